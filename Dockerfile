@@ -1,0 +1,68 @@
+# Whence as a service. Everything it keeps lies in /data: mount a volume there.
+#
+#   docker build -t whence .
+#   docker run --rm -p 127.0.0.1:8000:8000 -v whence-data:/data whence
+#
+# docker-compose.yml adds the training and rebuild jobs, docker-compose.gpu.yml the GPU.
+
+FROM python:3.12.12-slim-trixie AS base
+
+
+# What pyproject.toml asks for, as a file of its own: a new version number or lint rule leaves it
+# as it was, and the layer below with the gigabytes of PyTorch stays cached.
+FROM base AS requirements
+WORKDIR /src
+COPY pyproject.toml .
+RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb')); \
+    print(*p['build-system']['requires'], *p['project']['dependencies'], sep='\n')" \
+    > /requirements.txt
+
+
+FROM base AS dependencies
+COPY constraints.txt /
+COPY --from=requirements /requirements.txt /
+RUN python -m venv /opt/venv \
+    && /opt/venv/bin/pip install --no-cache-dir -r /requirements.txt -c /constraints.txt
+
+
+# Our own code, installed beside the environment so that it becomes a small layer on top of it.
+FROM dependencies AS code
+WORKDIR /src
+COPY pyproject.toml README.md LICENSE ./
+COPY model model
+COPY index index
+COPY app app
+RUN /opt/venv/bin/pip install --no-cache-dir --no-deps --no-build-isolation --prefix /opt/code .
+
+
+FROM base AS final
+LABEL org.opencontainers.image.title="Whence" \
+      org.opencontainers.image.description="Which source concepts does this generated image come from?" \
+      org.opencontainers.image.version="0.1.0" \
+      org.opencontainers.image.licenses="Apache-2.0"
+
+# A fixed id, so that the owner of a bind-mounted /data can be set from outside.
+RUN useradd --no-log-init --uid 10001 --user-group --home-dir /data --no-create-home \
+    --shell /usr/sbin/nologin whence \
+    && install --directory --owner whence --group whence /data
+
+COPY --from=dependencies /opt/venv /opt/venv
+COPY --from=code /opt/code /opt/venv
+
+# HF_HOME: weights fetched from the hub survive the container.
+ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    WHENCE_DATA=/data \
+    HF_HOME=/data/hub
+
+USER 10001:10001
+WORKDIR /data
+VOLUME /data
+EXPOSE 8000
+
+# Alive, not ready: a server that waits for its first rebuild must not be restarted for it.
+HEALTHCHECK --interval=30s --timeout=5s --start-period=60s \
+    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/health/live', timeout=4)"]
+
+ENTRYPOINT ["whence"]
+CMD ["serve", "--host", "0.0.0.0", "--port", "8000"]

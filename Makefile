@@ -1,0 +1,52 @@
+# The ways into Whence. PYTHON picks the interpreter (3.11 to 3.13): make demo PYTHON=python3.12
+
+PYTHON ?= python3
+BIN := .venv/bin
+UV := build/lock/bin/uv
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test lint check format lock clean
+
+help:  ## List these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+venv: .venv/.installed  ## Install Whence and its development tools into .venv
+
+# Real targets depend on the stamp, so an install happens once and again only when what it
+# installs has changed.
+.venv/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: .venv/.installed  ## Draw a gallery, train on it, serve it and ask it a question
+	$(BIN)/whence demo
+
+test: .venv/.installed  ## Run the tests
+	$(BIN)/python -m pytest
+
+lint: .venv/.installed  ## Check format, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+check: lint test  ## Everything a change must pass: format, lint, types, tests
+
+format: .venv/.installed  ## Rewrite the code in the project's format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# uv resolves for every supported Python at once, which pip cannot. Pins that still fit are kept;
+# LOCK_FLAGS=--upgrade moves all of them.
+lock: $(UV)  ## Work constraints.txt out again from pyproject.toml (LOCK_FLAGS=--upgrade for newer)
+	$(UV) pip compile --no-config --universal --python-version 3.11 --extra dev $(LOCK_FLAGS) \
+		--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' \
+		--output-file constraints.txt pyproject.toml
+
+$(UV):
+	$(PYTHON) -m venv build/lock
+	build/lock/bin/pip install --disable-pip-version-check --quiet uv
+
+clean:  ## Remove the environment and every cache; data/ stays
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""The service: HTTP, settings and the ``whence`` command. Imports ``index`` and ``model``."""

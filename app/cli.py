@@ -1,0 +1,307 @@
+"""The ``whence`` command."""
+
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import uvicorn
+
+from app.client import ask_server, attribute_files
+from app.console import err, out, stages
+from app.demo import run_demo
+from app.main import create_app
+from app.settings import read_settings
+from index.attribution import open_attributor
+from index.evaluation.local import ask_attributor
+from index.evaluation.pairs import PairsReport, evaluate_pairs, read_pairs
+from index.layout import DataFolder
+from index.rebuild import RebuildSummary, rebuild
+from index.snapshot import list_versions, published_version
+from index.source import read_sources
+from model.backbone import create_backbone, parse_options
+from model.checkpoint import latest_model, list_models, load_embedder
+from model.errors import WhenceError
+from model.images import list_training_images
+from model.train import TrainingStep, train_model
+
+DEFAULT_BACKBONE = "vit_base_patch16_224.dino"
+
+Data = Annotated[
+    Path, typer.Option(envvar="WHENCE_DATA", help="Folder that holds models, index and cache.")
+]
+Workers = Annotated[int, typer.Option(min=0, help="Processes that decode images.")]
+Device = Annotated[
+    str, typer.Option(envvar="WHENCE_DEVICE", help="auto, cpu, cuda or cuda:N; auto prefers CUDA.")
+]
+DEFAULT_WORKERS = min(4, os.cpu_count() or 1)
+
+cli = typer.Typer(
+    name="whence",
+    help="Which source concepts does this generated image come from?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+evaluate = typer.Typer(help="Measure attribution against known answers.", no_args_is_help=True)
+cli.add_typer(evaluate, name="evaluate")
+
+
+def main() -> None:
+    """Run the command; named errors become one line on stderr and exit status 1."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        cli()
+    except WhenceError as error:
+        err.print(f"[bold red]error:[/] {_plain(str(error))}")
+        sys.exit(1)
+    except KeyboardInterrupt:
+        err.print("interrupted; what was finished is kept, and the same command continues")
+        sys.exit(130)
+
+
+@cli.command()
+def train(
+    images: Annotated[
+        list[Path], typer.Option(help="Image file, or folder searched to any depth; repeatable.")
+    ],
+    backbone: Annotated[str, typer.Option(help="A timm model name.")] = DEFAULT_BACKBONE,
+    weights: Annotated[
+        Path | None, typer.Option(help="Local safetensors weights instead of the hub's.")
+    ] = None,
+    backbone_option: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="K=V",
+            help="timm's own (pad_type=same) or mean=, std=, input_size=, crop_pct=; repeatable.",
+        ),
+    ] = None,
+    data: Data = Path("data"),
+    device: Device = "auto",
+    workers: Workers = DEFAULT_WORKERS,
+) -> None:
+    """Train aligned and disentangled embeddings on unlabelled images."""
+    files = list_training_images(images)
+    network = create_backbone(
+        backbone, weights=weights, options=parse_options(backbone_option or [])
+    )
+    folder = DataFolder(data)
+    with stages() as report:
+        trained = train_model(
+            files,
+            network,
+            models=folder.models,
+            features=folder.features,
+            device=device,
+            workers=workers,
+            progress=lambda done, total: report("features", done, total),
+            on_step=print_step,
+        )
+    for path in trained.unreadable:
+        err.print(f"left out, not readable: {_plain(str(path))}")
+    out.print(f"model {trained.model_id} trained on {trained.images} images")
+
+
+@cli.command(name="rebuild")
+def rebuild_command(
+    source: Annotated[
+        list[Path],
+        typer.Option(help="Folder with a sub-folder per concept, or a manifest; repeatable."),
+    ],
+    model: Annotated[
+        str | None, typer.Option(metavar="ID", help="Trained model; default the latest.")
+    ] = None,
+    each_image_a_concept: Annotated[
+        bool, typer.Option(help="Take a source folder's loose images, each as its own concept.")
+    ] = False,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the summary to this file, too.")
+    ] = None,
+    data: Data = Path("data"),
+    device: Device = "auto",
+    workers: Workers = DEFAULT_WORKERS,
+) -> None:
+    """Embed the exemplars, write a new version of the index and publish it."""
+    folder = DataFolder(data)
+    exemplars = read_sources(source, each_image_a_concept=each_image_a_concept)
+    embedder = load_embedder(folder.models, model or latest_model(folder.models), device=device)
+    with stages() as report:
+        summary = rebuild(
+            folder,
+            exemplars,
+            embedder,
+            sources=[str(path) for path in source],
+            workers=workers,
+            progress=report,
+        )
+    print_rebuild(summary)
+    if json_file:
+        _write_json(json_file, summary.as_dict())
+
+
+@cli.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Data folder.")] = None,
+) -> None:
+    """Answer POST /attribute; settings come from WHENCE_*, options go before them."""
+    settings = read_settings(host=host, port=port, data=data)
+    logging.getLogger().setLevel(settings.log_level.upper())
+    out.print(f"whence at http://{settings.host}:{settings.port} (API at /docs)")
+    uvicorn.run(
+        create_app(settings),
+        host=settings.host,
+        port=settings.port,
+        log_level=settings.log_level,
+    )
+
+
+@cli.command()
+def attribute(
+    images: Annotated[list[Path], typer.Argument(help="Images to ask about.", metavar="IMAGE...")],
+    url: Annotated[
+        str | None, typer.Option(help="Ask this server; default: answer from --data, without one.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, one line an image.")] = False,
+    data: Data = Path("data"),
+) -> None:
+    """Ask which source concepts images come from."""
+    failed = False
+    for path, answer in attribute_files(images, url=url, data=data):
+        failed |= "error" in answer
+        if as_json:
+            sys.stdout.write(json.dumps({"image": str(path), **answer}) + "\n")
+        else:
+            print_answer(path, answer)
+    if failed:
+        raise typer.Exit(1)
+
+
+@evaluate.command()
+def pairs(
+    pairs_file: Annotated[
+        Path,
+        typer.Option("--pairs", help="Manifest with path, concepts (separated by ;) and kind."),
+    ],
+    url: Annotated[str | None, typer.Option(help="Ask this server instead of --data.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the report to this file.")
+    ] = None,
+    data: Data = Path("data"),
+    device: Device = "auto",
+) -> None:
+    """Rank every concept for synthetic images of known origin; pairs are never trained on."""
+    known = read_pairs(pairs_file)
+    with stages() as report:
+        measured = evaluate_pairs(
+            known,
+            (lambda asked: ask_server(url, asked))
+            if url
+            else (
+                lambda asked: ask_attributor(
+                    open_attributor(DataFolder(data), device=device), asked
+                )
+            ),
+            progress=lambda done, total: report("asking", done, total),
+        )
+    print_pairs(measured)
+    if json_file:
+        _write_json(json_file, measured.as_dict())
+
+
+@cli.command()
+def status(data: Data = Path("data")) -> None:
+    """List models and index versions, and which is published."""
+    folder = DataFolder(data)
+    models, versions = list_models(folder.models), list_versions(folder.index)
+    published = published_version(folder.index)
+    out.print(f"models in {folder.models}:" if models else f"no models in {folder.models}")
+    for name in models:
+        out.print(f"  {name}")
+    out.print(f"index versions in {folder.index}:" if versions else f"no index in {folder.index}")
+    for manifest in versions:
+        mark = "  published" if manifest.version == published else ""
+        out.print(
+            f"  {manifest.version}  {manifest.concepts} concepts, {manifest.exemplars} exemplars, "
+            f"model {manifest.model_id}{mark}"
+        )
+
+
+@cli.command()
+def demo(
+    data: Data = Path("data"),
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+    backbone: Annotated[
+        str, typer.Option(help="A timm model name, from the hub if it can be reached.")
+    ] = DEFAULT_BACKBONE,
+) -> None:
+    """Draw a small gallery, train, rebuild, serve, and ask a first question."""
+    run_demo(data, port=port, backbone=backbone)
+
+
+def print_step(step: TrainingStep) -> None:
+    """One line of the training log."""
+    health = step.health
+    err.print(
+        f"{step.reading:>12} step {step.step:4d}  loss {step.loss:7.4f}  "
+        f"align {step.alignment:6.3f}  disentangle {step.disentanglement:7.4f}  "
+        f"positives {health.positive_similarity:5.3f}  nearest {health.negative_similarity:5.3f}  "
+        f"rank {health.effective_rank:6.1f}  correlation {health.correlation:5.3f}"
+    )
+
+
+def print_rebuild(summary: RebuildSummary) -> None:
+    """What a rebuild did."""
+    out.print(
+        f"index {summary.version}: {summary.concepts} concepts, {summary.exemplars} exemplars "
+        f"(added {summary.added}, kept {summary.kept}, removed {summary.removed}, "
+        f"skipped {len(summary.skipped)}) in {summary.seconds:.1f} s; published"
+    )
+    for skipped in summary.skipped[:20]:
+        err.print(f"skipped {_plain(skipped.path)}: {_plain(skipped.reason)}")
+    if len(summary.skipped) > 20:
+        err.print(f"... and {len(summary.skipped) - 20} more; --json FILE lists them all")
+    for name in summary.empty_concepts:
+        err.print(f"concept {_plain(name)!r} has no usable exemplar and is not in the index")
+
+
+def print_answer(path: Path, answer: dict[str, object]) -> None:
+    """One answer, for people."""
+    if "error" in answer:
+        err.print(f"{_plain(str(path))}: [bold red]error:[/] {_plain(str(answer['error']))}")
+        return
+    out.print(f"{_plain(str(path))}: [bold]{answer['verdict']}[/]")
+    for concept in answer["concepts"]:  # type: ignore[attr-defined]
+        out.print(
+            f"  {concept['rank']:2d}. {_plain(concept['name'])}  share {concept['share']:.0%}  "
+            f"p {concept['p_value']:.3f}"
+        )
+    out.print(f"      unattributed {answer['unattributed_share']:.0%}")
+
+
+def print_pairs(report: PairsReport) -> None:
+    """The metrics as a table."""
+    out.print(f"{'':>16} {'queries':>7} {'mAP':>6} {'R@1':>6} {'R@5':>6}")
+    for name, scores in {"macro": report.macro, **report.by_kind}.items():
+        out.print(
+            f"{name:>16} {scores.queries:7d} {scores.map:6.3f} {scores.recall_at_1:6.3f} "
+            f"{scores.recall_at_5:6.3f}"
+        )
+    out.print(f"failed requests {report.failed}; verdicts {report.verdicts}")
+    out.print(f"a true concept first and answered as a match: {report.attributed_correctly:.3f}")
+    if report.false_attribution_rate is not None:
+        out.print(f"absent source, false-attribution rate: {report.false_attribution_rate:.3f}")
+
+
+def _write_json(path: Path, record: dict[str, object]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, indent=1) + "\n")
+
+
+def _plain(text: str) -> str:
+    """Text with nothing in it that rich would read as markup."""
+    return text.replace("[", r"\[")

@@ -1,0 +1,123 @@
+"""``whence demo``: from nothing to a first answer, on a gallery drawn by code."""
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import uvicorn
+
+from app.client import post_image
+from app.console import err, out, stages
+from app.gallery import DemoGallery, draw_gallery
+from app.main import create_app
+from app.settings import Settings, read_settings
+from index.attribution import Attributor, open_attributor
+from index.evaluation.local import ask_attributor
+from index.evaluation.pairs import Pair, evaluate_pairs, read_pairs
+from index.layout import DataFolder
+from index.rebuild import rebuild
+from index.source import read_sources
+from model.backbone import Backbone, create_backbone, create_random_backbone
+from model.checkpoint import load_embedder
+from model.errors import BackboneError, WhenceError
+from model.images import list_training_images
+from model.train import train_model
+
+FALLBACK = "mobilenetv3_small_100"
+STARTUP = 60.0  # seconds until the server must answer
+
+
+def run_demo(data: Path, *, port: int = 8000, backbone: str) -> None:
+    """Draw, train, rebuild, serve on 127.0.0.1 and ask one question; serves until interrupted."""
+    folder = DataFolder(data)
+    with stages() as report:
+        gallery = draw_gallery(
+            data / "demo", progress=lambda done, total: report("drawing", done, total)
+        )
+        network = choose_backbone(backbone)
+        trained = train_model(
+            list_training_images([gallery.exemplars]),
+            network,
+            models=folder.models,
+            features=folder.features,
+            progress=lambda done, total: report("features", done, total),
+        )
+        summary = rebuild(
+            folder,
+            read_sources([gallery.exemplars]),
+            load_embedder(folder.models, trained.model_id),
+            sources=[str(gallery.exemplars)],
+            progress=report,
+        )
+        attributor = open_attributor(folder)
+        pairs = read_pairs(gallery.pairs)
+        measured = evaluate_pairs(
+            pairs,
+            lambda asked: ask_attributor(attributor, asked),
+            progress=lambda done, total: report("asking", done, total),
+        )
+    out.print(
+        f"{summary.concepts} concepts, {summary.exemplars} exemplars; of {len(pairs)} generated "
+        f"queries {measured.macro.recall_at_1:.0%} find their source first, "
+        f"{measured.macro.recall_at_5:.0%} among five"
+    )
+    _serve(data, port, attributor, gallery, pairs)
+
+
+def choose_backbone(name: str) -> Backbone:
+    """The named backbone from the hub, else one with random weights, saying so."""
+    try:
+        return create_backbone(name)
+    except BackboneError as error:
+        err.print(f"[yellow]note:[/] {error}")
+        err.print(
+            f"[yellow]note:[/] the demo goes on with {FALLBACK} and random weights. They tell this "
+            "gallery's simple pictures apart by colour and texture; for real images their answers "
+            "are poor. Train with a real backbone before you trust an answer."
+        )
+        return create_random_backbone(FALLBACK)
+
+
+def _serve(
+    data: Path, port: int, attributor: Attributor, gallery: DemoGallery, pairs: list[Pair]
+) -> None:
+    settings = read_settings(data=data, host="127.0.0.1", port=port)
+    query = pairs[0].path
+    with _running(uvicorn.Server(_config(settings, attributor))) as thread:
+        url = f"http://{settings.host}:{settings.port}"
+        with httpx.Client(base_url=url, timeout=STARTUP) as client:
+            answer = post_image(client, query, top_k=3, exemplars=1)
+        out.print(f"\nserving at [bold]{url}[/] (API at {url}/docs); ask it:\n")
+        out.print(f"  curl -F image=@{query} '{url}/attribute?top_k=3&exemplars=1'\n")
+        out.print(json.dumps(answer, indent=2), markup=False)
+        out.print(f"\nmore queries are in {gallery.queries}; stop with Ctrl-C")
+        thread.join()
+
+
+def _config(settings: Settings, attributor: Attributor) -> uvicorn.Config:
+    app = create_app(settings, attributor)
+    return uvicorn.Config(app, host=settings.host, port=settings.port, log_level="warning")
+
+
+@contextmanager
+def _running(server: uvicorn.Server) -> Iterator[threading.Thread]:
+    """The server in a thread of its own, answering when the block begins."""
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    deadline = time.monotonic() + STARTUP
+    try:
+        while not server.started:
+            if not thread.is_alive() or time.monotonic() > deadline:
+                raise WhenceError(
+                    f"the server did not start on port {server.config.port}; if the port is taken, "
+                    "choose another with --port"
+                )
+            time.sleep(0.05)
+        yield thread
+    finally:
+        server.should_exit = True
+        thread.join(timeout=10)

@@ -1,0 +1,31 @@
+"""What routes depend on."""
+
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from app.service import Service
+from app.settings import Settings
+from index.attribution import Attributor
+
+
+def get_settings(request: Request) -> Settings:
+    """The app's settings."""
+    settings: Settings = request.app.state.settings
+    return settings
+
+
+def get_service(request: Request) -> Service:
+    """The app's service, there since startup."""
+    service: Service = request.app.state.service
+    return service
+
+
+async def get_attributor(service: Annotated[Service, Depends(get_service)]) -> Attributor:
+    """The attributor of this request, the same from its first step to its last."""
+    return await service.attributor()
+
+
+SettingsDep = Annotated[Settings, Depends(get_settings)]
+ServiceDep = Annotated[Service, Depends(get_service)]
+AttributorDep = Annotated[Attributor, Depends(get_attributor)]

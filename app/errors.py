@@ -1,0 +1,350 @@
+"""Every error a client can meet, as RFC 9457 ``application/problem+json``.
+
+    status  type (urn:whence:problem:...)  raised as
+    400     undecodable-image              UndecodableImageError
+            malformed-form                 MalformedFormError
+    404     not-found                      NotFoundError, or no such path
+    405     method-not-allowed             by the router
+    413     body-too-large                 BodyTooLargeError: bytes, counted while they arrive
+            image-too-large                ImageTooLargeError: pixels, read from the header
+    415     unsupported-image-type         UnsupportedImageError
+            not-a-form                     NotAFormError
+    422     image-too-small                ImageTooSmallError
+            invalid-request                InvalidRequestError, or FastAPI's validation
+    500     internal-error                 anything else; its text is logged, never sent
+    503     no-index                       SnapshotError, ModelError; with Retry-After
+            stalled                        StalledError; with Retry-After
+
+The errors that only HTTP knows descend from `RequestError`; the others from `model.errors` and
+`index.errors`. Each message says what was wrong and what to do, and is sent as it is.
+"""
+
+import http
+import logging
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+
+from index.errors import NotFoundError, SnapshotError
+from model.errors import (
+    ImageTooLargeError,
+    ImageTooSmallError,
+    ModelError,
+    UndecodableImageError,
+    UnsupportedImageError,
+    WhenceError,
+)
+
+MEDIA_TYPE = "application/problem+json"
+RETRY_AFTER = 5  # seconds
+
+logger = logging.getLogger(__name__)
+
+
+class Fault(BaseModel):
+    """One part of a request that is wrong."""
+
+    place: Literal["query", "path", "body", "header", "cookie"] = Field(
+        description="Part of the request."
+    )
+    name: str = Field(description="Name of the parameter or form field; empty for the whole part.")
+    detail: str = Field(description="What is wrong with it.")
+
+
+class Problem(BaseModel):
+    """An error, as RFC 9457 describes it."""
+
+    type: str = Field(description="Stable URN of the kind of error, for programs to tell apart.")
+    title: str = Field(description="The kind of error in words; the same for every occurrence.")
+    status: int = Field(description="The HTTP status code.")
+    detail: str = Field(description="What was wrong this time and what to do about it.")
+    instance: str = Field(description="URN of this occurrence; the server's log names it too.")
+    errors: list[Fault] | None = Field(
+        None, description="Each faulty part; only with type `urn:whence:problem:invalid-request`."
+    )
+
+
+class RequestError(WhenceError):
+    """A request that cannot be answered as it was sent, or not now."""
+
+
+class MalformedFormError(RequestError):
+    """A multipart body that cannot be taken apart."""
+
+
+class BodyTooLargeError(RequestError):
+    """A body of more bytes than allowed."""
+
+
+class NotAFormError(RequestError):
+    """A body of another type than multipart/form-data."""
+
+
+class StalledError(RequestError):
+    """The embedding of an image takes so long that it must be hanging."""
+
+
+class InvalidRequestError(RequestError):
+    """Parameters or form fields that are missing, unknown or out of range."""
+
+    def __init__(self, *faults: Fault) -> None:
+        super().__init__("; ".join(map(_sentence, faults)))
+        self.faults = faults
+
+
+@dataclass(frozen=True)
+class ProblemType:
+    """What all problems of one type share."""
+
+    status: int
+    name: str
+    title: str
+    example: str  # of a detail, for the documentation
+
+    @property
+    def urn(self) -> str:
+        """What identifies it on the wire."""
+        return f"urn:whence:problem:{self.name}"
+
+
+UNDECODABLE_IMAGE = ProblemType(
+    400,
+    "undecodable-image",
+    "The image cannot be decoded",
+    "the image could not be decoded (image file is truncated); it may be cut short or damaged",
+)
+MALFORMED_FORM = ProblemType(
+    400,
+    "malformed-form",
+    "The form cannot be read",
+    "the multipart body cannot be read: Missing boundary in multipart.",
+)
+NOT_FOUND = ProblemType(
+    404, "not-found", "There is no such thing", "there is no concept 'monet' in this index"
+)
+METHOD_NOT_ALLOWED = ProblemType(
+    405,
+    "method-not-allowed",
+    "The path does not take this method",
+    "GET is not among the methods of this path; the Allow header lists them",
+)
+BODY_TOO_LARGE = ProblemType(
+    413,
+    "body-too-large",
+    "The body has too many bytes",
+    "the body is larger than 20,971,520 bytes, the most that is accepted: send a smaller image",
+)
+IMAGE_TOO_LARGE = ProblemType(
+    413,
+    "image-too-large",
+    "The image has too many pixels",
+    "the image is 20000 x 20000 pixels; at most 50,000,000 pixels and 20,000 on a side are "
+    "accepted: send it smaller",
+)
+UNSUPPORTED_IMAGE_TYPE = ProblemType(
+    415,
+    "unsupported-image-type",
+    "The image is of no accepted type",
+    "these bytes are not an image of an accepted type (JPEG, PNG, WEBP, GIF, TIFF, BMP, AVIF)",
+)
+NOT_A_FORM = ProblemType(
+    415,
+    "not-a-form",
+    "The body is not a form",
+    "the body is application/json; send multipart/form-data with the image in the field 'image'",
+)
+IMAGE_TOO_SMALL = ProblemType(
+    422,
+    "image-too-small",
+    "The image has too few pixels",
+    "the image is 1 x 1 pixels; at least 16 on each side are needed to describe it",
+)
+INVALID_REQUEST = ProblemType(
+    422,
+    "invalid-request",
+    "The request is not valid",
+    "query parameter 'top_k': Input should be greater than or equal to 1",
+)
+INTERNAL_ERROR = ProblemType(
+    500,
+    "internal-error",
+    "Something went wrong here",
+    "the request could not be answered because of an error in the server; its log tells more "
+    "under this instance",
+)
+NO_INDEX = ProblemType(
+    503,
+    "no-index",
+    "There is no index to answer from",
+    "there is no index in data/index yet; run `whence rebuild --source PATH`",
+)
+STALLED = ProblemType(
+    503,
+    "stalled",
+    "The server hangs",
+    "an image has been embedding for 130 seconds; restart the server",
+)
+
+KINDS: dict[type[WhenceError], ProblemType] = {
+    UndecodableImageError: UNDECODABLE_IMAGE,
+    MalformedFormError: MALFORMED_FORM,
+    NotFoundError: NOT_FOUND,
+    BodyTooLargeError: BODY_TOO_LARGE,
+    ImageTooLargeError: IMAGE_TOO_LARGE,
+    UnsupportedImageError: UNSUPPORTED_IMAGE_TYPE,
+    NotAFormError: NOT_A_FORM,
+    ImageTooSmallError: IMAGE_TOO_SMALL,
+    InvalidRequestError: INVALID_REQUEST,
+    SnapshotError: NO_INDEX,
+    ModelError: NO_INDEX,
+    StalledError: STALLED,
+}
+
+
+def add_problem_handlers(app: FastAPI) -> None:
+    """Answer every error of ``app`` with a problem."""
+    app.add_exception_handler(Exception, _answer_unexpected)
+    app.add_exception_handler(HTTPException, _answer_http)
+    app.add_exception_handler(RequestValidationError, _answer_validation)
+    app.add_exception_handler(WhenceError, _answer_named)
+
+
+def responses(*kinds: ProblemType) -> dict[int | str, dict[str, Any]]:
+    """What a route says in OpenAPI of the problems it can answer with."""
+    documented: dict[int | str, dict[str, Any]] = {}
+    for kind in kinds:
+        response = documented.setdefault(
+            kind.status,
+            {
+                "description": http.HTTPStatus(kind.status).phrase,
+                "content": {
+                    MEDIA_TYPE: {
+                        "schema": {"$ref": "#/components/schemas/Problem"},
+                        "examples": {},
+                    }
+                },
+            },
+        )
+        if kind.status == http.HTTPStatus.SERVICE_UNAVAILABLE:
+            response["headers"] = {
+                "Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}
+            }
+        problem = _problem(kind, kind.example, "urn:uuid:6f2b1c1e-9d57-4c5b-8d1c-0d8c2a5b7e11")
+        response["content"][MEDIA_TYPE]["examples"][kind.name] = {
+            "summary": kind.title,
+            "value": problem.model_dump(exclude_none=True),
+        }
+    return documented
+
+
+def document_problems(app: FastAPI) -> None:
+    """Complete the OpenAPI description of an app whose routes are all there."""
+    description = app.openapi()  # kept by the app: what is changed here is what it serves
+    schemas = description["components"]["schemas"]
+    schemas["Problem"] = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+    schemas.update(schemas["Problem"].pop("$defs"))
+    # FastAPI announces its own 422 on every route with a parameter; none is answered in that form.
+    for path in description["paths"].values():
+        for operation in path.values():
+            if "application/json" in operation["responses"].get("422", {}).get("content", {}):
+                del operation["responses"]["422"]
+    for name in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(name, None)
+
+
+def _problem(
+    kind: ProblemType, detail: str, instance: str, faults: Sequence[Fault] | None = None
+) -> Problem:
+    return Problem(
+        type=kind.urn,
+        title=kind.title,
+        status=kind.status,
+        detail=detail,
+        instance=instance,
+        errors=list(faults) if faults is not None else None,
+    )
+
+
+def _answer(
+    request: Request,
+    kind: ProblemType,
+    detail: str,
+    *,
+    faults: Sequence[Fault] | None = None,
+    headers: Mapping[str, str] | None = None,
+    cause: str | None = None,  # for the log alone, in place of the detail
+) -> JSONResponse:
+    problem = _problem(kind, detail, f"urn:uuid:{uuid.uuid4()}", faults)
+    level = logging.ERROR if kind is INTERNAL_ERROR else logging.INFO
+    logger.log(
+        level,
+        "%s %r answered %d %s: %r (%s)",
+        request.method,
+        request.url.path,
+        kind.status,
+        kind.name,
+        cause or detail,
+        problem.instance,
+    )
+    sent = dict(headers or {})
+    if kind.status == http.HTTPStatus.SERVICE_UNAVAILABLE:
+        sent["Retry-After"] = str(RETRY_AFTER)
+    if kind is BODY_TOO_LARGE:
+        sent["Connection"] = "close"  # the rest of the body is not read
+    return JSONResponse(
+        problem.model_dump(exclude_none=True), kind.status, headers=sent, media_type=MEDIA_TYPE
+    )
+
+
+async def _answer_named(request: Request, error: Exception) -> JSONResponse:
+    for ancestor in type(error).__mro__:
+        if ancestor in KINDS:
+            faults = error.faults if isinstance(error, InvalidRequestError) else None
+            return _answer(request, KINDS[ancestor], str(error), faults=faults)
+    raise error
+
+
+async def _answer_validation(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    invalid = InvalidRequestError(*map(_fault, error.errors()))
+    return _answer(request, INVALID_REQUEST, str(invalid), faults=invalid.faults)
+
+
+async def _answer_http(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    if error.status_code == NOT_FOUND.status:
+        return _answer(request, NOT_FOUND, f"there is nothing at {request.url.path}; see /docs")
+    if error.status_code == METHOD_NOT_ALLOWED.status:
+        detail = (
+            f"{request.method} is not among the methods of this path; the Allow header lists them"
+        )
+        return _answer(request, METHOD_NOT_ALLOWED, detail, headers=error.headers)
+    phrase = http.HTTPStatus(error.status_code).phrase
+    kind = ProblemType(error.status_code, phrase.lower().replace(" ", "-"), phrase, "")
+    return _answer(request, kind, error.detail, headers=error.headers)
+
+
+async def _answer_unexpected(request: Request, error: Exception) -> JSONResponse:
+    # The server that runs the app logs the traceback right after this.
+    return _answer(request, INTERNAL_ERROR, INTERNAL_ERROR.example, cause=type(error).__name__)
+
+
+def _fault(error: Mapping[str, Any]) -> Fault:
+    place, *names = error["loc"]
+    if error["type"] == "extra_forbidden":
+        detail = "is not known here; /docs lists what is"
+    else:
+        detail = error["msg"]
+    return Fault(place=place, name=".".join(map(str, names))[:100], detail=detail)
+
+
+def _sentence(fault: Fault) -> str:
+    what = {"query": "query parameter", "path": "path parameter", "body": "form field"}
+    return f"{what.get(fault.place, fault.place)} {fault.name!r}: {fault.detail}"

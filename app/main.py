@@ -1,0 +1,69 @@
+"""The HTTP service, put together: ``uvicorn --factory app.main:create_app``, or `whence serve`."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from importlib import metadata
+
+from fastapi import FastAPI
+
+from app.errors import add_problem_handlers, document_problems
+from app.routes import attribute, concepts, exemplars, health
+from app.service import Service
+from app.settings import Settings
+from app.uploads import BodyLimit
+from index.attribution import Attributor, open_attributor
+from index.layout import DataFolder
+
+DESCRIPTION = """\
+Tells which source concepts a generated image most plausibly derives from, and shows the exemplars
+that say so. Every error is an `application/problem+json`; its `type` tells the kinds apart.
+"""
+
+
+def open_published_attributor(settings: Settings) -> Attributor:
+    """The index published in the data folder, with its model.
+
+    Raises:
+        SnapshotError: nothing is published yet, or it is damaged.
+        ModelError: the index's model is missing or damaged.
+    """
+    return open_attributor(
+        DataFolder(settings.data), device=settings.device, rate=settings.false_attribution_rate
+    )
+
+
+def create_app(
+    settings: Settings | None = None,
+    attributor: Attributor | None = None,
+    *,
+    load: Callable[[Settings], Attributor] = open_published_attributor,
+) -> FastAPI:
+    """The service.
+
+    Args:
+        settings: by default those of the environment.
+        attributor: answers queries; by default what ``load`` gives, as soon as it gives one.
+        load: opens the attributor, or raises `SnapshotError` or `ModelError` while it cannot.
+    """
+    settings = settings or Settings()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with Service(settings, lambda: attributor or load(settings)) as app.state.service:
+            yield
+
+    app = FastAPI(title="Whence", version=_version(), description=DESCRIPTION, lifespan=lifespan)
+    app.state.settings = settings
+    app.add_middleware(BodyLimit, max_bytes=settings.max_upload_bytes)
+    add_problem_handlers(app)
+    for routes in (attribute, concepts, exemplars, health):
+        app.include_router(routes.router)
+    document_problems(app)
+    return app
+
+
+def _version() -> str:
+    try:
+        return metadata.version("whence")
+    except metadata.PackageNotFoundError:  # a checkout that is run without being installed
+        return "unknown"

@@ -1,0 +1,53 @@
+"""``GET /concepts``: what the index knows."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+
+from app import errors
+from app.deps import AttributorDep
+from app.schemas import (
+    ConceptDetail,
+    ConceptList,
+    ConceptParameters,
+    ConceptSummary,
+    ExemplarDetail,
+)
+
+router = APIRouter(prefix="/concepts", tags=["concepts"])
+
+
+@router.get(
+    "",
+    summary="List concepts",
+    responses=errors.responses(errors.INVALID_REQUEST, errors.INTERNAL_ERROR, errors.NO_INDEX),
+)
+def list_concepts(
+    parameters: Annotated[ConceptParameters, Query()], attributor: AttributorDep
+) -> ConceptList:
+    """List the concepts of the index by name, or those whose name contains ``q``."""
+    catalog = attributor.snapshot.catalog
+    found = catalog.concepts(query=parameters.q, offset=parameters.offset, limit=parameters.limit)
+    return ConceptList(
+        total=catalog.concept_count(parameters.q),
+        offset=parameters.offset,
+        limit=parameters.limit,
+        concepts=[ConceptSummary.of(concept) for concept in found],
+        index_version=attributor.snapshot.version,
+    )
+
+
+@router.get(
+    "/{concept_id}",
+    summary="Show a concept",
+    responses=errors.responses(errors.NOT_FOUND, errors.INTERNAL_ERROR, errors.NO_INDEX),
+)
+def show_concept(concept_id: str, attributor: AttributorDep) -> ConceptDetail:
+    """Show a concept with all its exemplars."""
+    catalog = attributor.snapshot.catalog
+    concept = catalog.concept(concept_id)
+    return ConceptDetail(
+        **ConceptSummary.of(concept).model_dump(),
+        exemplars=[ExemplarDetail.of(exemplar) for exemplar in catalog.exemplars_of(concept.id)],
+        index_version=attributor.snapshot.version,
+    )

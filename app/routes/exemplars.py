@@ -1,0 +1,41 @@
+"""``GET /exemplars/{id}/image``: the pictures behind an answer."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Response, status
+
+from app import errors
+from app.deps import AttributorDep
+
+router = APIRouter(prefix="/exemplars", tags=["exemplars"])
+
+# A day, though the picture never changes: once it is taken down, no cache shows it for longer.
+CACHING = "public, max-age=86400, immutable"
+
+
+@router.get(
+    "/{exemplar_id}/image",
+    summary="Show an exemplar",
+    response_class=Response,
+    responses={
+        status.HTTP_200_OK: {
+            "description": "A thumbnail",
+            "content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}},
+        },
+        status.HTTP_304_NOT_MODIFIED: {"description": "The copy named by If-None-Match is good"},
+        **errors.responses(errors.NOT_FOUND, errors.INTERNAL_ERROR, errors.NO_INDEX),
+    },
+)
+def show_exemplar(
+    exemplar_id: str,
+    attributor: AttributorDep,
+    if_none_match: Annotated[str, Header()] = "",
+) -> Response:
+    """Show an exemplar's thumbnail, a JPEG."""
+    catalog = attributor.snapshot.catalog
+    tag = f'"{catalog.exemplar(exemplar_id).sha256}"'
+    headers = {"ETag": tag, "Cache-Control": CACHING, "X-Content-Type-Options": "nosniff"}
+    known = {known.strip().removeprefix("W/") for known in if_none_match.split(",")}
+    if known & {tag, "*"}:
+        return Response(status_code=status.HTTP_304_NOT_MODIFIED, headers=headers)
+    return Response(catalog.thumbnail(exemplar_id), headers=headers, media_type="image/jpeg")

@@ -1,0 +1,326 @@
+"""What goes over the wire; `app.errors.Problem` is the one more, for errors."""
+
+from datetime import datetime
+from typing import Annotated
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from app.service import Answer, Timing
+from index.attribution import Attributor, ConceptEvidence, ExemplarEvidence
+from index.calibration import Verdict
+from index.catalog import Concept, Exemplar
+from model.config import Facet
+
+
+def _rounded(value: float) -> float:
+    return round(value, 9)  # 1.0000000000000002 is no share
+
+
+Fraction = Annotated[float, BeforeValidator(_rounded), Field(ge=0, le=1)]
+
+
+class Wire(BaseModel):
+    """Base of the answers: every field is always there."""
+
+    model_config = ConfigDict(json_schema_serialization_defaults_required=True)
+
+
+class Request(BaseModel):
+    """Base of the query parameters: an unknown name is an error, not a silent default."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class AttributeParameters(Request):
+    """Query parameters of ``POST /attribute``."""
+
+    top_k: int = Field(
+        5, ge=1, description="Concepts to list, at most; the server caps it (1000 by default)."
+    )
+    exemplars: int = Field(
+        3,
+        ge=0,
+        description="Exemplars to list for each concept, at most; the server caps it (50 by "
+        "default).",
+    )
+    explain: bool = Field(
+        False,
+        description="Ask for heatmaps. This version draws none: every `heatmap_url` is null.",
+    )
+
+
+class ConceptParameters(Request):
+    """Query parameters of ``GET /concepts``."""
+
+    q: str = Field(
+        "", max_length=200, description="List only concepts whose name contains this, in any case."
+    )
+    offset: int = Field(0, ge=0, le=2**31 - 1, description="Concepts to skip.")
+    limit: int = Field(50, ge=1, le=1000, description="Concepts to list, at most.")
+
+
+class FacetScores(Wire):
+    """A concept's score in each facet; null where the model has no such facet."""
+
+    subject: float | None = Field(description="By what is shown.")
+    style: float | None = Field(description="By how it is drawn, painted or photographed.")
+
+
+class ExemplarHit(Wire):
+    """An exemplar that speaks for a concept."""
+
+    id: str = Field(description="Identifies the exemplar in `/exemplars/{id}/image`.")
+    similarity: float = Field(
+        description="Cosine similarity to the query, -1 to 1, in `facet`, where it is highest."
+    )
+    facet: Facet = Field(description="The facet of `similarity`.")
+    image_url: str = Field(description="Path of its thumbnail on this server.")
+    source_url: str | None = Field(description="Where the exemplar was found.")
+    license: str | None = Field(description="Terms under which it may be used.")
+    heatmap_url: str | None = Field(
+        None, description="Path of the heatmap; null unless asked for with `explain`."
+    )
+
+    @classmethod
+    def of(cls, evidence: ExemplarEvidence) -> "ExemplarHit":
+        """The wire form."""
+        exemplar = evidence.exemplar
+        return cls(
+            id=exemplar.id,
+            similarity=_rounded(evidence.similarity),
+            facet=evidence.facet,
+            image_url=image_path(exemplar),
+            source_url=exemplar.source_url,
+            license=exemplar.license,
+        )
+
+
+class RankedConcept(Wire):
+    """A concept that the image may derive from."""
+
+    rank: int = Field(ge=1, description="1 is the most plausible.")
+    id: str = Field(description="Identifies the concept in `/concepts/{id}`.")
+    name: str = Field(description="The concept's name.")
+    score: float = Field(
+        description="Strength of the evidence over all facets; comparable within one index version."
+    )
+    share: Fraction = Field(
+        description="Part of the answer that this concept takes. All shares listed and "
+        "`unattributed_share` sum to 1."
+    )
+    p_value: Fraction = Field(
+        description="How often an image from no concept of the index scores this high."
+    )
+    facets: FacetScores = Field(description="The facets' own scores.")
+    found_by: list[Facet] = Field(
+        description="Facets that hold a quarter or more of the evidence, the stronger first."
+    )
+    exemplars: list[ExemplarHit] = Field(description="Its exemplars nearest to the image.")
+
+    @classmethod
+    def of(cls, evidence: ConceptEvidence) -> "RankedConcept":
+        """The wire form."""
+        scores = evidence.facets
+        return cls(
+            rank=evidence.rank,
+            id=evidence.concept.id,
+            name=evidence.concept.name,
+            score=evidence.score,
+            share=evidence.share,
+            p_value=evidence.p_value,
+            facets=FacetScores(subject=scores.get("subject"), style=scores.get("style")),
+            found_by=list(evidence.found_by),
+            exemplars=[ExemplarHit.of(hit) for hit in evidence.exemplars],
+        )
+
+
+class Evidence(Wire):
+    """What the answer rests on, enough to repeat it."""
+
+    model_id: str = Field(description="Model that embedded the image.")
+    index_version: str = Field(description="Version of the index that was searched.")
+    calibration: str = Field(description="Identifies what turned scores into p-values.")
+    image_sha256: str = Field(description="SHA-256 of the uploaded file, hexadecimal.")
+    created_at: datetime = Field(description="When this answer was made, UTC.")
+
+
+class TimingMs(Wire):
+    """Where the time went, in milliseconds, once the whole upload was here."""
+
+    decode: float = Field(ge=0, description="Decoding the image.")
+    queue: float = Field(ge=0, description="Waiting for other requests.")
+    embed: float = Field(ge=0, description="Embedding the image.")
+    search: float = Field(ge=0, description="Searching the index and weighing what was found.")
+    total: float = Field(ge=0, description="All of it.")
+
+    @classmethod
+    def of(cls, timing: Timing) -> "TimingMs":
+        """The wire form."""
+        return cls(**{name: round(1000 * value, 3) for name, value in vars(timing).items()})
+
+
+class AttributionResponse(Wire):
+    """The answer to one image."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "verdict": "attributed",
+                    "concepts": [
+                        {
+                            "rank": 1,
+                            "id": "woodcut-waves",
+                            "name": "Woodcut waves",
+                            "score": 9.41,
+                            "share": 0.83,
+                            "p_value": 0.0012,
+                            "facets": {"subject": 3.9, "style": 5.51},
+                            "found_by": ["style", "subject"],
+                            "exemplars": [
+                                {
+                                    "id": "ccf6807262d21da0a2e2",
+                                    "similarity": 0.78,
+                                    "facet": "style",
+                                    "image_url": "/exemplars/ccf6807262d21da0a2e2/image",
+                                    "source_url": "https://example.org/waves/3",
+                                    "license": "CC0-1.0",
+                                    "heatmap_url": None,
+                                }
+                            ],
+                        }
+                    ],
+                    "unattributed_share": 0.17,
+                    "evidence": {
+                        "model_id": "mobilenetv2_100-0b1c2d3e4f50",
+                        "index_version": "20260401T120000000-a1b2",
+                        "calibration": "9c1185a5c5e9",
+                        "image_sha256": "9f86d081884c7d659a2feaa0c55ad015"
+                        "a3bf4f1b2b0b822cd15d6c15b0f00a08",
+                        "created_at": "2026-04-01T12:30:00.123456Z",
+                    },
+                    "timing_ms": {
+                        "decode": 4.1,
+                        "queue": 0.2,
+                        "embed": 38.5,
+                        "search": 2.4,
+                        "total": 45.3,
+                    },
+                }
+            ]
+        }
+    )
+
+    verdict: Verdict = Field(
+        description="`attributed`: one concept stands out. `uncertain`: several may be the "
+        "source. `no_match`: nothing in the index explains the image."
+    )
+    concepts: list[RankedConcept] = Field(
+        description="The most plausible concepts, best first, whatever the verdict."
+    )
+    unattributed_share: Fraction = Field(
+        description="Part of the answer that no listed concept takes."
+    )
+    evidence: Evidence = Field(description="What the answer rests on.")
+    timing_ms: TimingMs = Field(description="Where the time went.")
+
+    @classmethod
+    def of(cls, answer: Answer, attributor: Attributor) -> "AttributionResponse":
+        """The wire form of an answer that ``attributor`` gave."""
+        snapshot = attributor.snapshot
+        return cls(
+            verdict=answer.attribution.verdict,
+            concepts=[RankedConcept.of(concept) for concept in answer.attribution.concepts],
+            unattributed_share=answer.attribution.unattributed_share,
+            evidence=Evidence(
+                model_id=snapshot.model_id,
+                index_version=snapshot.version,
+                calibration=snapshot.calibration_id,
+                image_sha256=answer.image_sha256,
+                created_at=answer.created_at,
+            ),
+            timing_ms=TimingMs.of(answer.timing),
+        )
+
+
+class ConceptSummary(Wire):
+    """A concept of the index."""
+
+    id: str = Field(description="Identifies the concept in `/concepts/{id}`.")
+    name: str = Field(description="The concept's name.")
+    kind: str | None = Field(description="What it is, in the source's own words: artist, ...")
+    exemplar_count: int = Field(ge=0, description="How many exemplars it has.")
+
+    @classmethod
+    def of(cls, concept: Concept) -> "ConceptSummary":
+        """The wire form."""
+        return cls(
+            id=concept.id,
+            name=concept.name,
+            kind=concept.kind,
+            exemplar_count=concept.exemplar_count,
+        )
+
+
+class ConceptList(Wire):
+    """A page of concepts, by name."""
+
+    total: int = Field(ge=0, description="How many concepts match, on all pages.")
+    offset: int = Field(ge=0, description="How many come before this page.")
+    limit: int = Field(ge=1, description="How many this page can hold.")
+    concepts: list[ConceptSummary] = Field(description="This page.")
+    index_version: str = Field(description="Version of the index that was read.")
+
+
+class ExemplarDetail(Wire):
+    """An exemplar of a concept."""
+
+    id: str = Field(description="Identifies the exemplar in `/exemplars/{id}/image`.")
+    image_url: str = Field(description="Path of its thumbnail on this server.")
+    width: int = Field(ge=1, description="Of the original, in pixels, upright.")
+    height: int = Field(ge=1, description="Of the original, in pixels, upright.")
+    sha256: str = Field(description="SHA-256 of the original file, hexadecimal.")
+    source_url: str | None = Field(description="Where the exemplar was found.")
+    license: str | None = Field(description="Terms under which it may be used.")
+
+    @classmethod
+    def of(cls, exemplar: Exemplar) -> "ExemplarDetail":
+        """The wire form. The path on the server's disk and free metadata stay on the server."""
+        return cls(
+            id=exemplar.id,
+            image_url=image_path(exemplar),
+            width=exemplar.width,
+            height=exemplar.height,
+            sha256=exemplar.sha256,
+            source_url=exemplar.source_url,
+            license=exemplar.license,
+        )
+
+
+class ConceptDetail(ConceptSummary):
+    """A concept with its exemplars."""
+
+    exemplars: list[ExemplarDetail] = Field(description="All its exemplars.")
+    index_version: str = Field(description="Version of the index that was read.")
+
+
+class Live(Wire):
+    """The process works."""
+
+    status: str = Field("live", description="Always `live`.")
+
+
+class Ready(Wire):
+    """The server can answer."""
+
+    status: str = Field("ready", description="Always `ready`.")
+    model_id: str = Field(description="Model that embeds.")
+    index_version: str = Field(description="Version of the index that is searched.")
+    index_created_at: datetime = Field(description="When that version was built.")
+    concepts: int = Field(ge=0, description="Concepts in the index.")
+    exemplars: int = Field(ge=0, description="Exemplars in the index.")
+
+
+def image_path(exemplar: Exemplar) -> str:
+    """Where an exemplar's thumbnail is served."""
+    return f"/exemplars/{exemplar.id}/image"

@@ -1,0 +1,80 @@
+"""Settings of the server, each an environment variable: WHENCE_DATA, WHENCE_PORT, ..."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from index.calibration import DEFAULT_RATE
+from model.errors import WhenceError
+from model.images import DEFAULT_LIMITS, ImageLimits
+
+LogLevel = Annotated[
+    Literal["critical", "error", "warning", "info", "debug"], BeforeValidator(str.lower)
+]
+
+
+class Settings(BaseSettings):
+    """What may differ from one deployment to the next."""
+
+    model_config = SettingsConfigDict(env_prefix="WHENCE_", frozen=True)
+
+    data: Path = Field(Path("data"), description="Folder of models, index and caches.")
+    host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 is every one.")
+    port: int = Field(8000, ge=1, le=65535, description="Port to listen on.")
+    log_level: LogLevel = Field("info", description="Least severe message that is logged.")
+    device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",
+        description="Where images are embedded: auto takes CUDA if there is one, else the CPU.",
+    )
+    false_attribution_rate: float = Field(
+        DEFAULT_RATE,
+        gt=0,
+        lt=1,
+        description="Share of images from no concept of the index that may pass as attributed.",
+    )
+    max_upload_bytes: int = Field(
+        20 * 2**20, ge=1, description="Largest request body, multipart framing included."
+    )
+    max_pixels: int = Field(
+        DEFAULT_LIMITS.max_pixels, ge=1, description="Most pixels an uploaded image may have."
+    )
+    max_side: int = Field(
+        DEFAULT_LIMITS.max_side, ge=1, description="Longest side of an uploaded image, in pixels."
+    )
+    min_side: int = Field(
+        DEFAULT_LIMITS.min_side, ge=1, description="Shortest side of an uploaded image, in pixels."
+    )
+    max_top_k: int = Field(1000, ge=1, description="Most concepts that one answer may list.")
+    max_exemplars: int = Field(50, ge=0, description="Most exemplars listed for one concept.")
+    stall_seconds: float = Field(
+        120, gt=0, description="An image embedding for longer counts as hung: not live, not ready."
+    )
+
+    @property
+    def image_limits(self) -> ImageLimits:
+        """What an uploaded image may measure."""
+        return ImageLimits(self.max_pixels, self.max_side, self.min_side)
+
+
+class SettingsError(WhenceError):
+    """A setting that cannot be."""
+
+
+def read_settings(**given: object) -> Settings:
+    """The environment's settings; those given here and not None go before them.
+
+    Raises:
+        SettingsError: a value is not one the setting can have.
+    """
+    values: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        faults = "; ".join(
+            f"WHENCE_{'_'.join(map(str, fault['loc'])).upper()}: {fault['msg']}"
+            for fault in error.errors()
+        )
+        raise SettingsError(f"settings: {faults}") from error

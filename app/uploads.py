@@ -1,0 +1,114 @@
+"""How an image comes in: counted while it arrives, one form field, never on disk."""
+
+from starlette.datastructures import FormData, Headers, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.errors import (
+    BodyTooLargeError,
+    Fault,
+    InvalidRequestError,
+    MalformedFormError,
+    NotAFormError,
+)
+
+FIELD = "image"
+FORM = "multipart/form-data"
+MAX_PARTS = 16  # more than are right, so that what is wrong can be said
+
+
+class BodyLimit:
+    """Middleware that stops reading a body beyond ``max_bytes``, announced or not."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self.app = app
+        self.max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on; reading too much of it raises `BodyTooLargeError`."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        announced = Headers(scope=scope).get("content-length", "")
+        too_large = announced.isdecimal() and int(announced[:20]) > self.max_bytes
+        received = 0
+
+        async def receive_within_limit() -> Message:
+            nonlocal received
+            if not too_large:
+                message = await receive()
+                received += len(message.get("body", b""))
+            if too_large or received > self.max_bytes:
+                raise BodyTooLargeError(
+                    f"the body is larger than {self.max_bytes:,} bytes, the most that is "
+                    "accepted: send a smaller image"
+                )
+            return message
+
+        await self.app(scope, receive_within_limit, send)
+
+
+class _InMemoryParser(MultiPartParser):
+    """Keeps files in memory, whatever their size: `BodyLimit` bounds them all together."""
+
+    spool_max_size = 0  # how `tempfile.SpooledTemporaryFile` says "never on disk"
+    complete = False
+
+    def on_end(self) -> None:
+        """Note that the closing boundary was there."""
+        self.complete = True
+
+
+async def read_image_field(request: Request) -> bytes:
+    """The file in the form's one field.
+
+    Raises:
+        NotAFormError: the body is of another type.
+        MalformedFormError: the body is broken.
+        InvalidRequestError: the field is missing, empty, repeated, or there are others.
+        BodyTooLargeError: the body exceeds the limit.
+    """
+    form = await _read_form(request)
+    others = [name for name in form if name != FIELD]
+    if others:
+        raise _invalid(
+            others[0], f"is not known: the form has one field, {FIELD!r}; parameters go in the URL"
+        )
+    values = form.getlist(FIELD)
+    if not values:
+        raise _invalid(FIELD, f"is missing: send the image as a file of this name, in {FORM}")
+    if len(values) > 1:
+        raise _invalid(FIELD, f"was sent {len(values)} times: send one image a request")
+    if not isinstance(values[0], UploadFile):
+        raise _invalid(FIELD, "is text: send the image as a file, with a filename")
+    data = await values[0].read()
+    if not data:
+        raise _invalid(FIELD, "is empty: the file has 0 bytes")
+    return data
+
+
+async def _read_form(request: Request) -> FormData:
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if not content_type:
+        return FormData()
+    if content_type != FORM:
+        raise NotAFormError(
+            f"the body is {content_type[:100]}; send {FORM} with the image in the field {FIELD!r}"
+        )
+    parser = _InMemoryParser(
+        request.headers, request.stream(), max_files=MAX_PARTS, max_fields=MAX_PARTS
+    )
+    try:
+        form = await parser.parse()
+    except ClientDisconnect as error:
+        raise MalformedFormError("the connection closed before the whole body was here") from error
+    except MultiPartException as error:
+        raise MalformedFormError(f"the multipart body cannot be read: {error.message}") from error
+    if not parser.complete:
+        raise MalformedFormError("the multipart body cannot be read: it ends before its boundary")
+    return form
+
+
+def _invalid(name: str, detail: str) -> InvalidRequestError:
+    return InvalidRequestError(Fault(place="body", name=name[:100], detail=detail))

@@ -1,0 +1,1 @@
+"""The exemplars: sources, catalog, vectors, snapshots and ranking. Imports ``model`` only."""

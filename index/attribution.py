@@ -1,0 +1,152 @@
+"""The whole answer: images -> embeddings -> hits -> ranked concepts -> calibrated evidence."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from PIL import Image
+
+from index.calibration import DEFAULT_RATE, Verdict
+from index.catalog import Concept, Exemplar
+from index.embedding import ImageEmbedder
+from index.layout import DataFolder
+from index.ranking import DEPTH, Embeddings, RankedConcept
+from index.snapshot import Snapshot, open_published
+from model.checkpoint import load_embedder
+from model.config import Facet
+
+
+@dataclass(frozen=True)
+class ExemplarEvidence:
+    """An exemplar that speaks for a concept."""
+
+    exemplar: Exemplar
+    similarity: float  # cosine, -1 to 1, of the facet in which it is closest
+    facet: Facet
+
+
+@dataclass(frozen=True)
+class ConceptEvidence:
+    """A concept and what speaks for it."""
+
+    rank: int  # 1, 2, ...
+    concept: Concept
+    score: float  # combined over facets; higher is stronger; comparable within one index version
+    share: float  # 0 to 1; with the other concepts' shares and the unattributed share sums to 1
+    p_value: float  # how often a query from no concept of the index scores this high
+    facets: Mapping[Facet, float]  # standard deviations above the cohort, of each facet's best
+    found_by: tuple[Facet, ...]  # the facets that speak for it, the stronger first
+    exemplars: tuple[ExemplarEvidence, ...]
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """The answer to one query image."""
+
+    verdict: Verdict
+    concepts: tuple[ConceptEvidence, ...]
+    unattributed_share: float
+
+
+class Attributor:
+    """Answers queries with one model and one snapshot; neither ever changes under it.
+
+    Args:
+        embedder: of the model that the snapshot was built with.
+        snapshot: the index.
+        rate: the false-attribution rate at which an answer becomes a match.
+
+    Raises:
+        SnapshotError: the snapshot was built with another model.
+    """
+
+    def __init__(
+        self, embedder: ImageEmbedder, snapshot: Snapshot, *, rate: float = DEFAULT_RATE
+    ) -> None:
+        snapshot.require_model(embedder.model_id)
+        self.embedder = embedder
+        self.snapshot = snapshot
+        self.rate = rate
+
+    def attribute(
+        self, images: Sequence[Image.Image], *, top_k: int = 5, exemplars: int = 3
+    ) -> list[Attribution]:
+        """Answer a batch of RGB images, one answer each, in order."""
+        return self.rank(self.embedder.embed(images), top_k=top_k, exemplars=exemplars)
+
+    def rank(
+        self,
+        queries: Embeddings,
+        *,
+        top_k: int = 5,
+        exemplars: int = 3,
+        depth: int | None = None,
+        without: Sequence[frozenset[int]] | None = None,
+    ) -> list[Attribution]:
+        """Answer queries that are embedded already.
+
+        Args:
+            queries: facet -> (N, D) unit vectors.
+            top_k: concepts in an answer, at most.
+            exemplars: exemplars shown for each concept, at most.
+            depth: nearest exemplars of each facet that name the concepts to rank; by default enough
+                for ``top_k``, with as many as the index holds every concept is ranked.
+            without: for each query the numbers of concepts to leave out.
+        """
+        depth = depth or max(DEPTH, 2 * top_k)
+        return [
+            self._answer(ranking, top_k, exemplars)
+            for ranking in self.snapshot.ranker.rank(queries, depth=depth, without=without)
+        ]
+
+    def _answer(self, ranking: list[RankedConcept], top_k: int, exemplars: int) -> Attribution:
+        calibration, catalog = self.snapshot.calibration, self.snapshot.catalog
+        scores = [ranked.score for ranked in ranking]
+        shares, unattributed = calibration.shares(scores, self.rate)
+        shown = ranking[:top_k]
+        concepts = catalog.concepts_by_number([ranked.number for ranked in shown])
+        images = catalog.exemplars_by_row(
+            [int(row) for ranked in shown for row in ranked.rows[:exemplars]]
+        )
+        evidence = [
+            ConceptEvidence(
+                rank=place + 1,
+                concept=concepts[ranked.number],
+                score=ranked.score,
+                share=shares[place],
+                p_value=calibration.p_value(ranked.score),
+                facets=ranked.facets,
+                found_by=ranked.found_by,
+                exemplars=tuple(_exemplars(ranked, exemplars, images)),
+            )
+            for place, ranked in enumerate(shown)
+        ]
+        return Attribution(
+            verdict=calibration.verdict(scores, self.rate),
+            concepts=tuple(evidence),
+            # What the concepts beyond top_k hold is attributed to none that is shown.
+            unattributed_share=unattributed + sum(shares[top_k:]),
+        )
+
+
+def open_attributor(
+    data: DataFolder, *, device: str = "auto", rate: float = DEFAULT_RATE
+) -> Attributor:
+    """The published index with the model it was built with.
+
+    Raises:
+        SnapshotError: nothing is published yet, or it is damaged.
+        ModelError: the index's model is missing or damaged.
+    """
+    snapshot = open_published(data.index)
+    return Attributor(
+        load_embedder(data.models, snapshot.model_id, device=device), snapshot, rate=rate
+    )
+
+
+def _exemplars(
+    ranked: RankedConcept, count: int, images: Mapping[int, Exemplar]
+) -> Iterator[ExemplarEvidence]:
+    for place, row in enumerate(ranked.rows[:count]):
+        by_facet = {facet: float(values[place]) for facet, values in ranked.similarities.items()}
+        facet = max(by_facet, key=lambda name: by_facet[name])
+        yield ExemplarEvidence(images[int(row)], by_facet[facet], facet)

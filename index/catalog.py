@@ -1,0 +1,234 @@
+"""What is known about each exemplar and concept: one SQLite file per snapshot.
+
+The row of an exemplar here is its row in every facet's vectors. Built once, then read only.
+"""
+
+import json
+import sqlite3
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from index.errors import NotFoundError, SnapshotError
+
+SCHEMA = """
+CREATE TABLE concepts (
+    number INTEGER PRIMARY KEY,      -- 0, 1, 2, ...: the concept's place in the arrays
+    id     TEXT NOT NULL UNIQUE,
+    name   TEXT NOT NULL,
+    kind   TEXT
+);
+CREATE TABLE exemplars (
+    row        INTEGER PRIMARY KEY,  -- 0, 1, 2, ...: the row of its vectors
+    id         TEXT NOT NULL UNIQUE,
+    concept    INTEGER NOT NULL REFERENCES concepts (number),
+    sha256     TEXT NOT NULL,        -- of the encoded file
+    path       TEXT NOT NULL,
+    width      INTEGER NOT NULL,     -- pixels, upright
+    height     INTEGER NOT NULL,
+    source_url TEXT,
+    license    TEXT,
+    metadata   TEXT NOT NULL         -- JSON object
+);
+CREATE INDEX exemplars_by_concept ON exemplars (concept, row);
+CREATE INDEX exemplars_by_content ON exemplars (sha256);
+CREATE TABLE thumbnails (
+    sha256 TEXT PRIMARY KEY,
+    jpeg   BLOB NOT NULL
+) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True)
+class Concept:
+    """A named set of exemplars."""
+
+    number: int
+    id: str
+    name: str
+    kind: str | None
+    exemplar_count: int
+
+
+@dataclass(frozen=True)
+class Exemplar:
+    """One image of a concept."""
+
+    row: int
+    id: str
+    concept_id: str
+    sha256: str
+    path: str
+    width: int
+    height: int
+    source_url: str | None = None
+    license: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Catalog:
+    """Reads a snapshot's catalog; safe to share between threads."""
+
+    def __init__(self, path: Path) -> None:
+        if not path.is_file():
+            raise SnapshotError(f"the catalog {path} is missing; run `whence rebuild`")
+        # immutable: a published file never changes, so no lock files are written beside it.
+        self._db = sqlite3.connect(
+            f"{path.resolve().as_uri()}?mode=ro&immutable=1", uri=True, check_same_thread=False
+        )
+        self._db.row_factory = sqlite3.Row
+        # SQLite's own LIKE and lower() know no case beyond ASCII.
+        self._db.create_function("casefold", 1, str.casefold, deterministic=True)
+        self._lock = threading.Lock()
+
+    def close(self) -> None:
+        """Release the file."""
+        self._db.close()
+
+    def concept_count(self, query: str = "") -> int:
+        """How many concepts there are, or how many names contain ``query`` (any case)."""
+        sql = "SELECT count(*) FROM concepts WHERE instr(casefold(name), casefold(?))"
+        return int(self._all(sql, (query,))[0][0])
+
+    def exemplar_count(self) -> int:
+        """How many exemplars there are."""
+        return int(self._all("SELECT count(*) FROM exemplars")[0][0])
+
+    def concept(self, concept_id: str) -> Concept:
+        """One concept.
+
+        Raises:
+            NotFoundError: there is none of that id.
+        """
+        found = self._concepts("WHERE c.id = ?", (concept_id,))
+        if not found:
+            raise NotFoundError(f"there is no concept {concept_id!r} in this index")
+        return found[0]
+
+    def concepts(
+        self, *, query: str = "", offset: int = 0, limit: int | None = None
+    ) -> list[Concept]:
+        """Concepts by name, those only whose name contains ``query`` (any case)."""
+        return self._concepts(
+            "WHERE instr(casefold(c.name), casefold(?))",
+            (query, -1 if limit is None else limit, offset),
+            tail="ORDER BY c.name, c.number LIMIT ? OFFSET ?",
+        )
+
+    def concepts_by_number(self, numbers: Sequence[int]) -> dict[int, Concept]:
+        """The concepts of these numbers."""
+        found = self._concepts("WHERE c.number IN (SELECT value FROM json_each(?))", _list(numbers))
+        return {concept.number: concept for concept in found}
+
+    def exemplar(self, exemplar_id: str) -> Exemplar:
+        """One exemplar.
+
+        Raises:
+            NotFoundError: there is none of that id.
+        """
+        found = self._exemplars("WHERE e.id = ?", (exemplar_id,))
+        if not found:
+            raise NotFoundError(f"there is no exemplar {exemplar_id!r} in this index")
+        return found[0]
+
+    def exemplars_of(self, concept_id: str) -> list[Exemplar]:
+        """All exemplars of a concept, by row."""
+        return self._exemplars("WHERE c.id = ? ORDER BY e.row", (concept_id,))
+
+    def exemplars_by_row(self, rows: Sequence[int]) -> dict[int, Exemplar]:
+        """The exemplars of these rows."""
+        found = self._exemplars("WHERE e.row IN (SELECT value FROM json_each(?))", _list(rows))
+        return {exemplar.row: exemplar for exemplar in found}
+
+    def exemplars(self) -> list[Exemplar]:
+        """All exemplars, by row."""
+        return self._exemplars("ORDER BY e.row")
+
+    def concept_numbers(self) -> list[int]:
+        """Each row's concept number, by row."""
+        return [row[0] for row in self._all("SELECT concept FROM exemplars ORDER BY row")]
+
+    def thumbnail(self, exemplar_id: str) -> bytes:
+        """An exemplar's thumbnail, JPEG.
+
+        Raises:
+            NotFoundError: there is no exemplar of that id.
+        """
+        found = self._all(
+            "SELECT t.jpeg FROM exemplars e JOIN thumbnails t USING (sha256) WHERE e.id = ?",
+            (exemplar_id,),
+        )
+        if not found:
+            raise NotFoundError(f"there is no exemplar {exemplar_id!r} in this index")
+        return bytes(found[0][0])
+
+    def _concepts(self, where: str, values: tuple[object, ...], tail: str = "") -> list[Concept]:
+        rows = self._all(
+            "SELECT c.number, c.id, c.name, c.kind, "
+            "(SELECT count(*) FROM exemplars e WHERE e.concept = c.number) AS exemplar_count "
+            f"FROM concepts c {where} {tail}",
+            values,
+        )
+        return [Concept(**row) for row in rows]
+
+    def _exemplars(self, where: str, values: tuple[object, ...] = ()) -> list[Exemplar]:
+        rows = self._all(
+            "SELECT e.row, e.id, c.id AS concept_id, e.sha256, e.path, e.width, e.height, "
+            "e.source_url, e.license, e.metadata "
+            f"FROM exemplars e JOIN concepts c ON c.number = e.concept {where}",
+            values,
+        )
+        return [Exemplar(**{**row, "metadata": json.loads(row["metadata"])}) for row in rows]
+
+    def _all(self, sql: str, values: tuple[object, ...] = ()) -> list[sqlite3.Row]:
+        with self._lock:
+            return self._db.execute(sql, values).fetchall()
+
+
+def write_catalog(
+    path: Path,
+    concepts: Sequence[Concept],
+    exemplars: Sequence[Exemplar],
+    thumbnails: Iterable[tuple[str, bytes]],
+) -> None:
+    """Write a new catalog.
+
+    Args:
+        path: a file that does not exist yet.
+        concepts: numbered 0, 1, 2, ... in this order.
+        exemplars: with rows 0, 1, 2, ... in this order.
+        thumbnails: (sha256 of the exemplar's file, JPEG bytes), one for each distinct file.
+    """
+    number = {concept.id: concept.number for concept in concepts}
+    db = sqlite3.connect(path)
+    try:
+        # A snapshot is made durable as a whole, once it is complete; until then it may be lost.
+        db.execute("PRAGMA journal_mode = OFF")
+        db.execute("PRAGMA synchronous = OFF")
+        db.executescript(SCHEMA)
+        with db:
+            db.executemany(
+                "INSERT INTO concepts VALUES (?, ?, ?, ?)",
+                ((c.number, c.id, c.name, c.kind) for c in concepts),
+            )
+            db.executemany(
+                "INSERT INTO exemplars VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    (
+                        e.row, e.id, number[e.concept_id], e.sha256, e.path, e.width, e.height,
+                        e.source_url, e.license,
+                        json.dumps(dict(e.metadata), ensure_ascii=False, default=str),
+                    )
+                    for e in exemplars
+                ),
+            )  # fmt: skip
+            db.executemany("INSERT INTO thumbnails VALUES (?, ?)", thumbnails)
+    finally:
+        db.close()
+
+
+def _list(numbers: Sequence[int]) -> tuple[str]:
+    """One parameter for ``json_each``: SQLite limits how many parameters a query takes."""
+    return (json.dumps([int(number) for number in numbers]),)

@@ -1,0 +1,162 @@
+"""Embedding images into the cache: decoding in worker processes, the forward pass here."""
+
+import hashlib
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+
+from index.embedding_cache import EmbeddedImage, EmbeddingCache
+from model.config import Facet
+from model.errors import ImageError
+from model.images import read_image
+from model.views import RandomViews
+
+THUMBNAIL = 320  # pixels, longest side
+BATCH = 32
+
+
+class ImageEmbedder(Protocol):
+    """What the index needs of `model.embedder.Embedder`."""
+
+    @property
+    def model_id(self) -> str:
+        """Identity of everything that changes an embedding."""
+
+    @property
+    def input_size(self) -> int:
+        """Pixels a side of what the backbone sees."""
+
+    def preprocess(self, image: Image.Image) -> torch.Tensor:
+        """Pixels of an RGB image for `embed_pixels`."""
+
+    def embed(self, images: Sequence[Image.Image]) -> dict[Facet, NDArray[np.float32]]:
+        """One (N, D) float32 unit-norm matrix a facet."""
+
+    def embed_pixels(self, pixels: Sequence[torch.Tensor]) -> dict[Facet, NDArray[np.float32]]:
+        """`embed` for images that `preprocess` has seen already."""
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """A file to embed: as it is, or one augmented view of it."""
+
+    path: Path
+    sha256: str
+    view: int | None = None
+
+    @property
+    def key(self) -> str:
+        """Its name in the cache."""
+        return self.sha256 if self.view is None else f"{self.sha256}/view-{self.view}"
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    file: ImageFile
+    width: int
+    height: int
+    thumbnail: bytes
+    pixels: torch.Tensor
+
+
+@dataclass(frozen=True)
+class EmbeddingReport:
+    """What `embed_files` did."""
+
+    embedded: int
+    unreadable: dict[str, str]  # cache key -> reason
+
+
+def embed_files(
+    cache: EmbeddingCache,
+    files: Sequence[ImageFile],
+    embedder: ImageEmbedder,
+    *,
+    workers: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> EmbeddingReport:
+    """Embed those files that the cache does not know; each batch is kept as soon as it is made.
+
+    Args:
+        cache: of the embedder's model.
+        files: what to embed.
+        embedder: the model.
+        workers: processes that decode; 0 does it in this one.
+        progress: called with (done, total) of the files that had to be embedded.
+    """
+    by_key = {file.key: file for file in files}
+    todo = [by_key[key] for key in cache.missing(by_key)]
+    loader = DataLoader(
+        _Decoder(todo, embedder), batch_size=BATCH, num_workers=workers, collate_fn=list
+    )
+    unreadable: dict[str, str] = {}
+    done = 0
+    for batch in loader:
+        prepared = [item for item in batch if isinstance(item, _Prepared)]
+        unreadable |= dict(item for item in batch if not isinstance(item, _Prepared))
+        if prepared:
+            vectors = embedder.embed_pixels([item.pixels for item in prepared])
+            cache.add(
+                EmbeddedImage(
+                    key=item.file.key,
+                    width=item.width,
+                    height=item.height,
+                    thumbnail=item.thumbnail,
+                    vectors={facet: matrix[i] for facet, matrix in vectors.items()},
+                )
+                for i, item in enumerate(prepared)
+            )
+        done += len(batch)
+        if progress:
+            progress(done, len(todo))
+    return EmbeddingReport(embedded=len(todo) - len(unreadable), unreadable=unreadable)
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, hexadecimal.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class _Decoder(Dataset["_Prepared | tuple[str, str]"]):
+    """Prepares each file for the forward pass, or says (key, why not)."""
+
+    def __init__(self, files: Sequence[ImageFile], embedder: ImageEmbedder) -> None:
+        self._files = files
+        self._preprocess = embedder.preprocess
+        self._views = RandomViews(1, embedder.input_size)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, index: int) -> "_Prepared | tuple[str, str]":
+        file = self._files[index]
+        try:
+            image = read_image(file.path).pixels
+        except ImageError as error:
+            return file.key, str(error)
+        width, height = image.size
+        if file.view is None:
+            return _Prepared(file, width, height, _thumbnail(image), self._preprocess(image))
+        view = self._views.view(image, file.sha256, file.view)
+        return _Prepared(file, width, height, b"", self._preprocess(view))
+
+
+def _thumbnail(image: Image.Image) -> bytes:
+    small = image.copy()
+    small.thumbnail((THUMBNAIL, THUMBNAIL))
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=85)
+    return buffer.getvalue()

@@ -1,0 +1,102 @@
+"""Embeddings by content hash, kept between rebuilds: what was embedded once is not again."""
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.config import Facet
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS images (
+    key       TEXT PRIMARY KEY,   -- sha256 of the file, and the view's name if not the clean one
+    width     INTEGER NOT NULL,
+    height    INTEGER NOT NULL,
+    thumbnail BLOB NOT NULL       -- JPEG; empty for augmented views
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS vectors (
+    key    TEXT NOT NULL,
+    facet  TEXT NOT NULL,
+    vector BLOB NOT NULL,         -- float32, little endian
+    PRIMARY KEY (key, facet)
+) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True)
+class EmbeddedImage:
+    """An image as the index needs it."""
+
+    key: str
+    width: int
+    height: int
+    thumbnail: bytes
+    vectors: dict[Facet, NDArray[np.float32]]  # each (D,)
+
+
+class EmbeddingCache:
+    """One SQLite file per model; each `add` is one transaction."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._db = sqlite3.connect(path)
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = NORMAL")  # a power cut may cost the last batch
+        self._db.executescript(f"BEGIN; {SCHEMA} COMMIT;")
+
+    def __enter__(self) -> "EmbeddingCache":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._db.close()
+
+    def missing(self, keys: Iterable[str]) -> list[str]:
+        """Those of ``keys`` that are not here, in order, without repeats."""
+        known = {row[0] for row in self._db.execute("SELECT key FROM images")}
+        return [key for key in dict.fromkeys(keys) if key not in known]
+
+    def add(self, images: Iterable[EmbeddedImage]) -> None:
+        """Keep these images, all or none."""
+        with self._db:
+            for image in images:
+                self._db.execute(
+                    "INSERT OR REPLACE INTO images VALUES (?, ?, ?, ?)",
+                    (image.key, image.width, image.height, image.thumbnail),
+                )
+                self._db.executemany(
+                    "INSERT OR REPLACE INTO vectors VALUES (?, ?, ?)",
+                    (
+                        (image.key, facet, vector.astype("<f4").tobytes())
+                        for facet, vector in image.vectors.items()
+                    ),
+                )
+
+    def facets(self) -> list[Facet]:
+        """The facets that images here have."""
+        return [row[0] for row in self._db.execute("SELECT DISTINCT facet FROM vectors")]
+
+    def size(self, key: str) -> tuple[int, int]:
+        """An image's width and height."""
+        width, height = self._one("SELECT width, height FROM images WHERE key = ?", key)
+        return width, height
+
+    def thumbnail(self, key: str) -> bytes:
+        """An image's thumbnail."""
+        thumbnail: bytes = self._one("SELECT thumbnail FROM images WHERE key = ?", key)[0]
+        return thumbnail
+
+    def vectors(self, facet: Facet, keys: Sequence[str]) -> NDArray[np.float32]:
+        """(N, D) vectors of these images, in order."""
+        sql = "SELECT vector FROM vectors WHERE key = ? AND facet = ?"
+        rows = (self._db.execute(sql, (key, facet)).fetchone()[0] for key in keys)
+        return np.stack([np.frombuffer(row, dtype="<f4") for row in rows]).astype(np.float32)
+
+    def _one(self, sql: str, key: str) -> tuple[Any, ...]:
+        row: tuple[Any, ...] | None = self._db.execute(sql, (key,)).fetchone()
+        if row is None:
+            raise KeyError(key)
+        return row

@@ -1,0 +1,31 @@
+"""The index's own errors, below `model.errors.WhenceError`.
+
+WhenceError
+├── SourceError       a folder or manifest that exemplars cannot be read from
+├── SnapshotError     an index that is missing, damaged or of another model
+├── RebuildError      a rebuild that cannot go on, or whose result must not be published
+├── EvaluationError   pairs that cannot be read or do not fit the index
+└── NotFoundError     no concept or exemplar of that id
+"""
+
+from model.errors import WhenceError
+
+
+class SourceError(WhenceError):
+    """A folder or manifest that exemplars cannot be read from."""
+
+
+class SnapshotError(WhenceError):
+    """An index that is missing, damaged or of another model."""
+
+
+class RebuildError(WhenceError):
+    """A rebuild that cannot go on, or whose result must not be published."""
+
+
+class EvaluationError(WhenceError):
+    """Pairs that cannot be read or do not fit the index."""
+
+
+class NotFoundError(WhenceError):
+    """No concept or exemplar of that id."""

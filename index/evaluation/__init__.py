@@ -1,0 +1,1 @@
+"""Measuring attribution against known pairs."""

@@ -1,0 +1,72 @@
+"""Answers to pairs from a model and a snapshot in this process."""
+
+from collections.abc import Iterator, Sequence
+
+from index.attribution import Attributor
+from index.errors import NotFoundError
+from index.evaluation.pairs import Answer, Pair
+from index.evaluation.robustness import Perturbation, unchanged
+from model.errors import ImageError
+from model.images import read_image
+
+BATCH = 16
+
+
+def ask_attributor(
+    attributor: Attributor, pairs: Sequence[Pair], perturb: Perturbation = unchanged
+) -> Iterator[Answer]:
+    """Rank every concept of the index for each pair, with and without its true concepts.
+
+    Args:
+        attributor: model and snapshot.
+        pairs: what to ask.
+        perturb: changes every query image before it is asked about.
+    """
+    for start in range(0, len(pairs), BATCH):
+        yield from _ask(attributor, pairs[start : start + BATCH], perturb)
+
+
+def _ask(attributor: Attributor, pairs: Sequence[Pair], perturb: Perturbation) -> list[Answer]:
+    images, answers = [], [Answer()] * len(pairs)
+    places = []
+    for place, pair in enumerate(pairs):
+        try:
+            images.append(perturb(read_image(pair.path).pixels))
+            places.append(place)
+        except ImageError as error:
+            answers[place] = Answer(error=str(error))
+    if not images:
+        return answers
+    catalog = attributor.snapshot.catalog
+    queries = attributor.embedder.embed(images)
+    everything = catalog.concept_count()
+    present = attributor.rank(
+        queries, top_k=everything, exemplars=0, depth=attributor.snapshot.vectors.count
+    )
+    absent = attributor.rank(
+        queries,
+        top_k=1,
+        exemplars=0,
+        without=[_numbers(attributor, pairs[place]) for place in places],
+    )
+    for place, answer, other in zip(places, present, absent, strict=True):
+        best = answer.concepts[0] if answer.concepts else None
+        answers[place] = Answer(
+            ranked=tuple(found.concept.id for found in answer.concepts),
+            verdict=answer.verdict,
+            p_value=best.p_value if best else None,
+            share=best.share if best else None,
+            absent_verdict=other.verdict,
+            absent_p_value=other.concepts[0].p_value if other.concepts else None,
+        )
+    return answers
+
+
+def _numbers(attributor: Attributor, pair: Pair) -> frozenset[int]:
+    numbers = set()
+    for name in pair.concepts:
+        try:
+            numbers.add(attributor.snapshot.catalog.concept(name).number)
+        except NotFoundError:
+            continue  # not in this index: it is absent already
+    return frozenset(numbers)

@@ -1,0 +1,174 @@
+"""Known pairs of synthetic image and source concepts: how well are they told?
+
+Protocols, both over one gallery of all concepts in the index:
+
+- one gallery: rank all concepts; macro-averaged over the queries' first concept.
+- absent source: the same queries with their true concepts left out; whatever is then answered
+  other than ``no_match`` is a false attribution.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from slugify import slugify
+
+from index.errors import EvaluationError
+from index.evaluation.metrics import average_precision, hit_at, macro_mean
+from index.source import read_table
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A query image and the concepts it was made from; any of them is a correct answer."""
+
+    path: Path
+    concepts: tuple[str, ...]  # ids, the main one first
+    kind: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was said of one query."""
+
+    ranked: tuple[str, ...] = ()  # concept ids, best first
+    verdict: str = ""
+    p_value: float | None = None  # of the first concept
+    share: float | None = None  # of the first concept
+    absent_p_value: float | None = None  # of the first concept when the true ones are left out
+    absent_verdict: str | None = None
+    error: str | None = None  # the request failed; counts as wrong
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Metrics of a group of queries."""
+
+    queries: int
+    map: float
+    recall_at_1: float
+    recall_at_5: float
+
+
+@dataclass(frozen=True)
+class PairsReport:
+    """The outcome of `evaluate_pairs`."""
+
+    macro: Scores  # averaged over the queries' first concept
+    by_kind: dict[str, Scores]  # averaged over queries
+    failed: int
+    ranked_concepts: int  # how many concepts an answer ranks, at most; mAP counts the rest as lost
+    verdicts: dict[str, int]
+    false_attribution_rate: float | None  # absent source; None if not asked
+    attributed_correctly: float  # share answered other than no_match with a true concept first
+    answers: list[dict[str, object]]
+
+    def as_dict(self) -> dict[str, object]:
+        """For JSON."""
+        return asdict(self)
+
+
+def read_pairs(path: Path) -> list[Pair]:
+    """Read ``path, concepts`` (separated by ``;``) and optionally ``kind`` from a manifest.
+
+    Paths are absolute or relative to the manifest. Rows without concepts are left out: they have no
+    right answer to find.
+
+    Raises:
+        EvaluationError: a column is missing, or no row names a concept.
+    """
+    table = read_table(path)
+    missing = [column for column in ("path", "concepts") if column not in table.column_names]
+    if missing:
+        raise EvaluationError(
+            f"{path} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}; it has "
+            f"{', '.join(table.column_names)} and needs path and concepts (separated by ;)"
+        )
+    pairs = [
+        Pair(
+            path=(path.parent / row["path"]).resolve(),
+            concepts=concepts,
+            kind=row.get("kind") or "all",
+        )
+        for row in table.to_pylist()
+        if row["path"] and (concepts := _concepts(row["concepts"] or ""))
+    ]
+    if not pairs:
+        raise EvaluationError(f"{path} names no pairs of an image and its concepts")
+    return pairs
+
+
+def _concepts(text: str) -> tuple[str, ...]:
+    """The ids in ``a; b``, each once."""
+    ids = (slugify(name, allow_unicode=True) for name in text.split(";"))
+    return tuple(dict.fromkeys(identifier for identifier in ids if identifier))
+
+
+def evaluate_pairs(
+    pairs: Sequence[Pair],
+    ask: Callable[[Sequence[Pair]], Iterable[Answer]],
+    progress: Callable[[int, int], None] | None = None,
+) -> PairsReport:
+    """Ask every query and score the answers.
+
+    Args:
+        pairs: from `read_pairs`.
+        ask: answers pairs in order; by an `Attributor` or over HTTP.
+        progress: called with (done, total).
+    """
+    answers: list[Answer] = []
+    for answer in ask(pairs):
+        answers.append(answer)
+        if progress:
+            progress(len(answers), len(pairs))
+    asked = list(zip(pairs, answers, strict=True))
+    kinds = sorted({pair.kind for pair in pairs})
+    absent = [a.absent_verdict for a in answers if a.absent_verdict is not None]
+    verdicts: dict[str, int] = defaultdict(int)
+    for answer in answers:
+        verdicts[answer.verdict or "failed"] += 1
+    return PairsReport(
+        macro=_score(asked, groups=[pair.concepts[0] for pair in pairs]),
+        by_kind={kind: _score([item for item in asked if item[0].kind == kind]) for kind in kinds},
+        failed=sum(answer.error is not None for answer in answers),
+        ranked_concepts=max(len(answer.ranked) for answer in answers),
+        verdicts=dict(verdicts),
+        false_attribution_rate=(
+            sum(verdict != "no_match" for verdict in absent) / len(absent) if absent else None
+        ),
+        attributed_correctly=sum(
+            answer.verdict in {"attributed", "uncertain"}
+            and hit_at(answer.ranked, pair.concepts, 1) == 1
+            for pair, answer in asked
+        )
+        / len(asked),
+        answers=[_record(pair, answer) for pair, answer in asked],
+    )
+
+
+def _score(asked: Sequence[tuple[Pair, Answer]], groups: Sequence[str] | None = None) -> Scores:
+    """Metrics averaged over queries, or over groups of them if their names are given."""
+    values: dict[str, dict[str, list[float]]] = {
+        "map": defaultdict(list),
+        "recall_at_1": defaultdict(list),
+        "recall_at_5": defaultdict(list),
+    }
+    for name, (pair, answer) in zip(groups or [""] * len(asked), asked, strict=True):
+        values["map"][name].append(average_precision(answer.ranked, pair.concepts))
+        values["recall_at_1"][name].append(hit_at(answer.ranked, pair.concepts, 1))
+        values["recall_at_5"][name].append(hit_at(answer.ranked, pair.concepts, 5))
+    return Scores(len(asked), **{metric: macro_mean(found) for metric, found in values.items()})
+
+
+def _record(pair: Pair, answer: Answer) -> dict[str, object]:
+    ranks = {name: answer.ranked.index(name) + 1 for name in pair.concepts if name in answer.ranked}
+    record = {key: value for key, value in asdict(answer).items() if value is not None}
+    return {
+        **record,
+        "path": str(pair.path),
+        "concepts": list(pair.concepts),
+        "kind": pair.kind,
+        "ranked": list(answer.ranked[:10]),
+        "true_ranks": ranks,
+    }

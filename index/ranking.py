@@ -1,0 +1,210 @@
+"""From exemplar hits of every facet to ranked concepts.
+
+For each query:
+
+1. The *standardised similarity* of an exemplar in a facet is its cosine in standard deviations
+   above the mean of a fixed cohort of exemplars kept with the snapshot. Some queries are close to
+   everything; this makes them comparable, and needs no score but the cohort's.
+2. The *evidence* of an exemplar is the soft maximum over facets, so that a subject or a style may
+   carry it alone: a sum would let an unremarkable facet drown a remarkable one.
+3. The *score* of a concept is what its best exemplars' evidence has over what unrelated exemplars
+   would show, each further exemplar counting less, since exemplars of a concept repeat one another.
+
+Candidates are the concepts of each facet's nearest exemplars. All their similarities are computed
+exactly, so a score does not depend on how the candidates were found.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from index.vectors import Floats, Rows, VectorStore
+from model.config import Facet
+
+Embeddings = Mapping[Facet, Floats]  # facet -> (N, D) of unit norm
+Doubles = NDArray[np.float64]
+
+# Chosen on the development pairs; docs/method.md has the rows beside them.
+DEPTH = 200  # nearest exemplars of each facet that name the candidates
+FACET_WEIGHT: Mapping[Facet, float] = {"subject": 1.0, "style": 1.4}
+SHARPNESS = 0.3  # of the soft maximum over facets; 0 is the mean, infinity the maximum
+FLOOR = 0.5  # evidence below this says nothing
+DECAY = 0.7  # each further exemplar counts this much of the one before
+MOST = 8  # exemplars that count, at most
+SPEAKS = 0.25  # part of the evidence from which on a facet is said to have found a concept
+
+
+@dataclass(frozen=True)
+class RankedConcept:
+    """A concept's place in one query's ranking."""
+
+    number: int  # in the catalog
+    score: float  # combined over facets and exemplars
+    facets: dict[Facet, float]  # highest standardised similarity in each
+    found_by: tuple[Facet, ...]  # the facets that speak for it, the stronger first
+    rows: Rows  # its exemplars, the one with the most evidence first
+    similarities: dict[Facet, Floats]  # cosine of each of ``rows``
+
+
+class Ranker:
+    """Ranks the concepts of one snapshot.
+
+    Args:
+        vectors: the exemplars' embeddings.
+        concept_of_row: (N,) each exemplar's concept number.
+        cohort: per facet the (C, D) embeddings that queries are compared with.
+    """
+
+    def __init__(
+        self, vectors: VectorStore, concept_of_row: Sequence[int], cohort: Embeddings
+    ) -> None:
+        self._vectors = vectors
+        self._cohort = cohort
+        self._concept_of_row = np.asarray(concept_of_row, dtype=np.int64)
+        # Rows grouped by concept: those of concept c are order[starts[c]:starts[c + 1]].
+        self._order = np.argsort(self._concept_of_row, kind="stable")
+        counts = np.bincount(self._concept_of_row)
+        self._starts = np.concatenate([[0], np.cumsum(counts)])
+
+    def rank(
+        self,
+        queries: Embeddings,
+        *,
+        depth: int = DEPTH,
+        without: Sequence[frozenset[int]] | None = None,
+    ) -> list[list[RankedConcept]]:
+        """Rank the candidate concepts of each query, best first.
+
+        Args:
+            queries: facet -> (Q, D) unit vectors.
+            depth: nearest exemplars of each facet that name candidates; at the size of the index
+                every concept is ranked.
+            without: for each query the concepts to leave out, as if they were not in the index.
+        """
+        removed = without or [frozenset[int]()] * len(next(iter(queries.values())))
+        extra = max((sum(map(self._size, numbers)) for numbers in removed), default=0)
+        hits = {
+            facet: self._vectors.search(facet, vectors, depth + extra)[1]
+            for facet, vectors in queries.items()
+        }
+        return [
+            self._rank_one(
+                {facet: vectors[i] for facet, vectors in queries.items()},
+                {facet: rows[i] for facet, rows in hits.items()},
+                gone,
+            )
+            for i, gone in enumerate(removed)
+        ]
+
+    def _rank_one(
+        self, query: Mapping[Facet, Floats], hits: Mapping[Facet, Rows], removed: frozenset[int]
+    ) -> list[RankedConcept]:
+        named = np.unique(self._concept_of_row[np.concatenate(list(hits.values()))])
+        numbers = np.array([n for n in named if n not in removed], dtype=np.int64)
+        if not len(numbers):
+            return []
+        groups = [self._order[self._starts[n] : self._starts[n + 1]] for n in numbers]
+        rows = np.concatenate(groups)
+        sizes = np.array([len(group) for group in groups])
+        similarities = {
+            facet: self._vectors.similarities(facet, vector, rows)
+            for facet, vector in query.items()
+        }
+        levels, background = standardise(
+            similarities, {facet: self._cohort[facet] @ vector for facet, vector in query.items()}
+        )
+        evidence = combine(levels)
+        scores = score_concepts(evidence, sizes, np.sort(combine(background)))
+        starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+        best = {facet: np.maximum.reduceat(level, starts) for facet, level in levels.items()}
+        ranked = []
+        for place in np.lexsort((numbers, -scores)):
+            part = slice(starts[place], starts[place] + sizes[place])
+            inside = np.argsort(-evidence[part], kind="stable")
+            ranked.append(
+                RankedConcept(
+                    number=int(numbers[place]),
+                    score=float(scores[place]),
+                    facets={facet: float(values[place]) for facet, values in best.items()},
+                    found_by=_speakers({f: float(v[place]) for f, v in best.items()}),
+                    rows=rows[part][inside],
+                    similarities={f: s[part][inside] for f, s in similarities.items()},
+                )
+            )
+        return ranked
+
+    def _size(self, number: int) -> int:
+        return int(self._starts[number + 1] - self._starts[number])
+
+
+def standardise(
+    similarities: Mapping[Facet, Floats], cohort: Mapping[Facet, Floats]
+) -> tuple[dict[Facet, Doubles], dict[Facet, Doubles]]:
+    """Cosines in standard deviations above the cohort's mean.
+
+    Args:
+        similarities: facet -> (..., N) cosines of queries with exemplars.
+        cohort: facet -> (..., C) cosines of the same queries with the cohort.
+
+    Returns:
+        The same for the exemplars, and for the cohort itself; float64.
+    """
+    levels: dict[Facet, Doubles] = {}
+    background: dict[Facet, Doubles] = {}
+    for facet, cosines in similarities.items():
+        reference = cohort[facet].astype(np.float64)
+        mean = reference.mean(axis=-1, keepdims=True)
+        deviation = np.maximum(reference.std(axis=-1, keepdims=True), 1e-6)
+        levels[facet] = (cosines - mean) / deviation
+        background[facet] = (reference - mean) / deviation
+    return levels, background
+
+
+def combine(levels: Mapping[Facet, Doubles]) -> Doubles:
+    """Each exemplar's evidence: log-mean-exp of its weighted standardised similarities.
+
+    log((e^(b w1 z1) + ... + e^(b wF zF)) / F) / b, b being `SHARPNESS`, w `FACET_WEIGHT`.
+    """
+    weighted = np.stack([FACET_WEIGHT[facet] * level for facet, level in levels.items()])
+    soft = np.logaddexp.reduce(SHARPNESS * weighted, axis=0) - np.log(len(weighted))
+    return np.asarray(soft / SHARPNESS, dtype=np.float64)
+
+
+def score_concepts(evidence: Doubles, sizes: NDArray[np.int64], background: Doubles) -> Doubles:
+    """Each concept's score from its exemplars' evidence.
+
+    sum over k = 1 ... `MOST` of DECAY^(k-1) max(0, e_k - floor(n, k)), e_k being the k-th highest
+    evidence of the concept's n exemplars. The floor is what the k-th best of n unrelated exemplars
+    is expected to show, the background's quantile at 1 - k / (n + 1), but never below `FLOOR`: so
+    a concept does not rise just by having many exemplars. A trace of e_1 orders those with none.
+
+    Args:
+        evidence: (N,) the exemplars of concept 0, then those of concept 1, ...
+        sizes: (C,) exemplars of each concept, each at least 1, N in all.
+        background: (B,) evidence of the cohort, ascending.
+
+    Returns:
+        (C,) float64.
+    """
+    group = np.repeat(np.arange(len(sizes)), sizes)
+    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+    descending = evidence[np.lexsort((-evidence, group))]
+    k = np.arange(len(evidence)) - np.repeat(starts, sizes)  # 0, 1, ... within each concept
+    quantile = 1 - (k + 1) / (sizes[group] + 1)
+    expected = background[(quantile * (len(background) - 1)).astype(np.int64)]
+    excess = np.maximum(descending - np.maximum(expected, FLOOR), 0)
+    counted = np.where(k < MOST, DECAY ** np.minimum(k, MOST), 0)
+    total: Doubles = np.add.reduceat(excess * counted, starts) + 1e-3 * descending[starts]
+    return total
+
+
+def _speakers(best: Mapping[Facet, float]) -> tuple[Facet, ...]:
+    """The facets that hold a notable part of the evidence, the stronger first."""
+    power = {facet: SHARPNESS * FACET_WEIGHT[facet] * level for facet, level in best.items()}
+    top = max(power.values())
+    parts = {facet: np.exp(value - top) for facet, value in power.items()}
+    whole = sum(parts.values())
+    order = sorted(parts, key=lambda facet: -parts[facet])
+    return tuple(facet for facet in order if parts[facet] >= SPEAKS * whole)

@@ -1,0 +1,221 @@
+"""One immutable, checksummed version of the index on disk: build, publish, open.
+
+index/<version>/     manifest.json, catalog.sqlite, <facet>.faiss, cohort, calibration
+index/CURRENT        the published version's name, replaced atomically
+"""
+
+import hashlib
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from pydantic import AwareDatetime, ValidationError
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from index.calibration import Calibration
+from index.catalog import Catalog
+from index.errors import SnapshotError
+from index.ranking import Embeddings, Ranker
+from index.vectors import FaissStore, VectorStore
+from model.config import Facet, Frozen
+
+MANIFEST, CATALOG, COHORT = "manifest.json", "catalog.sqlite", "cohort.safetensors"
+CALIBRATION, CURRENT = "calibration.json", "CURRENT"
+
+
+class FileRecord(Frozen):
+    """What a file must be."""
+
+    sha256: str
+    bytes: int
+
+
+class Manifest(Frozen):
+    """What a version holds."""
+
+    format: Literal[1] = 1
+    version: str
+    model_id: str
+    created_at: AwareDatetime
+    dimensions: dict[Facet, int]
+    concepts: int
+    exemplars: int
+    sources: list[str]
+    files: dict[str, FileRecord]
+
+
+class Snapshot:
+    """An opened version: catalog, vectors and calibration that belong together."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        catalog: Catalog,
+        vectors: VectorStore,
+        cohort: Embeddings,
+        calibration: Calibration,
+    ) -> None:
+        self.manifest = manifest
+        self.catalog = catalog
+        self.vectors = vectors
+        self.ranker = Ranker(vectors, catalog.concept_numbers(), cohort)
+        self.calibration = calibration
+
+    @property
+    def version(self) -> str:
+        """Its name."""
+        return self.manifest.version
+
+    @property
+    def model_id(self) -> str:
+        """The model its embeddings came from."""
+        return self.manifest.model_id
+
+    @property
+    def calibration_id(self) -> str:
+        """Identity of the calibration, for evidence."""
+        return self.manifest.files[CALIBRATION].sha256[:12]
+
+    @classmethod
+    def open(cls, folder: Path) -> "Snapshot":
+        """Open a version after checking every file against its manifest.
+
+        Raises:
+            SnapshotError: a file is missing, changed, or does not fit the others.
+        """
+        try:
+            manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
+        except (OSError, ValidationError) as error:
+            raise SnapshotError(
+                f"the index version {folder.name} has no readable {MANIFEST} ({error}); "
+                "run `whence rebuild`"
+            ) from error
+        for name, record in manifest.files.items():
+            _check_file(folder / name, record)
+        vectors = FaissStore.open(folder, list(manifest.dimensions))
+        catalog = Catalog(folder / CATALOG)
+        dimensions = {facet: vectors.dimension(facet) for facet in manifest.dimensions}
+        if vectors.count != catalog.exemplar_count() or dimensions != manifest.dimensions:
+            raise SnapshotError(
+                f"the index version {folder.name} does not fit together: {vectors.count} vectors "
+                f"of dimension {dimensions} for {catalog.exemplar_count()} exemplars; run "
+                "`whence rebuild`"
+            )
+        try:
+            cohort = load_file(folder / COHORT)
+            calibration = Calibration.model_validate_json((folder / CALIBRATION).read_bytes())
+        except (OSError, SafetensorError, ValidationError) as error:
+            raise SnapshotError(
+                f"the index version {folder.name} cannot be read ({error}); run `whence rebuild`"
+            ) from error
+        return cls(manifest, catalog, vectors, cohort, calibration)  # type: ignore[arg-type]
+
+    def require_model(self, model_id: str) -> None:
+        """Refuse to be paired with another model's embeddings.
+
+        Raises:
+            SnapshotError: it is another model.
+        """
+        if model_id != self.model_id:
+            raise SnapshotError(
+                f"the index version {self.version} was built with model {self.model_id!r}, not "
+                f"{model_id!r}; run `whence rebuild --model {model_id}`"
+            )
+
+    def close(self) -> None:
+        """Release its files."""
+        self.catalog.close()
+
+
+def new_version() -> str:
+    """A name that sorts by time."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}"[:-3] + f"-{uuid.uuid4().hex[:4]}"
+
+
+@contextmanager
+def building(index: Path, version: str) -> Iterator[Path]:
+    """A folder to build a version in; it takes its final name if the block ends well, else goes."""
+    folder = index / f".building-{version}"
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+        for path in [*folder.iterdir(), folder]:
+            _sync(path)
+        folder.rename(index / version)
+        _sync(index)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def publish(index: Path, version: str) -> None:
+    """Make a version the current one, atomically."""
+    draft = index / f".{CURRENT}-{version}"
+    draft.write_text(version + "\n")
+    _sync(draft)
+    draft.replace(index / CURRENT)
+    _sync(index)
+
+
+def published_version(index: Path) -> str | None:
+    """The current version's name, or None while nothing is published."""
+    try:
+        return (index / CURRENT).read_text().strip() or None
+    except FileNotFoundError:
+        return None
+
+
+def open_published(index: Path) -> Snapshot:
+    """Open the current version.
+
+    Raises:
+        SnapshotError: nothing is published yet, or the version is damaged.
+    """
+    version = published_version(index)
+    if version is None:
+        raise SnapshotError(f"there is no index in {index} yet; run `whence rebuild --source PATH`")
+    return Snapshot.open(index / version)
+
+
+def list_versions(index: Path) -> list[Manifest]:
+    """Manifests of all complete versions, oldest first; unreadable ones are left out."""
+    found = []
+    for path in sorted(index.glob(f"[!.]*/{MANIFEST}")):
+        try:
+            found.append(Manifest.model_validate_json(path.read_bytes()))
+        except ValidationError:
+            continue
+    return sorted(found, key=lambda manifest: manifest.created_at)
+
+
+def file_record(path: Path) -> FileRecord:
+    """A file's checksum and size."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
+    return FileRecord(sha256=digest.hexdigest(), bytes=path.stat().st_size)
+
+
+def _check_file(path: Path, record: FileRecord) -> None:
+    try:
+        state = "" if file_record(path) == record else "changed since it was written"
+    except FileNotFoundError:
+        state = "missing"
+    except OSError as error:
+        state = f"not readable ({error.strerror})"
+    if state:
+        raise SnapshotError(
+            f"the file {path} is {state}; run `whence rebuild` to write the index anew"
+        )
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

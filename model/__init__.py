@@ -1,0 +1,1 @@
+"""The embedding: backbone, views, losses, head and training. Imports nothing else of ours."""

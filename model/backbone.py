@@ -1,0 +1,301 @@
+"""A timm network with its own preprocessing: images in, pooled features and stages out."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import huggingface_hub
+import timm
+import torch
+from huggingface_hub import constants as hub
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from timm.data.config import resolve_model_data_config
+from timm.data.transforms_factory import create_transform
+from torch import nn
+
+from model.config import BackboneConfig
+from model.errors import BackboneError
+
+DATA_OPTIONS = frozenset({"mean", "std", "input_size", "crop_pct", "interpolation"})
+# Options that decide on weights: create_backbone does, and it loads no format that can run code.
+RESERVED_OPTIONS = frozenset(
+    {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"}
+)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class BackboneFeatures:
+    """What one forward pass gives."""
+
+    pooled: torch.Tensor  # (B, D) what the network would hand to its classifier
+    stages: list[torch.Tensor]  # each (B, C, H, W), from early to late
+
+
+class Backbone(nn.Module):
+    """A timm network read at its pooled output and at its intermediate stages."""
+
+    def __init__(self, network: nn.Module, config: BackboneConfig) -> None:
+        super().__init__()
+        # Convolutions run several times faster on CPU, and no slower on CUDA, in this layout.
+        self.network = network.to(memory_format=torch.channels_last)
+        self.config = config
+        self._transform = create_transform(
+            input_size=(3, config.input_size, config.input_size),
+            is_training=False,
+            mean=config.mean,
+            std=config.std,
+            crop_pct=config.crop_pct,
+            interpolation=config.interpolation,
+        )
+
+    def preprocess(self, image: Image.Image) -> torch.Tensor:
+        """An RGB image as the network wants it: (3, S, S) float32."""
+        tensor: torch.Tensor = self._transform(image)
+        return tensor
+
+    def forward(self, pixels: torch.Tensor) -> BackboneFeatures:
+        """Read the network.
+
+        Args:
+            pixels: (B, 3, S, S) float, from `preprocess`.
+        """
+        network: Any = self.network  # timm's feature methods are not in nn.Module's type
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
+        final, stages = network.forward_intermediates(pixels)
+        pooled = network.forward_head(final, pre_logits=True)
+        return BackboneFeatures(pooled.flatten(1), list(stages))
+
+
+def create_backbone(
+    name: str, *, weights: Path | None = None, options: Mapping[str, object] | None = None
+) -> Backbone:
+    """Build a backbone with trained weights.
+
+    Args:
+        name: a timm model name, such as ``vit_base_patch16_224.dino``.
+        weights: a safetensors file; without one the weights come from the hub or its local cache.
+        options: timm's own (``pad_type=same``), and ``mean``, ``std``, ``input_size``,
+            ``crop_pct``, ``interpolation`` to override the network's preprocessing.
+
+    Raises:
+        BackboneError: the name or an option is unknown, the file does not fit the network, or the
+            hub is out of reach.
+    """
+    given = dict(options or {})
+    data = {key: given.pop(key) for key in DATA_OPTIONS & given.keys()}
+    if weights is None:
+        network = _from_hub(name, given)
+    else:
+        network = _create(name, given)
+        _load_weights(network, weights)
+    origin = "hub" if weights is None else "file"
+    return _tried(Backbone(network.eval(), _config(network, name, origin, given, data)))
+
+
+def create_random_backbone(
+    name: str, *, seed: int = 0, options: Mapping[str, object] | None = None
+) -> Backbone:
+    """A backbone with random weights, for tests and for a first run without any trained ones.
+
+    Raises:
+        BackboneError: the name or an option is unknown.
+    """
+    given = dict(options or {})
+    data = {key: given.pop(key) for key in DATA_OPTIONS & given.keys()}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = _create(name, given)
+    return _tried(Backbone(network.eval(), _config(network, name, "random", given, data)))
+
+
+def restore_backbone(config: BackboneConfig, state: Mapping[str, torch.Tensor]) -> Backbone:
+    """The backbone a checkpoint describes.
+
+    Raises:
+        BackboneError: ``state`` does not fit the network that ``config`` names.
+    """
+    network = _create(config.name, dict(config.options))
+    _fit(network, state, "the checkpoint")
+    return Backbone(network.eval(), config)
+
+
+def parse_options(pairs: Sequence[str]) -> dict[str, object]:
+    """``K=V`` texts as `create_backbone`'s options: numbers, booleans, comma-separated numbers.
+
+    Raises:
+        BackboneError: a text is not of the form ``K=V``.
+    """
+    options: dict[str, object] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not (key and equals and value):
+            raise BackboneError(
+                f"--backbone-option {pair!r}: write it as NAME=VALUE, such as pad_type=same"
+            )
+        options[key.strip()] = _parse_value(value.strip())
+    return options
+
+
+def _parse_value(text: str) -> object:
+    if "," in text:
+        return tuple(_parse_value(part.strip()) for part in text.split(","))
+    if text.lower() in {"true", "false"}:
+        return text.lower() == "true"
+    for number in (int, float):
+        try:
+            return number(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _create(name: str, options: dict[str, Any], **more: Any) -> nn.Module:
+    if ":" in name or "/" in name:
+        raise BackboneError(
+            f"backbone {name!r}: give a timm model's plain name, such as "
+            "vit_base_patch16_224.dino; weights of your own go with --weights FILE (safetensors)"
+        )
+    if reserved := sorted(RESERVED_OPTIONS & options.keys()):
+        raise BackboneError(
+            f"--backbone-option {reserved[0]} is not supported; weights come from the hub or from "
+            "--weights FILE (safetensors)"
+        )
+    try:
+        network: nn.Module = timm.create_model(name, num_classes=0, **options, **more)
+    except (TypeError, ValueError, KeyError, AttributeError, AssertionError) as error:
+        raise BackboneError(
+            f"backbone {name!r} does not take these options: {options} ({error})"
+        ) from error
+    except RuntimeError as error:
+        if "Unknown model" in str(error):
+            close = ", ".join(timm.list_models(f"*{name.split('.')[0][:8]}*")[:5])
+            hint = f"; near it: {close}" if close else ""
+            raise BackboneError(f"there is no backbone named {name!r} in timm{hint}") from error
+        raise BackboneError(f"backbone {name!r} could not be built: {error}") from error
+    if not hasattr(network, "forward_intermediates"):
+        raise BackboneError(
+            f"backbone {name!r} does not show its intermediate stages, which the facets read; "
+            "choose another, such as vit_base_patch16_224.dino or mobilenetv2_100"
+        )
+    return network
+
+
+@torch.inference_mode()
+def _tried(backbone: Backbone) -> Backbone:
+    """The backbone, after one image of its size: what does not fit shows before any real work."""
+    size = backbone.config.input_size
+    try:
+        backbone(torch.zeros(1, 3, size, size))
+    except (AssertionError, RuntimeError, TypeError, ValueError, AttributeError) as error:
+        raise BackboneError(
+            f"backbone {backbone.config.name!r} cannot read images of {size} x {size} pixels "
+            f"({error}); leave input_size out, or for a vision transformer add "
+            f"--backbone-option img_size={size}"
+        ) from error
+    return backbone
+
+
+def _from_hub(name: str, options: dict[str, Any]) -> nn.Module:
+    """Weights from the hub's local cache, else from the hub."""
+    try:
+        pretrained = timm.get_pretrained_cfg(name, allow_unregistered=True) if name else None
+    except RuntimeError as error:
+        known = ", ".join(timm.list_pretrained(f"{name.partition('.')[0]}.*"))
+        raise BackboneError(
+            f"timm has no pretrained weights named {name!r}; it has {known}"
+        ) from error
+    if pretrained is None or not pretrained.hf_hub_id:
+        _create(name, options)  # an unknown name fails here, with its own message
+        raise BackboneError(
+            f"timm has no pretrained weights for {name!r}; give your own with --weights FILE "
+            "(safetensors)"
+        )
+    repository = str(pretrained.hf_hub_id)
+    if repository == "timm/":  # timm's short form: its own organisation, the model's full name
+        tag = f".{pretrained.tag}" if pretrained.tag else ""
+        repository += f"{pretrained.architecture}{tag}"
+    cached = huggingface_hub.try_to_load_from_cache(repository, "model.safetensors")
+    if isinstance(cached, str):
+        return _create(name, options, pretrained=True, pretrained_cfg_overlay={"file": cached})
+    try:
+        # One short question first: the hub client itself retries for most of a minute.
+        httpx.head(hub.ENDPOINT, timeout=5.0, follow_redirects=True)
+        return _create(name, options, pretrained=True)
+    except (httpx.HTTPError, OSError) as error:
+        cause = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise BackboneError(
+            f"the weights of backbone {name!r} are not in the local cache and the hub "
+            f"({hub.ENDPOINT}) is out of reach: {cause}. "
+            "Use local weights with --weights FILE (safetensors), or connect and try again"
+        ) from error
+
+
+def _load_weights(network: nn.Module, path: Path) -> None:
+    if not path.is_file():
+        raise BackboneError(f"--weights {path}: there is no such file")
+    try:
+        state = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise BackboneError(
+            f"--weights {path} is not a readable safetensors file ({error}); other formats can run "
+            "code when loaded: convert it with safetensors.torch.save_file"
+        ) from error
+    _fit(network, state, f"--weights {path}")
+
+
+def _fit(network: nn.Module, state: Mapping[str, torch.Tensor], origin: str) -> None:
+    """Load ``state``; a classifier in it is left out, anything else missing or over is an error."""
+    wanted = network.state_dict()
+    classifier = tuple(
+        f"{part}." for part in _classifier_names(network) if f"{part}.weight" not in wanted
+    )
+    given = {
+        key: value.float() if value.is_floating_point() else value
+        for key, value in state.items()
+        if not key.startswith(classifier)
+    }
+    # BatchNorm's step counter takes no part in inference and some exports drop it.
+    missing = [k for k in wanted if k not in given and not k.endswith("num_batches_tracked")]
+    unknown = [key for key in given if key not in wanted]
+    wrong = [k for k in given.keys() & wanted.keys() if given[k].shape != wanted[k].shape]
+    if missing or unknown or wrong:
+        example = (missing or unknown or wrong)[0]
+        raise BackboneError(
+            f"{origin} does not fit the backbone: {len(missing)} tensors missing, {len(unknown)} "
+            f"unknown, {len(wrong)} of another shape (for example {example!r}); "
+            "check --backbone and --backbone-option"
+        )
+    network.load_state_dict(given, strict=False)
+
+
+def _classifier_names(network: nn.Module) -> tuple[str, ...]:
+    named = getattr(network, "pretrained_cfg", {}).get("classifier") or ()
+    return (named,) if isinstance(named, str) else tuple(named)
+
+
+def _config(
+    network: nn.Module, name: str, weights: str, options: dict[str, Any], data: dict[str, Any]
+) -> BackboneConfig:
+    resolved: dict[str, Any] = resolve_model_data_config(network)  # type: ignore[no-untyped-call]
+    size = data.get("input_size", resolved["input_size"])
+    values = {
+        "mean": data.get("mean", resolved["mean"]),
+        "std": data.get("std", resolved["std"]),
+        "crop_pct": data.get("crop_pct", resolved["crop_pct"]),
+        "interpolation": data.get("interpolation", resolved["interpolation"]),
+        # timm's form is (channels, height, width); the command takes one number.
+        "input_size": size[-1] if isinstance(size, Sequence) else size,
+    }
+    try:
+        return BackboneConfig.model_validate(
+            {"name": name, "weights": weights, "options": options, **values}
+        )
+    except ValueError as error:
+        raise BackboneError(f"backbone options for {name!r}: {error}") from error

@@ -1,0 +1,119 @@
+"""A model on disk: config.json, model.safetensors and training.json in a folder named by its id."""
+
+import hashlib
+import json
+import shutil
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from model.backbone import restore_backbone
+from model.config import ModelConfig
+from model.embedder import AttributionModel, Embedder
+from model.errors import BackboneError, ModelError
+from model.head import AttributionHead
+
+CONFIG, WEIGHTS, TRAINING = "config.json", "model.safetensors", "training.json"
+
+
+def model_identity(config: ModelConfig, state: dict[str, torch.Tensor]) -> str:
+    """The backbone's name and a hash of everything that changes an embedding."""
+    digest = hashlib.sha256(config.model_dump_json().encode())
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.numpy().tobytes())
+    return f"{config.backbone.name}-{digest.hexdigest()[:12]}"
+
+
+def save_model(models: Path, model: AttributionModel, training: dict[str, Any]) -> str:
+    """Write a model below ``models``; complete or not at all.
+
+    Args:
+        models: the folder of all models.
+        model: what to save.
+        training: how it came to be (losses, versions, data), for people; JSON.
+
+    Returns:
+        Its id. Saving an equal model again changes nothing but ``training.json``, and mends what
+        was damaged.
+    """
+    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    model_id = model_identity(model.config, state)
+    models.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(prefix=".building-", dir=models))
+    try:
+        building.chmod(0o755)
+        (building / CONFIG).write_text(model.config.model_dump_json(indent=2) + "\n")
+        save_file(state, building / WEIGHTS)
+        record = {"model_id": model_id, "created_at": datetime.now(UTC).isoformat(), **training}
+        (building / TRAINING).write_text(json.dumps(record, indent=2) + "\n")
+        folder = models / model_id
+        if folder.exists():  # equal, or damaged since: then this mends it
+            for name in (WEIGHTS, CONFIG, TRAINING):
+                (building / name).replace(folder / name)
+        else:
+            building.rename(folder)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return model_id
+
+
+def load_embedder(models: Path, model_id: str, *, device: str = "auto") -> Embedder:
+    """The embedder of a saved model.
+
+    Raises:
+        ModelError: there is no such model, or its files are damaged or do not fit together.
+    """
+    folder = models / model_id
+    if not (folder / CONFIG).is_file():
+        known = ", ".join(list_models(models)) or "none yet; run `whence train`"
+        raise ModelError(f"model {model_id!r} is not in {models} (there: {known})")
+    try:
+        config = ModelConfig.model_validate_json((folder / CONFIG).read_bytes())
+        state = load_file(folder / WEIGHTS)
+        prefix = "backbone.network."
+        network = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+        heads = {
+            name: AttributionHead(torch.zeros(d), torch.zeros(k, d))
+            for name, (k, d) in config.dimensions.items()
+        }
+        model = AttributionModel(restore_backbone(config.backbone, network), heads, config)
+        model.load_state_dict(state)
+    except (OSError, SafetensorError, ValidationError, BackboneError, RuntimeError) as error:
+        raise ModelError(
+            f"model {model_id!r} in {models} is damaged or of another version ({error}); "
+            "restore it from a backup or train it again with `whence train`"
+        ) from error
+    if model_identity(config, state) != model_id:
+        raise ModelError(
+            f"model {model_id!r} in {models} is not what its name says: its files have changed "
+            "since it was trained; restore it from a backup or train it again"
+        )
+    return Embedder(model, model_id, device=device)
+
+
+def list_models(models: Path) -> list[str]:
+    """Ids of the saved models, oldest first."""
+    return sorted(
+        (path.parent.name for path in models.glob(f"*/{TRAINING}")),
+        key=lambda name: (models / name / TRAINING).stat().st_mtime_ns,
+    )
+
+
+def latest_model(models: Path) -> str:
+    """The model trained last.
+
+    Raises:
+        ModelError: there is none.
+    """
+    found = list_models(models)
+    if not found:
+        raise ModelError(f"there is no model in {models} yet; run `whence train --images PATH`")
+    return found[-1]

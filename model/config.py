@@ -1,0 +1,68 @@
+"""What a model is made of and how it was trained: frozen, validated, saved beside the weights."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Facet = Literal["subject", "style"]
+Reading = Literal["pooled", "late", "early"]
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Frozen(BaseModel):
+    """Immutable settings that refuse unknown names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class BackboneConfig(Frozen):
+    """A timm network and its own preprocessing."""
+
+    name: str
+    options: dict[str, bool | int | float | str] = Field(default_factory=dict)  # of create_model
+    weights: Literal["hub", "file", "random"] = "hub"
+    input_size: int = Field(224, ge=16, le=2048)  # pixels a side
+    mean: tuple[Finite, Finite, Finite] = (0.485, 0.456, 0.406)
+    std: tuple[Positive, Positive, Positive] = (0.229, 0.224, 0.225)
+    crop_pct: float = Field(0.875, gt=0, le=1)
+    interpolation: Literal["bilinear", "bicubic", "lanczos"] = "bicubic"
+
+
+class ReadingConfig(Frozen):
+    """How the head of one reading is trained."""
+
+    power: float = Field(0.25, ge=0, le=0.5)  # of the whitening that training starts from
+    standardise: bool = False  # bring every feature to unit variance first
+    alignment: float = Field(1.0, ge=0)  # weight of InfoNCE
+    disentanglement: float = Field(1.0, ge=0)  # weight of Infomax
+
+
+class TrainConfig(Frozen):
+    """Hyperparameters of the heads; the backbone stays as it is."""
+
+    seed: int = 0
+    views: int = Field(2, ge=2, le=8)  # augmented views of each image, beside the clean one
+    components: int = Field(512, ge=1)  # length of each reading's embedding, at most
+    readings: dict[Reading, ReadingConfig] = {
+        "pooled": ReadingConfig(power=0.20, standardise=True),
+        "late": ReadingConfig(power=0.25),
+        "early": ReadingConfig(power=0.40),
+    }
+    steps: int = Field(200, ge=0)
+    batch_size: int = Field(512, ge=2)  # images
+    learning_rate: float = Field(1e-3, gt=0)
+    temperature: float = Field(0.1, gt=0)  # of InfoNCE
+    held_out: float = Field(0.1, gt=0, lt=1)  # share of the images that early stopping looks at
+    evaluate_every: int = Field(20, ge=1)  # steps
+    patience: int = Field(3, ge=1)  # evaluations without a better one before training stops
+
+
+class ModelConfig(Frozen):
+    """Everything that changes an embedding, apart from the weights themselves."""
+
+    format: Literal[1] = 1
+    backbone: BackboneConfig
+    facets: dict[Facet, dict[Reading, float]]  # how much each reading counts in a facet's cosine
+    dimensions: dict[Reading, tuple[int, int]]  # of each reading's head: components, features

@@ -1,0 +1,85 @@
+"""`Embedder.embed(images)`: one unit-norm matrix per facet from one forward pass."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import nn
+
+from model.backbone import Backbone
+from model.config import Facet, ModelConfig, Reading
+from model.facets import FacetReader
+from model.head import AttributionHead
+
+
+class AttributionModel(nn.Module):
+    """Backbone -> readings -> heads -> facets, each of unit norm."""
+
+    def __init__(
+        self, backbone: Backbone, heads: Mapping[Reading, AttributionHead], config: ModelConfig
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = backbone
+        self.reader = FacetReader()
+        self.heads = nn.ModuleDict({str(reading): head for reading, head in heads.items()})
+
+    def forward(self, pixels: torch.Tensor) -> dict[Facet, torch.Tensor]:
+        """Embed (B, 3, S, S) preprocessed pixels: facet -> (B, K) float32 of unit norm."""
+        readings = self.reader(self.backbone(pixels))
+        facets: dict[Facet, torch.Tensor] = {}
+        for facet, weights in self.config.facets.items():
+            total = sum(weights.values())
+            # With the roots of the weights, a dot product is the readings' weighted mean cosine.
+            parts = [
+                self.heads[name](readings[name]) * (weight / total) ** 0.5
+                for name, weight in weights.items()
+            ]
+            facets[facet] = torch.cat(parts, dim=-1)
+        return facets
+
+
+class Embedder:
+    """Runs a model on images, on CUDA when there is one."""
+
+    def __init__(
+        self, model: AttributionModel, model_id: str, *, device: str = "auto", batch_size: int = 32
+    ) -> None:
+        self.device = choose_device(device)
+        self.model_id = model_id
+        self.batch_size = batch_size
+        self._model = model.to(self.device).eval()
+
+    @property
+    def input_size(self) -> int:
+        """Pixels a side of what the backbone sees."""
+        return self._model.config.backbone.input_size
+
+    def preprocess(self, image: Image.Image) -> torch.Tensor:
+        """(3, S, S) float32 pixels of an RGB image; the part of `embed` that can run elsewhere."""
+        return self._model.backbone.preprocess(image)
+
+    def embed(self, images: Sequence[Image.Image]) -> dict[Facet, NDArray[np.float32]]:
+        """Embed RGB images: facet -> (N, K) float32, each row of unit norm."""
+        return self.embed_pixels([self.preprocess(image) for image in images])
+
+    @torch.inference_mode()
+    def embed_pixels(self, pixels: Sequence[torch.Tensor]) -> dict[Facet, NDArray[np.float32]]:
+        """`embed` for images that `preprocess` has seen already."""
+        batches = [
+            self._model(torch.stack(list(pixels[i : i + self.batch_size])).to(self.device))
+            for i in range(0, len(pixels), self.batch_size)
+        ]
+        return {
+            facet: np.concatenate([batch[facet].float().cpu().numpy() for batch in batches])
+            for facet in self._model.config.facets
+        }
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """``auto`` is CUDA when there is one, else CPU; any other name is torch's own."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)

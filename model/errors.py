@@ -1,0 +1,50 @@
+"""Every error Whence raises on purpose descends from `WhenceError`.
+
+    WhenceError
+    ├── ImageError                 an image that cannot be used
+    │   ├── UndecodableImageError      its bytes are not a whole image
+    │   ├── UnsupportedImageError      not an accepted format
+    │   ├── ImageTooLargeError         more pixels (or frames' worth of them) than allowed
+    │   └── ImageTooSmallError         too few pixels to describe
+    ├── BackboneError              unknown name, bad option, weights out of reach or that do not fit
+    ├── TrainingError              images that nothing can be learnt from
+    └── ModelError                 a stored model that is missing, damaged or of another version
+
+Each message says what was wrong and what to do; it may be shown to the user as it is.
+"""
+
+
+class WhenceError(Exception):
+    """Base of the named errors."""
+
+
+class ImageError(WhenceError):
+    """An image that cannot be used."""
+
+
+class UndecodableImageError(ImageError):
+    """The bytes are not a complete image."""
+
+
+class UnsupportedImageError(ImageError):
+    """The bytes are not an image of an accepted format."""
+
+
+class ImageTooLargeError(ImageError):
+    """The image has more pixels than allowed."""
+
+
+class ImageTooSmallError(ImageError):
+    """The image has too few pixels to describe."""
+
+
+class BackboneError(WhenceError):
+    """A backbone that cannot be built."""
+
+
+class TrainingError(WhenceError):
+    """Images or features that nothing can be learnt from."""
+
+
+class ModelError(WhenceError):
+    """A stored model that is missing, damaged or of another version."""

@@ -1,0 +1,92 @@
+"""What each facet reads of the backbone: subject = what is shown, style = how it is made.
+
+A *reading* turns one forward pass into one vector per image; a facet is one or more readings, each
+disentangled by a head of its own:
+
+    subject   pooled   the pooled features: which objects
+              late     correlations of a late stage's channels: which parts go together
+    style     early    correlations of the early stages' channels: strokes, textures, palettes
+
+How channels vary together over the picture, whatever is where, is what style transfer copies (Gram
+matrices: Gatys et al. 2016); correlations leave out how strong each channel is.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from model.backbone import BackboneFeatures
+from model.config import Facet, Reading
+
+# How much each reading counts in its facet's cosine.
+FACETS: Mapping[Facet, Mapping[Reading, float]] = {
+    "subject": {"pooled": 1.0, "late": 1.0},
+    "style": {"early": 1.0},
+}
+
+CHANNELS = 96  # a wider stage is projected onto this many directions first
+SEED = 0
+EDITION = 1  # raise it when a reading changes, so that feature banks made before are not used
+
+
+class FacetReader(nn.Module):
+    """Backbone features -> one raw vector per reading.
+
+    A network's stages are those of `timm`'s ``forward_intermediates``: the five resolutions of a
+    convolutional network, or the blocks of a transformer. Of S stages the early ones lie at 1/5,
+    2/5 and 3/5 of the depth, the late one at 4/5. Transformer blocks are wide, and the correlations
+    of 768 channels would be 294,528 numbers, so wide stages are first projected onto `CHANNELS`
+    fixed random directions.
+    """
+
+    def extra_repr(self) -> str:
+        """What distinguishes one reader from another."""
+        return f"edition={EDITION}, channels={CHANNELS}, seed={SEED}"
+
+    def forward(self, features: BackboneFeatures) -> dict[Reading, torch.Tensor]:
+        """Each reading of a batch, (B, D) float32, D differing between readings."""
+        stages = features.stages
+        *early, late = (stages[_stage_at(part, len(stages))] for part in (1, 2, 3, 4))
+        pooled = features.pooled.float()
+        return {
+            # The signed root tames the few channels that would outweigh all others.
+            "pooled": pooled.sign() * pooled.abs().sqrt(),
+            "late": channel_correlations(late),
+            "early": torch.cat([channel_correlations(stage) for stage in early], dim=1),
+        }
+
+
+def channel_correlations(maps: torch.Tensor) -> torch.Tensor:
+    """How channels vary together over the picture: (B, C, H, W) -> (B, C (C - 1) / 2) float32.
+
+    The correlation of each pair of channels over all positions; 0 where a channel does not vary.
+    """
+    # Positions before channels: as the backbone lays its maps out, so that nothing is copied.
+    x = maps.float().permute(0, 2, 3, 1).flatten(1, 2)  # (B, P, C)
+    if x.shape[2] > CHANNELS:
+        x = x @ _directions(x.shape[2], x.device)
+    mean = x.mean(dim=1, keepdim=True)  # (B, 1, C)
+    second_moment = x.transpose(1, 2) @ x / x.shape[1]  # (B, C, C)
+    covariance = second_moment - mean.transpose(1, 2) @ mean
+    # What rounding leaves of a constant channel is no variance.
+    noise = 1e-5 * second_moment.diagonal(dim1=1, dim2=2) + 1e-12
+    variance = covariance.diagonal(dim1=1, dim2=2)
+    scale = torch.where(variance > noise, variance.clamp(min=1e-12).rsqrt(), 0)  # (B, C)
+    correlations = covariance * scale[:, :, None] * scale[:, None, :]
+    width = correlations.shape[1]
+    first, second = torch.triu_indices(width, width, offset=1, device=x.device)
+    return correlations[:, first, second]
+
+
+def _stage_at(fifths: int, count: int) -> int:
+    """The stage at that many fifths of the depth: 0, 1, 2, 3 of five; 1, 4, 6, 9 of twelve."""
+    return max(0, round(count * fifths / 5) - 1)
+
+
+def _directions(channels: int, device: torch.device) -> torch.Tensor:
+    """(channels, CHANNELS) fixed random orthonormal directions."""
+    generator = torch.Generator().manual_seed(SEED)
+    random = torch.randn(channels, CHANNELS, generator=generator, dtype=torch.float64)
+    directions: torch.Tensor = torch.linalg.qr(random).Q
+    return directions.float().to(device)

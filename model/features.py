@@ -1,0 +1,184 @@
+"""Backbone features of every view of every training image: memory-mapped and resumable."""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.lib.format import open_memmap
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset
+
+from model.backbone import Backbone
+from model.config import Reading
+from model.errors import ImageError, TrainingError
+from model.facets import FacetReader
+from model.images import read_image
+from model.views import RandomViews
+
+PENDING, DONE, UNREADABLE = 0, 1, 2
+
+Memmap: TypeAlias = np.memmap[Any, Any]
+Progress = Callable[[int, int], None]  # (done, total)
+
+
+@dataclass(frozen=True)
+class FeatureBank:
+    """Features of N images, each with a clean view (number 0) and V augmented ones.
+
+    Attributes:
+        readings: per reading an (N, 1 + V, D) float32 memory map.
+        unreadable: the images that could not be read; they have no row.
+    """
+
+    readings: dict[Reading, NDArray[np.float32]]
+    unreadable: list[Path]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.readings.values())))
+
+
+def build_feature_bank(
+    folder: Path,
+    images: Sequence[Path],
+    backbone: Backbone,
+    reader: FacetReader,
+    views: RandomViews,
+    *,
+    device: torch.device,
+    batch_size: int = 16,
+    workers: int = 0,
+    progress: Progress | None = None,
+) -> FeatureBank:
+    """Compute the bank, or the rest of it, or nothing when it is there already.
+
+    The bank lives below ``folder`` under a key of everything that changes a feature. Every batch is
+    flushed before it is marked done, so that a run killed at any moment loses one batch at most.
+
+    Args:
+        folder: holds banks, one a key.
+        images: training images.
+        backbone: on ``device`` already.
+        reader: what is read of it.
+        views: draws the augmented views.
+        device: where the forward pass runs.
+        batch_size: images in one forward pass, each with all its views.
+        workers: processes that decode and augment; 0 does it in this one.
+        progress: called with (images done, images in all).
+
+    Raises:
+        TrainingError: no image could be read, or a feature is not finite.
+    """
+    place = folder / _key(images, backbone, reader, views)
+    place.mkdir(parents=True, exist_ok=True)
+    state = _open_map(place / "state.npy", np.uint8, (len(images),))
+    pending = np.flatnonzero(state == PENDING).tolist()
+    loader = DataLoader(
+        _Views([images[i] for i in pending], backbone, views),
+        batch_size=batch_size,
+        num_workers=workers,
+        collate_fn=list,
+    )
+    maps: dict[Reading, Memmap] = {}
+    done = len(images) - len(pending)
+    for batch in loader:
+        rows = pending[: len(batch)]
+        pending = pending[len(batch) :]
+        readable = [row for row, item in zip(rows, batch, strict=True) if item is not None]
+        if readable:
+            pixels = torch.stack([item for item in batch if item is not None])  # (B, 1+V, 3, S, S)
+            for name, values in _read(pixels, backbone, reader, device).items():
+                if name not in maps:
+                    shape = (len(images), *values.shape[1:])
+                    maps[name] = _open_map(place / f"{name}.npy", np.float32, shape)
+                maps[name][readable] = values
+                maps[name].flush()
+        state[rows] = [DONE if row in readable else UNREADABLE for row in rows]
+        state.flush()
+        done += len(batch)
+        if progress:
+            progress(done, len(images))
+    return _finished(place, images, np.asarray(state))
+
+
+def _finished(place: Path, images: Sequence[Path], state: NDArray[np.uint8]) -> FeatureBank:
+    rows = np.flatnonzero(state == DONE)
+    if not len(rows):
+        raise TrainingError(f"none of the {len(images)} images could be read")
+    readings: dict[Reading, NDArray[np.float32]] = {}
+    for path in sorted(place.glob("*.npy")):
+        if path.stem != "state":
+            whole = np.load(path, mmap_mode="r")
+            # Copying is only paid when some image had to be left out.
+            readings[path.stem] = whole if len(rows) == len(state) else whole[rows]  # type: ignore[index]
+    return FeatureBank(readings, [images[i] for i in np.flatnonzero(state == UNREADABLE).tolist()])
+
+
+class _Views(Dataset[torch.Tensor | None]):
+    """(1 + V, 3, S, S) of each image: the clean view, then the others; None if unreadable."""
+
+    def __init__(self, images: Sequence[Path], backbone: Backbone, views: RandomViews) -> None:
+        self._images = images
+        self._preprocess = backbone.preprocess
+        self._views = views
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: int) -> torch.Tensor | None:
+        try:
+            image = read_image(self._images[index])
+        except ImageError:
+            return None
+        views = [image.pixels, *self._views(image.pixels, image.sha256)]
+        return torch.stack([self._preprocess(view) for view in views])
+
+
+@torch.inference_mode()
+def _read(
+    pixels: torch.Tensor, backbone: Backbone, reader: FacetReader, device: torch.device
+) -> dict[Reading, NDArray[np.float32]]:
+    """(B, 1 + V, 3, S, S) pixels -> (B, 1 + V, D) of each reading."""
+    read = reader(backbone(pixels.flatten(0, 1).to(device)))
+    result = {}
+    for name, values in read.items():
+        if not torch.isfinite(values).all():
+            raise TrainingError(
+                f"the backbone gave a {name} feature that is not a finite number; "
+                "its weights or its mean/std options do not fit it"
+            )
+        result[name] = values.unflatten(0, pixels.shape[:2]).cpu().numpy()
+    return result
+
+
+def _open_map(
+    path: Path, dtype: type, shape: tuple[int, ...]
+) -> "np.memmap[tuple[int, ...], np.dtype]":
+    return open_memmap(path, mode="r+" if path.exists() else "w+", dtype=dtype, shape=shape)
+
+
+def _key(
+    images: Sequence[Path], backbone: Backbone, reader: FacetReader, views: RandomViews
+) -> str:
+    digest = hashlib.sha256()
+    recipe = [backbone.config.model_dump(mode="json"), repr(reader), repr(views)]
+    digest.update(json.dumps(recipe, sort_keys=True).encode())
+    for name, tensor in backbone.network.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    for image in images:
+        digest.update(f"{image}\0{_stamp(image)}\n".encode())
+    return digest.hexdigest()[:24]
+
+
+def _stamp(image: Path) -> str:
+    """Size and time of a file; one that has gone is met again as unreadable."""
+    try:
+        stat = image.stat()
+    except OSError:
+        return "gone"
+    return f"{stat.st_size}\0{stat.st_mtime_ns}"

@@ -1,0 +1,232 @@
+"""Training, from images to a saved model; and its visible loop: align and disentangle."""
+
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from numpy.typing import NDArray
+
+from model.backbone import Backbone
+from model.checkpoint import save_model
+from model.config import ModelConfig, Reading, TrainConfig
+from model.embedder import AttributionModel, choose_device
+from model.errors import TrainingError
+from model.facets import FACETS, FacetReader
+from model.features import FeatureBank, Progress, build_feature_bank
+from model.head import AttributionHead
+from model.health import Health, measure_health
+from model.losses import InfomaxLoss, InfoNCELoss
+from model.views import RandomViews
+from model.whitening import PrincipalMap, principal_map
+
+
+@dataclass(frozen=True)
+class TrainingStep:
+    """One evaluation on the held-out images."""
+
+    reading: Reading
+    step: int
+    loss: float
+    alignment: float
+    disentanglement: float
+    health: Health
+
+    def as_dict(self) -> dict[str, object]:
+        """For training.json."""
+        return asdict(self)
+
+
+OnStep = Callable[[TrainingStep], None]
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """What `train_model` made."""
+
+    model_id: str
+    images: int
+    unreadable: list[Path]
+    history: list[TrainingStep]
+
+
+def train_model(
+    images: Sequence[Path],
+    backbone: Backbone,
+    *,
+    models: Path,
+    features: Path,
+    config: TrainConfig | None = None,
+    device: str = "auto",
+    workers: int = 0,
+    progress: Progress | None = None,
+    on_step: OnStep | None = None,
+) -> TrainedModel:
+    """Train the heads of a backbone on unlabelled images and save the model.
+
+    Args:
+        images: from `model.images.list_training_images`.
+        backbone: from `model.backbone.create_backbone`; it is not changed.
+        models: the folder of all models.
+        features: the folder of all feature banks; a run that was killed continues with its own.
+        config: hyperparameters.
+        device: ``auto``, ``cpu``, ``cuda``, ...
+        workers: processes that decode and augment; 0 does it in this one.
+        progress: called with (images done, images in all).
+        on_step: called at each evaluation of the training loop.
+
+    Raises:
+        TrainingError: too few readable images, or features that nothing can be learnt from.
+    """
+    config = config or TrainConfig()
+    target = choose_device(device)
+    reader = FacetReader()
+    views = RandomViews(config.views, backbone.config.input_size, config.seed)
+    bank = build_feature_bank(
+        features,
+        images,
+        backbone.to(target),
+        reader,
+        views,
+        device=target,
+        workers=workers,
+        progress=progress,
+    )
+    heads, history = train_heads(bank, config, on_step)
+    description = ModelConfig(
+        backbone=backbone.config,
+        facets={facet: dict(weights) for facet, weights in FACETS.items()},
+        dimensions={name: (head.dimension, len(head.mean)) for name, head in heads.items()},
+    )
+    model = AttributionModel(backbone, heads, description)
+    record = {
+        "train": config.model_dump(mode="json"),
+        "images": len(bank),
+        "unreadable": [str(path) for path in bank.unreadable],
+        "versions": {"torch": torch.__version__, "python": platform.python_version()},
+        "history": [step.as_dict() for step in history],
+    }
+    model_id = save_model(models, model, record)
+    return TrainedModel(model_id, len(bank), bank.unreadable, history)
+
+
+def train_heads(
+    bank: FeatureBank, config: TrainConfig, on_step: OnStep | None = None
+) -> tuple[dict[Reading, AttributionHead], list[TrainingStep]]:
+    """Train one head per reading of the bank; no labels and no pairs are involved.
+
+    Raises:
+        TrainingError: too few images, or features that do not vary or are not finite.
+    """
+    heads: dict[Reading, AttributionHead] = {}
+    history: list[TrainingStep] = []
+    for reading, features in bank.readings.items():
+        try:
+            heads[reading], steps = train_head(reading, features, config, on_step)
+        except TrainingError as error:
+            raise TrainingError(f"{reading} features: {error}") from error
+        history += steps
+    return heads, history
+
+
+def train_head(
+    reading: Reading,
+    features: NDArray[np.float32],
+    config: TrainConfig,
+    on_step: OnStep | None = None,
+) -> tuple[AttributionHead, list[TrainingStep]]:
+    """Train one head on (N, 1 + V, D) features: view 0 is clean, the others augmented.
+
+    The head is W = M P: P is the closed form (`model.whitening.principal_map`), M starts as the
+    identity and is what gradients change. In these coordinates every component has a like scale, so
+    that one learning rate fits all of them.
+
+    Raises:
+        TrainingError: as `train_heads`.
+    """
+    recipe = config.readings[reading]
+    start = principal_map(
+        torch.from_numpy(np.ascontiguousarray(features[:, 0])),
+        power=recipe.power,
+        components=config.components,
+        standardise=recipe.standardise,
+    )
+    views = _project(features, start)  # (N, 1 + V, K)
+    learn, check = _split(len(views), config)
+    mixing = torch.nn.Parameter(torch.eye(views.shape[2]))
+    optimizer = torch.optim.Adam([mixing], lr=config.learning_rate)
+    align, disentangle = InfoNCELoss(config.temperature), InfomaxLoss()
+    generator = torch.Generator().manual_seed(config.seed)
+
+    def losses(rows: torch.Tensor, pair: torch.Tensor) -> Losses:
+        u = views[rows][:, pair] @ mixing.T  # (B, 2, K)
+        a, b = F.normalize(u, dim=-1).unbind(dim=1)
+        alignment = align(a, b)
+        disentanglement = disentangle(u[:, 0], mixing)
+        total = recipe.alignment * alignment + recipe.disentanglement * disentanglement
+        return Losses(total, alignment, disentanglement, u[:, 0], a, b)
+
+    history: list[TrainingStep] = []
+    best_loss, best_mixing, stale = float("inf"), mixing.detach().clone(), 0
+    for step in range(config.steps + 1):
+        if step % config.evaluate_every == 0:
+            with torch.no_grad():
+                now = losses(check, torch.tensor([1, 2]))
+            history.append(now.as_step(reading, step))
+            if on_step:
+                on_step(history[-1])
+            stale += 1
+            if history[-1].loss < best_loss:
+                best_loss, best_mixing, stale = history[-1].loss, mixing.detach().clone(), 0
+            if stale == config.patience:
+                break
+        rows = learn[torch.randperm(len(learn), generator=generator)[: config.batch_size]]
+        pair = torch.randperm(views.shape[1], generator=generator)[:2]
+        optimizer.zero_grad()
+        losses(rows, pair).total.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+    weight = best_mixing.double() @ start.weight
+    return AttributionHead(start.mean.float(), weight.float()), history
+
+
+@dataclass(frozen=True)
+class Losses:
+    """One batch's losses and what they were taken of."""
+
+    total: torch.Tensor
+    alignment: torch.Tensor
+    disentanglement: torch.Tensor
+    u: torch.Tensor  # (B, K) components of one view
+    a: torch.Tensor  # (B, K) unit vectors of it
+    b: torch.Tensor  # (B, K) unit vectors of another view
+
+    def as_step(self, reading: Reading, step: int) -> TrainingStep:
+        """For the log."""
+        return TrainingStep(
+            reading,
+            step,
+            float(self.total),
+            float(self.alignment),
+            float(self.disentanglement),
+            measure_health(self.u, self.a, self.b),
+        )
+
+
+def _project(features: NDArray[np.float32], start: PrincipalMap) -> torch.Tensor:
+    """All views in the coordinates that training starts from: (N, 1 + V, K) float32."""
+    mean, weight = start.mean.float(), start.weight.float()
+    blocks = np.array_split(features, max(1, len(features) // 4096))  # of a memory map
+    return torch.cat([(torch.from_numpy(np.array(block)) - mean) @ weight.T for block in blocks])
+
+
+def _split(count: int, config: TrainConfig) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows to learn from and rows held out; both are all rows where there are too few to split."""
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(config.seed))
+    held_out = max(2, int(count * config.held_out))
+    if count - held_out < 2:
+        return order, order
+    return order[held_out:], order[:held_out]

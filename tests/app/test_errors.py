@@ -1,0 +1,188 @@
+import logging
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from fastapi.openapi.models import OpenAPI
+from fastapi.testclient import TestClient
+
+from app import errors
+from app.main import create_app
+from app.settings import Settings
+from index.attribution import Attributor
+from index.errors import EvaluationError, NotFoundError, RebuildError, SnapshotError, SourceError
+from model.errors import BackboneError, ImageError, ModelError, TrainingError, WhenceError
+from tests.app.conftest import CheckProblem
+from tests.fakes import FakeEmbedder
+
+KINDS = [kind for kind in vars(errors).values() if isinstance(kind, errors.ProblemType)]
+
+
+def test_unknown_paths_are_not_found(client: TestClient, check_problem: CheckProblem) -> None:
+    problem = check_problem(client.get("/no/such/page"), 404, "not-found")
+    assert "/no/such/page" in problem["detail"]
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
+def test_other_methods_are_not_allowed(
+    client: TestClient, check_problem: CheckProblem, method: str
+) -> None:
+    response = client.request(method, "/attribute")
+    assert method in check_problem(response, 405, "method-not-allowed")["detail"]
+    assert response.headers["allow"] == "POST"
+
+
+class BrokenEmbedder(FakeEmbedder):
+    def embed(self, images: object) -> Any:
+        raise RuntimeError("secret: /home/someone/weights")
+
+
+def test_unexpected_errors_are_logged_and_not_told(
+    attributor: Attributor,
+    tmp_path: Path,
+    check_problem: CheckProblem,
+    caplog: pytest.LogCaptureFixture,
+    query: bytes,
+) -> None:
+    app = create_app(Settings(data=tmp_path), Attributor(BrokenEmbedder(), attributor.snapshot))
+    with TestClient(app, raise_server_exceptions=False) as client:
+        response = client.post("/attribute", files={"image": query})
+        problem = check_problem(response, 500, "internal-error")
+        assert "secret" not in response.text
+        assert "RuntimeError" not in response.text
+        assert client.get("/health/live").status_code == 200
+    [record] = [r for r in caplog.records if r.levelno == logging.ERROR and r.name == "app.errors"]
+    assert problem["instance"] in record.getMessage()
+
+
+def test_the_log_names_the_instance_and_cannot_be_forged(
+    client: TestClient, check_problem: CheckProblem, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="app.errors")
+    problem = check_problem(client.get("/concepts/x%0AERROR%20forged"), 404, "not-found")
+    [message] = [r.getMessage() for r in caplog.records if r.name == "app.errors"]
+    assert problem["instance"] in message
+    assert "\n" not in message
+
+
+def test_each_occurrence_has_its_own_instance(client: TestClient) -> None:
+    assert client.get("/x").json()["instance"] != client.get("/x").json()["instance"]
+
+
+def test_kinds_have_names_of_their_own() -> None:
+    assert len({kind.name for kind in KINDS}) == len(KINDS)
+
+
+def test_the_tree_at_the_top_names_every_kind() -> None:
+    for kind in KINDS:
+        assert f" {kind.name} " in str(errors.__doc__)
+
+
+def test_every_error_a_request_can_meet_is_mapped() -> None:
+    # These belong to the command line: no route trains, rebuilds or evaluates.
+    elsewhere = {BackboneError, TrainingError, SourceError, RebuildError, EvaluationError}
+
+    def leaves(error: type[WhenceError]) -> list[type[WhenceError]]:
+        below = error.__subclasses__()
+        return [leaf for child in below for leaf in leaves(child)] or [error]
+
+    ours = {e for e in leaves(WhenceError) if e.__module__ in {"app.errors", "index.errors"}}
+    ours |= set(leaves(ImageError)) | {ModelError, SnapshotError, NotFoundError}
+    assert ours - elsewhere == set(errors.KINDS)
+
+
+# OpenAPI
+
+
+@pytest.fixture(scope="module")
+def description(client: TestClient) -> dict[str, Any]:
+    described: dict[str, Any] = client.get("/openapi.json").json()
+    return described
+
+
+def operations(description: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {
+        f"{method} {path}": operation
+        for path, item in description["paths"].items()
+        for method, operation in item.items()
+    }
+
+
+def test_the_description_is_valid(description: dict[str, Any]) -> None:
+    OpenAPI.model_validate(description)
+    ids = [operation["operationId"] for operation in operations(description).values()]
+    assert len(set(ids)) == len(ids)
+
+    def references(node: object) -> list[str]:
+        if isinstance(node, dict):
+            inside = [ref for value in node.values() for ref in references(value)]
+            return [*inside, node["$ref"]] if "$ref" in node else inside
+        return (
+            [ref for value in node for ref in references(value)] if isinstance(node, list) else []
+        )
+
+    schemas = description["components"]["schemas"]
+    used = {ref.removeprefix("#/components/schemas/") for ref in references(description)}
+    assert used == set(schemas)  # nothing is missing, nothing is left over
+
+
+def test_everything_is_described(description: dict[str, Any]) -> None:
+    for name, operation in operations(description).items():
+        assert operation["summary"], name
+        assert operation["description"], name
+    for name, schema in description["components"]["schemas"].items():
+        for field, value in schema["properties"].items():
+            assert value.get("description"), f"{name}.{field}"
+
+
+def test_each_problem_is_documented_with_an_example(description: dict[str, Any]) -> None:
+    schemas = description["components"]["schemas"]
+    schema = {**schemas["Problem"], "$defs": schemas, "components": {"schemas": schemas}}
+    seen = set()
+    for operation in operations(description).values():
+        for status, response in operation["responses"].items():
+            if int(status) < 400:
+                continue
+            [(media_type, content)] = response["content"].items()
+            assert media_type == "application/problem+json"
+            for name, example in content["examples"].items():
+                jsonschema.validate(example["value"], schema)
+                assert example["value"]["status"] == int(status)
+                seen.add(name)
+    by_the_router = {"method-not-allowed"}
+    assert seen == {kind.name for kind in KINDS} - by_the_router
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/concepts", "ConceptList"),
+        ("/concepts/navy-blue", "ConceptDetail"),
+        ("/health/live", "Live"),
+        ("/health/ready", "Ready"),
+        ("/concepts/nobody", "Problem"),
+    ],
+)
+def test_answers_fit_the_description(
+    client: TestClient, description: dict[str, Any], path: str, name: str
+) -> None:
+    fits(client.get(path).json(), description, name)
+
+
+def test_an_attribution_fits_the_description(
+    client: TestClient, description: dict[str, Any], query: bytes
+) -> None:
+    answer = client.post("/attribute", files={"image": query}).json()
+    fits(answer, description, "AttributionResponse")
+
+
+def fits(value: object, description: dict[str, Any], name: str) -> None:
+    schema = {"$ref": f"#/components/schemas/{name}", "components": description["components"]}
+    jsonschema.validate(value, schema)
+
+
+def test_the_docs_page_is_there(client: TestClient) -> None:
+    response = client.get("/docs")
+    assert response.status_code == 200
+    assert "/openapi.json" in response.text

@@ -1,0 +1,51 @@
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from app.settings import Settings
+from model.images import DEFAULT_LIMITS, ImageLimits
+
+
+def test_defaults_are_for_one_machine() -> None:
+    settings = Settings()
+    assert (settings.host, settings.port) == ("127.0.0.1", 8000)
+    assert settings.data == Path("data")
+    assert settings.image_limits == DEFAULT_LIMITS
+
+
+def test_the_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WHENCE_DATA", "/srv/whence")
+    monkeypatch.setenv("WHENCE_MAX_PIXELS", "1000")
+    monkeypatch.setenv("WHENCE_LOG_LEVEL", "DEBUG")
+    settings = Settings()
+    assert settings.data == Path("/srv/whence")
+    assert settings.image_limits == ImageLimits(max_pixels=1000)
+    assert settings.log_level == "debug"
+
+
+def test_arguments_go_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WHENCE_PORT", "9000")
+    assert Settings(port=9001).port == 9001
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("WHENCE_PORT", "eighty"),
+        ("WHENCE_PORT", "70000"),
+        ("WHENCE_DEVICE", "gpu"),
+        ("WHENCE_LOG_LEVEL", "loud"),
+        ("WHENCE_MAX_UPLOAD_BYTES", "0"),
+        ("WHENCE_FALSE_ATTRIBUTION_RATE", "1"),
+    ],
+)
+def test_wrong_values_are_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ValidationError, match=name.removeprefix("WHENCE_").lower()):
+        Settings()
+
+
+def test_settings_do_not_change() -> None:
+    with pytest.raises(ValidationError):
+        Settings().port = 1  # type: ignore[misc]

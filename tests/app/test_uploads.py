@@ -1,0 +1,242 @@
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import httpx
+import pytest
+from fastapi.testclient import TestClient
+from PIL import Image
+from starlette.types import Message
+
+from app.main import create_app
+from app.settings import Settings
+from index.attribution import Attributor
+from tests.app.conftest import BYTES, CheckProblem
+from tests.pictures import encode, noise, png_bomb
+
+Post = Callable[..., httpx.Response]
+BOUNDARY = {"content-type": "multipart/form-data; boundary=x"}
+HEAD = b'--x\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n'
+TAIL = b"\r\n--x--\r\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "kind", "says"),
+    [
+        ("nothing", 422, "invalid-request", "is empty"),
+        ("text", 415, "unsupported-image-type", "JPEG, PNG, WEBP"),
+        ("truncated JPEG", 400, "undecodable-image", "cut short"),
+        ("truncated header", 400, "undecodable-image", "header"),
+        ("one pixel", 422, "image-too-small", "1 x 1 pixels; at least 16"),
+        ("bomb", 413, "image-too-large", "50,000,000 pixels"),
+        ("smaller bomb", 413, "image-too-large", "7500 x 7500 pixels"),
+    ],
+)
+def test_bad_images_are_refused(
+    post: Post, check_problem: CheckProblem, name: str, status: int, kind: str, says: str
+) -> None:
+    jpeg = encode(noise(), "JPEG")
+    data = {
+        "nothing": b"",
+        "text": b"I only look like a picture.\n",
+        "truncated JPEG": jpeg[: len(jpeg) // 2],
+        "truncated header": jpeg[:20],
+        "one pixel": encode(Image.new("RGB", (1, 1))),
+        "bomb": png_bomb(20_000),
+        "smaller bomb": png_bomb(7_500),
+    }[name]
+    assert says in check_problem(post(data), status, kind)["detail"]
+
+
+def test_an_empty_body_is_a_missing_image(client: TestClient, check_problem: CheckProblem) -> None:
+    problem = check_problem(client.post("/attribute"), 422, "invalid-request")
+    assert problem["errors"][0]["name"] == "image"
+    empty_form = client.post("/attribute", headers=BOUNDARY, content=b"--x--\r\n")
+    check_problem(empty_form, 422, "invalid-request")
+
+
+def test_a_missing_field_is_named(
+    client: TestClient, check_problem: CheckProblem, query: bytes
+) -> None:
+    problem = check_problem(
+        client.post("/attribute", files={"picture": query}), 422, "invalid-request"
+    )
+    assert "'picture'" in problem["detail"]
+    assert "'image'" in problem["detail"]
+
+
+def test_two_images_are_one_too_many(
+    client: TestClient, check_problem: CheckProblem, query: bytes
+) -> None:
+    files = [("image", ("a.png", query)), ("image", ("b.png", query))]
+    problem = check_problem(client.post("/attribute", files=files), 422, "invalid-request")
+    assert "one image a request" in problem["detail"]
+    many = client.post("/attribute", files=[("image", query)] * 100)
+    check_problem(many, 400, "malformed-form")
+
+
+def test_parameters_do_not_go_into_the_form(
+    client: TestClient, check_problem: CheckProblem, query: bytes
+) -> None:
+    response = client.post("/attribute", files={"image": query}, data={"top_k": "3"})
+    problem = check_problem(response, 422, "invalid-request")
+    assert "'top_k'" in problem["detail"]
+    assert "URL" in problem["detail"]
+
+
+def test_an_image_without_a_filename_is_text(
+    client: TestClient, check_problem: CheckProblem
+) -> None:
+    body = HEAD.replace(b'; filename="a.png"', b"") + b"data" + TAIL
+    response = client.post("/attribute", headers=BOUNDARY, content=body)
+    assert "as a file" in check_problem(response, 422, "invalid-request")["detail"]
+
+
+@pytest.mark.parametrize(
+    "content_type", ["application/json", "image/png", "application/x-www-form-urlencoded"]
+)
+def test_other_bodies_are_unsupported(
+    client: TestClient, check_problem: CheckProblem, query: bytes, content_type: str
+) -> None:
+    response = client.post("/attribute", content=query, headers={"content-type": content_type})
+    problem = check_problem(response, 415, "not-a-form")
+    assert content_type in problem["detail"]
+    assert "multipart/form-data" in problem["detail"]
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [
+        ("multipart/form-data", HEAD + b"data" + TAIL),  # no boundary
+        ("multipart/form-data; boundary=x", b"no boundary in here"),
+        ("multipart/form-data; boundary=x", HEAD + b"data, and then nothing"),
+        (
+            "multipart/form-data; boundary=x",
+            b"--x\r\nContent-Disposition: form-data\r\n\r\n" + TAIL,
+        ),
+        ("multipart/form-data; boundary=x", b"--x\r\nX-Long: " + b"a" * 10_000 + TAIL),
+    ],
+)
+def test_broken_forms_are_refused(
+    client: TestClient, check_problem: CheckProblem, content_type: str, body: bytes
+) -> None:
+    response = client.post("/attribute", headers={"content-type": content_type}, content=body)
+    check_problem(response, 400, "malformed-form")
+
+
+# The byte limit
+
+
+def post_raw(
+    settings: Settings, attributor: Attributor, content: AsyncIterator[bytes], **headers: str
+) -> httpx.Response:
+    """Posts a form chunk by chunk, as a server would hand it over."""
+    app = create_app(settings, attributor)
+
+    async def ask() -> httpx.Response:
+        transport = httpx.ASGITransport(app)
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=transport, base_url="http://test") as client,
+        ):
+            return await client.post("/attribute", content=content, headers={**BOUNDARY, **headers})
+
+    return asyncio.run(ask())
+
+
+class Chunks:
+    """A form of one file, ``length`` bytes in all; counts the bytes that were asked for."""
+
+    def __init__(self, length: int, size: int = 10_000) -> None:
+        self.length, self.size, self.taken = length, size, 0
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        body = HEAD + bytes(self.length - len(HEAD) - len(TAIL)) + TAIL
+        for start in range(0, self.length, self.size):
+            chunk = body[start : start + self.size]
+            self.taken += len(chunk)
+            yield chunk
+
+
+def test_a_body_announced_too_large_is_not_read(
+    settings: Settings, attributor: Attributor, check_problem: CheckProblem
+) -> None:
+    chunks = Chunks(BYTES + 1)
+    headers = {"content-length": str(chunks.length)}
+    response = post_raw(settings, attributor, aiter(chunks), **headers)
+    assert f"{BYTES:,} bytes" in check_problem(response, 413, "body-too-large")["detail"]
+    assert response.headers["connection"] == "close"
+    assert chunks.taken == 0
+
+
+def test_a_body_of_unknown_length_is_read_up_to_the_limit(
+    settings: Settings, attributor: Attributor, check_problem: CheckProblem
+) -> None:
+    chunks = Chunks(10 * BYTES)
+    response = post_raw(settings, attributor, aiter(chunks))
+    check_problem(response, 413, "body-too-large")
+    assert chunks.taken <= BYTES + chunks.size
+
+
+def test_a_false_content_length_does_not_help(
+    settings: Settings, attributor: Attributor, check_problem: CheckProblem
+) -> None:
+    chunks = Chunks(10 * BYTES)
+    response = post_raw(settings, attributor, aiter(chunks), **{"content-length": "100"})
+    check_problem(response, 413, "body-too-large")
+    assert chunks.taken <= BYTES + chunks.size
+
+
+def test_a_body_of_exactly_the_limit_is_read(
+    settings: Settings, attributor: Attributor, check_problem: CheckProblem
+) -> None:
+    response = post_raw(settings, attributor, aiter(Chunks(BYTES)))
+    check_problem(response, 415, "unsupported-image-type")  # for what it holds: zeros
+
+
+def test_nothing_is_read_for_a_request_that_is_wrong_already(
+    client: TestClient, check_problem: CheckProblem
+) -> None:
+    response = client.post("/attribute?topk=1", files={"image": bytes(2 * BYTES)})
+    check_problem(response, 422, "invalid-request")
+
+
+def test_a_client_that_hangs_up_gets_no_answer(settings: Settings, attributor: Attributor) -> None:
+    chunks = iter(
+        [
+            {"type": "http.request", "body": HEAD, "more_body": True},
+            {"type": "http.disconnect"},
+        ]
+    )
+    scope = {
+        "type": "http", "method": "POST", "path": "/attribute", "query_string": b"",
+        "headers": [(b"content-type", BOUNDARY["content-type"].encode())],
+    }  # fmt: skip
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return next(chunks)
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def ask() -> None:
+        app = create_app(settings, attributor)
+        async with app.router.lifespan_context(app):
+            await app(scope, receive, send)  # and raises nothing, which would be logged as ours
+
+    asyncio.run(ask())
+    assert sent[0]["status"] == 400
+
+
+def test_uploads_stay_in_memory(
+    attributor: Attributor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With no place for temporary files, an upload of several megabytes is still answered."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    data = encode(noise(1200, 1200))
+    assert len(data) > 4_000_000
+    with TestClient(create_app(Settings(data=tmp_path), attributor)) as client:
+        response = client.post("/attribute", files={"image": data})
+    assert response.status_code == 200

@@ -1,0 +1,17 @@
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+import index.rebuild
+
+# The tests' tensors are so small that a second thread costs more than it brings.
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quick_calibration() -> Iterator[None]:
+    """Fewer null queries than a real rebuild asks, but enough for a match at 1%."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(index.rebuild, "NULL_QUERIES", 200)
+        yield

@@ -1,0 +1,89 @@
+"""Stand-ins that need no weights: pictures, two models, and an index built with one of them."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from index.layout import DataFolder
+from index.rebuild import rebuild
+from index.snapshot import Snapshot, open_published
+from index.source import read_sources
+from model.backbone import create_random_backbone
+from model.config import Facet, ModelConfig
+from model.embedder import AttributionModel
+from model.facets import FACETS, FacetReader
+from model.head import AttributionHead
+
+
+class FakeEmbedder:
+    """Describes an image by its colours on a coarse grid: same picture, same vector."""
+
+    model_id = "fake-colours"
+    input_size = 32
+    grid = 4
+
+    def preprocess(self, image: Image.Image) -> torch.Tensor:
+        small = image.resize((self.grid, self.grid), Image.Resampling.BOX)
+        return torch.from_numpy(np.asarray(small, dtype=np.float32).transpose(2, 0, 1) / 255)
+
+    def embed(self, images: Sequence[Image.Image]) -> dict[Facet, NDArray[np.float32]]:
+        return self.embed_pixels([self.preprocess(image) for image in images])
+
+    def embed_pixels(self, pixels: Sequence[torch.Tensor]) -> dict[Facet, NDArray[np.float32]]:
+        batch = torch.stack(list(pixels)) - 0.5  # (B, 3, g, g)
+        return {
+            "subject": _unit(batch.flatten(1)),
+            "style": _unit(torch.cat([batch.mean((2, 3)), batch.std((2, 3))], dim=1)),
+        }
+
+
+def patches(seed: int, side: int = 32, cells: int = 4) -> Image.Image:
+    """A picture of ``cells`` x ``cells`` coloured patches, another one for every seed."""
+    colours = np.random.default_rng(seed).integers(0, 256, (cells, cells, 3), dtype=np.uint8)
+    return Image.fromarray(colours).resize((side, side), Image.Resampling.NEAREST)
+
+
+def tiny_model(
+    name: str = "test_efficientnet", *, seed: int = 0, dimension: int = 8
+) -> AttributionModel:
+    """A real model with the product's own facets, small and with random weights."""
+    backbone = create_random_backbone(name, seed=seed, options={"input_size": 32})
+    generator = torch.Generator().manual_seed(seed)
+    with torch.inference_mode():
+        readings = FacetReader()(backbone(torch.zeros(1, 3, 32, 32)))
+    heads = {
+        name: AttributionHead(
+            torch.randn(values.shape[1], generator=generator) / 10,
+            torch.randn(dimension, values.shape[1], generator=generator),
+        )
+        for name, values in readings.items()
+    }
+    config = ModelConfig(
+        backbone=backbone.config,
+        facets={facet: dict(weights) for facet, weights in FACETS.items()},
+        dimensions={name: (head.dimension, len(head.mean)) for name, head in heads.items()},
+    )
+    return AttributionModel(backbone, heads, config)
+
+
+def build_snapshot(
+    data: Path, images: Mapping[str, Sequence[Image.Image]], embedder: FakeEmbedder | None = None
+) -> Snapshot:
+    """The published index of a real rebuild over ``images`` (concept name -> exemplars)."""
+    source = data / "source"
+    for name, pictures in images.items():
+        folder = source / name
+        folder.mkdir(parents=True, exist_ok=True)
+        for number, picture in enumerate(pictures):
+            picture.save(folder / f"{number:02d}.png")
+    rebuild(DataFolder(data), read_sources([source]), embedder or FakeEmbedder())
+    return open_published(DataFolder(data).index)
+
+
+def _unit(x: torch.Tensor) -> NDArray[np.float32]:
+    vectors: NDArray[np.float32] = torch.nn.functional.normalize(x, dim=1).numpy()
+    return vectors

@@ -1,0 +1,88 @@
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from index.embedding_cache import EmbeddedImage, EmbeddingCache
+
+
+def embedded(key: str, seed: int = 0) -> EmbeddedImage:
+    random = np.random.default_rng(seed)
+    return EmbeddedImage(
+        key=key,
+        width=seed + 30,
+        height=seed + 40,
+        thumbnail=f"jpeg of {key}".encode(),
+        vectors={
+            "subject": random.random(6, dtype=np.float32),
+            "style": random.random(3, dtype=np.float32),
+        },
+    )
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "cache" / "embeddings.sqlite"
+
+
+@pytest.fixture
+def cache(path: Path) -> Iterator[EmbeddingCache]:
+    with EmbeddingCache(path) as opened:
+        yield opened
+
+
+def test_what_was_added_is_found_exactly(cache: EmbeddingCache) -> None:
+    images = [embedded("a", 1), embedded("b", 2)]
+    cache.add(images)
+    for facet in ("subject", "style"):
+        found = cache.vectors(facet, ["b", "a", "b"])
+        expected = np.stack([images[i].vectors[facet] for i in (1, 0, 1)])
+        assert found.dtype == np.float32
+        assert np.array_equal(found, expected)
+    assert cache.size("b") == (32, 42)
+    assert cache.thumbnail("a") == b"jpeg of a"
+    assert set(cache.facets()) == {"subject", "style"}
+
+
+def test_missing_keys_are_told_in_order_and_once(cache: EmbeddingCache) -> None:
+    cache.add([embedded("known")])
+    assert cache.missing(["z", "known", "a", "z", "known/view-0"]) == ["z", "a", "known/view-0"]
+    assert cache.missing([]) == []
+
+
+def test_a_cache_is_kept_between_openings(path: Path) -> None:
+    with EmbeddingCache(path) as cache:
+        cache.add([embedded("a")])
+    with EmbeddingCache(path) as cache:
+        assert cache.missing(["a", "b"]) == ["b"]
+
+
+def test_a_batch_is_kept_whole_or_not_at_all(cache: EmbeddingCache, path: Path) -> None:
+    def interrupted() -> Iterator[EmbeddedImage]:
+        yield embedded("a")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cache.add(interrupted())
+    assert cache.missing(["a"]) == ["a"]
+    assert sqlite3.connect(path).execute("SELECT count(*) FROM vectors").fetchone() == (0,)
+
+
+def test_adding_an_image_again_replaces_it(cache: EmbeddingCache) -> None:
+    cache.add([embedded("a", 1)])
+    cache.add([embedded("a", 2)])
+    assert np.array_equal(cache.vectors("style", ["a"])[0], embedded("a", 2).vectors["style"])
+
+
+@pytest.mark.parametrize("ask", [EmbeddingCache.size, EmbeddingCache.thumbnail])
+def test_an_unknown_key_is_an_error_that_names_it(cache: EmbeddingCache, ask) -> None:
+    with pytest.raises(KeyError, match="nothing"):
+        ask(cache, "nothing")
+
+
+def test_vectors_survive_as_little_endian_float32(cache: EmbeddingCache, path: Path) -> None:
+    cache.add([embedded("a")])
+    blob = sqlite3.connect(path).execute("SELECT vector FROM vectors WHERE facet = 'style'")
+    assert blob.fetchone()[0] == embedded("a").vectors["style"].astype("<f4").tobytes()

@@ -1,0 +1,317 @@
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+import pytest
+
+from index.errors import SourceError
+from index.source import SourceExemplar, read_sources
+from tests.fakes import patches
+
+Row = Mapping[str, Any]
+
+
+def picture(path: Path, seed: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    patches(seed).save(path)
+    return path
+
+
+def columns(rows: Sequence[Row]) -> dict[str, list[Any]]:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    return {name: [row.get(name) for row in rows] for name in names}
+
+
+def write_csv(folder: Path, rows: Sequence[Row]) -> Path:
+    pyarrow.csv.write_csv(pa.table(columns(rows)), folder / "manifest.csv")
+    return folder / "manifest.csv"
+
+
+def write_jsonl(folder: Path, rows: Sequence[Row]) -> Path:
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    (folder / "manifest.jsonl").write_text(text, encoding="utf-8")
+    return folder / "manifest.jsonl"
+
+
+def write_parquet(folder: Path, rows: Sequence[Row]) -> Path:
+    pyarrow.parquet.write_table(pa.table(columns(rows)), folder / "manifest.parquet")
+    return folder / "manifest.parquet"
+
+
+Writer = Callable[[Path, Sequence[Row]], Path]
+every_format = pytest.mark.parametrize("write", [write_csv, write_jsonl, write_parquet])
+
+
+def concepts(exemplars: Sequence[SourceExemplar]) -> dict[str, str]:
+    return {exemplar.concept.id: exemplar.concept.name for exemplar in exemplars}
+
+
+# Folders
+
+
+def test_each_sub_folder_is_a_concept_with_the_images_at_any_depth_below(tmp_path: Path) -> None:
+    first = picture(tmp_path / "Ada Lovelace" / "b.png")
+    second = picture(tmp_path / "Ada Lovelace" / "early" / "a.PNG")
+    third = picture(tmp_path / "Zed" / "c.jpg")
+    found = read_sources([tmp_path])
+    assert [exemplar.path for exemplar in found] == [first, second, third]
+    assert all(exemplar.path.is_absolute() for exemplar in found)
+    assert concepts(found) == {"ada-lovelace": "Ada Lovelace", "zed": "Zed"}
+    assert found[0].concept is found[1].concept
+    assert (found[0].concept.kind, found[0].license, found[0].source_url) == (None, None, None)
+
+
+def test_hidden_and_other_files_are_left_out(tmp_path: Path) -> None:
+    kept = picture(tmp_path / "a" / "kept.png")
+    picture(tmp_path / "a" / ".hidden.png")
+    picture(tmp_path / "a" / ".cache" / "x.png")
+    picture(tmp_path / ".git" / "x.png")
+    picture(tmp_path / ".loose.png")
+    (tmp_path / "a" / "notes.txt").write_text("notes")
+    (tmp_path / "README.md").write_text("notes")
+    assert [exemplar.path for exemplar in read_sources([tmp_path])] == [kept]
+
+
+def test_loose_images_are_refused_with_the_option_that_takes_them(tmp_path: Path) -> None:
+    picture(tmp_path / "a" / "x.png")
+    picture(tmp_path / "stray.png")
+    with pytest.raises(SourceError, match=r"1 loose .*stray\.png.*--each-image-a-concept"):
+        read_sources([tmp_path])
+
+
+def test_loose_images_become_concepts_of_their_own_when_asked(tmp_path: Path) -> None:
+    source = tmp_path / "Found"
+    picture(source / "Blue Vase.png")
+    picture(source / "vase 2.png")
+    picture(source / "series" / "1.png")
+    found = read_sources([source], each_image_a_concept=True)
+    assert concepts(found) == {
+        "found-blue-vase": "Found/Blue Vase",
+        "found-vase-2": "Found/vase 2",
+        "series": "series",
+    }
+    assert len(found) == 3
+
+
+def test_two_loose_images_of_one_name_are_not_taken_for_one_concept(tmp_path: Path) -> None:
+    picture(tmp_path / "vase.png")
+    picture(tmp_path / "vase.jpg")
+    with pytest.raises(SourceError, match=r"vase\.jpg.*vase\.png|vase\.png.*vase\.jpg"):
+        read_sources([tmp_path], each_image_a_concept=True)
+
+
+@pytest.mark.parametrize("content", [[], ["notes.txt"], ["empty/notes.txt"]])
+def test_a_folder_without_images_is_refused_by_name(tmp_path: Path, content: list[str]) -> None:
+    source = tmp_path / "gallery"
+    source.mkdir()
+    for name in content:
+        (source / name).parent.mkdir(exist_ok=True)
+        (source / name).write_text("no image")
+    with pytest.raises(SourceError, match="gallery holds no exemplars"):
+        read_sources([source])
+
+
+def test_a_source_that_is_not_there_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="nowhere: there is no such"):
+        read_sources([tmp_path / "nowhere"])
+
+
+def test_no_source_at_all_is_refused_with_the_option(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="--source"):
+        read_sources([])
+
+
+def test_a_file_that_is_no_manifest_is_refused_with_the_accepted_kinds(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"x\.png.*\.csv.*\.jsonl.*\.parquet"):
+        read_sources([picture(tmp_path / "x.png")])
+
+
+# Manifests
+
+
+@every_format
+def test_a_manifest_gives_paths_concepts_rights_and_the_rest_as_metadata(
+    tmp_path: Path, write: Writer
+) -> None:
+    absolute = str(tmp_path / "elsewhere" / "b.png")
+    source = write(
+        tmp_path,
+        [
+            {
+                "path": "pictures/a.png",
+                "concept": "ada",
+                "name": "Ada Lovelace",
+                "kind": "person",
+                "source_url": "https://example.org/a",
+                "license": "CC0-1.0",
+                "year": "1843",
+                "note": None,
+            },
+            {"path": absolute, "concept": "ada", "license": None, "year": "1844"},
+        ],
+    )
+    first, second = read_sources([source])
+    assert first.path == tmp_path / "pictures" / "a.png"
+    assert str(second.path) == absolute
+    assert first.concept is second.concept
+    assert (first.concept.id, first.concept.name, first.concept.kind) == (
+        "ada", "Ada Lovelace", "person",
+    )  # fmt: skip
+    assert (first.source_url, first.license) == ("https://example.org/a", "CC0-1.0")
+    assert (second.source_url, second.license) == (None, None)
+    assert dict(first.metadata) == {"year": "1843"}
+    assert dict(second.metadata) == {"year": "1844"}
+
+
+@every_format
+def test_a_path_may_lead_out_of_the_manifests_folder(tmp_path: Path, write: Writer) -> None:
+    folder = tmp_path / "lists"
+    folder.mkdir()
+    source = write(folder, [{"path": "../a.png", "concept": "x"}])
+    assert read_sources([source])[0].path == tmp_path / "a.png"
+
+
+@every_format
+@pytest.mark.parametrize("name", ["007", "1e3", "2020-01-31", "12:30", "true", "null", "NA", "1.0"])
+def test_a_concept_that_looks_like_something_else_stays_text(
+    tmp_path: Path, write: Writer, name: str
+) -> None:
+    source = write(tmp_path, [{"path": "a.png", "concept": name, "name": name}])
+    assert read_sources([source])[0].concept.name == name
+
+
+@pytest.mark.parametrize("write", [write_jsonl, write_parquet])
+def test_a_concept_that_is_a_number_is_read_as_its_text(tmp_path: Path, write: Writer) -> None:
+    source = write(tmp_path, [{"path": "a.png", "concept": 7, "weight": 0.5}])
+    (exemplar,) = read_sources([source])
+    assert (exemplar.concept.id, exemplar.concept.name) == ("7", "7")
+    assert dict(exemplar.metadata) == {"weight": 0.5}
+
+
+def test_a_csv_may_quote_commas_and_line_breaks_and_begin_with_a_byte_order_mark(tmp_path) -> None:
+    source = tmp_path / "m.csv"
+    source.write_text('\ufeffpath,concept,note\n"a, b.png",x,"two\nlines"\n', encoding="utf-8")
+    (exemplar,) = read_sources([source])
+    assert exemplar.path == tmp_path / "a, b.png"
+    assert dict(exemplar.metadata) == {"note": "two\nlines"}
+
+
+@every_format
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"path": "a.png", "label": "x"}, r"lacks the column concept; it has path, label"),
+        ({"file": "a.png", "label": "x"}, r"lacks the columns path, concept; it has file, label"),
+    ],
+)
+def test_a_missing_column_is_named_with_those_there_are(
+    tmp_path: Path, write: Writer, row: Row, message: str
+) -> None:
+    with pytest.raises(SourceError, match=message):
+        read_sources([write(tmp_path, [row])])
+
+
+@every_format
+@pytest.mark.parametrize("column", ["path", "concept"])
+@pytest.mark.parametrize("empty", [None, "", "  "])
+def test_an_empty_cell_is_refused_with_its_record(
+    tmp_path: Path, write: Writer, column: str, empty: str | None
+) -> None:
+    good = {"path": "a.png", "concept": "x"}
+    with pytest.raises(SourceError, match=f"record 2: {column} is empty"):
+        read_sources([write(tmp_path, [good, {**good, column: empty}])])
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("m.csv", b""),
+        ("m.csv", b"path,concept\na.png,x,too many\n"),
+        ("m.csv", b"path,concept\na.png,caf\xe9\n"),
+        ("m.jsonl", b""),
+        ("m.jsonl", b'{"path": "a.png", "concept"'),
+        ("m.parquet", b"PAR1 but not really"),
+        ("m.parquet", b""),
+    ],
+)
+def test_a_malformed_manifest_is_refused_by_name(tmp_path: Path, name, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(SourceError, match=rf"m\.{name.split('.')[1]} cannot be read"):
+        read_sources([tmp_path / name])
+
+
+@pytest.mark.parametrize("write", [write_csv, write_parquet])
+def test_a_manifest_without_records_is_refused_by_name(tmp_path: Path, write: Writer) -> None:
+    source = write(tmp_path, [{"path": "a.png", "concept": "x"}])
+    if source.suffix == ".csv":
+        source.write_text("path,concept\n")
+    else:
+        table = pa.table({"path": pa.array([], pa.string()), "concept": pa.array([], pa.string())})
+        pyarrow.parquet.write_table(table, source)
+    with pytest.raises(SourceError, match="holds no exemplars"):
+        read_sources([source])
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    ("name", "identifier"),
+    [
+        ("葛飾北斎", "葛飾北斎"),
+        ("Édouard Manet", "édouard-manet"),
+        ("Айвазовский", "айвазовский"),
+        ("Van Gogh (late)", "van-gogh-late"),
+    ],
+)
+def test_a_name_in_any_script_gives_an_id_in_that_script(tmp_path, name, identifier) -> None:
+    picture(tmp_path / name / "a.png")
+    assert concepts(read_sources([tmp_path])) == {identifier: name}
+
+
+def test_a_name_without_letters_or_digits_is_refused(tmp_path: Path) -> None:
+    picture(tmp_path / "!!!" / "a.png")
+    with pytest.raises(SourceError, match="'!!!' has no letter or digit"):
+        read_sources([tmp_path])
+
+
+def test_two_folders_of_one_id_are_refused_by_both_names(tmp_path: Path) -> None:
+    picture(tmp_path / "Van Gogh" / "a.png")
+    picture(tmp_path / "van-gogh" / "a.png")
+    with pytest.raises(SourceError, match="'Van Gogh' and 'van-gogh'.*'van-gogh'; rename one"):
+        read_sources([tmp_path])
+
+
+@every_format
+def test_two_concepts_of_one_id_in_a_manifest_are_refused_by_both(tmp_path, write: Writer) -> None:
+    source = write(
+        tmp_path, [{"path": "a.png", "concept": "Ada"}, {"path": "b.png", "concept": "ada!"}]
+    )
+    with pytest.raises(SourceError, match="'Ada' and 'ada!'"):
+        read_sources([source])
+
+
+def test_one_concept_in_two_sources_is_refused_with_both_sources(tmp_path: Path) -> None:
+    for folder in ("first", "second"):
+        picture(tmp_path / folder / "Ada" / "a.png")
+    with pytest.raises(SourceError, match="'Ada' of .*second and 'Ada' of .*first"):
+        read_sources([tmp_path / "first", tmp_path / "second"])
+
+
+def test_several_sources_are_read_in_their_order(tmp_path: Path) -> None:
+    picture(tmp_path / "b" / "Zed" / "z.png")
+    picture(tmp_path / "a" / "loose.png")
+    manifest = write_csv(tmp_path, [{"path": "x.png", "concept": "Ada"}])
+    found = read_sources([tmp_path / "b", manifest, tmp_path / "a"], each_image_a_concept=True)
+    assert list(concepts(found)) == ["zed", "ada", "a-loose"]
+
+
+def test_a_relative_source_gives_absolute_paths(tmp_path: Path, monkeypatch) -> None:
+    picture(tmp_path / "gallery" / "Ada" / "a.png")
+    monkeypatch.chdir(tmp_path)
+    (exemplar,) = read_sources([Path("gallery")])
+    assert exemplar.path == tmp_path / "gallery" / "Ada" / "a.png"

@@ -1,0 +1,315 @@
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from huggingface_hub import constants as hub
+from PIL import Image
+from safetensors.torch import save_file
+
+from model.backbone import (
+    Backbone,
+    create_backbone,
+    create_random_backbone,
+    parse_options,
+)
+from model.errors import BackboneError
+
+CONV, VIT = "test_efficientnet", "test_vit"
+SMALL = {"input_size": 32}
+PIXELS = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def random_weights(name: str = CONV, seed: int = 1, **options: object) -> dict[str, torch.Tensor]:
+    network = create_random_backbone(name, seed=seed, options=SMALL | options).network
+    return {key: value.contiguous() for key, value in network.state_dict().items()}
+
+
+@torch.inference_mode()
+def pooled(backbone: Backbone) -> torch.Tensor:
+    return backbone(PIXELS).pooled
+
+
+@pytest.fixture
+def no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Nobody listens where the hub should be; returns its local cache, empty."""
+    cache = tmp_path / "hub-cache"
+    cache.mkdir()
+    monkeypatch.setattr(hub, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(hub, "HF_HUB_CACHE", str(cache))
+    for proxy in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(proxy, raising=False)
+    return cache
+
+
+# Options
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("pad_type=same", "same"),
+        ("mean=0.5,0.4,0.3", (0.5, 0.4, 0.3)),
+        ("input_size=64", 64),
+        ("crop_pct=0.9", 0.9),
+        ("x=1e-3", 1e-3),
+        ("x=true", True),
+        ("x=False", False),
+        ("x= a=b ", "a=b"),
+    ],
+)
+def test_an_option_is_read_as_what_it_looks_like(text: str, value: object) -> None:
+    (found,) = parse_options([text]).values()
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize("text", ["pad_type", "pad_type=", "=same", ""])
+def test_an_option_of_another_form_is_refused_with_the_right_one(text: str) -> None:
+    with pytest.raises(BackboneError, match="write it as NAME=VALUE"):
+        parse_options([text])
+
+
+def test_of_two_values_for_an_option_the_last_counts() -> None:
+    assert parse_options(["a=1", "b=2", "a=3"]) == {"a": 3, "b": 2}
+
+
+# The forward pass
+
+
+@pytest.mark.parametrize(("name", "width"), [(CONV, 256), (VIT, 64)])
+def test_a_backbone_gives_pooled_features_and_stages_in_one_pass(name: str, width: int) -> None:
+    backbone = create_random_backbone(name, options=SMALL)
+    with torch.inference_mode():
+        features = backbone(PIXELS)
+        expected = backbone.network(PIXELS)
+    assert features.pooled.shape == (2, width)
+    assert torch.allclose(features.pooled, expected, atol=1e-5)
+    assert len(features.stages) > 1
+    assert all(stage.ndim == 4 and len(stage) == 2 for stage in features.stages)
+    sizes = [stage.shape[-1] for stage in features.stages]
+    assert sizes == sorted(sizes, reverse=True)  # from early to late
+
+
+def test_a_backbone_does_not_change_with_the_batch_it_sees() -> None:
+    backbone = create_random_backbone(CONV, options=SMALL)
+    with torch.inference_mode():
+        single = torch.cat([backbone(PIXELS[:1]).pooled, backbone(PIXELS[1:]).pooled])
+    assert torch.allclose(pooled(backbone), single, atol=1e-5)
+
+
+def test_random_weights_depend_on_their_seed_alone() -> None:
+    state = torch.random.get_rng_state()
+    one, same, other = (create_random_backbone(VIT, seed=seed, options=SMALL) for seed in (1, 1, 2))
+    assert torch.equal(pooled(one), pooled(same))
+    assert not torch.allclose(pooled(one), pooled(other))
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+# Preprocessing
+
+
+def test_preprocessing_is_the_networks_own_unless_told_otherwise() -> None:
+    config = create_random_backbone(VIT).config
+    own = timm.data.resolve_model_data_config(timm.create_model(VIT))
+    assert (config.mean, config.std, config.crop_pct) == (own["mean"], own["std"], own["crop_pct"])
+    assert config.input_size == own["input_size"][-1]
+    assert config.options == {}
+
+
+def test_overridden_mean_std_and_size_reach_the_pixels() -> None:
+    options = parse_options(
+        ["mean=0.5,0.4,0.3", "std=0.5,0.25,0.1", "input_size=48", "crop_pct=1.0"]
+    )
+    backbone = create_random_backbone(CONV, options=options)
+    pixels = backbone.preprocess(Image.new("RGB", (64, 64), (255, 0, 51)))
+    assert pixels.shape == (3, 48, 48)
+    assert pixels.dtype == torch.float32
+    assert pixels[:, 20, 20].tolist() == pytest.approx([1.0, -1.6, -1.0], abs=1e-5)
+    assert backbone.config.mean == (0.5, 0.4, 0.3)
+
+
+@pytest.mark.parametrize("crop", [0.5, 1.0])
+def test_crop_pct_decides_how_much_of_the_border_is_seen(crop: float) -> None:
+    picture = np.zeros((64, 64, 3), dtype=np.uint8)
+    picture[16:48, 16:48] = 255  # a white half in the middle
+    options = {
+        "input_size": 32, "crop_pct": crop, "mean": (0, 0, 0), "std": (1, 1, 1),
+        "interpolation": "bilinear",
+    }  # fmt: skip
+    backbone = create_random_backbone(CONV, options=options)
+    white = float(backbone.preprocess(Image.fromarray(picture)).mean())
+    assert white == pytest.approx(1 if crop == 0.5 else 0.25, abs=0.03)
+
+
+@pytest.mark.parametrize("size", [(3, 48, 48), [3, 48, 48], 48])
+def test_the_input_size_may_have_timms_form(size: object) -> None:
+    assert create_random_backbone(CONV, options={"input_size": size}).config.input_size == 48
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("no_such_net", {}, "no backbone named 'no_such_net'"),
+        ("test_vitt", {}, "near it: .*test_vit"),
+        ("", {}, "no backbone named ''"),
+        (VIT, {"nope": 1}, "does not take these options.*nope"),
+        (VIT, {"act_layer": "nope"}, "does not take these options.*nope"),
+        (VIT, {"mean": "grey"}, "mean"),
+        (VIT, {"mean": (0.5, 0.5, float("nan"))}, "mean"),
+        (VIT, {"std": (0.5, 0.5, 0.0)}, "std"),
+        (VIT, {"crop_pct": 2.0}, "crop_pct"),
+        (VIT, {"input_size": "big"}, "input_size"),
+        (VIT, {"input_size": 40}, "cannot read images of 40 x 40"),
+        ("vit_tiny_patch16_224", {"input_size": 32}, "img_size=32"),
+        (VIT, {"features_only": True}, "does not show its intermediate stages"),
+        (VIT, {"pretrained": True}, "--weights"),
+        (VIT, {"checkpoint_path": "weights.pth"}, "--weights"),
+        ("hf-hub:timm/test_vit.r160_in1k", {}, "plain name"),
+        ("timm/test_vit", {}, "plain name"),
+    ],
+)
+def test_a_name_or_option_that_does_not_fit_is_refused(name, options, message: str) -> None:
+    with pytest.raises(BackboneError, match=message):
+        create_random_backbone(name, options=options)
+
+
+def test_an_unknown_pretrained_tag_is_refused_with_the_known_ones(no_hub: Path) -> None:
+    with pytest.raises(BackboneError, match=r"'test_vit\.nope'.*test_vit\.r160_in1k"):
+        create_backbone("test_vit.nope")
+
+
+# Weights from a file
+
+
+@pytest.mark.parametrize("name", [CONV, VIT])
+def test_weights_from_a_file_give_the_features_of_their_network(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    save_file(random_weights(name), path)
+    loaded = create_backbone(name, weights=path, options=SMALL)
+    assert loaded.config.weights == "file"
+    assert torch.equal(pooled(loaded), pooled(create_random_backbone(name, seed=1, options=SMALL)))
+
+
+def test_a_classifier_among_the_weights_is_left_out(tmp_path: Path) -> None:
+    whole = timm.create_model(CONV, num_classes=10)
+    save_file(whole.state_dict(), tmp_path / "weights.safetensors")
+    loaded = create_backbone(CONV, weights=tmp_path / "weights.safetensors", options=SMALL)
+    features = whole.eval().forward_head(whole.forward_features(PIXELS), pre_logits=True)
+    assert torch.allclose(pooled(loaded), features, atol=1e-5)
+
+
+def test_half_precision_weights_and_missing_step_counters_are_taken(tmp_path: Path) -> None:
+    state = {
+        key: value.half() if value.is_floating_point() else value
+        for key, value in random_weights().items()
+        if not key.endswith("num_batches_tracked")
+    }
+    save_file(state, tmp_path / "weights.safetensors")
+    loaded = create_backbone(CONV, weights=tmp_path / "weights.safetensors", options=SMALL)
+    assert pooled(loaded).dtype == torch.float32
+
+
+def _without_one(state: dict[str, torch.Tensor]) -> None:
+    del state["conv_stem.weight"]
+
+
+def _with_one_more(state: dict[str, torch.Tensor]) -> None:
+    state["extra.weight"] = torch.zeros(1)
+
+
+def _with_another_shape(state: dict[str, torch.Tensor]) -> None:
+    state["conv_stem.weight"] = torch.zeros(1)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_without_one, "1 tensors missing.*'conv_stem.weight'"),
+        (_with_one_more, "1 unknown.*'extra.weight'"),
+        (_with_another_shape, "1 of another shape.*'conv_stem.weight'"),
+    ],
+)
+def test_weights_of_another_network_are_refused(change, message: str, tmp_path: Path) -> None:
+    state = random_weights()
+    change(state)
+    save_file(state, tmp_path / "weights.safetensors")
+    with pytest.raises(BackboneError, match=message) as refused:
+        create_backbone(CONV, weights=tmp_path / "weights.safetensors", options=SMALL)
+    assert "--backbone" in str(refused.value)
+
+
+@pytest.mark.parametrize("content", ["pickle", "text", "empty", "cut short", "folder", "nothing"])
+def test_a_file_that_is_not_safetensors_is_refused_with_what_to_do(
+    content: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "weights.pth"
+    if content == "pickle":
+        torch.save(random_weights(), path)
+    elif content == "cut short":
+        save_file(random_weights(), path)
+        path.write_bytes(path.read_bytes()[:-100])
+    elif content == "folder":
+        path.mkdir()
+    elif content != "nothing":
+        path.write_text("weights" if content == "text" else "")
+    with pytest.raises(BackboneError) as refused:
+        create_backbone(CONV, weights=path, options=SMALL)
+    assert f"--weights {path}" in str(refused.value)
+    there = content not in {"folder", "nothing"}
+    assert ("safetensors.torch.save_file" if there else "no such file") in str(refused.value)
+
+
+def test_loading_weights_never_runs_code_of_theirs(tmp_path: Path) -> None:
+    class Bomb:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return Path.touch, (tmp_path / "exploded",)
+
+    torch.save({"state_dict": Bomb()}, tmp_path / "bomb.pth")
+    with pytest.raises(BackboneError):
+        create_backbone(CONV, weights=tmp_path / "bomb.pth")
+    with pytest.raises(BackboneError):
+        create_random_backbone(CONV, options={"checkpoint_path": str(tmp_path / "bomb.pth")})
+    assert not (tmp_path / "exploded").exists()
+
+
+# Weights from the hub
+
+
+def test_a_hub_out_of_reach_is_told_with_model_cause_and_remedy(no_hub: Path) -> None:
+    started = time.monotonic()
+    with pytest.raises(BackboneError) as refused:
+        create_backbone("vit_base_patch16_224.dino")
+    message = str(refused.value)
+    assert "'vit_base_patch16_224.dino'" in message
+    assert "http://127.0.0.1:9" in message
+    assert "refused" in message.lower()
+    assert "--weights" in message
+    assert time.monotonic() - started < 10
+
+
+def test_weights_in_the_hubs_local_cache_need_no_hub(no_hub: Path) -> None:
+    # The layout of the hub client's cache: refs name a commit, snapshots hold its files.
+    repository = no_hub / "models--timm--test_vit.r160_in1k"
+    snapshot = repository / "snapshots" / "0123456789abcdef"
+    snapshot.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(snapshot.name)
+    whole = timm.create_model(VIT)
+    save_file(whole.state_dict(), snapshot / "model.safetensors")
+    backbone = create_backbone(VIT)
+    assert backbone.config.weights == "hub"
+    pixels = torch.randn(1, 3, 160, 160)
+    with torch.inference_mode():
+        expected = whole.eval().forward_head(whole.forward_features(pixels), pre_logits=True)
+        assert torch.allclose(backbone(pixels).pooled, expected, atol=1e-5)
+
+
+def test_a_network_without_published_weights_asks_for_a_file(no_hub: Path) -> None:
+    with pytest.raises(BackboneError, match="no pretrained weights.*--weights"):
+        create_backbone("resnetblur18")

@@ -1,0 +1,188 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from model.backbone import Backbone, create_random_backbone
+from model.errors import TrainingError
+from model.facets import FacetReader
+from model.features import FeatureBank, build_feature_bank
+from model.views import RandomViews
+from tests.fakes import patches
+
+CPU = torch.device("cpu")
+VIEWS = 2
+
+Progress = Callable[[int, int], None]
+
+
+class CountingBackbone:
+    """A backbone that counts the images it reads."""
+
+    def __init__(self, **options: object) -> None:
+        seed = options.pop("seed", 0)
+        options = {"input_size": 32, **options}
+        self.backbone = create_random_backbone("test_efficientnet", seed=seed, options=options)
+        self.seen = 0
+        self.backbone.register_forward_pre_hook(self._count)
+
+    def _count(self, _: object, inputs: tuple[torch.Tensor, ...]) -> None:
+        self.seen += len(inputs[0])
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> list[Path]:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for seed in range(10):
+        patches(seed).save(folder / f"{seed}.png")
+    return sorted(folder.iterdir())
+
+
+@pytest.fixture
+def counting() -> CountingBackbone:
+    return CountingBackbone()
+
+
+def build(
+    folder: Path,
+    images: list[Path],
+    counting: CountingBackbone,
+    *,
+    views: RandomViews | None = None,
+    progress: Progress | None = None,
+    batch_size: int = 4,
+) -> FeatureBank:
+    return build_feature_bank(
+        folder,
+        images,
+        counting.backbone,
+        FacetReader(),
+        views or RandomViews(VIEWS, 32),
+        device=CPU,
+        batch_size=batch_size,
+        progress=progress,
+    )
+
+
+def interrupt_after(done: int) -> Progress:
+    def progress(now: int, total: int) -> None:
+        if now >= done:
+            raise KeyboardInterrupt
+
+    return progress
+
+
+def interrupt_second_batch(counting: CountingBackbone) -> Callable[..., None]:
+    def hook(*_: object) -> None:
+        if counting.seen > 4 * (1 + VIEWS):
+            raise KeyboardInterrupt
+
+    return hook
+
+
+def read(backbone: Backbone, image: Image.Image) -> dict[str, np.ndarray]:
+    with torch.inference_mode():
+        readings = FacetReader()(backbone(backbone.preprocess(image)[None]))
+    return {name: values[0].numpy() for name, values in readings.items()}
+
+
+def test_a_bank_holds_the_clean_view_and_each_augmented_one(tmp_path, images, counting) -> None:
+    bank = build(tmp_path / "bank", images, counting)
+    assert len(bank) == len(images)
+    assert bank.unreadable == []
+    with Image.open(images[7]) as image:
+        clean = read(counting.backbone, image.convert("RGB"))
+    assert set(bank.readings) == set(clean)
+    for name, features in bank.readings.items():
+        assert features.shape == (len(images), 1 + VIEWS, len(clean[name]))
+        assert features.dtype == np.float32
+        assert np.allclose(features[7, 0], clean[name], atol=1e-4)
+        assert not np.allclose(features[7, 1], features[7, 2], atol=1e-3)
+        assert not np.allclose(features[7, 0], features[6, 0], atol=1e-3)
+
+
+def test_a_finished_bank_is_not_computed_again(tmp_path, images, counting) -> None:
+    first = build(tmp_path / "bank", images, counting)
+    assert counting.seen == len(images) * (1 + VIEWS)
+    second = build(tmp_path / "bank", images, counting)
+    assert counting.seen == len(images) * (1 + VIEWS)
+    assert np.array_equal(first.readings["pooled"], second.readings["pooled"])
+
+
+@pytest.mark.parametrize("done", [4, 8])
+def test_an_interrupted_bank_goes_on_where_it_stopped(tmp_path, images, counting, done) -> None:
+    whole = build(tmp_path / "whole", images, counting)
+    counting.seen = 0
+    with pytest.raises(KeyboardInterrupt):
+        build(tmp_path / "bank", images, counting, progress=interrupt_after(done))
+    assert counting.seen == done * (1 + VIEWS)
+    reported: list[tuple[int, int]] = []
+    resumed = build(tmp_path / "bank", images, counting, progress=lambda *now: reported.append(now))
+    assert counting.seen == len(images) * (1 + VIEWS)  # nothing twice
+    assert reported[0][0] > done
+    assert reported[-1] == (10, 10)
+    for name, features in whole.readings.items():
+        assert np.allclose(resumed.readings[name], features, atol=1e-5)
+
+
+def test_a_batch_lost_before_it_was_marked_done_is_computed_again(
+    tmp_path, images, counting
+) -> None:
+    failing = CountingBackbone()  # equal, so that its bank is the same
+    failing.backbone.register_forward_hook(interrupt_second_batch(failing))
+    with pytest.raises(KeyboardInterrupt):
+        build(tmp_path / "bank", images, failing)
+    bank = build(tmp_path / "bank", images, counting)
+    assert counting.seen == 6 * (1 + VIEWS)
+    assert (np.abs(bank.readings["pooled"]).max(axis=2) > 0).all()
+
+
+def test_unreadable_images_are_listed_and_have_no_row(tmp_path, images, counting) -> None:
+    images[0].write_bytes(b"not an image")  # the first, so that its batch is mixed
+    images[5].write_bytes(images[5].read_bytes()[:40])
+    images[9].unlink()
+    bank = build(tmp_path / "bank", images, counting)
+    assert bank.unreadable == [images[0], images[5], images[9]]
+    assert len(bank) == 7
+    with Image.open(images[8]) as image:
+        expected = read(counting.backbone, image.convert("RGB"))["pooled"]
+    assert np.allclose(bank.readings["pooled"][6, 0], expected, atol=1e-4)  # rows close up
+    assert build(tmp_path / "bank", images, counting).unreadable == bank.unreadable
+
+
+def test_no_readable_image_at_all_is_an_error(tmp_path, images, counting) -> None:
+    for image in images:
+        image.write_bytes(b"not an image")
+    with pytest.raises(TrainingError, match="none of the 10 images"):
+        build(tmp_path / "bank", images, counting)
+
+
+@pytest.mark.parametrize("change", ["weights", "preprocessing", "views", "images", "a file"])
+def test_another_recipe_makes_another_bank(tmp_path, images, counting, change: str) -> None:
+    build(tmp_path / "bank", images, counting)
+    other, views = counting, None
+    if change == "weights":
+        other = CountingBackbone(seed=1)
+    elif change == "preprocessing":
+        other = CountingBackbone(mean=(0.5, 0.5, 0.5))
+    elif change == "views":
+        views = RandomViews(VIEWS, 32, seed=1)
+    elif change == "images":
+        images = images[1:]
+    else:
+        patches(99).save(images[3])
+    other.seen = 0
+    build(tmp_path / "bank", images, other, views=views)
+    assert other.seen == len(images) * (1 + VIEWS)
+
+
+def test_features_that_are_not_finite_are_refused_with_the_likely_cause(tmp_path, images) -> None:
+    broken = CountingBackbone()
+    with torch.no_grad():
+        broken.backbone.network.conv_stem.weight[0] = float("nan")
+    with pytest.raises(TrainingError, match="not a finite number.*mean/std"):
+        build(tmp_path / "bank", images, broken)

@@ -1,0 +1,336 @@
+"""The files that ship Whence fit together, and fit the command and their schemas.
+
+Nothing here needs a container engine or the network.
+"""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from typer.main import get_command
+
+from app.cli import cli
+from app.main import create_app
+
+ROOT = Path(__file__).parents[1]
+DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
+GPU = yaml.safe_load((ROOT / "docker-compose.gpu.yml").read_text(encoding="utf-8"))
+WORKFLOW = ROOT / ".github/workflows/ci.yml"
+
+
+def run(*command: str | Path) -> str:
+    """What the command prints; a failure shows it."""
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def instructions() -> Iterator[tuple[str, str]]:
+    """Every instruction of the Dockerfile: its keyword and the rest, with line breaks joined."""
+    lines = [line for line in DOCKERFILE.splitlines() if not line.startswith("#")]
+    for line in "\n".join(lines).replace("\\\n", " ").splitlines():
+        if line.strip():
+            keyword, rest = line.split(maxsplit=1)
+            yield keyword, rest
+
+
+def final_stage() -> list[tuple[str, str]]:
+    every = list(instructions())
+    last = max(i for i, (keyword, _) in enumerate(every) if keyword == "FROM")
+    return every[last:]
+
+
+def final(keyword: str) -> str:
+    """What the last such instruction of the final stage says: the one that counts."""
+    return [rest for word, rest in final_stage() if word == keyword][-1]
+
+
+def final_environment() -> dict[str, str]:
+    return dict(pair.split("=", 1) for pair in shlex.split(final("ENV")))
+
+
+def requirements(*lines: str) -> dict[str, Requirement]:
+    return {canonicalize_name(r.name): r for r in map(Requirement, lines)}
+
+
+def pins() -> dict[str, Requirement]:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    return requirements(*(line for line in lines if line and not line.lstrip().startswith("#")))
+
+
+def parse(args: list[str]) -> None:
+    """Read the arguments as `whence` would, down to the last sub-command's options; run nothing."""
+    command, context = get_command(cli), None
+    while hasattr(command, "get_command"):
+        context = command.context_class(command, parent=context)
+        name, *args = args
+        command = command.get_command(context, name)
+        assert command, f"whence has no command {name}"
+    command.make_context(name, args, parent=context)
+
+
+# The image
+
+
+def test_dockerfile_passes_the_linter() -> None:
+    hadolint = Path(sys.executable).with_name("hadolint")
+    assert run(hadolint, "--failure-threshold", "style", ROOT / "Dockerfile") == ""
+    assert "hadolint ignore" not in DOCKERFILE
+
+
+def test_base_image_is_pinned() -> None:
+    stages = [rest.split() for keyword, rest in instructions() if keyword == "FROM"]
+    names = {stage[2] for stage in stages}
+    outside = [stage[0] for stage in stages if stage[0] not in names]
+    assert outside
+    assert all(re.fullmatch(r"python:3\.1[123]\.\d+-slim-\w+", image) for image in outside)
+
+
+def test_image_runs_as_a_numbered_user_other_than_root() -> None:
+    # By number, so that a cluster which forbids root can tell without looking inside.
+    uid, gid = final("USER").split(":")
+    assert int(uid) > 0
+    assert int(gid) > 0
+    made = [rest for keyword, rest in final_stage() if keyword == "RUN"]
+    assert any(f"--uid {uid} " in rest for rest in made)
+
+
+def test_final_stage_builds_nothing() -> None:
+    said = "\n".join(rest for keyword, rest in final_stage() if keyword == "RUN")
+    assert not re.search(r"\b(apt|apt-get|apk|pip|gcc|g\+\+|make|build-essential)\b", said)
+
+
+def test_everything_installed_in_the_image_is_pinned() -> None:
+    installs = [rest for keyword, rest in instructions() if "pip install" in rest]
+    assert installs
+    assert all(
+        "-c /constraints.txt" in rest or ("--no-deps" in rest and "--no-build-isolation" in rest)
+        for rest in installs
+    )
+
+
+def test_code_is_copied_after_the_dependencies() -> None:
+    # Else a changed line of code would install, and push, gigabytes again.
+    ours = {"app", "index", "model"}
+    stages: list[set[str]] = []
+    for keyword, rest in instructions():
+        if keyword == "FROM":
+            stages.append(set())
+        elif keyword == "COPY":
+            stages[-1].update(rest.split())
+        elif "-c /constraints.txt" in rest:
+            assert not stages[-1] & ours
+    copies = [rest for keyword, rest in final_stage() if keyword == "COPY"]
+    assert [rest.split()[0] for rest in copies] == ["--from=dependencies", "--from=code"]
+
+
+def test_everything_the_dockerfile_copies_is_let_through() -> None:
+    lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    assert "*" in lines
+    copied = {
+        source
+        for keyword, rest in instructions()
+        if keyword == "COPY" and not rest.startswith("--from")
+        for source in rest.split()[:-1]
+    }
+    assert {line[1:] for line in lines if line.startswith("!")} == copied
+    assert all((ROOT / source).exists() for source in copied)
+
+
+def test_every_package_is_in_the_image() -> None:
+    # The image installs what this list names; an editable install would hide a gap.
+    found = {
+        ".".join(init.parent.relative_to(ROOT).parts)
+        for top in ("app", "index", "model")
+        for init in (ROOT / top).rglob("__init__.py")
+    }
+    assert set(PROJECT["tool"]["setuptools"]["packages"]) == found
+
+
+def test_labels_say_the_project_s_own_version_and_license() -> None:
+    labels = dict(pair.split("=", 1) for pair in shlex.split(final("LABEL")))
+    assert labels["org.opencontainers.image.version"] == PROJECT["project"]["version"]
+    assert labels["org.opencontainers.image.licenses"] == PROJECT["project"]["license"]
+
+
+def test_entrypoint_is_the_installed_command_and_serves() -> None:
+    assert json.loads(final("ENTRYPOINT")) == list(PROJECT["project"]["scripts"])
+    command = json.loads(final("CMD"))
+    assert command[0] == "serve"
+    assert command[command.index("--port") + 1] == final("EXPOSE")
+    parse(command)
+
+
+def test_data_lie_in_the_volume() -> None:
+    environment = final_environment()
+    assert environment["WHENCE_DATA"] == final("VOLUME")
+    assert Path(environment["HF_HOME"]).is_relative_to(final("VOLUME"))
+
+
+# Compose
+
+
+SCHEMAS = {
+    "docker-compose.yml": "vendor.compose-spec",
+    "docker-compose.gpu.yml": "vendor.compose-spec",
+    ".github/workflows/ci.yml": "vendor.github-workflows",
+}
+
+
+@pytest.mark.parametrize("file", SCHEMAS)
+def test_files_fit_their_schema(file: str) -> None:
+    run(sys.executable, "-m", "check_jsonschema", "--builtin-schema", SCHEMAS[file], file)
+
+
+def mounts(service: dict[str, Any]) -> dict[str, str]:
+    """What a service mounts: target to source."""
+    pairs = (
+        (v["source"], v["target"]) if isinstance(v, dict) else tuple(v.split(":")[:2])
+        for v in service["volumes"]
+    )
+    return {target: source for source, target in pairs}
+
+
+def command_of(service: dict[str, Any]) -> list[str]:
+    return service["command"] if "command" in service else json.loads(final("CMD"))
+
+
+@pytest.mark.parametrize("name", COMPOSE["services"])
+def test_every_service_s_command_is_one_that_whence_accepts(name: str, tmp_path: Path) -> None:
+    service = COMPOSE["services"][name]
+    args = command_of(service)
+    paths = [arg for arg in args if arg.startswith("/")]
+    assert set(paths) <= set(mounts(service))
+    # Here those folders do not exist, and the command may well look.
+    parse([str(tmp_path) if arg in paths else arg for arg in args])
+
+
+@pytest.mark.parametrize("args", [["server"], ["serve", "--porto", "80"], ["train", "--images"]])
+def test_a_command_that_whence_does_not_know_would_be_noticed(args: list[str]) -> None:
+    with pytest.raises(Exception, match=r"no command|porto|requires"):
+        parse(args)
+
+
+@pytest.mark.parametrize("name", COMPOSE["services"])
+def test_every_service_keeps_its_data_in_the_named_volume(name: str) -> None:
+    service = COMPOSE["services"][name]
+    data = service["environment"]["WHENCE_DATA"]
+    assert mounts(service)[data] in COMPOSE["volumes"]
+    assert Path(service["environment"]["HF_HOME"]).is_relative_to(data)
+    # A new volume takes its owner from the image's folder, and only there is it the user's.
+    assert data == final("VOLUME")
+
+
+@pytest.mark.parametrize("name", COMPOSE["services"])
+def test_every_service_is_shut_in(name: str) -> None:
+    service = COMPOSE["services"][name]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+
+
+def test_only_the_server_starts_by_itself() -> None:
+    services = COMPOSE["services"]
+    assert {name for name in services if "profiles" not in services[name]} == {"whence"}
+    assert {name for name in services if services[name].get("profiles") == ["jobs"]} == {
+        "train",
+        "rebuild",
+    }
+
+
+def test_server_is_published_on_this_machine_alone() -> None:
+    assert COMPOSE["services"]["whence"]["ports"] == [f"127.0.0.1:8000:{final('EXPOSE')}"]
+
+
+def test_gpu_is_asked_for_in_the_override_alone() -> None:
+    assert not any("deploy" in service for service in COMPOSE["services"].values())
+    assert set(GPU["services"]) == set(COMPOSE["services"])
+    for service in GPU["services"].values():
+        (device,) = service["deploy"]["resources"]["reservations"]["devices"]
+        assert device["driver"] == "nvidia"
+        assert device["capabilities"] == ["gpu"]
+
+
+def test_health_checks_ask_what_the_server_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WHENCE_DATA", str(tmp_path))
+    answered = create_app().openapi()["paths"]
+    image = json.loads(final("HEALTHCHECK").split("CMD", 1)[1])
+    server = COMPOSE["services"]["whence"]["healthcheck"]["test"][1:]
+    for probe, path in ((image, "/health/live"), (server, "/health/ready")):
+        assert probe[:2] == ["python", "-c"]
+        compile(probe[2], "probe", "exec")
+        assert f"http://127.0.0.1:{final('EXPOSE')}{path}'" in probe[2]
+        assert path in answered
+    # A job runs no server; asked, it would seem ill.
+    assert all(COMPOSE["services"][job]["healthcheck"]["disable"] for job in ("train", "rebuild"))
+
+
+# One command for all checks
+
+
+def test_ci_runs_the_readme_s_test_command_and_nothing_else() -> None:
+    script = ROOT / ".ci/run"
+    assert os.access(script, os.X_OK)
+    lines = script.read_text(encoding="utf-8").splitlines()
+    said = [line for line in lines if line and not line.startswith("#")]
+    assert said[0] == "set -euo pipefail"
+    assert said[1].startswith("cd ")
+    assert said[2:] == ["make test"]
+    assert "make test" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "pytest" in run("make", "--dry-run", "test")
+
+
+def test_check_runs_format_lint_types_and_tests() -> None:
+    plan = run("make", "--dry-run", "check")
+    for step in ("ruff format --check", "ruff check", "mypy", "pytest"):
+        assert step in plan
+
+
+def test_workflow_runs_the_same_on_every_python() -> None:
+    jobs = yaml.safe_load(WORKFLOW.read_text(encoding="utf-8"))["jobs"]
+    said = {name: [s["run"] for s in job["steps"] if "run" in s] for name, job in jobs.items()}
+    assert said == {"test": [".ci/run"], "check": ["make check"]}
+    allowed = Requirement(f"python{PROJECT['project']['requires-python']}").specifier
+    minors = [f"3.{minor}" for minor in range(30) if f"3.{minor}" in allowed]
+    assert jobs["test"]["strategy"]["matrix"]["python"] == minors
+
+
+# Pins
+
+
+def test_every_dependency_is_pinned_to_a_version_it_allows() -> None:
+    project = PROJECT["project"]
+    asked = requirements(
+        *project["dependencies"],
+        *(line for extra in project["optional-dependencies"].values() for line in extra),
+        *PROJECT["build-system"]["requires"],
+    )
+    pinned = pins()
+    assert not asked.keys() - pinned.keys()
+    for name, requirement in asked.items():
+        (pin,) = pinned[name].specifier
+        assert pin.operator == "=="
+        assert requirement.specifier.contains(pin.version)
+        assert pinned[name].marker is None, "a direct dependency is pinned on every platform"
+
+
+def test_pins_name_no_place_to_install_from() -> None:
+    text = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    assert not re.search(r"://|^-|@| /", text, flags=re.MULTILINE)
+    # A local version (torch 2.x+cpu) is on one index only, and another machine may not use it.
+    assert not any("+" in str(pin.specifier) for pin in pins().values())

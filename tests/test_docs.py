@@ -1,0 +1,27 @@
+"""What the documentation promises to be complete about."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from app.settings import Settings
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
+
+
+@pytest.fixture(scope="module")
+def text() -> str:
+    return "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+
+
+@pytest.mark.parametrize("field", Settings.model_fields)
+def test_every_setting_is_documented(field: str, text: str) -> None:
+    name = f"WHENCE_{field.upper()}"
+    assert re.search(rf"\b{name}\b", text), f"{name} is in neither README.md nor docs/"
+
+
+@pytest.mark.parametrize("field", Settings.model_fields)
+def test_every_setting_describes_itself(field: str) -> None:
+    assert Settings.model_fields[field].description
