@@ -176,9 +176,10 @@ def score_concepts(evidence: Doubles, sizes: NDArray[np.int64], background: Doub
     """Each concept's score from its exemplars' evidence.
 
     sum over k = 1 ... `MOST` of DECAY^(k-1) max(0, e_k - floor(n, k)), e_k being the k-th highest
-    evidence of the concept's n exemplars. The floor is what the k-th best of n unrelated exemplars
-    is expected to show, the background's quantile at 1 - k / (n + 1), but never below `FLOOR`: so
-    a concept does not rise just by having many exemplars. A trace of e_1 orders those with none.
+    evidence of the concept's n exemplars. The floor is `FLOOR` up to `MOST` exemplars. Beyond, the
+    k-th best of n unrelated exemplars rises with n by chance alone, from the background's quantile
+    at 1 - k / (`MOST` + 1) to that at 1 - k / (n + 1), and the floor rises as much: a concept does
+    not climb just by being large. A trace of e_1 orders the concepts that have nothing else.
 
     Args:
         evidence: (N,) the exemplars of concept 0, then those of concept 1, ...
@@ -192,12 +193,18 @@ def score_concepts(evidence: Doubles, sizes: NDArray[np.int64], background: Doub
     starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
     descending = evidence[np.lexsort((-evidence, group))]
     k = np.arange(len(evidence)) - np.repeat(starts, sizes)  # 0, 1, ... within each concept
-    quantile = 1 - (k + 1) / (sizes[group] + 1)
-    expected = background[(quantile * (len(background) - 1)).astype(np.int64)]
-    excess = np.maximum(descending - np.maximum(expected, FLOOR), 0)
+    by_chance = _quantile(background, 1 - (k + 1) / (np.maximum(sizes, MOST)[group] + 1))
+    allowed = _quantile(background, 1 - (k + 1) / (MOST + 1))
+    excess = np.maximum(descending - FLOOR - (by_chance - allowed), 0)
     counted = np.where(k < MOST, DECAY ** np.minimum(k, MOST), 0)
     total: Doubles = np.add.reduceat(excess * counted, starts) + 1e-3 * descending[starts]
     return total
+
+
+def _quantile(ascending: Doubles, level: Doubles) -> Doubles:
+    """Quantiles of sorted values; levels under 0 count as 0."""
+    places = (np.maximum(level, 0) * (len(ascending) - 1)).astype(np.int64)
+    return np.asarray(ascending[places], dtype=np.float64)
 
 
 def _speakers(best: Mapping[Facet, float]) -> tuple[Facet, ...]:

@@ -93,8 +93,8 @@ def _read_folder(source: Path, loose: bool) -> Iterator[SourceExemplar]:
     if images and not loose:
         raise SourceError(
             f"source {source} has {len(images)} loose images (such as {images[0].name}) that "
-            "belong to no concept; put them into a folder per concept, or make each a concept of its own "
-            "with --each-image-a-concept"
+            "belong to no concept; put them into a folder per concept, or make each a concept of "
+            "its own with --each-image-a-concept"
         )
     stems: dict[str, Path] = {}
     for image in images:

@@ -45,7 +45,7 @@ def canonical_map(
     """
     white = principal_map(torch.cat([first, second]), power=0.5, components=components)
     x, y = ((view.double() - white.mean) @ white.weight.T for view in (first, second))
-    shared = x.T @ y / max(len(x) - 1, 1)
-    correlations, rotation = torch.linalg.eigh((shared + shared.T) / 2)
+    shared = (x.T @ y + y.T @ x) / (2 * len(x) - 1)  # counted as in S, so that none is above 1
+    correlations, rotation = torch.linalg.eigh(shared)
     order = correlations.argsort(descending=True)
     return CanonicalMap(white.mean, rotation[:, order].T @ white.weight, correlations[order])

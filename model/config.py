@@ -35,7 +35,8 @@ class ReadingConfig(Frozen):
 
     power: float = Field(0.25, ge=0, le=0.5)  # of the whitening that training starts from
     standardise: bool = False  # bring every feature to unit variance first
-    alignment: float = Field(1.0, ge=0)  # weight of InfoNCE
+    components: int = Field(768, ge=1)  # length of the reading's embedding, at most
+    alignment: float = Field(0.0, ge=0)  # weight of InfoNCE
     disentanglement: float = Field(1.0, ge=0)  # weight of Infomax
 
 
@@ -44,10 +45,9 @@ class TrainConfig(Frozen):
 
     seed: int = 0
     views: int = Field(2, ge=2, le=8)  # augmented views of each image, beside the clean one
-    components: int = Field(512, ge=1)  # length of each reading's embedding, at most
     readings: dict[Reading, ReadingConfig] = {
-        "pooled": ReadingConfig(power=0.20, standardise=True),
-        "late": ReadingConfig(power=0.25),
+        "pooled": ReadingConfig(power=0.20, standardise=True, components=512),
+        "late": ReadingConfig(power=0.25, components=1024),
         "early": ReadingConfig(power=0.40),
     }
     steps: int = Field(200, ge=0)

@@ -56,8 +56,10 @@ def build_feature_bank(
 ) -> FeatureBank:
     """Compute the bank, or the rest of it, or nothing when it is there already.
 
-    The bank lives below ``folder`` under a key of everything that changes a feature. Every batch is
-    flushed before it is marked done, so that a run killed at any moment loses one batch at most.
+    The bank lives below ``folder`` under a key of everything that changes a feature. A batch is
+    marked done once it is in the map, which outlives the process: a run killed at any moment loses
+    one batch at most. (Syncing each batch to disk, too, took longer than computing it; after a
+    crash of the whole machine, delete the folder.)
 
     Args:
         folder: holds banks, one a key.
@@ -96,12 +98,12 @@ def build_feature_bank(
                     shape = (len(images), *values.shape[1:])
                     maps[name] = _open_map(place / f"{name}.npy", np.float32, shape)
                 maps[name][readable] = values
-                maps[name].flush()
         state[rows] = [DONE if row in readable else UNREADABLE for row in rows]
-        state.flush()
         done += len(batch)
         if progress:
             progress(done, len(images))
+    for written in (*maps.values(), state):
+        written.flush()
     return _finished(place, images, np.asarray(state))
 
 

@@ -151,7 +151,7 @@ def train_head(
     start = principal_map(
         torch.from_numpy(np.ascontiguousarray(features[:, 0])),
         power=recipe.power,
-        components=config.components,
+        components=recipe.components,
         standardise=recipe.standardise,
     )
     views = _project(features, start)  # (N, 1 + V, K)

@@ -1,5 +1,6 @@
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 import torch
 
@@ -7,6 +8,10 @@ import index.rebuild
 
 # The tests' tensors are so small that a second thread costs more than it brings.
 torch.set_num_threads(1)
+
+# A busy machine is no failure, and every run tries the same examples.
+hypothesis.settings.register_profile("whence", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("whence")
 
 
 @pytest.fixture(scope="session", autouse=True)

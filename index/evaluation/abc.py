@@ -232,6 +232,7 @@ class _Run:
         recipe = {
             "protocol": self._protocol,
             "model_id": self._model_id,
+            "release": self._release.file.name,
             "release_sha256": hashlib.sha256(self._release.file.read_bytes()).hexdigest(),
             "features": {
                 "queries": self._queries.folder.name,

@@ -34,7 +34,7 @@ PENDING, EMBEDDED, UNREADABLE = 0, 1, 2
 STATE, IMAGES = "state.npy", "images.json"
 
 BATCH = 64  # images between two writes
-BLOCK = 8192  # rows read at a time
+BLOCK = 16_384  # rows read at a time
 
 Progress = Callable[[int, int], None]  # (done, total)
 

@@ -11,9 +11,11 @@ decide are scored again, one by one, in float64: the ranks are those of an exact
 depend neither on the blocks nor on the library that multiplies.
 """
 
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from index.evaluation.scores import ExemplarScorer
 from index.ranking import Doubles, Embeddings
@@ -66,22 +68,20 @@ def count_at_least(
         For each query (E,) int64, in the order of its thresholds.
     """
     ladders = [np.sort(own) for own in thresholds]
+    limits = scorer.limits(np.array([ladder[0] for ladder in ladders]))
     # Of query q, reached[q][k] images score at least its k lowest thresholds and no other.
     reached = [np.zeros(len(ladder) + 1, dtype=np.int64) for ladder in ladders]
     for block in blocks:
-        close: list[Rows] = []
-        for query, row in enumerate(scorer.approximate(block)):
-            sure, near = _place(row, ladders[query], float(scorer.tolerance[query]))
-            reached[query] += sure
-            close.append(near)
-        counts = [len(near) for near in close]
-        if sum(counts):
-            queries = np.repeat(np.arange(len(scorer)), counts)
-            scores = scorer.exact(queries, block, np.concatenate(close))
-            edges = np.cumsum(counts)[:-1]
-            for query, own in enumerate(np.split(scores, edges)):
-                places = np.searchsorted(ladders[query], own, side="right")
-                reached[query] += np.bincount(places, minlength=len(ladders[query]) + 1)
+        found = scorer.candidates(block, limits)
+        near = np.zeros(len(found.scores), dtype=bool)
+        for query, part in _by_query(found.queries):
+            places, near[part] = _place(found.scores[part], ladders[query], scorer.tolerance[query])
+            reached[query] += np.bincount(places[~near[part]], minlength=len(reached[query]))
+        queries = found.queries[near]
+        scores = scorer.exact(queries, block, found.rows[near])
+        for query, part in _by_query(queries):
+            places, _ = _place(scores[part], ladders[query], 0.0)
+            reached[query] += np.bincount(places, minlength=len(reached[query]))
     return [
         # An image that reaches more than the j lowest thresholds reaches threshold j.
         np.cumsum(steps[::-1])[::-1][1:][np.searchsorted(ladder, own)]
@@ -99,22 +99,25 @@ def average_precision(ranks: Sequence[int]) -> float:
     return sum(place / rank for place, rank in enumerate(sorted(ranks), start=1)) / len(ranks)
 
 
-def _place(scores: Doubles, ladder: Doubles, tolerance: float) -> tuple[Rows, Rows]:
-    """Sort one query's approximate scores of a block onto its ladder of thresholds.
+def _by_query(queries: Rows) -> Iterator[tuple[int, slice]]:
+    """Each query in an ascending list, and where it stands there."""
+    starts = np.flatnonzero(np.diff(queries, prepend=-1)).tolist()
+    for start, end in itertools.pairwise([*starts, len(queries)]):
+        yield int(queries[start]), slice(start, end)
+
+
+def _place(scores: Doubles, ladder: Doubles, tolerance: float) -> tuple[Rows, NDArray[np.bool_]]:
+    """Place one query's scores on its ladder of thresholds.
 
     Args:
-        scores: (B,), each within ``tolerance`` of the exact one.
+        scores: (N,), each within ``tolerance`` of the exact one.
         ladder: (E,) exact thresholds, ascending.
         tolerance: see above.
 
     Returns:
-        (E + 1,) how many surely reach exactly so many thresholds (those that reach none are left
-        out), and the columns that are too near a threshold to tell.
+        (N,) how many thresholds each score reaches, and (N,) whether it is too near one to tell.
     """
-    # Most of a gallery scores below the lowest threshold: one comparison is all it costs.
-    columns = np.flatnonzero(scores >= ladder[0] - tolerance)
-    values = scores[columns]
-    places = np.searchsorted(ladder, values, side="right")
+    places = np.searchsorted(ladder, scores, side="right")
     fenced = np.concatenate([[-np.inf], ladder, [np.inf]])
-    near = (values - fenced[places] <= tolerance) | (fenced[places + 1] - values <= tolerance)
-    return np.bincount(places[~near], minlength=len(ladder) + 1), columns[near]
+    near = (scores - fenced[places] <= tolerance) | (fenced[places + 1] - scores <= tolerance)
+    return places, near

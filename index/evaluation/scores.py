@@ -4,11 +4,10 @@ As in `index.ranking`: each facet's cosine is counted in standard deviations abo
 cosine with a fixed cohort, and `index.ranking.combine` makes one number of the facets'.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from index.ranking import Doubles, Embeddings, combine
 from index.vectors import Floats, Rows
@@ -17,7 +16,18 @@ from model.config import Facet
 PAIRS = 4096  # query-exemplar pairs scored exactly at a time
 ROUNDOFF = 2.0**-24  # of float32, relative
 CONFIDENCE = 8  # deviations of the accumulated rounding error that are allowed for
-STEEPNESS = 2.0  # `combine` changes by at most this times the sum of its arguments' changes
+# What is taken for granted of `combine`, and held by tests: no facet's rise lowers it, and it
+# changes by at most this times the sum of its arguments' changes.
+STEEPNESS = 2.0
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """P pairs of a query and an exemplar, by query."""
+
+    queries: Rows  # (P,)
+    rows: Rows  # (P,)
+    scores: Doubles  # (P,) of float32 precision
 
 
 class ExemplarScorer:
@@ -39,35 +49,60 @@ class ExemplarScorer:
         self._queries = queries
         self._mean: dict[Facet, Doubles] = {}  # (Q,)
         self._deviation: dict[Facet, Doubles] = {}  # (Q,)
-        self._scaled: dict[Facet, Floats] = {}  # (Q, D) queries over their deviation
-        self._shift: dict[Facet, Floats] = {}  # (Q, 1)
         bounds: list[Doubles] = []
         for facet, vectors in queries.items():
             against = vectors.astype(np.float64) @ cohort[facet].astype(np.float64).T  # (Q, C)
-            mean, deviation = against.mean(axis=1), np.maximum(against.std(axis=1), 1e-6)
-            self._mean[facet], self._deviation[facet] = mean, deviation
-            self._scaled[facet] = (vectors / deviation[:, None]).astype(np.float32)
-            self._shift[facet] = (-mean / deviation).astype(np.float32)[:, None]
-            bounds.append(CONFIDENCE * vectors.shape[1] ** 0.5 * ROUNDOFF / deviation)
+            self._mean[facet] = against.mean(axis=1)
+            self._deviation[facet] = np.maximum(against.std(axis=1), 1e-6)
+            error = CONFIDENCE * vectors.shape[1] ** 0.5 * ROUNDOFF
+            bounds.append(error / self._deviation[facet])
         self.tolerance: Doubles = STEEPNESS * np.sum(bounds, axis=0)
 
     def __len__(self) -> int:
         return len(self.tolerance)
 
-    def approximate(self, exemplars: Embeddings) -> Doubles:
-        """Every query's score of every exemplar, each within `tolerance` of the exact one.
+    def limits(self, least: Doubles) -> dict[Facet, Floats]:
+        """Cosines that an exemplar must reach in one facet at least to score ``least`` (Q,).
+
+        Below the level c in every facet, a score is at most that of c in all of them; so c is
+        sought at which that is the score in question.
+
+        Returns:
+            facet -> (Q, 1), for `candidates`.
+        """
+        high = 3 / np.min(list(self._deviation.values()), axis=0)  # beyond any level
+        low = -high
+        for _ in range(64):
+            middle = (low + high) / 2
+            short = combine(dict.fromkeys(self._queries, middle)) < least - self.tolerance
+            low, high = np.where(short, middle, low), np.where(short, high, middle)
+        limits: dict[Facet, Floats] = {}
+        for facet, deviation in self._deviation.items():
+            cosine = (self._mean[facet] + low * deviation).astype(np.float32)
+            limits[facet] = np.nextafter(cosine, np.float32(-np.inf))[:, None]
+        return limits
+
+    def candidates(self, exemplars: Embeddings, limits: Mapping[Facet, Floats]) -> Candidates:
+        """Every pair that may score the ``least`` that ``limits`` were made for, and some below.
 
         Args:
             exemplars: facet -> (N, D) unit vectors.
+            limits: from `limits`.
 
         Returns:
-            (Q, N), of float32 precision.
+            Pairs with scores within `tolerance` of the exact ones.
         """
-        levels: dict[Facet, NDArray[Any]] = {}  # float32, where the ranker has float64
-        for facet, scaled in self._scaled.items():
-            levels[facet] = scaled @ exemplars[facet].T
-            levels[facet] += self._shift[facet]
-        return combine(levels)
+        cosines = {  # (Q, N)
+            facet: vectors @ exemplars[facet].T for facet, vectors in self._queries.items()
+        }
+        reached = [cosines[facet] >= limit for facet, limit in limits.items()]
+        places = np.flatnonzero(np.logical_or.reduce(reached))  # flat: much faster than np.nonzero
+        queries, rows = np.divmod(places, reached[0].shape[1])
+        levels = {
+            facet: self._level(facet, queries, own.ravel()[places])
+            for facet, own in cosines.items()
+        }
+        return Candidates(queries, rows, combine(levels))
 
     def exact(self, queries: Rows, exemplars: Embeddings, rows: Rows) -> Doubles:
         """Scores of single pairs, in float64.
@@ -100,6 +135,9 @@ class ExemplarScorer:
         levels: dict[Facet, Doubles] = {}
         for facet, vectors in self._queries.items():
             products = vectors[queries].astype(np.float64) * exemplars[facet][rows]  # (P, D)
-            centred = products.sum(axis=1) - self._mean[facet][queries]
-            levels[facet] = centred / self._deviation[facet][queries]
+            levels[facet] = self._level(facet, queries, products.sum(axis=1))
         return combine(levels)
+
+    def _level(self, facet: Facet, queries: Rows, cosines: Floats | Doubles) -> Doubles:
+        """`index.ranking.standardise` of single pairs, each of (P,)."""
+        return (cosines - self._mean[facet][queries]) / self._deviation[facet][queries]

@@ -245,7 +245,7 @@ def test_a_rebuild_beside_another_is_refused(house: House) -> None:
     before = published_version(house.data.index)
     with (
         filelock.FileLock(house.data.index / ".rebuild.lock"),
-        pytest.raises(RebuildError, match="another rebuild is running.*wait"),
+        pytest.raises(RebuildError, match=r"another rebuild is running.*wait"),
     ):
         house.rebuild()
     assert published_version(house.data.index) == before

@@ -30,7 +30,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     data = tmp_path_factory.mktemp("data")
     snapshot = build_snapshot(data, {"one": [patches(0), patches(1)], "two": [patches(2)]})
     snapshot.close()
-    yield data / "index" / snapshot.version
+    return data / "index" / snapshot.version
 
 
 @pytest.fixture
@@ -133,9 +133,13 @@ def test_a_version_appears_only_when_it_is_complete(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_a_version_that_fails_leaves_nothing(tmp_path: Path, error: type[BaseException]) -> None:
-    with pytest.raises(error), building(tmp_path, "v1") as folder:
-        (folder / "file").write_text("content")
-        raise error
+    def build() -> None:
+        with building(tmp_path, "v1") as folder:
+            (folder / "file").write_text("content")
+            raise error
+
+    with pytest.raises(error):
+        build()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -178,13 +182,13 @@ def test_the_published_version_is_opened(version: Path) -> None:
 
 
 def test_no_index_yet_is_told_with_the_command_that_makes_one(tmp_path: Path) -> None:
-    with pytest.raises(SnapshotError, match="no index .* yet; run `whence rebuild"):
+    with pytest.raises(SnapshotError, match=r"no index .* yet; run `whence rebuild"):
         open_published(tmp_path)
 
 
 def test_a_published_version_that_has_gone_is_told_by_name(tmp_path: Path) -> None:
     publish(tmp_path, "v1")
-    with pytest.raises(SnapshotError, match="v1.*whence rebuild"):
+    with pytest.raises(SnapshotError, match=r"v1.*whence rebuild"):
         open_published(tmp_path)
 
 

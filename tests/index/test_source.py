@@ -282,7 +282,7 @@ def test_a_name_without_letters_or_digits_is_refused(tmp_path: Path) -> None:
 def test_two_folders_of_one_id_are_refused_by_both_names(tmp_path: Path) -> None:
     picture(tmp_path / "Van Gogh" / "a.png")
     picture(tmp_path / "van-gogh" / "a.png")
-    with pytest.raises(SourceError, match="'Van Gogh' and 'van-gogh'.*'van-gogh'; rename one"):
+    with pytest.raises(SourceError, match=r"'Van Gogh' and 'van-gogh'.*'van-gogh'; rename one"):
         read_sources([tmp_path])
 
 
@@ -298,7 +298,7 @@ def test_two_concepts_of_one_id_in_a_manifest_are_refused_by_both(tmp_path, writ
 def test_one_concept_in_two_sources_is_refused_with_both_sources(tmp_path: Path) -> None:
     for folder in ("first", "second"):
         picture(tmp_path / folder / "Ada" / "a.png")
-    with pytest.raises(SourceError, match="'Ada' of .*second and 'Ada' of .*first"):
+    with pytest.raises(SourceError, match=r"'Ada' of .*second and 'Ada' of .*first"):
         read_sources([tmp_path / "first", tmp_path / "second"])
 
 

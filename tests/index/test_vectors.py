@@ -83,7 +83,7 @@ def test_queries_of_another_type_or_layout_are_taken(store: FaissStore, matrices
 def test_vectors_that_are_not_of_unit_norm_are_never_written(tmp_path: Path, value: float) -> None:
     matrix = unit(5, 4, seed=0)
     matrix[3] = value
-    with pytest.raises(SnapshotError, match="1 style embeddings are not unit vectors.*row 3"):
+    with pytest.raises(SnapshotError, match=r"1 style embeddings are not unit vectors.*row 3"):
         write_vectors(tmp_path, "style", matrix)
     assert list(tmp_path.iterdir()) == []
 

@@ -311,5 +311,5 @@ def test_weights_in_the_hubs_local_cache_need_no_hub(no_hub: Path) -> None:
 
 
 def test_a_network_without_published_weights_asks_for_a_file(no_hub: Path) -> None:
-    with pytest.raises(BackboneError, match="no pretrained weights.*--weights"):
+    with pytest.raises(BackboneError, match=r"no pretrained weights.*--weights"):
         create_backbone("resnetblur18")

@@ -184,5 +184,5 @@ def test_features_that_are_not_finite_are_refused_with_the_likely_cause(tmp_path
     broken = CountingBackbone()
     with torch.no_grad():
         broken.backbone.network.conv_stem.weight[0] = float("nan")
-    with pytest.raises(TrainingError, match="not a finite number.*mean/std"):
+    with pytest.raises(TrainingError, match=r"not a finite number.*mean/std"):
         build(tmp_path / "bank", images, broken)

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from torch.nn.functional import normalize
@@ -28,12 +30,19 @@ def test_health_of_a_collapsed_embedding_shows_it() -> None:
 
 
 def test_health_similarities_are_those_of_the_pair_and_of_the_nearest_other() -> None:
-    a = normalize(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), dim=1)
-    b = normalize(torch.tensor([[1.0, 1.0], [-1.0, 0.0]]), dim=1)
-    health = measure_health(random_rows(2, 2), a, b)
-    # a0.b0 = 1/sqrt 2, a1.b1 = 0; a0.b1 = -1, a1.b0 = 1/sqrt 2.
-    assert health.positive_similarity == pytest.approx(0.5**0.5 / 2)
-    assert health.negative_similarity == pytest.approx((-1 + 0.5**0.5) / 2)
+    a = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]])
+    b = torch.tensor([[0.8, 0.6], [-1.0, 0.0], [0.0, 1.0]])
+    health = measure_health(random_rows(3, 2), a, b)
+    # a @ b.T is [0.8, -1, 0], [0.6, 0, 1], [0.96, -0.6, 0.8]
+    assert health.positive_similarity == pytest.approx((0.8 + 0 + 0.8) / 3)
+    assert health.negative_similarity == pytest.approx((0 + 1 + 0.96) / 3)
+
+
+def test_health_effective_rank_is_the_exponential_of_the_spectrums_entropy() -> None:
+    u = torch.tensor([[3.0, 0.0], [-3.0, 0.0], [0.0, 1.0], [0.0, -1.0]])  # variances 9 to 1
+    z = normalize(u, dim=1)
+    expected = math.exp(-0.9 * math.log(0.9) - 0.1 * math.log(0.1))
+    assert measure_health(u, z, z).effective_rank == pytest.approx(expected)
 
 
 def test_health_correlation_is_the_mean_absolute_off_diagonal() -> None:

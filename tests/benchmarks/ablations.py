@@ -1,0 +1,304 @@
+"""Every choice of the method beside its alternatives, on pairs of known origin: docs/method.md.
+
+    python -m tests.benchmarks.ablations --exemplars exemplars.csv --distractors photos \
+        --distractors garments --pairs pairs.csv --backbone mobilenetv2_100 --weights FILE \
+        [--backbone-option K=V ...] [--cache DIR] [--json FILE] [--only NAME ...]
+
+The backbone runs once over gallery, queries and views; every row is then the product's own code
+(`train_head`, `Ranker`) on those features, with one choice changed. Pairs are looked at only to
+measure. The bootstrap draws concepts with replacement, 2,000 times.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import faiss
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+
+import index.ranking as ranking
+from index.evaluation.metrics import average_precision, hit_at
+from index.evaluation.pairs import Pair, read_pairs
+from index.source import read_sources
+from index.vectors import FaissStore
+from model.backbone import create_backbone, parse_options
+from model.cca import canonical_map
+from model.config import Facet, Reading, TrainConfig
+from model.embedder import choose_device
+from model.facets import FACETS, FacetReader
+from model.features import build_feature_bank
+from model.head import AttributionHead
+from model.train import train_head
+from model.views import RandomViews
+from model.whitening import principal_map
+
+Heads = Mapping[Reading, Callable[[torch.Tensor], torch.Tensor]]
+DRAWS = 2000
+
+
+@dataclass(frozen=True)
+class Data:
+    """Features of everything, and what is true."""
+
+    gallery: dict[Reading, np.ndarray]  # (N, 1 + V, D) view 0 is clean
+    queries: dict[Reading, np.ndarray]  # (Q, D)
+    concepts: list[str]  # of each gallery row
+    pairs: list[Pair]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table."""
+
+    name: str
+    map: float
+    map_error: float
+    recall_at_1: float
+    recall_at_1_error: float
+    recall_at_5: float
+    style_at_1: float
+    subject_at_1: float
+
+
+def load(arguments: argparse.Namespace) -> Data:
+    """Compute or reuse the features."""
+    torch.manual_seed(0)
+    gallery = read_sources([arguments.exemplars, *arguments.distractors], each_image_a_concept=True)
+    pairs = read_pairs(arguments.pairs)
+    backbone = create_backbone(
+        arguments.backbone,
+        weights=arguments.weights,
+        options=parse_options(arguments.backbone_option),
+    )
+    size = backbone.config.input_size
+
+    def bank(paths: list[Path], views: int) -> dict[Reading, np.ndarray]:
+        return build_feature_bank(
+            arguments.cache,
+            paths,
+            backbone,
+            FacetReader(),
+            RandomViews(views, size, seed=0),
+            device=choose_device(),
+            workers=2,
+            progress=lambda done, total: print(f"\r{done}/{total}", end="", file=sys.stderr),
+        ).readings
+
+    rows = bank([item.path for item in gallery], 2)
+    asked = bank([pair.path for pair in pairs], 1)
+    return Data(
+        gallery=rows,
+        queries={name: features[:, 0] for name, features in asked.items()},
+        concepts=[item.concept.id for item in gallery],
+        pairs=pairs,
+    )
+
+
+def embed(
+    features: Mapping[Reading, np.ndarray],
+    heads: Heads,
+    facets: Mapping[Facet, Mapping[Reading, float]],
+) -> dict[Facet, np.ndarray]:
+    """(N, D) features -> (N, K) unit vectors of each facet, as `AttributionModel` does."""
+    result = {}
+    for facet, weights in facets.items():
+        total = sum(weights.values())
+        parts = [
+            F.normalize(heads[name](torch.from_numpy(np.array(features[name]))), dim=1)
+            * (weight / total) ** 0.5
+            for name, weight in weights.items()
+        ]
+        result[facet] = torch.cat(parts, dim=1).numpy()
+    return result
+
+
+def measure(
+    name: str,
+    data: Data,
+    heads: Heads,
+    facets: Mapping[Facet, Mapping[Reading, float]] = FACETS,
+    cohort: int = 1024,
+) -> Row:
+    """Rank every concept for every query and score the rankings."""
+    clean = {reading: features[:, 0] for reading, features in data.gallery.items()}
+    gallery, queries = embed(clean, heads, facets), embed(data.queries, heads, facets)
+    stores = {}
+    for facet, vectors in gallery.items():
+        stores[facet] = faiss.IndexFlatIP(vectors.shape[1])
+        stores[facet].add(vectors)
+    ids = list(dict.fromkeys(data.concepts))
+    number = {concept: place for place, concept in enumerate(ids)}
+    members = np.random.default_rng(0).permutation(len(data.concepts))[:cohort]
+    ranker = ranking.Ranker(
+        FaissStore(stores),
+        [number[concept] for concept in data.concepts],
+        {facet: vectors[members] for facet, vectors in gallery.items()},
+    )
+    ranked = [
+        [ids[found.number] for found in answer]
+        for answer in ranker.rank(queries, depth=len(data.concepts))
+    ]
+    return score(name, data.pairs, ranked)
+
+
+def score(name: str, pairs: list[Pair], ranked: list[list[str]]) -> Row:
+    """Macro averages over the pairs' first concept, with bootstrap errors over concepts."""
+    asked = list(zip(pairs, ranked, strict=True))
+    values = {
+        "map": np.array([average_precision(found, pair.concepts) for pair, found in asked]),
+        "recall_at_1": np.array([hit_at(found, pair.concepts, 1) for pair, found in asked]),
+        "recall_at_5": np.array([hit_at(found, pair.concepts, 5) for pair, found in asked]),
+    }
+    _, group = np.unique([pair.concepts[0] for pair in pairs], return_inverse=True)
+    kinds = np.array([pair.kind for pair in pairs])
+    draws = np.random.default_rng(0).integers(0, group.max() + 1, (DRAWS, group.max() + 1))
+    means = {metric: np.bincount(group, v) / np.bincount(group) for metric, v in values.items()}
+    first = values["recall_at_1"]
+    return Row(
+        name=name,
+        map=float(means["map"].mean()),
+        map_error=float(means["map"][draws].mean(axis=1).std()),
+        recall_at_1=float(means["recall_at_1"].mean()),
+        recall_at_1_error=float(means["recall_at_1"][draws].mean(axis=1).std()),
+        recall_at_5=float(means["recall_at_5"].mean()),
+        style_at_1=float(first[kinds == "style"].mean()) if (kinds == "style").any() else np.nan,
+        subject_at_1=(
+            float(first[kinds == "subject"].mean()) if (kinds == "subject").any() else np.nan
+        ),
+    )
+
+
+def closed_form(
+    data: Data, powers: Mapping[Reading, float], components: int | None = None
+) -> Heads:
+    """Whitening at these powers, no training loop."""
+    config = TrainConfig()
+    heads = {}
+    for name, features in data.gallery.items():
+        recipe = config.readings[name]
+        found = principal_map(
+            torch.from_numpy(np.array(features[:, 0])),
+            power=powers[name],
+            components=components or recipe.components,
+            standardise=recipe.standardise,
+        )
+        heads[name] = AttributionHead(found.mean.float(), found.weight.float()).components
+    return {name: _detached(head) for name, head in heads.items()}
+
+
+def trained(data: Data, **weights: float | int) -> Heads:
+    """The training loop with some of its settings changed for every reading."""
+    config = TrainConfig()
+    own = {key: value for key, value in weights.items() if key in TrainConfig.model_fields}
+    for_readings = {key: value for key, value in weights.items() if key not in own}
+    readings = {
+        name: recipe.model_copy(update=for_readings) for name, recipe in config.readings.items()
+    }
+    config = config.model_copy(update={"readings": readings, **own})
+    return {
+        name: _detached(train_head(name, features, config)[0].components)
+        for name, features in data.gallery.items()
+    }
+
+
+def canonical(data: Data, components: int) -> Heads:
+    """CCA between the two augmented views."""
+    heads = {}
+    for name, features in data.gallery.items():
+        found = canonical_map(
+            torch.from_numpy(np.array(features[:, 1])),
+            torch.from_numpy(np.array(features[:, 2])),
+            components=components,
+        )
+        # Components that the views do not share count for nothing.
+        weight = found.correlations.clamp(min=0)[:, None] * found.weight
+        heads[name] = AttributionHead(found.mean.float(), weight.float()).components
+    return {name: _detached(head) for name, head in heads.items()}
+
+
+def _detached(head: Callable[[torch.Tensor], torch.Tensor]) -> Callable[..., torch.Tensor]:
+    return lambda features: head(features).detach()
+
+
+def rows(data: Data) -> Iterable[tuple[str, Callable[[], Row]]]:
+    """Every row of the table, each computed only when asked for."""
+    powers = {name: recipe.power for name, recipe in TrainConfig().readings.items()}
+    same = lambda power: dict.fromkeys(powers, power)  # noqa: E731
+    raw: Heads = {name: lambda x: x for name in powers}
+    means = {name: features[:, 0].mean(axis=0) for name, features in data.gallery.items()}
+    centred: Heads = {
+        name: (lambda x, mean=torch.from_numpy(mean): x - mean) for name, mean in means.items()
+    }
+    pooled: Mapping[Facet, Mapping[Reading, float]] = {"subject": {"pooled": 1.0}}
+    late: Mapping[Facet, Mapping[Reading, float]] = {"subject": {"late": 1.0}}
+    subject: Mapping[Facet, Mapping[Reading, float]] = {"subject": FACETS["subject"]}
+    style: Mapping[Facet, Mapping[Reading, float]] = {"style": FACETS["style"]}
+    yield "raw", lambda: measure("raw", data, raw)
+    yield "centred", lambda: measure("centred", data, centred)
+    for power in (0.0, 0.2, 0.25, 0.3, 0.4, 0.5):
+        name = f"whitening, power {power}"
+        yield name, lambda p=power, n=name: measure(n, data, closed_form(data, same(p)))
+    for count in (128, 256, 512):
+        name = f"CCA between views, {count} axes"
+        yield name, lambda c=count, n=name: measure(n, data, canonical(data, c))
+    name = "whitening, chosen powers"
+    yield name, lambda n=name: measure(n, data, closed_form(data, powers))
+    for count in (128, 256, 512, 768, 1024):
+        name = f"whitening, chosen powers, {count} components"
+        yield name, lambda c=count, n=name: measure(n, data, closed_form(data, powers, components=c))
+    for name, weights in {
+        "InfoNCE only": {"alignment": 1.0, "disentanglement": 0.0},
+        "Infomax only": {"alignment": 0.0, "disentanglement": 1.0},
+        "both, weights 0.1 and 1": {"alignment": 0.1, "disentanglement": 1.0},
+        "both, weights 1 and 1": {"alignment": 1.0, "disentanglement": 1.0},
+        "default": {},
+    }.items():
+        yield name, lambda w=weights, n=name: measure(n, data, trained(data, **w))
+    for name, facets in {
+        "pooled alone": pooled,
+        "late alone": late,
+        "subject alone": subject,
+        "style alone": style,
+    }.items():
+        yield name, lambda f=facets, n=name: measure(n, data, trained(data), f)
+        yield f"{name}, raw", lambda f=facets, n=name: measure(f"{n}, raw", data, raw, f)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--exemplars", type=Path, required=True)
+    parser.add_argument("--distractors", type=Path, action="append", default=[])
+    parser.add_argument("--pairs", type=Path, required=True)
+    parser.add_argument("--backbone", required=True)
+    parser.add_argument("--weights", type=Path)
+    parser.add_argument("--backbone-option", action="append", default=[])
+    parser.add_argument("--cache", type=Path, default=Path("data/cache/ablations"))
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--only", action="append", default=[])
+    arguments = parser.parse_args()
+    data = load(arguments)
+    print(f"{'':36} {'mAP':>12} {'R@1':>12} {'R@5':>6} {'style@1':>7} {'subj@1':>7}")
+    found = []
+    for name, compute in rows(data):
+        if arguments.only and not any(part in name for part in arguments.only):
+            continue
+        row = compute()
+        found.append(asdict(row))
+        print(
+            f"{row.name:36} {row.map:.3f} ±{row.map_error:.3f} "
+            f"{row.recall_at_1:.3f} ±{row.recall_at_1_error:.3f} {row.recall_at_5:.3f} "
+            f"{row.style_at_1:7.3f} {row.subject_at_1:7.3f}",
+            flush=True,
+        )
+    if arguments.json:
+        arguments.json.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,207 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from model.backbone import create_random_backbone
+from model.checkpoint import load_embedder
+from model.config import Reading, ReadingConfig, TrainConfig
+from model.errors import TrainingError
+from model.features import FeatureBank
+from model.head import AttributionHead
+from model.train import TrainedModel, TrainingStep, train_head, train_heads, train_model
+from tests.fakes import patches
+
+READING: Reading = "pooled"
+RECIPE = ReadingConfig(components=16, alignment=1.0)
+QUICK = TrainConfig(
+    steps=40,
+    batch_size=32,
+    learning_rate=3e-3,
+    evaluate_every=10,
+    readings={"pooled": RECIPE, "late": RECIPE, "early": RECIPE},
+)
+
+
+def bank(images: int = 60, width: int = 12, seed: int = 0, noise: float = 0.5) -> np.ndarray:
+    """(N, 1 + V, D) features: independent sources, mixed, with noise of its own in each view."""
+    random = np.random.default_rng(seed)
+    sources = random.laplace(size=(images, 1, width)) + noise * random.standard_normal(
+        (images, 3, width)
+    )
+    mixing = random.standard_normal((width, width)) * np.linspace(0.3, 3, width)
+    return (sources @ mixing + 2).astype(np.float32)
+
+
+def train(features: np.ndarray, config: TrainConfig = QUICK) -> tuple[AttributionHead, list]:
+    return train_head(READING, features, config)
+
+
+def test_training_lowers_the_loss_on_images_it_does_not_learn_from() -> None:
+    _, history = train(bank(images=300, noise=1.0))
+    losses = [step.loss for step in history]
+    assert history[0].step == 0
+    assert losses[-1] < losses[0] - 0.1
+    assert losses[1] < losses[0]
+
+
+def test_training_is_the_same_for_the_same_seed() -> None:
+    (one, first), (two, second) = train(bank()), train(bank())
+    assert torch.equal(one.weight, two.weight)
+    assert torch.equal(one.mean, two.mean)
+    assert first == second
+    other, _ = train(bank(), QUICK.model_copy(update={"seed": 1}))
+    assert not torch.equal(one.weight, other.weight)
+
+
+def test_training_leaves_the_global_generator_alone() -> None:
+    before = torch.random.get_rng_state()
+    train(bank())
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_the_head_kept_is_the_one_that_did_best(monkeypatch) -> None:
+    wild = QUICK.model_copy(update={"learning_rate": 5.0})  # gets worse at once
+    head, history = train(bank(), wild)
+    untrained, _ = train(bank(), QUICK.model_copy(update={"steps": 0}))
+    assert history[-1].loss > history[0].loss
+    assert torch.equal(head.weight, untrained.weight)
+
+
+def test_training_stops_when_nothing_gets_better_any_more() -> None:
+    patient = {"learning_rate": 5.0, "steps": 10_000, "patience": 2}
+    _, history = train(bank(), QUICK.model_copy(update=patient))
+    assert len(history) < 20
+
+
+def test_every_evaluation_is_reported_with_its_health() -> None:
+    seen: list[TrainingStep] = []
+    _, history = train_head(READING, bank(), QUICK, seen.append)
+    assert seen == history
+    assert {step.reading for step in seen} == {READING}
+    assert all(np.isfinite([s.loss, s.alignment, s.disentanglement]).all() for s in seen)
+    assert all(1 <= step.health.effective_rank <= 16 for step in seen)
+
+
+def test_a_trained_head_gives_unit_vectors_that_bring_views_together() -> None:
+    features = bank(noise=0.3)
+    head, _ = train(features)
+    z = head(torch.from_numpy(features[:, :2])).detach()
+    similarity = z[:, 0] @ z[:, 1].T
+    assert torch.allclose(z.norm(dim=-1), torch.ones(60, 2), atol=1e-5)
+    found = (similarity.argmax(dim=1) == torch.arange(60)).float().mean()
+    assert found > 0.9
+
+
+@pytest.mark.parametrize("images", [2, 3, 4, 9])
+def test_fewer_images_than_dimensions_still_give_a_head(images: int) -> None:
+    head, history = train(bank(images, width=30))
+    assert torch.isfinite(head.weight).all()
+    assert head.weight.shape[1] == len(head.mean) == 30
+    assert np.isfinite([step.loss for step in history]).all()
+
+
+def _one_image(features: np.ndarray) -> np.ndarray:
+    return features[:1]
+
+
+def _constant(features: np.ndarray) -> np.ndarray:
+    return np.full_like(features, 0.7)
+
+
+def _not_a_number(features: np.ndarray) -> np.ndarray:
+    features[7, 0, 3] = np.nan
+    return features
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [(_one_image, "too few"), (_constant, "same features"), (_not_a_number, "not finite")],
+)
+def test_features_nothing_can_be_learnt_from_are_refused_by_reading(spoil, message: str) -> None:
+    spoilt = FeatureBank({READING: spoil(bank())}, [])
+    with pytest.raises(TrainingError, match=f"{READING} features: .*{message}"):
+        train_heads(spoilt, QUICK)
+
+
+# From images to a model
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> list[Path]:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for seed in range(12):
+        patches(seed).save(folder / f"{seed:02}.png")
+    return sorted(folder.iterdir())
+
+
+def train_on(
+    images: list[Path], folder: Path, name: str = "test_efficientnet", **options: object
+) -> TrainedModel:
+    backbone = create_random_backbone(name, options={"input_size": 32})
+    return train_model(
+        images,
+        backbone,
+        models=folder / "models",
+        features=folder / "features",
+        config=QUICK,
+        device="cpu",
+        **options,
+    )
+
+
+@pytest.mark.parametrize("name", ["test_efficientnet", "test_vit"])
+def test_images_become_a_saved_model_that_embeds(tmp_path: Path, images, name: str) -> None:
+    trained = train_on(images, tmp_path, name)
+    embedder = load_embedder(tmp_path / "models", trained.model_id, device="cpu")
+    facets = embedder.embed([patches(seed) for seed in (3, 4, 100)])
+    for matrix in facets.values():
+        assert np.allclose(np.linalg.norm(matrix, axis=1), 1, atol=1e-5)
+        assert matrix[0] @ matrix[1] < 0.99
+    assert (trained.images, trained.unreadable) == (12, [])
+
+
+def test_training_says_in_the_model_what_it_learnt_from(tmp_path: Path, images) -> None:
+    images[5].write_text("not an image")
+    trained = train_on(images, tmp_path)
+    assert (trained.images, trained.unreadable) == (11, [images[5]])
+    record = json.loads((tmp_path / "models" / trained.model_id / "training.json").read_text())
+    assert (record["images"], record["unreadable"]) == (11, [str(images[5])])
+    assert record["train"]["steps"] == QUICK.steps
+    assert len(record["history"]) == len(trained.history)
+
+
+def test_equal_images_and_seed_give_an_equal_model(tmp_path: Path, images) -> None:
+    first = train_on(images, tmp_path / "one")
+    second = train_on(images, tmp_path / "two")
+    assert first.model_id == second.model_id
+    assert train_on(images[:-1], tmp_path / "one").model_id != first.model_id
+
+
+def test_interrupted_training_goes_on_to_the_same_model(tmp_path: Path, images) -> None:
+    images += [images[0].with_name(f"more-{seed}.png") for seed in range(10)]
+    for seed, path in enumerate(images[12:]):
+        patches(50 + seed).save(path)
+
+    def interrupt(done: int, total: int) -> None:
+        if done < total:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_on(images, tmp_path / "one", progress=interrupt)
+    assert not (tmp_path / "one" / "models").exists()
+    seen: list[int] = []
+    resumed = train_on(images, tmp_path / "one", progress=lambda done, _: seen.append(done))
+    assert seen == [len(images)]  # the rest only
+    assert resumed.model_id == train_on(images, tmp_path / "two").model_id
+
+
+def test_copies_of_one_image_are_refused_and_nothing_is_saved(tmp_path: Path, images) -> None:
+    for image in images[1:]:
+        image.write_bytes(images[0].read_bytes())
+    with pytest.raises(TrainingError, match="same features"):
+        train_on(images, tmp_path)
+    assert not (tmp_path / "models").exists()
