@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -10,14 +9,13 @@ from typing import Annotated
 import typer
 import uvicorn
 
-from app.client import ask_server, attribute_files
+from app.client import attribute_files
 from app.console import err, out, stages
 from app.demo import run_demo
+from app.evaluate import evaluate
 from app.main import create_app
+from app.options import DEFAULT_WORKERS, Data, Device, JsonFile, Workers, write_json
 from app.settings import read_settings
-from index.attribution import open_attributor
-from index.evaluation.local import ask_attributor
-from index.evaluation.pairs import PairsReport, evaluate_pairs, read_pairs
 from index.layout import DataFolder
 from index.rebuild import RebuildSummary, rebuild
 from index.snapshot import list_versions, published_version
@@ -30,15 +28,6 @@ from model.train import TrainingStep, train_model
 
 DEFAULT_BACKBONE = "vit_base_patch16_224.dino"
 
-Data = Annotated[
-    Path, typer.Option(envvar="WHENCE_DATA", help="Folder that holds models, index and cache.")
-]
-Workers = Annotated[int, typer.Option(min=0, help="Processes that decode images.")]
-Device = Annotated[
-    str, typer.Option(envvar="WHENCE_DEVICE", help="auto, cpu, cuda or cuda:N; auto prefers CUDA.")
-]
-DEFAULT_WORKERS = min(4, os.cpu_count() or 1)
-
 cli = typer.Typer(
     name="whence",
     help="Which source concepts does this generated image come from?",
@@ -46,7 +35,6 @@ cli = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-evaluate = typer.Typer(help="Measure attribution against known answers.", no_args_is_help=True)
 cli.add_typer(evaluate, name="evaluate")
 
 
@@ -117,9 +105,7 @@ def rebuild_command(
     each_image_a_concept: Annotated[
         bool, typer.Option(help="Take a source folder's loose images, each as its own concept.")
     ] = False,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the summary to this file, too.")
-    ] = None,
+    json_file: JsonFile = None,
     data: Data = Path("data"),
     device: Device = "auto",
     workers: Workers = DEFAULT_WORKERS,
@@ -138,8 +124,7 @@ def rebuild_command(
             progress=report,
         )
     print_rebuild(summary)
-    if json_file:
-        _write_json(json_file, summary.as_dict())
+    write_json(json_file, summary.as_dict())
 
 
 @cli.command()
@@ -179,38 +164,6 @@ def attribute(
             print_answer(path, answer)
     if failed:
         raise typer.Exit(1)
-
-
-@evaluate.command()
-def pairs(
-    pairs_file: Annotated[
-        Path,
-        typer.Option("--pairs", help="Manifest with path, concepts (separated by ;) and kind."),
-    ],
-    url: Annotated[str | None, typer.Option(help="Ask this server instead of --data.")] = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the report to this file.")
-    ] = None,
-    data: Data = Path("data"),
-    device: Device = "auto",
-) -> None:
-    """Rank every concept for synthetic images of known origin; pairs are never trained on."""
-    known = read_pairs(pairs_file)
-    with stages() as report:
-        measured = evaluate_pairs(
-            known,
-            (lambda asked: ask_server(url, asked))
-            if url
-            else (
-                lambda asked: ask_attributor(
-                    open_attributor(DataFolder(data), device=device), asked
-                )
-            ),
-            progress=lambda done, total: report("asking", done, total),
-        )
-    print_pairs(measured)
-    if json_file:
-        _write_json(json_file, measured.as_dict())
 
 
 @cli.command()
@@ -281,25 +234,6 @@ def print_answer(path: Path, answer: dict[str, object]) -> None:
             f"p {concept['p_value']:.3f}"
         )
     out.print(f"      unattributed {answer['unattributed_share']:.0%}")
-
-
-def print_pairs(report: PairsReport) -> None:
-    """The metrics as a table."""
-    out.print(f"{'':>16} {'queries':>7} {'mAP':>6} {'R@1':>6} {'R@5':>6}")
-    for name, scores in {"macro": report.macro, **report.by_kind}.items():
-        out.print(
-            f"{name:>16} {scores.queries:7d} {scores.map:6.3f} {scores.recall_at_1:6.3f} "
-            f"{scores.recall_at_5:6.3f}"
-        )
-    out.print(f"failed requests {report.failed}; verdicts {report.verdicts}")
-    out.print(f"a true concept first and answered as a match: {report.attributed_correctly:.3f}")
-    if report.false_attribution_rate is not None:
-        out.print(f"absent source, false-attribution rate: {report.false_attribution_rate:.3f}")
-
-
-def _write_json(path: Path, record: dict[str, object]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, indent=1) + "\n")
 
 
 def _plain(text: str) -> str:

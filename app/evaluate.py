@@ -1,32 +1,52 @@
-"""``whence evaluate abc`` and ``whence evaluate robustness``."""
+"""``whence evaluate pairs | abc | robustness``."""
 
-import json
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from app.client import ask_server
 from app.console import err, out, stages
+from app.options import DEFAULT_WORKERS, Data, Device, JsonFile, PairsFile, Workers, write_json
 from index.attribution import open_attributor
 from index.evaluation.abc import AbcProtocol, AbcReport, evaluate_abc
 from index.evaluation.abc_release import list_distractors, read_release
 from index.evaluation.local import ask_attributor
-from index.evaluation.pairs import read_pairs
+from index.evaluation.pairs import PairsReport, evaluate_pairs, read_pairs
 from index.evaluation.robustness import RobustnessReport, evaluate_robustness
 from index.layout import DataFolder
 from model.checkpoint import latest_model, load_embedder
 
-Data = Annotated[
-    Path, typer.Option(envvar="WHENCE_DATA", help="Folder that holds models, index and cache.")
-]
-Workers = Annotated[int, typer.Option(min=0, help="Processes that decode images.")]
-Device = Annotated[
-    str, typer.Option(envvar="WHENCE_DEVICE", help="auto, cpu, cuda or cuda:N; auto prefers CUDA.")
-]
-DEFAULT_WORKERS = min(4, os.cpu_count() or 1)
+evaluate = typer.Typer(help="Measure attribution against known answers.", no_args_is_help=True)
 
 
+@evaluate.command(name="pairs")
+def pairs_command(
+    pairs_file: PairsFile,
+    url: Annotated[str | None, typer.Option(help="Ask this server instead of --data.")] = None,
+    json_file: JsonFile = None,
+    data: Data = Path("data"),
+    device: Device = "auto",
+) -> None:
+    """Rank every concept for synthetic images of known origin; pairs are never trained on."""
+    known = read_pairs(pairs_file)
+    with stages() as report:
+        measured = evaluate_pairs(
+            known,
+            (lambda asked: ask_server(url, asked))
+            if url
+            else (
+                lambda asked: ask_attributor(
+                    open_attributor(DataFolder(data), device=device), asked
+                )
+            ),
+            progress=lambda done, total: report("asking", done, total),
+        )
+    print_pairs(measured)
+    write_json(json_file, measured.as_dict())
+
+
+@evaluate.command(name="abc")
 def abc_command(
     release_file: Annotated[
         Path,
@@ -73,14 +93,10 @@ def abc_command(
     print_abc(measured, folder)
 
 
+@evaluate.command(name="robustness")
 def robustness_command(
-    pairs_file: Annotated[
-        Path,
-        typer.Option("--pairs", help="Manifest with path, concepts (separated by ;) and kind."),
-    ],
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the report to this file.")
-    ] = None,
+    pairs_file: PairsFile,
+    json_file: JsonFile = None,
     data: Data = Path("data"),
     device: Device = "auto",
 ) -> None:
@@ -94,9 +110,21 @@ def robustness_command(
             progress=report,
         )
     print_robustness(measured)
-    if json_file:
-        json_file.parent.mkdir(parents=True, exist_ok=True)
-        json_file.write_text(json.dumps(measured.as_dict(), indent=1) + "\n")
+    write_json(json_file, measured.as_dict())
+
+
+def print_pairs(report: PairsReport) -> None:
+    """The metrics as a table."""
+    out.print(f"{'':>16} {'queries':>7} {'mAP':>6} {'R@1':>6} {'R@5':>6}")
+    for name, scores in {"macro": report.macro, **report.by_kind}.items():
+        out.print(
+            f"{name:>16} {scores.queries:7d} {scores.map:6.3f} {scores.recall_at_1:6.3f} "
+            f"{scores.recall_at_5:6.3f}"
+        )
+    out.print(f"failed requests {report.failed}; verdicts {report.verdicts}")
+    out.print(f"a true concept first and answered as a match: {report.attributed_correctly:.3f}")
+    if report.false_attribution_rate is not None:
+        out.print(f"absent source, false-attribution rate: {report.false_attribution_rate:.3f}")
 
 
 def print_abc(report: AbcReport, folder: Path) -> None:

@@ -38,6 +38,7 @@ class ReadingConfig(Frozen):
     components: int = Field(768, ge=1)  # length of the reading's embedding, at most
     alignment: float = Field(0.0, ge=0)  # weight of InfoNCE
     disentanglement: float = Field(1.0, ge=0)  # weight of Infomax
+    anchor: float = Field(0.3, ge=0)  # weight of staying near the closed form
 
 
 class TrainConfig(Frozen):
@@ -47,12 +48,12 @@ class TrainConfig(Frozen):
     views: int = Field(2, ge=2, le=8)  # augmented views of each image, beside the clean one
     readings: dict[Reading, ReadingConfig] = {
         "pooled": ReadingConfig(power=0.20, standardise=True, components=512),
-        "late": ReadingConfig(power=0.25, components=1024),
+        "late": ReadingConfig(power=0.25, components=1024, alignment=0.3),
         "early": ReadingConfig(power=0.40),
     }
-    steps: int = Field(200, ge=0)
+    steps: int = Field(100, ge=0)
     batch_size: int = Field(512, ge=2)  # images
-    learning_rate: float = Field(1e-3, gt=0)
+    learning_rate: float = Field(3e-4, gt=0)
     temperature: float = Field(0.1, gt=0)  # of InfoNCE
     held_out: float = Field(0.1, gt=0, lt=1)  # share of the images that early stopping looks at
     evaluate_every: int = Field(20, ge=1)  # steps

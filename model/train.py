@@ -156,7 +156,8 @@ def train_head(
     )
     views = _project(features, start)  # (N, 1 + V, K)
     learn, check = _split(len(views), config)
-    mixing = torch.nn.Parameter(torch.eye(views.shape[2]))
+    identity = torch.eye(views.shape[2])
+    mixing = torch.nn.Parameter(identity.clone())
     optimizer = torch.optim.Adam([mixing], lr=config.learning_rate)
     align, disentangle = InfoNCELoss(config.temperature), InfomaxLoss()
     generator = torch.Generator().manual_seed(config.seed)
@@ -166,7 +167,13 @@ def train_head(
         a, b = F.normalize(u, dim=-1).unbind(dim=1)
         alignment = align(a, b)
         disentanglement = disentangle(u[:, 0], mixing)
-        total = recipe.alignment * alignment + recipe.disentanglement * disentanglement
+        # A few thousand images say little about a million weights: stay where the images are mute.
+        drift = (mixing - identity).square().sum() / len(identity)
+        total = (
+            recipe.alignment * alignment
+            + recipe.disentanglement * disentanglement
+            + recipe.anchor * drift
+        )
         return Losses(total, alignment, disentanglement, u[:, 0], a, b)
 
     history: list[TrainingStep] = []

@@ -14,6 +14,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import faiss
@@ -232,7 +233,7 @@ def rows(data: Data) -> Iterable[tuple[str, Callable[[], Row]]]:
     raw: Heads = {name: lambda x: x for name in powers}
     means = {name: features[:, 0].mean(axis=0) for name, features in data.gallery.items()}
     centred: Heads = {
-        name: (lambda x, mean=torch.from_numpy(mean): x - mean) for name, mean in means.items()
+        name: partial(torch.sub, other=torch.from_numpy(mean)) for name, mean in means.items()
     }
     pooled: Mapping[Facet, Mapping[Reading, float]] = {"subject": {"pooled": 1.0}}
     late: Mapping[Facet, Mapping[Reading, float]] = {"subject": {"late": 1.0}}
@@ -250,7 +251,10 @@ def rows(data: Data) -> Iterable[tuple[str, Callable[[], Row]]]:
     yield name, lambda n=name: measure(n, data, closed_form(data, powers))
     for count in (128, 256, 512, 768, 1024):
         name = f"whitening, chosen powers, {count} components"
-        yield name, lambda c=count, n=name: measure(n, data, closed_form(data, powers, components=c))
+        yield (
+            name,
+            lambda c=count, n=name: measure(n, data, closed_form(data, powers, components=c)),
+        )
     for name, weights in {
         "InfoNCE only": {"alignment": 1.0, "disentanglement": 0.0},
         "Infomax only": {"alignment": 0.0, "disentanglement": 1.0},
@@ -271,7 +275,9 @@ def rows(data: Data) -> Iterable[tuple[str, Callable[[], Row]]]:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--exemplars", type=Path, required=True)
     parser.add_argument("--distractors", type=Path, action="append", default=[])
     parser.add_argument("--pairs", type=Path, required=True)

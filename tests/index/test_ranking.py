@@ -194,8 +194,11 @@ def test_a_score_follows_its_formula() -> None:
         best = sorted(evidence[start : start + size], reverse=True)
         total = 1e-3 * best[0]
         for k in range(1, min(size, ranking.MOST) + 1):
-            floor = background[int((1 - k / (size + 1)) * 49)]
-            excess = best[k - 1] - max(floor, ranking.FLOOR)
+            floor = ranking.FLOOR
+            if size > ranking.MOST:
+                by_chance = background[int((1 - k / (size + 1)) * 49)]
+                floor += by_chance - background[int((1 - k / (ranking.MOST + 1)) * 49)]
+            excess = best[k - 1] - floor
             total += ranking.DECAY ** (k - 1) * max(0, excess)
         assert score == pytest.approx(total, abs=1e-12)
         start += size

@@ -200,6 +200,13 @@ def test_a_csv_may_quote_commas_and_line_breaks_and_begin_with_a_byte_order_mark
     assert dict(exemplar.metadata) == {"note": "two\nlines"}
 
 
+def test_a_csv_of_many_blocks_may_break_lines_within_cells(tmp_path: Path) -> None:
+    note = "two\nlines " * 40
+    rows = [{"path": f"{n}.png", "concept": "x", "note": f"{n} {note}"} for n in range(4000)]
+    found = read_sources([write_csv(tmp_path, rows)])  # well over one of Arrow's 1 MiB blocks
+    assert [exemplar.metadata["note"] for exemplar in found] == [row["note"] for row in rows]
+
+
 @every_format
 @pytest.mark.parametrize(
     ("row", "message"),

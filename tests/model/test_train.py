@@ -47,6 +47,20 @@ def test_training_lowers_the_loss_on_images_it_does_not_learn_from() -> None:
     assert losses[1] < losses[0]
 
 
+def test_images_held_out_are_not_learnt_from() -> None:
+    few_steps = {"steps": 10, "evaluate_every": 10, "batch_size": 99, "held_out": 0.25}
+    config = QUICK.model_copy(update=few_steps)
+    features = bank(images=80, noise=1.0)
+    reference, history = train(features, config)
+    assert history[-1].loss < history[0].loss  # the trained head is the one kept
+    learnt = 0
+    for image in range(80):
+        changed = features.copy()
+        changed[image, 1] += 0.01  # an augmented view: where training starts is the same
+        learnt += not torch.equal(train(changed, config)[0].weight, reference.weight)
+    assert learnt == 60
+
+
 def test_training_is_the_same_for_the_same_seed() -> None:
     (one, first), (two, second) = train(bank()), train(bank())
     assert torch.equal(one.weight, two.weight)

@@ -1,0 +1,31 @@
+"""Options that several commands share."""
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+Data = Annotated[
+    Path, typer.Option(envvar="WHENCE_DATA", help="Folder that holds models, index and cache.")
+]
+Workers = Annotated[int, typer.Option(min=0, help="Processes that decode images.")]
+Device = Annotated[
+    str, typer.Option(envvar="WHENCE_DEVICE", help="auto, cpu, cuda or cuda:N; auto prefers CUDA.")
+]
+JsonFile = Annotated[
+    Path | None, typer.Option("--json", help="Write the whole outcome to this file, too.")
+]
+PairsFile = Annotated[
+    Path, typer.Option("--pairs", help="Manifest with path, concepts (separated by ;) and kind.")
+]
+DEFAULT_WORKERS = min(4, os.cpu_count() or 1)
+
+
+def write_json(path: Path | None, record: dict[str, Any]) -> None:
+    """Write a record, and the folders it lies in; nothing where there is no path."""
+    if path is None:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, indent=1) + "\n")
