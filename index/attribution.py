@@ -71,6 +71,8 @@ class Attributor:
         self, images: Sequence[Image.Image], *, top_k: int = 5, exemplars: int = 3
     ) -> list[Attribution]:
         """Answer a batch of RGB images, one answer each, in order."""
+        if not images:
+            return []
         return self.rank(self.embedder.embed(images), top_k=top_k, exemplars=exemplars)
 
     def rank(

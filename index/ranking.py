@@ -48,21 +48,28 @@ class RankedConcept:
     similarities: dict[Facet, Floats]  # cosine of each of ``rows``
 
 
+@dataclass(frozen=True)
+class Cohort:
+    """The exemplars that every query is compared with, fixed when the snapshot is built."""
+
+    rows: Rows  # (C,) in the catalog
+    vectors: Embeddings  # facet -> (C, D)
+
+
 class Ranker:
     """Ranks the concepts of one snapshot.
 
     Args:
         vectors: the exemplars' embeddings.
         concept_of_row: (N,) each exemplar's concept number.
-        cohort: per facet the (C, D) embeddings that queries are compared with.
+        cohort: what queries are compared with.
     """
 
-    def __init__(
-        self, vectors: VectorStore, concept_of_row: Sequence[int], cohort: Embeddings
-    ) -> None:
+    def __init__(self, vectors: VectorStore, concept_of_row: Sequence[int], cohort: Cohort) -> None:
         self._vectors = vectors
-        self._cohort = cohort
         self._concept_of_row = np.asarray(concept_of_row, dtype=np.int64)
+        self._cohort = cohort.vectors
+        self._cohort_concepts = self._concept_of_row[cohort.rows]
         # Rows grouped by concept: those of concept c are order[starts[c]:starts[c + 1]].
         self._order = np.argsort(self._concept_of_row, kind="stable")
         counts = np.bincount(self._concept_of_row)
@@ -112,8 +119,10 @@ class Ranker:
             facet: self._vectors.similarities(facet, vector, rows)
             for facet, vector in query.items()
         }
+        members = self._members(removed)
         levels, background = standardise(
-            similarities, {facet: self._cohort[facet] @ vector for facet, vector in query.items()}
+            similarities,
+            {facet: self._cohort[facet][members] @ vector for facet, vector in query.items()},
         )
         evidence = combine(levels)
         scores = score_concepts(evidence, sizes, np.sort(combine(background)))
@@ -134,6 +143,13 @@ class Ranker:
                 )
             )
         return ranked
+
+    def _members(self, removed: frozenset[int]) -> NDArray[np.bool_] | slice:
+        """The cohort without concepts that are left out: they are not to be known of at all."""
+        if not removed:
+            return slice(None)
+        members = ~np.isin(self._cohort_concepts, list(removed))
+        return members if members.sum() > 1 else slice(None)  # one has no deviation
 
     def _size(self, number: int) -> int:
         return int(self._starts[number + 1] - self._starts[number])

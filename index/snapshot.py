@@ -16,12 +16,12 @@ from typing import Literal
 
 from pydantic import AwareDatetime, ValidationError
 from safetensors import SafetensorError
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from index.calibration import Calibration
 from index.catalog import Catalog
 from index.errors import SnapshotError
-from index.ranking import Embeddings, Ranker
+from index.ranking import Cohort, Ranker
 from index.vectors import FaissStore, VectorStore
 from model.config import Facet, Frozen
 
@@ -58,7 +58,7 @@ class Snapshot:
         manifest: Manifest,
         catalog: Catalog,
         vectors: VectorStore,
-        cohort: Embeddings,
+        cohort: Cohort,
         calibration: Calibration,
     ) -> None:
         self.manifest = manifest
@@ -108,13 +108,13 @@ class Snapshot:
                 "`whence rebuild`"
             )
         try:
-            cohort = load_file(folder / COHORT)
+            cohort = read_cohort(folder / COHORT)
             calibration = Calibration.model_validate_json((folder / CALIBRATION).read_bytes())
-        except (OSError, SafetensorError, ValidationError) as error:
+        except (OSError, KeyError, SafetensorError, ValidationError) as error:
             raise SnapshotError(
                 f"the index version {folder.name} cannot be read ({error}); run `whence rebuild`"
             ) from error
-        return cls(manifest, catalog, vectors, cohort, calibration)  # type: ignore[arg-type]
+        return cls(manifest, catalog, vectors, cohort, calibration)
 
     def require_model(self, model_id: str) -> None:
         """Refuse to be paired with another model's embeddings.
@@ -131,6 +131,18 @@ class Snapshot:
     def close(self) -> None:
         """Release its files."""
         self.catalog.close()
+
+
+def write_cohort(path: Path, cohort: Cohort) -> None:
+    """Write a cohort as safetensors: its rows, and a matrix a facet."""
+    vectors = {str(facet): matrix for facet, matrix in cohort.vectors.items()}
+    save_file({"rows": cohort.rows, **vectors}, path)
+
+
+def read_cohort(path: Path) -> Cohort:
+    """What `write_cohort` wrote."""
+    tensors = load_file(path)
+    return Cohort(tensors.pop("rows"), tensors)  # type: ignore[arg-type]
 
 
 def new_version() -> str:

@@ -138,7 +138,7 @@ def measure(
     ranker = ranking.Ranker(
         FaissStore(stores),
         [number[concept] for concept in data.concepts],
-        {facet: vectors[members] for facet, vectors in gallery.items()},
+        ranking.Cohort(members, {facet: vectors[members] for facet, vectors in gallery.items()}),
     )
     ranked = [
         [ids[found.number] for found in answer]
