@@ -1,6 +1,6 @@
 """Embedding with all facets against the pooled features alone, on the same images in one run.
 
-    python -m tests.benchmarks.embedding_time [--backbone NAME] [--weights FILE] [--backbone-option K=V]
+    python -m tests.benchmarks.embedding_time [--backbone NAME] [--backbone-option K=V]
 
 Without weights the backbone's are random: they change no time. Medians of interleaved rounds.
 """
