@@ -62,8 +62,8 @@ def run_demo(data: Path, *, port: int = 8000, backbone: str) -> None:
         )
     out.print(
         f"{summary.concepts} concepts, {summary.exemplars} exemplars; of {len(pairs)} generated "
-        f"queries {measured.macro.recall_at_1:.0%} find a source first, "
-        f"{measured.macro.recall_at_5:.0%} among five; verdicts: {_count(measured.verdicts)}"
+        f"queries {measured.overall.recall_at_1:.0%} find a source first, "
+        f"{measured.overall.recall_at_5:.0%} among five; verdicts: {_count(measured.verdicts)}"
     )
     _serve(data, port, attributor, gallery, _example(measured))
 

@@ -20,8 +20,8 @@ class ExemplarEvidence:
     """An exemplar that speaks for a concept."""
 
     exemplar: Exemplar
-    similarity: float  # cosine, -1 to 1, of the facet in which it is closest
-    facet: Facet
+    similarity: float  # cosine, -1 to 1, in ``facet``
+    facet: Facet  # the one in which it stands out most
 
 
 @dataclass(frozen=True)
@@ -149,6 +149,6 @@ def _exemplars(
     ranked: RankedConcept, count: int, images: Mapping[int, Exemplar]
 ) -> Iterator[ExemplarEvidence]:
     for place, row in enumerate(ranked.rows[:count]):
-        by_facet = {facet: float(values[place]) for facet, values in ranked.similarities.items()}
-        facet = max(by_facet, key=lambda name: by_facet[name])
-        yield ExemplarEvidence(images[int(row)], by_facet[facet], facet)
+        facet = ranked.loudest[place]
+        similarity = float(ranked.similarities[facet][place])
+        yield ExemplarEvidence(images[int(row)], similarity, facet)

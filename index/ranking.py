@@ -46,6 +46,7 @@ class RankedConcept:
     found_by: tuple[Facet, ...]  # the facets that speak for it, the stronger first
     rows: Rows  # its exemplars, the one with the most evidence first
     similarities: dict[Facet, Floats]  # cosine of each of ``rows``
+    loudest: tuple[Facet, ...]  # of each of ``rows`` the facet that holds most of its evidence
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,8 @@ class Ranker:
             {facet: self._cohort[facet][members] @ vector for facet, vector in query.items()},
         )
         evidence = combine(levels)
+        facets = list(levels)
+        loudest = np.argmax([FACET_WEIGHT[facet] * levels[facet] for facet in facets], axis=0)
         scores = score_concepts(evidence, sizes, np.sort(combine(background)))
         starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
         best = {facet: np.maximum.reduceat(level, starts) for facet, level in levels.items()}
@@ -140,6 +143,7 @@ class Ranker:
                     found_by=_speakers({f: float(v[place]) for f, v in best.items()}),
                     rows=rows[part][inside],
                     similarities={f: s[part][inside] for f, s in similarities.items()},
+                    loudest=tuple(facets[place] for place in loudest[part][inside]),
                 )
             )
         return ranked
