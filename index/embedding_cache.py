@@ -24,6 +24,15 @@ CREATE TABLE IF NOT EXISTS vectors (
     vector BLOB NOT NULL,         -- float32, little endian
     PRIMARY KEY (key, facet)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS fingerprints (
+    sha256      TEXT PRIMARY KEY, -- of the file
+    fingerprint BLOB NOT NULL     -- `index.fingerprint`; kept when an image is forgotten
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS files (
+    path   TEXT PRIMARY KEY,
+    stamp  TEXT NOT NULL,         -- size and times: equal as long as the file is
+    sha256 TEXT NOT NULL
+) WITHOUT ROWID;
 """
 
 
@@ -36,6 +45,7 @@ class EmbeddedImage:
     height: int
     thumbnail: bytes
     vectors: dict[Facet, NDArray[np.float32]]  # each (D,)
+    fingerprint: bytes = b""  # of `index.fingerprint`; empty for augmented views
 
 
 class EmbeddingCache:
@@ -74,6 +84,43 @@ class EmbeddingCache:
                         for facet, vector in image.vectors.items()
                     ),
                 )
+                if image.fingerprint:
+                    self._db.execute(
+                        "INSERT OR REPLACE INTO fingerprints VALUES (?, ?)",
+                        (image.key, image.fingerprint),
+                    )
+
+    def forget(self, hashes: Iterable[str]) -> None:
+        """Drop what was made of these files, views included; only their fingerprints stay."""
+        with self._db:
+            for sha256 in hashes:
+                for table in ("images", "vectors"):
+                    self._db.execute(
+                        f"DELETE FROM {table} WHERE key = ? OR (key > ? AND key < ?)",
+                        (sha256, f"{sha256}/", f"{sha256}0"),  # 0 follows / in ASCII
+                    )
+
+    def fingerprint(self, sha256: str) -> bytes | None:
+        """The fingerprint of a file's picture, if it is known."""
+        row = self._db.execute(
+            "SELECT fingerprint FROM fingerprints WHERE sha256 = ?", (sha256,)
+        ).fetchone()
+        return row[0] if row else None
+
+    def add_fingerprints(self, fingerprints: Iterable[tuple[str, bytes]]) -> None:
+        """Keep (sha256, fingerprint) of files whose image is here without one."""
+        with self._db:
+            self._db.executemany("INSERT OR REPLACE INTO fingerprints VALUES (?, ?)", fingerprints)
+
+    def file_hashes(self) -> dict[str, tuple[str, str]]:
+        """What `remember_hashes` was told: path -> (stamp, sha256)."""
+        rows = self._db.execute("SELECT path, stamp, sha256 FROM files")
+        return {path: (stamp, sha256) for path, stamp, sha256 in rows}
+
+    def remember_hashes(self, hashes: Iterable[tuple[str, str, str]]) -> None:
+        """Keep (path, stamp, sha256) of files, so that they need not be read again."""
+        with self._db:
+            self._db.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", hashes)
 
     def facets(self) -> list[Facet]:
         """The facets that images here have."""

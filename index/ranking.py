@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from index.vectors import Floats, Rows, VectorStore
+from index.vectors import Floats, Mask, Rows, VectorStore
 from model.config import Facet
 
 Embeddings = Mapping[Facet, Floats]  # facet -> (N, D) of unit norm
@@ -55,17 +55,29 @@ class Ranker:
         vectors: the exemplars' embeddings.
         concept_of_row: (N,) each exemplar's concept number.
         cohort: per facet the (C, D) embeddings that queries are compared with.
+        hidden: rows that are as if they were not in the index.
     """
 
     def __init__(
-        self, vectors: VectorStore, concept_of_row: Sequence[int], cohort: Embeddings
+        self,
+        vectors: VectorStore,
+        concept_of_row: Sequence[int],
+        cohort: Embeddings,
+        hidden: Rows | None = None,
     ) -> None:
         self._vectors = vectors
         self._cohort = cohort
         self._concept_of_row = np.asarray(concept_of_row, dtype=np.int64)
-        # Rows grouped by concept: those of concept c are order[starts[c]:starts[c + 1]].
-        self._order = np.argsort(self._concept_of_row, kind="stable")
-        counts = np.bincount(self._concept_of_row)
+        self._mask: Mask | None = None
+        rows = np.arange(len(self._concept_of_row))
+        if hidden is not None and len(hidden):
+            self._mask = Mask(hidden, len(rows))
+            rows = rows[self._mask.visible]
+        # Visible rows grouped by concept: those of concept c are order[starts[c]:starts[c + 1]].
+        self._order = rows[np.argsort(self._concept_of_row[rows], kind="stable")]
+        counts = np.bincount(
+            self._concept_of_row[rows], minlength=self._concept_of_row.max(initial=-1) + 1
+        )
         self._starts = np.concatenate([[0], np.cumsum(counts)])
 
     def rank(
@@ -86,7 +98,7 @@ class Ranker:
         removed = without or [frozenset[int]()] * len(next(iter(queries.values())))
         extra = max((sum(map(self._size, numbers)) for numbers in removed), default=0)
         hits = {
-            facet: self._vectors.search(facet, vectors, depth + extra)[1]
+            facet: self._vectors.search(facet, vectors, depth + extra, self._mask)[1]
             for facet, vectors in queries.items()
         }
         return [
@@ -101,7 +113,8 @@ class Ranker:
     def _rank_one(
         self, query: Mapping[Facet, Floats], hits: Mapping[Facet, Rows], removed: frozenset[int]
     ) -> list[RankedConcept]:
-        named = np.unique(self._concept_of_row[np.concatenate(list(hits.values()))])
+        found = np.concatenate(list(hits.values()))
+        named = np.unique(self._concept_of_row[found[found >= 0]])
         numbers = np.array([n for n in named if n not in removed], dtype=np.int64)
         if not len(numbers):
             return []

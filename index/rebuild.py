@@ -1,55 +1,62 @@
-"""The batch rebuild: scan -> embed what is new -> write -> calibrate -> publish."""
+"""The batch rebuild: scan -> embed what is new -> write -> calibrate -> canaries -> publish."""
 
 import hashlib
 import math
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-import filelock
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from index.calibration import Calibration
 from index.catalog import Catalog, Concept, Exemplar, write_catalog
-from index.embedding import ImageEmbedder, ImageFile, embed_files, hash_file
+from index.embedding import ImageEmbedder, ImageFile, embed_files
 from index.embedding_cache import EmbeddingCache
 from index.errors import RebuildError, SnapshotError
+from index.fingerprint import LENGTH
 from index.layout import DataFolder
 from index.ranking import DEPTH, Embeddings, Ranker
+from index.scan import (
+    Identified,
+    Progress,
+    Skipped,
+    add_fingerprints,
+    identify,
+    leave_out,
+)
 from index.snapshot import (
     CALIBRATION,
     CATALOG,
     COHORT,
+    FINGERPRINTS,
     MANIFEST,
     Manifest,
+    Snapshot,
     building,
+    clear_unfinished,
     file_record,
     new_version,
     publish,
     published_version,
 )
 from index.source import SourceConcept, SourceExemplar
+from index.takedown import TakedownLog
 from index.vectors import FaissStore, write_vectors
+from index.versions import KEEP, prune, rebuild_lock
 from model.config import Facet
 
 COHORT_SIZE = 1024  # exemplars that queries are compared with
 NULL_QUERIES = 1000  # augmented views asked without their own concept
+CANARIES = 200  # of these views, asked of the finished version before it is published
+CANARY_PLACES = 5  # places among which a canary's own concept counts as found
+CANARY_RATE = 0.5  # share that must be found; docs/operations.md has what models reach
 SEED = 0
-
-Progress = Callable[[str, int, int], None]  # (stage, done, total)
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """A source's image that is not in the index, and why."""
-
-    path: str
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -63,6 +70,7 @@ class RebuildSummary:
     added: int  # exemplars that the version before did not have
     kept: int
     removed: int
+    canaries: float  # share of the canary queries that found their own concept
     embedded: int  # images that had to be embedded; the others were known by their content
     skipped: list[Skipped] = field(default_factory=list)
     empty_concepts: list[str] = field(default_factory=list)  # every one of their images skipped
@@ -73,20 +81,6 @@ class RebuildSummary:
         return asdict(self)
 
 
-@dataclass(frozen=True)
-class _Identified:
-    """An exemplar whose file could be read."""
-
-    source: SourceExemplar
-    file: ImageFile
-
-    @property
-    def id(self) -> str:
-        """The same for the same image of the same concept, wherever its file lies."""
-        text = f"{self.source.concept.id}/{self.file.sha256}"
-        return hashlib.sha256(text.encode()).hexdigest()[:20]
-
-
 def rebuild(
     data: DataFolder,
     exemplars: Sequence[SourceExemplar],
@@ -94,6 +88,8 @@ def rebuild(
     *,
     sources: Sequence[str] = (),
     workers: int = 0,
+    keep: int = KEEP,
+    canary_rate: float = CANARY_RATE,
     progress: Progress | None = None,
 ) -> RebuildSummary:
     """Build a new version of the index from ``exemplars`` and publish it.
@@ -108,46 +104,63 @@ def rebuild(
         embedder: its model becomes the index's.
         sources: what to name as origin in the manifest.
         workers: processes that decode; 0 does it in this one.
+        keep: versions to keep, this one included; older ones are removed.
+        canary_rate: share of the canary queries that must find their own concept.
         progress: called with (stage, done, total).
 
     Raises:
-        RebuildError: another rebuild is running, or no exemplar could be read.
+        RebuildError: another rebuild is running, no exemplar could be used, too few canaries found
+            their concept, or the disk cannot be written to.
+        TakedownError: the log of takedowns cannot be read.
     """
     started = time.monotonic()
     report = progress or _silent
-    data.index.mkdir(parents=True, exist_ok=True)
-    try:
-        with (
-            filelock.FileLock(data.index / ".rebuild.lock", timeout=0),
-            EmbeddingCache(data.embeddings(embedder.model_id)) as cache,
-        ):
-            before = _published_ids(data.index)
-            found, skipped = _identify(exemplars, report)
-            files = [item.file for item in found]
-            embedding = embed_files(
-                cache, files, embedder, workers=workers, progress=_stage(report, "embedding")
+    with (
+        _named_failures(data),
+        rebuild_lock(data.index),
+        EmbeddingCache(data.embeddings(embedder.model_id)) as cache,
+    ):
+        clear_unfinished(data.index)
+        takedowns = TakedownLog(data.takedowns).read()
+        before = _published_ids(data.index)
+        found, skipped = identify(exemplars, cache, report)
+        # Once before embedding, by content and by what is known; once more for the new pictures.
+        found, withdrawn = leave_out(found, takedowns, cache)
+        skipped += withdrawn
+        embedding = embed_files(
+            cache,
+            [item.file for item in found],
+            embedder,
+            workers=workers,
+            progress=_stage(report, "embedding"),
+        )
+        chosen, more = _choose(found, embedding.unreadable)
+        add_fingerprints(chosen, cache)
+        chosen, withdrawn = leave_out(chosen, takedowns, cache)
+        skipped += more + withdrawn
+        if not chosen:
+            raise RebuildError(
+                f"none of the {len(exemplars)} exemplars could be used; the first: "
+                f"{skipped[0].path}: {skipped[0].reason}"
             )
-            chosen, more = _choose(found, embedding.unreadable)
-            skipped += more
-            if not chosen:
+        null_files = _null_files(chosen)
+        embed_files(
+            cache, null_files, embedder, workers=workers, progress=_stage(report, "calibrating")
+        )
+        version = new_version()
+        concepts, catalog = _catalog(chosen, cache)
+        with building(data.index, version) as folder:
+            _write(folder, concepts, catalog, chosen, null_files, cache)
+            _write_manifest(folder, version, embedder.model_id, concepts, catalog, sources)
+            found_again = _ask_canaries(folder, null_files, cache)
+            if found_again < canary_rate:
                 raise RebuildError(
-                    f"none of the {len(exemplars)} exemplars could be used; the first: "
-                    f"{skipped[0].path}: {skipped[0].reason}"
+                    f"only {found_again:.0%} of the canary queries (augmented exemplars) found "
+                    f"their own concept, under the {canary_rate:.0%} asked for, so nothing was "
+                    "published; train a better model, or set another rate with --canary-rate"
                 )
-            null_files = _null_files(chosen)
-            embed_files(
-                cache, null_files, embedder, workers=workers, progress=_stage(report, "calibrating")
-            )
-            version = new_version()
-            concepts, catalog = _catalog(chosen, cache)
-            with building(data.index, version) as folder:
-                _write(folder, concepts, catalog, chosen, null_files, cache)
-                _write_manifest(folder, version, embedder.model_id, concepts, catalog, sources)
-            publish(data.index, version)
-    except filelock.Timeout:
-        raise RebuildError(
-            f"another rebuild is running on {data.index}; wait for it to end, then try again"
-        ) from None
+        publish(data.index, version)
+        prune(data.index, keep)
     ids = {exemplar.id for exemplar in catalog}
     named = {exemplar.concept.id: exemplar.concept.name for exemplar in exemplars}
     empty = named.keys() - {concept.id for concept in concepts}
@@ -159,6 +172,7 @@ def rebuild(
         added=len(ids - before),
         kept=len(ids & before),
         removed=len(before - ids),
+        canaries=found_again,
         embedded=embedding.embedded,
         skipped=skipped,
         empty_concepts=sorted(named[identifier] for identifier in empty),
@@ -178,28 +192,11 @@ def _published_ids(index: Path) -> set[str]:
         return set()
 
 
-def _identify(
-    exemplars: Sequence[SourceExemplar], report: Progress
-) -> tuple[list[_Identified], list[Skipped]]:
-    """Every exemplar's content hash."""
-    found: list[_Identified] = []
-    skipped: list[Skipped] = []
-    for done, exemplar in enumerate(exemplars, start=1):
-        try:
-            file = ImageFile(exemplar.path, hash_file(exemplar.path))
-            found.append(_Identified(exemplar, file))
-        except OSError as error:
-            reason = f"the file could not be read: {error.strerror or error}"
-            skipped.append(Skipped(str(exemplar.path), reason))
-        report("scanning", done, len(exemplars))
-    return found, skipped
-
-
 def _choose(
-    found: Sequence[_Identified], unreadable: dict[str, str]
-) -> tuple[list[_Identified], list[Skipped]]:
+    found: Sequence[Identified], unreadable: dict[str, str]
+) -> tuple[list[Identified], list[Skipped]]:
     """One exemplar per image and concept, of those that could be decoded."""
-    chosen: dict[str, _Identified] = {}
+    chosen: dict[str, Identified] = {}
     skipped: list[Skipped] = []
     for item in found:
         path = str(item.source.path)
@@ -214,7 +211,7 @@ def _choose(
 
 
 def _catalog(
-    chosen: Sequence[_Identified], cache: EmbeddingCache
+    chosen: Sequence[Identified], cache: EmbeddingCache
 ) -> tuple[list[Concept], list[Exemplar]]:
     """The catalog's records; an exemplar's row is its place in ``chosen``."""
     counts: dict[str, int] = {}
@@ -246,10 +243,9 @@ def _catalog(
     return concepts, exemplars
 
 
-def _null_files(chosen: Sequence[_Identified]) -> list[ImageFile]:
+def _null_files(chosen: Sequence[Identified]) -> list[ImageFile]:
     """Augmented views for the null distribution, from as many different exemplars as there are."""
-    generator = np.random.default_rng(SEED)
-    order = generator.permutation(len(chosen))[:NULL_QUERIES]
+    order = _draw(chosen, "null")[:NULL_QUERIES]
     rounds = math.ceil(NULL_QUERIES / len(order))
     files = [
         ImageFile(chosen[place].source.path, chosen[place].file.sha256, view)
@@ -259,11 +255,21 @@ def _null_files(chosen: Sequence[_Identified]) -> list[ImageFile]:
     return files[:NULL_QUERIES]
 
 
+def _draw(chosen: Sequence[Identified], purpose: str) -> list[int]:
+    """The exemplars' places in an order that is random, and that few changes change little.
+
+    An exemplar's rank depends on its content alone, so that a sample of an index to which a few
+    images were added is nearly the sample of before, and its views are embedded already.
+    """
+    keys = [hashlib.sha256(f"{SEED}/{purpose}/{item.id}".encode()).digest() for item in chosen]
+    return sorted(range(len(chosen)), key=keys.__getitem__)
+
+
 def _write(
     folder: Path,
     concepts: Sequence[Concept],
     catalog: Sequence[Exemplar],
-    chosen: Sequence[_Identified],
+    chosen: Sequence[Identified],
     null_files: Sequence[ImageFile],
     cache: EmbeddingCache,
 ) -> None:
@@ -274,8 +280,10 @@ def _write(
     facets = cache.facets()
     for facet in facets:
         write_vectors(folder, facet, cache.vectors(facet, keys))
-    generator = np.random.default_rng(SEED)
-    members = np.sort(generator.permutation(len(keys))[:COHORT_SIZE])
+    hashes = [item.file.sha256 for item in chosen]
+    prints = b"".join(cache.fingerprint(sha256) or b"" for sha256 in hashes)
+    np.save(folder / FINGERPRINTS, np.frombuffer(prints, dtype=np.uint8).reshape(-1, LENGTH))
+    members = sorted(_draw(chosen, "cohort")[:COHORT_SIZE])
     cohort = {facet: cache.vectors(facet, [keys[i] for i in members]) for facet in facets}
     save_file({str(facet): vectors for facet, vectors in cohort.items()}, folder / COHORT)
     calibration = _calibrate(folder, concepts, catalog, null_files, cohort, cache)
@@ -305,6 +313,47 @@ def _calibrate(
     )
     scores = sorted((ranking[0].score for ranking in rankings if ranking), reverse=True)
     return Calibration(null_scores=tuple(scores))
+
+
+def _ask_canaries(folder: Path, null_files: Sequence[ImageFile], cache: EmbeddingCache) -> float:
+    """Share of augmented exemplars that find a concept of theirs among the first `CANARY_PLACES`.
+
+    They are asked of the version as it lies on the disk, opened as a server would open it.
+    """
+    snapshot = Snapshot.open(folder)
+    try:
+        files = null_files[:CANARIES]
+        numbers = snapshot.catalog.concept_numbers()
+        rankings = snapshot.ranker.rank(
+            {
+                facet: cache.vectors(facet, [file.key for file in files])
+                for facet in snapshot.manifest.dimensions
+            }
+        )
+        hits = 0
+        for file, ranking in zip(files, rankings, strict=True):
+            own = {numbers[row] for row in snapshot.catalog.rows_of([file.sha256], [])}
+            hits += any(ranked.number in own for ranked in ranking[:CANARY_PLACES])
+        return hits / len(files)
+    finally:
+        snapshot.close()
+
+
+@contextmanager
+def _named_failures(data: DataFolder) -> Iterator[None]:
+    """Failures of the disk in one line that says what to do."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise RebuildError(
+            f"a database below {data.root} cannot be used ({error}); nothing was published: make "
+            f"room on the disk, or delete {data.root / 'cache'} if it is damaged, then try again"
+        ) from error
+    except (OSError, SafetensorError) as error:
+        raise RebuildError(
+            f"the index below {data.root} cannot be written ({error}); nothing was published: make "
+            "room on the disk or give write access, then run the same command again"
+        ) from error
 
 
 def _write_manifest(

@@ -1,6 +1,7 @@
 """The exemplars' embeddings, one set a facet: the `VectorStore` protocol and its FAISS form."""
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -15,6 +16,25 @@ Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
 
 
+class Mask:
+    """Rows that a search passes over.
+
+    Args:
+        hidden: (H,) their numbers, in any order.
+        count: rows in all.
+    """
+
+    def __init__(self, hidden: Rows, count: int) -> None:
+        self.visible = np.ones(count, dtype=np.bool_)  # (count,)
+        self.visible[hidden] = False
+        self.remaining = int(self.visible.sum())
+
+    @cached_property
+    def selector(self) -> faiss.IDSelector:
+        """The visible rows for FAISS; passed with a search and never changed."""
+        return faiss.IDSelectorBitmap(np.packbits(self.visible, bitorder="little"))
+
+
 class VectorStore(Protocol):
     """Nearest neighbours by inner product of unit vectors; rows are those of the catalog."""
 
@@ -25,16 +45,19 @@ class VectorStore(Protocol):
     def dimension(self, facet: Facet) -> int:
         """Length of a facet's vectors."""
 
-    def search(self, facet: Facet, queries: Floats, k: int) -> tuple[Floats, Rows]:
+    def search(
+        self, facet: Facet, queries: Floats, k: int, mask: Mask | None = None
+    ) -> tuple[Floats, Rows]:
         """The k nearest of each query, best first.
 
         Args:
             facet: which vectors to search.
             queries: (Q, D) unit vectors.
-            k: at most `count` are returned.
+            k: no more are returned than there are visible rows.
+            mask: rows to pass over.
 
         Returns:
-            similarities (Q, k) and rows (Q, k).
+            similarities (Q, k) and rows (Q, k); row -1 where an approximate search found fewer.
         """
 
     def similarities(self, facet: Facet, query: Floats, rows: Rows) -> Floats:
@@ -75,12 +98,17 @@ class FaissStore:
         """Length of a facet's vectors."""
         return int(self._indexes[facet].d)
 
-    def search(self, facet: Facet, queries: Floats, k: int) -> tuple[Floats, Rows]:
+    def search(
+        self, facet: Facet, queries: Floats, k: int, mask: Mask | None = None
+    ) -> tuple[Floats, Rows]:
         """See `VectorStore.search`."""
+        queries = self._checked(facet, queries)
         # FAISS pads short results with row -1; asking for no more than there is avoids it.
-        similarities, rows = self._indexes[facet].search(
-            self._checked(facet, queries), min(k, self.count)
-        )
+        k = min(k, mask.remaining if mask else self.count)
+        if not k:
+            return np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
+        parameters = faiss.SearchParameters(sel=mask.selector) if mask else None
+        similarities, rows = self._indexes[facet].search(queries, k, params=parameters)
         return similarities, rows
 
     def similarities(self, facet: Facet, query: Floats, rows: Rows) -> Floats:
@@ -117,7 +145,10 @@ def write_vectors(folder: Path, facet: Facet, vectors: Floats) -> Path:
     index = faiss.IndexFlatIP(vectors.shape[1])
     index.add(np.ascontiguousarray(vectors, dtype=np.float32))
     path = folder / file_name(facet)
-    faiss.write_index(index, str(path))
+    try:
+        faiss.write_index(index, str(path))
+    except RuntimeError as error:  # FAISS's own; it names the cause at its end
+        raise OSError(f"{path}: {error}") from error
     return path
 
 
