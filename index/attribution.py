@@ -15,6 +15,9 @@ from index.snapshot import Snapshot, open_published
 from index.takedown import TakedownLog, Takedowns
 from model.checkpoint import load_embedder
 from model.config import Facet
+from model.images import ImageLimits, decode_image
+
+ANY_SIZE = ImageLimits(min_side=1)  # of a thumbnail, which can be narrow
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,13 @@ class Attributor:
         if np.array_equal(rows, snapshot.hidden):
             return self
         return Attributor(self.embedder, snapshot.without(rows), rate=self.rate)
+
+    def warm(self) -> None:
+        """Answer a first query, so that the next one does not wait for pages and kernels."""
+        catalog = self.snapshot.catalog
+        for concept in catalog.concepts(limit=1):
+            thumbnail = catalog.thumbnail(catalog.exemplars_of(concept.id)[0].id)
+            self.attribute([decode_image(thumbnail, ANY_SIZE).pixels])
 
     def attribute(
         self, images: Sequence[Image.Image], *, top_k: int = 5, exemplars: int = 3

@@ -75,7 +75,8 @@ CREATE TEMP TABLE hidden (row INTEGER PRIMARY KEY);
 CREATE TEMP VIEW exemplars AS
     SELECT * FROM main.exemplars WHERE row NOT IN (SELECT row FROM hidden);
 CREATE TEMP VIEW concepts AS
-    SELECT * FROM main.concepts c WHERE EXISTS (SELECT 1 FROM exemplars e WHERE e.concept = c.number);
+    SELECT * FROM main.concepts c
+    WHERE EXISTS (SELECT 1 FROM exemplars e WHERE e.concept = c.number);
 """
 
 
@@ -183,6 +184,13 @@ class Catalog:
             "UNION SELECT row FROM main.exemplars WHERE concept IN (SELECT number FROM "
             "main.concepts WHERE id IN (SELECT value FROM json_each(?)))",
             (json.dumps(list(contents)), json.dumps(list(concept_ids))),
+        )
+        return [row[0] for row in found]
+
+    def without_thumbnail(self) -> list[str]:
+        """Ids of exemplars that lack their thumbnail; a whole catalog has none."""
+        found = self._all(
+            "SELECT id FROM exemplars WHERE sha256 NOT IN (SELECT sha256 FROM thumbnails)"
         )
         return [row[0] for row in found]
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -124,6 +123,6 @@ def add_fingerprints(chosen: Sequence[Identified], cache: EmbeddingCache) -> Non
 
 def _stamp(path: Path) -> tuple[str, bool]:
     """What changes when a file does, and whether that can be relied upon yet."""
-    state = os.stat(path)
+    state = path.stat()
     stamp = f"{state.st_size}-{state.st_mtime_ns}-{state.st_ctime_ns}"
     return stamp, time.time() - max(state.st_mtime, state.st_ctime) > SETTLED

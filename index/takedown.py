@@ -23,7 +23,7 @@ from typing import Annotated, Literal
 
 import filelock
 import numpy as np
-from pydantic import AwareDatetime, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, AwareDatetime, Field, TypeAdapter, ValidationError
 
 from index.catalog import Catalog
 from index.embedding import thumbnail_of
@@ -36,11 +36,17 @@ from model.images import decode_image
 Kind = Literal["concept", "exemplar", "image"]
 
 
+def _check_length(text: str) -> str:
+    if len(base64.b64decode(text, validate=True)) != LENGTH:
+        raise ValueError("not a fingerprint")
+    return text
+
+
 class Content(Frozen):
     """One file that was taken down."""
 
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
-    fingerprint: str  # base64 of `index.fingerprint`
+    fingerprint: Annotated[str, AfterValidator(_check_length)]  # base64
 
 
 class Takedown(Frozen):
@@ -147,9 +153,7 @@ class TakedownLog:
         # that nobody was told is in force.
         return _replay(self.path, lines[:-1])
 
-    def add(
-        self, kind: Kind, target: str, contents: Iterable[Content], *, reason: str
-    ) -> Takedown:
+    def add(self, kind: Kind, target: str, contents: Iterable[Content], *, reason: str) -> Takedown:
         """Record a takedown; it is on disk when this returns.
 
         Raises:
@@ -214,16 +218,41 @@ class TakedownLog:
             ) from error
 
 
-def contents_of(catalog: Catalog, fingerprints: Fingerprints, rows: Sequence[int]) -> list[Content]:
-    """What identifies the files of an index's rows."""
-    exemplars = catalog.exemplars_by_row(rows)
-    return [
+def withdraw(
+    log: TakedownLog,
+    catalog: Catalog,
+    fingerprints: Fingerprints,
+    kind: Literal["concept", "exemplar"],
+    target: str,
+    *,
+    reason: str,
+) -> Takedown:
+    """Take down a concept or an exemplar of an index.
+
+    Args:
+        log: where to record it.
+        catalog: of the index.
+        fingerprints: of the index's rows.
+        kind: what ``target`` names.
+        target: its id.
+        reason: why.
+
+    Raises:
+        NotFoundError: the index has none of that id.
+        TakedownError: the log cannot be written.
+    """
+    if kind == "concept":
+        exemplars = catalog.exemplars_of(catalog.concept(target).id)
+    else:
+        exemplars = [catalog.exemplar(target)]
+    contents = [
         Content(
             sha256=exemplar.sha256,
-            fingerprint=base64.b64encode(fingerprints[row].tobytes()).decode(),
+            fingerprint=base64.b64encode(fingerprints[exemplar.row].tobytes()).decode(),
         )
-        for row, exemplar in sorted(exemplars.items())
+        for exemplar in exemplars
     ]
+    return log.add(kind, target, contents, reason=reason)
 
 
 def content_of_file(path: Path) -> Content:
@@ -248,15 +277,10 @@ def _replay(path: Path, lines: Sequence[bytes]) -> Takedowns:
         try:
             record = _RECORD.validate_json(line)
             if isinstance(record, Takedown):
-                if any(
-                    len(base64.b64decode(content.fingerprint)) != LENGTH
-                    for content in record.contents
-                ):
-                    raise ValueError("a fingerprint of another length")
                 active[record.id] = record
             elif record.takedown in active:
                 lifted[record.takedown] = (active.pop(record.takedown), record)
-        except (ValidationError, ValueError) as error:
+        except ValidationError as error:
             raise TakedownError(
                 f"line {number} of the takedown log {path} is damaged; until it is mended from a "
                 "backup, nothing is served or rebuilt, since withdrawn works could come back"

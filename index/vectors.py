@@ -32,7 +32,7 @@ class Mask:
     @cached_property
     def selector(self) -> faiss.IDSelector:
         """The visible rows for FAISS; passed with a search and never changed."""
-        return faiss.IDSelectorBitmap(np.packbits(self.visible, bitorder="little"))
+        return faiss.IDSelectorBitmap(np.packbits(self.visible, bitorder="little"))  # type: ignore[call-arg,arg-type]
 
 
 class VectorStore(Protocol):
@@ -59,6 +59,9 @@ class VectorStore(Protocol):
         Returns:
             similarities (Q, k) and rows (Q, k); row -1 where an approximate search found fewer.
         """
+
+    def vectors(self, facet: Facet, rows: Rows) -> Floats:
+        """The (R, D) vectors of chosen rows (R,), exactly as they were written."""
 
     def similarities(self, facet: Facet, query: Floats, rows: Rows) -> Floats:
         """Exact inner products of one query (D,) with chosen rows (R,)."""
@@ -107,15 +110,19 @@ class FaissStore:
         k = min(k, mask.remaining if mask else self.count)
         if not k:
             return np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
-        parameters = faiss.SearchParameters(sel=mask.selector) if mask else None
+        parameters = faiss.SearchParameters(sel=mask.selector) if mask else None  # type: ignore[call-arg]
         similarities, rows = self._indexes[facet].search(queries, k, params=parameters)
         return similarities, rows
+
+    def vectors(self, facet: Facet, rows: Rows) -> Floats:
+        """See `VectorStore.vectors`."""
+        vectors: Floats = self._indexes[facet].reconstruct_batch(rows)
+        return vectors
 
     def similarities(self, facet: Facet, query: Floats, rows: Rows) -> Floats:
         """See `VectorStore.similarities`."""
         self._checked(facet, query[None])
-        vectors: Floats = self._indexes[facet].reconstruct_batch(rows)
-        return vectors @ query
+        return self.vectors(facet, rows) @ query
 
     def _checked(self, facet: Facet, queries: Floats) -> Floats:
         # FAISS answers a wrong dimension with an assertion that says nothing.

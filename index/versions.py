@@ -1,4 +1,4 @@
-"""The versions of an index as a series: keep some, go back to one, and only one writer at a time."""
+"""The versions of an index as a series: keep some, go back to one, one writer at a time."""
 
 import shutil
 from collections.abc import Iterator
@@ -56,8 +56,8 @@ def rollback(data: DataFolder, version: str | None = None) -> Manifest:
         manifest = _choose(data.index, version)
         if manifest.model_id not in list_models(data.models):
             raise ModelError(
-                f"version {manifest.version} needs the model {manifest.model_id!r}, which is not in "
-                f"{data.models}; restore it from a backup, or roll back to another version"
+                f"version {manifest.version} needs the model {manifest.model_id!r}, which is not "
+                f"in {data.models}; restore it from a backup, or roll back to another version"
             )
         Snapshot.open(data.index / manifest.version).close()
         publish(data.index, manifest.version)
@@ -80,6 +80,11 @@ def prune(index: Path, keep: int) -> list[str]:
         (index / name).rename(doomed)
         shutil.rmtree(doomed, ignore_errors=True)
     return removed
+
+
+def folder_bytes(version: Path) -> int:
+    """What a version takes on the disk."""
+    return sum(path.stat().st_size for path in version.iterdir())
 
 
 def _choose(index: Path, version: str | None) -> Manifest:
