@@ -2,7 +2,7 @@
 
 from contextlib import closing
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.markup import escape
@@ -35,30 +35,15 @@ def add(
         raise typer.BadParameter("name at least one --concept, --exemplar or --image")
     folder = DataFolder(data)
     log = TakedownLog(folder.takedowns)
-    if concept or exemplar:
+    named: list[tuple[Literal["concept", "exemplar"], str]] = [
+        *(("concept", target) for target in concept or []),
+        *(("exemplar", target) for target in exemplar or []),
+    ]
+    if named:
         with closing(open_published(folder.index)) as snapshot:
-            for target in concept or []:
-                _say(
-                    withdraw(
-                        log,
-                        snapshot.catalog,
-                        snapshot.fingerprints,
-                        "concept",
-                        target,
-                        reason=reason,
-                    )
-                )
-            for target in exemplar or []:
-                _say(
-                    withdraw(
-                        log,
-                        snapshot.catalog,
-                        snapshot.fingerprints,
-                        "exemplar",
-                        target,
-                        reason=reason,
-                    )
-                )
+            catalog, prints = snapshot.catalog, snapshot.fingerprints
+            for kind, target in named:
+                _say(withdraw(log, catalog, prints, kind, target, reason=reason))
     for path in image or []:
         _say(log.add("image", path.name, [content_of_file(path)], reason=reason))
 
