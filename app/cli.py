@@ -17,6 +17,7 @@ from app.main import create_app
 from app.options import DEFAULT_WORKERS, Data, Device, JsonFile, Workers, write_json
 from app.settings import read_settings
 from app.takedown import takedown
+from index.inverted import IndexType
 from index.layout import DataFolder
 from index.rebuild import CANARY_RATE, RebuildSummary, rebuild
 from index.snapshot import list_versions, published_version
@@ -122,6 +123,9 @@ def rebuild_command(
             "five, or nothing is published.",
         ),
     ] = CANARY_RATE,
+    index_type: Annotated[
+        IndexType, typer.Option(help="How to search: exact, ivf, or by size.")
+    ] = "auto",
     json_file: JsonFile = None,
     data: Data = Path("data"),
     device: Device = "auto",
@@ -140,6 +144,7 @@ def rebuild_command(
             workers=workers,
             keep=keep,
             canary_rate=canary_rate,
+            index_type=index_type,
             progress=report,
         )
     print_rebuild(summary)

@@ -4,15 +4,14 @@ import hashlib
 import math
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from index.calibration import Calibration
 from index.catalog import Catalog, Concept, Exemplar, write_catalog
@@ -20,6 +19,7 @@ from index.embedding import ImageEmbedder, ImageFile, embed_files
 from index.embedding_cache import EmbeddingCache
 from index.errors import RebuildError, SnapshotError
 from index.fingerprint import LENGTH
+from index.inverted import IndexType, choose_probes, wants_inverted, write_inverted
 from index.layout import DataFolder
 from index.ranking import DEPTH, Embeddings, Ranker
 from index.scan import (
@@ -47,8 +47,8 @@ from index.snapshot import (
 )
 from index.source import SourceConcept, SourceExemplar
 from index.takedown import TakedownLog
-from index.vectors import FaissStore, write_vectors
-from index.versions import KEEP, prune, rebuild_lock
+from index.vectors import FaissStore, inverted_name, write_vectors
+from index.versions import KEEP, named_failures, prune, rebuild_lock
 from model.config import Facet
 
 COHORT_SIZE = 1024  # exemplars that queries are compared with
@@ -90,6 +90,7 @@ def rebuild(
     workers: int = 0,
     keep: int = KEEP,
     canary_rate: float = CANARY_RATE,
+    index_type: IndexType = "auto",
     progress: Progress | None = None,
 ) -> RebuildSummary:
     """Build a new version of the index from ``exemplars`` and publish it.
@@ -106,6 +107,7 @@ def rebuild(
         workers: processes that decode; 0 does it in this one.
         keep: versions to keep, this one included; older ones are removed.
         canary_rate: share of the canary queries that must find their own concept.
+        index_type: how to search; ``auto`` is exact up to `index.inverted.EXACT_FLOATS`.
         progress: called with (stage, done, total).
 
     Raises:
@@ -116,7 +118,7 @@ def rebuild(
     started = time.monotonic()
     report = progress or _silent
     with (
-        _named_failures(data),
+        named_failures(data),
         rebuild_lock(data.index),
         EmbeddingCache(data.embeddings(embedder.model_id)) as cache,
     ):
@@ -150,8 +152,8 @@ def rebuild(
         version = new_version()
         concepts, catalog = _catalog(chosen, cache)
         with building(data.index, version) as folder:
-            _write(folder, concepts, catalog, chosen, null_files, cache)
-            _write_manifest(folder, version, embedder.model_id, concepts, catalog, sources)
+            probes = _write(folder, concepts, catalog, chosen, null_files, cache, index_type)
+            _write_manifest(folder, version, embedder.model_id, concepts, catalog, sources, probes)
             found_again = _ask_canaries(folder, null_files, cache)
             if found_again < canary_rate:
                 raise RebuildError(
@@ -272,22 +274,35 @@ def _write(
     chosen: Sequence[Identified],
     null_files: Sequence[ImageFile],
     cache: EmbeddingCache,
-) -> None:
-    """Everything but the manifest."""
+    index_type: IndexType,
+) -> dict[Facet, int]:
+    """Everything but the manifest.
+
+    Returns:
+        For each facet with an inverted file the lists that a search looks into.
+    """
     keys = [item.file.key for item in chosen]
     thumbnails = ((key, cache.thumbnail(key)) for key in dict.fromkeys(keys))
     write_catalog(folder / CATALOG, concepts, catalog, thumbnails)
     facets = cache.facets()
+    probes: dict[Facet, int] = {}
+    asked = [file.key for file in null_files[:CANARIES]]
     for facet in facets:
-        write_vectors(folder, facet, cache.vectors(facet, keys))
+        vectors = cache.vectors(facet, keys)
+        exact = write_vectors(folder, facet, vectors)
+        if wants_inverted(index_type, *vectors.shape):
+            inverted = folder / inverted_name(facet)
+            write_inverted(inverted, vectors)
+            probes[facet] = choose_probes(inverted, exact, cache.vectors(facet, asked))
     hashes = [item.file.sha256 for item in chosen]
     prints = b"".join(cache.fingerprint(sha256) or b"" for sha256 in hashes)
     np.save(folder / FINGERPRINTS, np.frombuffer(prints, dtype=np.uint8).reshape(-1, LENGTH))
     members = sorted(_draw(chosen, "cohort")[:COHORT_SIZE])
     cohort = {facet: cache.vectors(facet, [keys[i] for i in members]) for facet in facets}
     save_file({str(facet): vectors for facet, vectors in cohort.items()}, folder / COHORT)
-    calibration = _calibrate(folder, concepts, catalog, null_files, cohort, cache)
+    calibration = _calibrate(folder, concepts, catalog, null_files, cohort, probes, cache)
     (folder / CALIBRATION).write_text(calibration.model_dump_json(indent=1) + "\n")
+    return probes
 
 
 def _calibrate(
@@ -296,6 +311,7 @@ def _calibrate(
     catalog: Sequence[Exemplar],
     null_files: Sequence[ImageFile],
     cohort: Embeddings,
+    probes: Mapping[Facet, int],
     cache: EmbeddingCache,
 ) -> Calibration:
     """Ask the null queries, each without every concept that its image belongs to."""
@@ -303,7 +319,7 @@ def _calibrate(
     owners: dict[str, set[int]] = {}
     for exemplar in catalog:
         owners.setdefault(exemplar.sha256, set()).add(number[exemplar.concept_id])
-    store = FaissStore.open(folder, list(cohort))
+    store = FaissStore.open(folder, list(cohort), probes)
     ranker = Ranker(store, [number[exemplar.concept_id] for exemplar in catalog], cohort)
     keys = [file.key for file in null_files]
     rankings = ranker.rank(
@@ -339,23 +355,6 @@ def _ask_canaries(folder: Path, null_files: Sequence[ImageFile], cache: Embeddin
         snapshot.close()
 
 
-@contextmanager
-def _named_failures(data: DataFolder) -> Iterator[None]:
-    """Failures of the disk in one line that says what to do."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise RebuildError(
-            f"a database below {data.root} cannot be used ({error}); nothing was published: make "
-            f"room on the disk, or delete {data.root / 'cache'} if it is damaged, then try again"
-        ) from error
-    except (OSError, SafetensorError) as error:
-        raise RebuildError(
-            f"the index below {data.root} cannot be written ({error}); nothing was published: make "
-            "room on the disk or give write access, then run the same command again"
-        ) from error
-
-
 def _write_manifest(
     folder: Path,
     version: str,
@@ -363,14 +362,16 @@ def _write_manifest(
     concepts: Sequence[Concept],
     catalog: Sequence[Exemplar],
     sources: Sequence[str],
+    probes: dict[Facet, int],
 ) -> None:
-    facets: list[Facet] = [path.stem for path in sorted(folder.glob("*.faiss"))]  # type: ignore[misc]
+    facets: list[Facet] = sorted(load_file(folder / COHORT))  # type: ignore[arg-type]
     store = FaissStore.open(folder, facets)
     manifest = Manifest(
         version=version,
         model_id=model_id,
         created_at=datetime.now(UTC),
         dimensions={facet: store.dimension(facet) for facet in facets},
+        probes=probes,
         concepts=len(concepts),
         exemplars=len(catalog),
         sources=list(sources),

@@ -46,6 +46,7 @@ class Manifest(Frozen):
     model_id: str
     created_at: AwareDatetime
     dimensions: dict[Facet, int]
+    probes: dict[Facet, int]  # lists that a search looks into, of facets with an inverted file
     concepts: int
     exemplars: int
     sources: list[str]
@@ -129,7 +130,7 @@ class Snapshot:
             ) from error
         for name, record in manifest.files.items():
             _check_file(folder / name, record)
-        vectors = FaissStore.open(folder, list(manifest.dimensions))
+        vectors = FaissStore.open(folder, list(manifest.dimensions), manifest.probes)
         catalog = Catalog(folder / CATALOG)
         dimensions = {facet: vectors.dimension(facet) for facet in manifest.dimensions}
         if vectors.count != catalog.exemplar_count() or dimensions != manifest.dimensions:

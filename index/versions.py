@@ -1,11 +1,13 @@
 """The versions of an index as a series: keep some, go back to one, one writer at a time."""
 
 import shutil
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import filelock
+from safetensors import SafetensorError
 
 from index.errors import RebuildError, SnapshotError
 from index.layout import DataFolder
@@ -38,6 +40,23 @@ def rebuild_lock(index: Path) -> Iterator[None]:
         lock.release()
 
 
+@contextmanager
+def named_failures(data: DataFolder) -> Iterator[None]:
+    """Failures of the disk in one line that says what to do."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise RebuildError(
+            f"a database below {data.root} cannot be used ({error}); nothing was published: make "
+            f"room on the disk, or delete {data.root / 'cache'} if it is damaged, then try again"
+        ) from error
+    except (OSError, SafetensorError) as error:
+        raise RebuildError(
+            f"the index below {data.root} cannot be written ({error}); nothing was published: make "
+            "room on the disk or give write access, then run the same command again"
+        ) from error
+
+
 def rollback(data: DataFolder, version: str | None = None) -> Manifest:
     """Publish an earlier version again, after checking that it is whole and its model is there.
 
@@ -50,9 +69,9 @@ def rollback(data: DataFolder, version: str | None = None) -> Manifest:
     Raises:
         SnapshotError: there is no such version, or it is damaged; the published one stays.
         ModelError: its model is missing.
-        RebuildError: a rebuild is running.
+        RebuildError: a rebuild is running, or the disk cannot be written to.
     """
-    with rebuild_lock(data.index):
+    with named_failures(data), rebuild_lock(data.index):
         manifest = _choose(data.index, version)
         if manifest.model_id not in list_models(data.models):
             raise ModelError(

@@ -1,6 +1,5 @@
 import shutil
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import filelock
 import numpy as np
@@ -11,7 +10,6 @@ from PIL import Image
 from index import rebuild as rebuild_module
 from index.embedding import BATCH
 from index.errors import RebuildError, SnapshotError
-from index.layout import DataFolder
 from index.rebuild import rebuild
 from index.snapshot import list_versions, open_published, published_version
 from index.source import SourceConcept, SourceExemplar, read_sources

@@ -96,7 +96,7 @@ def test_a_damaged_log_stops_everything(house: House, log: TakedownLog, line: st
     house.rebuild()
     log.add("concept", "one", [], reason="r")
     log.path.write_text(line + "\n" + log.path.read_text())
-    with pytest.raises(TakedownError, match="line 1 of the takedown log .* is damaged"):
+    with pytest.raises(TakedownError, match=r"line 1 of the takedown log .* is damaged"):
         log.read()
     with pytest.raises(TakedownError):
         house.rebuild()
@@ -164,9 +164,7 @@ def test_a_masked_index_answers_as_one_that_never_had_it(house: House) -> None:
     for snapshot in (masked, rebuilt):
         snapshot.ranker._cohort = cohort  # the only thing that a rebuild draws anew
     queries = FakeEmbedder().embed([patches(seed) for seed in (0, 11, 20, 21, 30, 77)])
-    for ours, theirs in zip(
-        masked.ranker.rank(queries), rebuilt.ranker.rank(queries), strict=True
-    ):
+    for ours, theirs in zip(masked.ranker.rank(queries), rebuilt.ranker.rank(queries), strict=True):
         names = [
             [snapshot.catalog.concepts_by_number([r.number])[r.number].id for r in ranking]
             for snapshot, ranking in ((masked, ours), (rebuilt, theirs))
