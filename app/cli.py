@@ -126,6 +126,9 @@ def rebuild_command(
     index_type: Annotated[
         IndexType, typer.Option(help="How to search: exact, ivf, or by size.")
     ] = "auto",
+    force: Annotated[
+        bool, typer.Option("--force", help="Write a new version even if nothing changed.")
+    ] = False,
     json_file: JsonFile = None,
     data: Data = Path("data"),
     device: Device = "auto",
@@ -145,6 +148,7 @@ def rebuild_command(
             keep=keep,
             canary_rate=canary_rate,
             index_type=index_type,
+            force=force,
             progress=report,
         )
     print_rebuild(summary)
@@ -283,11 +287,13 @@ def print_step(step: TrainingStep) -> None:
 
 def print_rebuild(summary: RebuildSummary) -> None:
     """What a rebuild did."""
+    end = "nothing changed, so it stays published"
+    if summary.canaries is not None:
+        end = f"{summary.canaries:.0%} of the canaries found their concept; published"
     out.print(
         f"index {summary.version}: {summary.concepts} concepts, {summary.exemplars} exemplars "
         f"(added {summary.added}, kept {summary.kept}, removed {summary.removed}, "
-        f"skipped {len(summary.skipped)}) in {summary.seconds:.1f} s; "
-        f"{summary.canaries:.0%} of the canaries found their concept; published"
+        f"skipped {len(summary.skipped)}) in {summary.seconds:.1f} s; {end}"
     )
     for skipped in summary.skipped[:20]:
         err.print(f"skipped {_plain(skipped.path)}: {_plain(skipped.reason)}")

@@ -17,7 +17,7 @@ from app.main import create_app
 from app.settings import Settings, read_settings
 from index.attribution import Attributor, open_attributor
 from index.evaluation.local import ask_attributor
-from index.evaluation.pairs import Pair, evaluate_pairs, read_pairs
+from index.evaluation.pairs import PairsReport, evaluate_pairs, read_pairs
 from index.layout import DataFolder
 from index.rebuild import rebuild
 from index.source import read_sources
@@ -62,10 +62,10 @@ def run_demo(data: Path, *, port: int = 8000, backbone: str) -> None:
         )
     out.print(
         f"{summary.concepts} concepts, {summary.exemplars} exemplars; of {len(pairs)} generated "
-        f"queries {measured.macro.recall_at_1:.0%} find their source first, "
-        f"{measured.macro.recall_at_5:.0%} among five"
+        f"queries {measured.overall.recall_at_1:.0%} find a source first, "
+        f"{measured.overall.recall_at_5:.0%} among five; verdicts: {_count(measured.verdicts)}"
     )
-    _serve(data, port, attributor, gallery, pairs)
+    _serve(data, port, attributor, gallery, _example(measured))
 
 
 def choose_backbone(name: str) -> Backbone:
@@ -82,11 +82,20 @@ def choose_backbone(name: str) -> Backbone:
         return create_random_backbone(FALLBACK)
 
 
+def _count(verdicts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in sorted(verdicts.items()))
+
+
+def _example(measured: PairsReport) -> Path:
+    """The first query that is answered as a match, to show what a match looks like."""
+    matched = [answer for answer in measured.answers if answer["verdict"] == "attributed"]
+    return Path(str((matched or measured.answers)[0]["path"]))
+
+
 def _serve(
-    data: Path, port: int, attributor: Attributor, gallery: DemoGallery, pairs: list[Pair]
+    data: Path, port: int, attributor: Attributor, gallery: DemoGallery, query: Path
 ) -> None:
     settings = read_settings(data=data, host="127.0.0.1", port=port)
-    query = pairs[0].path
     with _running(uvicorn.Server(_config(settings, attributor))) as thread:
         url = f"http://{settings.host}:{settings.port}"
         with httpx.Client(base_url=url, timeout=STARTUP) as client:

@@ -25,8 +25,8 @@ class ExemplarEvidence:
     """An exemplar that speaks for a concept."""
 
     exemplar: Exemplar
-    similarity: float  # cosine, -1 to 1, of the facet in which it is closest
-    facet: Facet
+    similarity: float  # cosine, -1 to 1, in ``facet``
+    facet: Facet  # the one in which it stands out most
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,8 @@ class Attributor:
         self, images: Sequence[Image.Image], *, top_k: int = 5, exemplars: int = 3
     ) -> list[Attribution]:
         """Answer a batch of RGB images, one answer each, in order."""
+        if not images:
+            return []
         return self.rank(self.embedder.embed(images), top_k=top_k, exemplars=exemplars)
 
     def rank(
@@ -190,6 +192,6 @@ def _exemplars(
     ranked: RankedConcept, count: int, images: Mapping[int, Exemplar]
 ) -> Iterator[ExemplarEvidence]:
     for place, row in enumerate(ranked.rows[:count]):
-        by_facet = {facet: float(values[place]) for facet, values in ranked.similarities.items()}
-        facet = max(by_facet, key=lambda name: by_facet[name])
-        yield ExemplarEvidence(images[int(row)], by_facet[facet], facet)
+        facet = ranked.loudest[place]
+        similarity = float(ranked.similarities[facet][place])
+        yield ExemplarEvidence(images[int(row)], similarity, facet)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from index.errors import RebuildError
 from model.config import Facet
 
 SCHEMA = """
@@ -53,10 +54,16 @@ class EmbeddingCache:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._db = sqlite3.connect(path)
-        self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("PRAGMA synchronous = NORMAL")  # a power cut may cost the last batch
-        self._db.executescript(f"BEGIN; {SCHEMA} COMMIT;")
+        try:
+            self._db = sqlite3.connect(path)
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = NORMAL")  # a power cut may cost the last batch
+            self._db.executescript(f"BEGIN; {SCHEMA} COMMIT;")
+        except sqlite3.DatabaseError as error:
+            raise RebuildError(
+                f"the embedding cache {path} cannot be used ({error}); if it is damaged, delete "
+                "it: the next rebuild makes it anew"
+            ) from error
 
     def __enter__(self) -> "EmbeddingCache":
         return self

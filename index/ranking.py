@@ -46,6 +46,24 @@ class RankedConcept:
     found_by: tuple[Facet, ...]  # the facets that speak for it, the stronger first
     rows: Rows  # its exemplars, the one with the most evidence first
     similarities: dict[Facet, Floats]  # cosine of each of ``rows``
+    loudest: tuple[Facet, ...]  # of each of ``rows`` the facet that holds most of its evidence
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """The exemplars that every query is compared with, fixed when the snapshot is built."""
+
+    rows: Rows  # (C,) in the catalog
+    vectors: Embeddings  # facet -> (C, D)
+
+    def among(self, visible: NDArray[np.bool_]) -> "Cohort":
+        """Those of its members whose rows are visible; all, if there would be fewer than two."""
+        members = visible[self.rows]
+        if members.sum() < 2:
+            return self
+        return Cohort(
+            self.rows[members], {facet: rows[members] for facet, rows in self.vectors.items()}
+        )
 
 
 class Ranker:
@@ -54,7 +72,7 @@ class Ranker:
     Args:
         vectors: the exemplars' embeddings.
         concept_of_row: (N,) each exemplar's concept number.
-        cohort: per facet the (C, D) embeddings that queries are compared with.
+        cohort: what queries are compared with.
         hidden: rows that are as if they were not in the index.
     """
 
@@ -62,17 +80,19 @@ class Ranker:
         self,
         vectors: VectorStore,
         concept_of_row: Sequence[int],
-        cohort: Embeddings,
+        cohort: Cohort,
         hidden: Rows | None = None,
     ) -> None:
         self._vectors = vectors
-        self._cohort = cohort
         self._concept_of_row = np.asarray(concept_of_row, dtype=np.int64)
         self._mask: Mask | None = None
         rows = np.arange(len(self._concept_of_row))
         if hidden is not None and len(hidden):
             self._mask = Mask(hidden, len(rows))
             rows = rows[self._mask.visible]
+            cohort = cohort.among(self._mask.visible)
+        self._cohort = cohort.vectors
+        self._cohort_concepts = self._concept_of_row[cohort.rows]
         # Visible rows grouped by concept: those of concept c are order[starts[c]:starts[c + 1]].
         self._order = rows[np.argsort(self._concept_of_row[rows], kind="stable")]
         counts = np.bincount(
@@ -86,6 +106,7 @@ class Ranker:
         *,
         depth: int = DEPTH,
         without: Sequence[frozenset[int]] | None = None,
+        top: int | None = None,
     ) -> list[list[RankedConcept]]:
         """Rank the candidate concepts of each query, best first.
 
@@ -94,6 +115,7 @@ class Ranker:
             depth: nearest exemplars of each facet that name candidates; at the size of the index
                 every concept is ranked.
             without: for each query the concepts to leave out, as if they were not in the index.
+            top: concepts of each ranking to give; all by default.
         """
         removed = without or [frozenset[int]()] * len(next(iter(queries.values())))
         extra = max((sum(map(self._size, numbers)) for numbers in removed), default=0)
@@ -106,12 +128,17 @@ class Ranker:
                 {facet: vectors[i] for facet, vectors in queries.items()},
                 {facet: rows[i] for facet, rows in hits.items()},
                 gone,
+                top,
             )
             for i, gone in enumerate(removed)
         ]
 
     def _rank_one(
-        self, query: Mapping[Facet, Floats], hits: Mapping[Facet, Rows], removed: frozenset[int]
+        self,
+        query: Mapping[Facet, Floats],
+        hits: Mapping[Facet, Rows],
+        removed: frozenset[int],
+        top: int | None,
     ) -> list[RankedConcept]:
         found = np.concatenate(list(hits.values()))
         named = np.unique(self._concept_of_row[found[found >= 0]])
@@ -125,15 +152,19 @@ class Ranker:
             facet: self._vectors.similarities(facet, vector, rows)
             for facet, vector in query.items()
         }
+        members = self._members(removed)
         levels, background = standardise(
-            similarities, {facet: self._cohort[facet] @ vector for facet, vector in query.items()}
+            similarities,
+            {facet: self._cohort[facet][members] @ vector for facet, vector in query.items()},
         )
         evidence = combine(levels)
+        facets = list(levels)
+        loudest = np.argmax([FACET_WEIGHT[facet] * levels[facet] for facet in facets], axis=0)
         scores = score_concepts(evidence, sizes, np.sort(combine(background)))
         starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
         best = {facet: np.maximum.reduceat(level, starts) for facet, level in levels.items()}
         ranked = []
-        for place in np.lexsort((numbers, -scores)):
+        for place in np.lexsort((numbers, -scores))[:top]:
             part = slice(starts[place], starts[place] + sizes[place])
             inside = np.argsort(-evidence[part], kind="stable")
             ranked.append(
@@ -144,9 +175,17 @@ class Ranker:
                     found_by=_speakers({f: float(v[place]) for f, v in best.items()}),
                     rows=rows[part][inside],
                     similarities={f: s[part][inside] for f, s in similarities.items()},
+                    loudest=tuple(facets[place] for place in loudest[part][inside]),
                 )
             )
         return ranked
+
+    def _members(self, removed: frozenset[int]) -> NDArray[np.bool_] | slice:
+        """The cohort without concepts that are left out: they are not to be known of at all."""
+        if not removed:
+            return slice(None)
+        members = ~np.isin(self._cohort_concepts, list(removed))
+        return members if members.sum() > 1 else slice(None)  # one has no deviation
 
     def _size(self, number: int) -> int:
         return int(self._starts[number + 1] - self._starts[number])

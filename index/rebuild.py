@@ -6,13 +6,13 @@ import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
 
+from index import calibration, embedding, fingerprint, inverted, ranking
 from index.calibration import Calibration
 from index.catalog import Catalog, Concept, Exemplar, write_catalog
 from index.embedding import ImageEmbedder, ImageFile, embed_files
@@ -21,7 +21,7 @@ from index.errors import RebuildError, SnapshotError
 from index.fingerprint import LENGTH
 from index.inverted import IndexType, choose_probes, wants_inverted, write_inverted
 from index.layout import DataFolder
-from index.ranking import DEPTH, Embeddings, Ranker
+from index.ranking import DEPTH, Cohort, Ranker
 from index.scan import (
     Identified,
     Progress,
@@ -42,18 +42,22 @@ from index.snapshot import (
     clear_unfinished,
     file_record,
     new_version,
+    open_published,
     publish,
     published_version,
+    read_cohort,
+    write_cohort,
 )
 from index.source import SourceConcept, SourceExemplar
 from index.takedown import TakedownLog
 from index.vectors import FaissStore, inverted_name, write_vectors
 from index.versions import KEEP, named_failures, prune, rebuild_lock
+from model import views
 from model.config import Facet
 
 COHORT_SIZE = 1024  # exemplars that queries are compared with
-NULL_QUERIES = 1000  # augmented views asked without their own concept
-CANARIES = 200  # of these views, asked of the finished version before it is published
+NULL_QUERIES = 1500  # images asked without their own concept, a third of them unchanged
+CANARIES = 200  # of the augmented ones, asked of the finished version before it is published
 CANARY_PLACES = 5  # places among which a canary's own concept counts as found
 CANARY_RATE = 0.5  # share that must be found; docs/operations.md has what models reach
 SEED = 0
@@ -70,10 +74,11 @@ class RebuildSummary:
     added: int  # exemplars that the version before did not have
     kept: int
     removed: int
-    canaries: float  # share of the canary queries that found their own concept
     embedded: int  # images that had to be embedded; the others were known by their content
     skipped: list[Skipped] = field(default_factory=list)
     empty_concepts: list[str] = field(default_factory=list)  # every one of their images skipped
+    unchanged: bool = False  # the published version is this very one, so that it stays
+    canaries: float | None = None  # share of canaries that found their concept; None if unchanged
     seconds: float = 0.0
 
     def as_dict(self) -> dict[str, object]:
@@ -91,6 +96,7 @@ def rebuild(
     keep: int = KEEP,
     canary_rate: float = CANARY_RATE,
     index_type: IndexType = "auto",
+    force: bool = False,
     progress: Progress | None = None,
 ) -> RebuildSummary:
     """Build a new version of the index from ``exemplars`` and publish it.
@@ -108,6 +114,7 @@ def rebuild(
         keep: versions to keep, this one included; older ones are removed.
         canary_rate: share of the canary queries that must find their own concept.
         index_type: how to search; ``auto`` is exact up to `index.inverted.EXACT_FLOATS`.
+        force: write a new version even if the published one is the very same.
         progress: called with (stage, done, total).
 
     Raises:
@@ -129,14 +136,14 @@ def rebuild(
         # Once before embedding, by content and by what is known; once more for the new pictures.
         found, withdrawn = leave_out(found, takedowns, cache)
         skipped += withdrawn
-        embedding = embed_files(
+        outcome = embed_files(
             cache,
             [item.file for item in found],
             embedder,
             workers=workers,
             progress=_stage(report, "embedding"),
         )
-        chosen, more = _choose(found, embedding.unreadable)
+        chosen, more = _choose(found, outcome.unreadable)
         add_fingerprints(chosen, cache)
         chosen, withdrawn = leave_out(chosen, takedowns, cache)
         skipped += more + withdrawn
@@ -149,11 +156,30 @@ def rebuild(
         embed_files(
             cache, null_files, embedder, workers=workers, progress=_stage(report, "calibrating")
         )
-        version = new_version()
         concepts, catalog = _catalog(chosen, cache)
+        ids = {exemplar.id for exemplar in catalog}
+        named = {exemplar.concept.id: exemplar.concept.name for exemplar in exemplars}
+        empty = named.keys() - {concept.id for concept in concepts}
+        summary = RebuildSummary(
+            version=new_version(),
+            model_id=embedder.model_id,
+            concepts=len(concepts),
+            exemplars=len(catalog),
+            added=len(ids - before),
+            kept=len(ids & before),
+            removed=len(before - ids),
+            embedded=outcome.embedded,
+            skipped=skipped,
+            empty_concepts=sorted(named[identifier] for identifier in empty),
+        )
+        version = summary.version
+        wanted = _Wanted(embedder.model_id, tuple(sources), index_type, concepts, catalog)
+        if not force and (published := wanted.published_in(data.index)):
+            seconds = round(time.monotonic() - started, 3)
+            return replace(summary, version=published, unchanged=True, seconds=seconds)
         with building(data.index, version) as folder:
             probes = _write(folder, concepts, catalog, chosen, null_files, cache, index_type)
-            _write_manifest(folder, version, embedder.model_id, concepts, catalog, sources, probes)
+            _write_manifest(folder, version, wanted, probes)
             found_again = _ask_canaries(folder, null_files, cache)
             if found_again < canary_rate:
                 raise RebuildError(
@@ -163,23 +189,44 @@ def rebuild(
                 )
         publish(data.index, version)
         prune(data.index, keep)
-    ids = {exemplar.id for exemplar in catalog}
-    named = {exemplar.concept.id: exemplar.concept.name for exemplar in exemplars}
-    empty = named.keys() - {concept.id for concept in concepts}
-    return RebuildSummary(
-        version=version,
-        model_id=embedder.model_id,
-        concepts=len(concepts),
-        exemplars=len(catalog),
-        added=len(ids - before),
-        kept=len(ids & before),
-        removed=len(before - ids),
-        canaries=found_again,
-        embedded=embedding.embedded,
-        skipped=skipped,
-        empty_concepts=sorted(named[identifier] for identifier in empty),
-        seconds=round(time.monotonic() - started, 3),
-    )
+    return replace(summary, canaries=found_again, seconds=round(time.monotonic() - started, 3))
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What decides every byte of a version, its name and time apart."""
+
+    model_id: str
+    sources: tuple[str, ...]
+    index_type: IndexType
+    concepts: list[Concept]
+    exemplars: list[Exemplar]
+
+    @property
+    def build_id(self) -> str:
+        """Identity of the rest: the method as it is written, and the type of index asked for."""
+        digest = hashlib.sha256(self.index_type.encode())
+        for module in (ranking, calibration, embedding, fingerprint, inverted, views):
+            digest.update(Path(str(module.__file__)).read_bytes())
+        digest.update(Path(__file__).read_bytes())
+        return digest.hexdigest()[:12]
+
+    def published_in(self, index: Path) -> str | None:
+        """The published version, if it is this one and whole."""
+        try:
+            snapshot = open_published(index)
+        except (SnapshotError, sqlite3.DatabaseError):
+            return None
+        with closing(snapshot):
+            manifest, catalog = snapshot.manifest, snapshot.catalog
+            same = (
+                manifest.model_id == self.model_id
+                and manifest.build_id == self.build_id
+                and manifest.sources == list(self.sources)
+                and catalog.exemplars() == self.exemplars
+                and sorted(catalog.concepts(), key=lambda c: c.number) == self.concepts
+            )
+            return manifest.version if same else None
 
 
 def _published_ids(index: Path) -> set[str]:
@@ -246,15 +293,18 @@ def _catalog(
 
 
 def _null_files(chosen: Sequence[Identified]) -> list[ImageFile]:
-    """Augmented views for the null distribution, from as many different exemplars as there are."""
-    order = _draw(chosen, "null")[:NULL_QUERIES]
-    rounds = math.ceil(NULL_QUERIES / len(order))
-    files = [
-        ImageFile(chosen[place].source.path, chosen[place].file.sha256, view)
-        for view in range(rounds)
-        for place in order
-    ]
-    return files[:NULL_QUERIES]
+    """What the null distribution asks: exemplars as they are, and augmented views of them.
+
+    Synthetic queries are cleaner than augmented views and stranger than the exemplars themselves:
+    with views alone more false attributions pass than the rate says, with clean images alone far
+    fewer (docs/method.md).
+    """
+    order = _draw(chosen, "null")[: NULL_QUERIES // 3]
+    drawn = [chosen[place].file for place in order]
+    views = NULL_QUERIES - NULL_QUERIES // 3
+    rounds = math.ceil(views / len(drawn))
+    augmented = [replace(file, view=view) for view in range(rounds) for file in drawn]
+    return drawn + augmented[:views]
 
 
 def _draw(chosen: Sequence[Identified], purpose: str) -> list[int]:
@@ -286,7 +336,7 @@ def _write(
     write_catalog(folder / CATALOG, concepts, catalog, thumbnails)
     facets = cache.facets()
     probes: dict[Facet, int] = {}
-    asked = [file.key for file in null_files[:CANARIES]]
+    asked = [file.key for file in _canaries(null_files)]
     for facet in facets:
         vectors = cache.vectors(facet, keys)
         exact = write_vectors(folder, facet, vectors)
@@ -297,9 +347,11 @@ def _write(
     hashes = [item.file.sha256 for item in chosen]
     prints = b"".join(cache.fingerprint(sha256) or b"" for sha256 in hashes)
     np.save(folder / FINGERPRINTS, np.frombuffer(prints, dtype=np.uint8).reshape(-1, LENGTH))
-    members = sorted(_draw(chosen, "cohort")[:COHORT_SIZE])
-    cohort = {facet: cache.vectors(facet, [keys[i] for i in members]) for facet in facets}
-    save_file({str(facet): vectors for facet, vectors in cohort.items()}, folder / COHORT)
+    members = np.sort(_draw(chosen, "cohort")[:COHORT_SIZE])
+    cohort = Cohort(
+        members, {facet: cache.vectors(facet, [keys[i] for i in members]) for facet in facets}
+    )
+    write_cohort(folder / COHORT, cohort)
     calibration = _calibrate(folder, concepts, catalog, null_files, cohort, probes, cache)
     (folder / CALIBRATION).write_text(calibration.model_dump_json(indent=1) + "\n")
     return probes
@@ -310,7 +362,7 @@ def _calibrate(
     concepts: Sequence[Concept],
     catalog: Sequence[Exemplar],
     null_files: Sequence[ImageFile],
-    cohort: Embeddings,
+    cohort: Cohort,
     probes: Mapping[Facet, int],
     cache: EmbeddingCache,
 ) -> Calibration:
@@ -319,16 +371,21 @@ def _calibrate(
     owners: dict[str, set[int]] = {}
     for exemplar in catalog:
         owners.setdefault(exemplar.sha256, set()).add(number[exemplar.concept_id])
-    store = FaissStore.open(folder, list(cohort), probes)
+    store = FaissStore.open(folder, list(cohort.vectors), probes)
     ranker = Ranker(store, [number[exemplar.concept_id] for exemplar in catalog], cohort)
     keys = [file.key for file in null_files]
     rankings = ranker.rank(
-        {facet: cache.vectors(facet, keys) for facet in cohort},
+        {facet: cache.vectors(facet, keys) for facet in cohort.vectors},
         depth=DEPTH,
         without=[frozenset(owners[file.sha256]) for file in null_files],
+        top=1,
     )
     scores = sorted((ranking[0].score for ranking in rankings if ranking), reverse=True)
     return Calibration(null_scores=tuple(scores))
+
+
+def _canaries(null_files: Sequence[ImageFile]) -> list[ImageFile]:
+    return [file for file in null_files if file.view is not None][:CANARIES]
 
 
 def _ask_canaries(folder: Path, null_files: Sequence[ImageFile], cache: EmbeddingCache) -> float:
@@ -338,43 +395,37 @@ def _ask_canaries(folder: Path, null_files: Sequence[ImageFile], cache: Embeddin
     """
     snapshot = Snapshot.open(folder)
     try:
-        files = null_files[:CANARIES]
+        files = _canaries(null_files)
         numbers = snapshot.catalog.concept_numbers()
         rankings = snapshot.ranker.rank(
             {
                 facet: cache.vectors(facet, [file.key for file in files])
                 for facet in snapshot.manifest.dimensions
-            }
+            },
+            top=CANARY_PLACES,
         )
         hits = 0
         for file, ranking in zip(files, rankings, strict=True):
             own = {numbers[row] for row in snapshot.catalog.rows_of([file.sha256], [])}
-            hits += any(ranked.number in own for ranked in ranking[:CANARY_PLACES])
+            hits += any(ranked.number in own for ranked in ranking)
         return hits / len(files)
     finally:
         snapshot.close()
 
 
-def _write_manifest(
-    folder: Path,
-    version: str,
-    model_id: str,
-    concepts: Sequence[Concept],
-    catalog: Sequence[Exemplar],
-    sources: Sequence[str],
-    probes: dict[Facet, int],
-) -> None:
-    facets: list[Facet] = sorted(load_file(folder / COHORT))  # type: ignore[arg-type]
+def _write_manifest(folder: Path, version: str, wanted: _Wanted, probes: dict[Facet, int]) -> None:
+    facets: list[Facet] = sorted(read_cohort(folder / COHORT).vectors)
     store = FaissStore.open(folder, facets)
     manifest = Manifest(
         version=version,
-        model_id=model_id,
+        model_id=wanted.model_id,
+        build_id=wanted.build_id,
         created_at=datetime.now(UTC),
         dimensions={facet: store.dimension(facet) for facet in facets},
         probes=probes,
-        concepts=len(concepts),
-        exemplars=len(catalog),
-        sources=list(sources),
+        concepts=len(wanted.concepts),
+        exemplars=len(wanted.exemplars),
+        sources=list(wanted.sources),
         files={path.name: file_record(path) for path in sorted(folder.iterdir())},
     )
     (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n")

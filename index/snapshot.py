@@ -17,13 +17,13 @@ from typing import Literal
 import numpy as np
 from pydantic import AwareDatetime, ValidationError
 from safetensors import SafetensorError
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from index.calibration import Calibration
 from index.catalog import Catalog
 from index.errors import SnapshotError
 from index.fingerprint import LENGTH, Fingerprints
-from index.ranking import Embeddings, Ranker
+from index.ranking import Cohort, Ranker
 from index.vectors import FaissStore, Rows, VectorStore
 from model.config import Facet, Frozen
 
@@ -44,6 +44,7 @@ class Manifest(Frozen):
     format: Literal[2] = 2
     version: str
     model_id: str
+    build_id: str  # of the method and options that made it of its images
     created_at: AwareDatetime
     dimensions: dict[Facet, int]
     probes: dict[Facet, int]  # lists that a search looks into, of facets with an inverted file
@@ -66,7 +67,7 @@ class Snapshot:
         catalog: Catalog,
         vectors: VectorStore,
         fingerprints: Fingerprints,
-        cohort: Embeddings,
+        cohort: Cohort,
         calibration: Calibration,
         hidden: Rows | None = None,
     ) -> None:
@@ -82,8 +83,6 @@ class Snapshot:
 
     def without(self, hidden: Rows) -> "Snapshot":
         """The same version as if these rows, and only these, were not in it.
-
-        The cohort stays as it is: it is only ever averaged over, and never named in an answer.
 
         Raises:
             SnapshotError: the version's files are gone.
@@ -141,9 +140,9 @@ class Snapshot:
             )
         try:
             fingerprints = np.load(folder / FINGERPRINTS, mmap_mode="r", allow_pickle=False)
-            cohort = load_file(folder / COHORT)
+            cohort = read_cohort(folder / COHORT)
             calibration = Calibration.model_validate_json((folder / CALIBRATION).read_bytes())
-        except (OSError, SafetensorError, ValueError) as error:
+        except (OSError, KeyError, SafetensorError, ValueError) as error:
             raise SnapshotError(
                 f"the index version {folder.name} cannot be read ({error}); run `whence rebuild`"
             ) from error
@@ -158,7 +157,7 @@ class Snapshot:
             catalog,
             vectors,
             fingerprints,
-            cohort,  # type: ignore[arg-type]
+            cohort,
             calibration,
         )
 
@@ -177,6 +176,18 @@ class Snapshot:
     def close(self) -> None:
         """Release its files."""
         self.catalog.close()
+
+
+def write_cohort(path: Path, cohort: Cohort) -> None:
+    """Write a cohort as safetensors: its rows, and a matrix a facet."""
+    vectors = {str(facet): matrix for facet, matrix in cohort.vectors.items()}
+    save_file({"rows": cohort.rows, **vectors}, path)
+
+
+def read_cohort(path: Path) -> Cohort:
+    """What `write_cohort` wrote."""
+    tensors = load_file(path)
+    return Cohort(tensors.pop("rows"), tensors)  # type: ignore[arg-type]
 
 
 def new_version() -> str:

@@ -1,5 +1,6 @@
 """Where exemplars come from: a folder per concept, or a CSV, JSONL or Parquet manifest."""
 
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -177,6 +178,8 @@ class _Names:
         self._by_id: dict[str, tuple[str, SourceConcept]] = {}
 
     def concept(self, key: str, name: str | None = None, kind: str | None = None) -> SourceConcept:
+        # The two ways to write é are one name; file systems differ in which they give.
+        key = unicodedata.normalize("NFC", key)
         identifier = slugify(key, allow_unicode=True)
         if not identifier:
             raise SourceError(

@@ -49,7 +49,7 @@ class TrainConfig(Frozen):
     readings: dict[Reading, ReadingConfig] = {
         "pooled": ReadingConfig(power=0.20, standardise=True, components=512),
         "late": ReadingConfig(power=0.25, components=1024, alignment=0.3),
-        "early": ReadingConfig(power=0.40),
+        "early": ReadingConfig(power=0.40, components=1024),
     }
     steps: int = Field(100, ge=0)
     batch_size: int = Field(512, ge=2)  # images

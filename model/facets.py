@@ -11,6 +11,7 @@ How channels vary together over the picture, whatever is where, is what style tr
 matrices: Gatys et al. 2016); correlations leave out how strong each channel is.
 """
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -26,7 +27,6 @@ FACETS: Mapping[Facet, Mapping[Reading, float]] = {
 }
 
 CHANNELS = 96  # a wider stage is projected onto this many directions first
-SEED = 0
 EDITION = 1  # raise it when a reading changes, so that feature banks made before are not used
 
 
@@ -37,12 +37,12 @@ class FacetReader(nn.Module):
     convolutional network, or the blocks of a transformer. Of S stages the early ones lie at 1/5,
     2/5 and 3/5 of the depth, the late one at 4/5. Transformer blocks are wide, and the correlations
     of 768 channels would be 294,528 numbers, so wide stages are first projected onto `CHANNELS`
-    fixed random directions.
+    fixed directions.
     """
 
     def extra_repr(self) -> str:
         """What distinguishes one reader from another."""
-        return f"edition={EDITION}, channels={CHANNELS}, seed={SEED}"
+        return f"edition={EDITION}, channels={CHANNELS}"
 
     def forward(self, features: BackboneFeatures) -> dict[Reading, torch.Tensor]:
         """Each reading of a batch, (B, D) float32, D differing between readings."""
@@ -80,13 +80,15 @@ def channel_correlations(maps: torch.Tensor) -> torch.Tensor:
 
 
 def _stage_at(fifths: int, count: int) -> int:
-    """The stage at that many fifths of the depth: 0, 1, 2, 3 of five; 1, 4, 6, 9 of twelve."""
-    return max(0, round(count * fifths / 5) - 1)
+    """The stage at that many fifths of the depth: 0, 1, 2, 3 of five; 2, 4, 7, 9 of twelve."""
+    return math.ceil(count * fifths / 5) - 1
 
 
 def _directions(channels: int, device: torch.device) -> torch.Tensor:
-    """(channels, CHANNELS) fixed random orthonormal directions."""
-    generator = torch.Generator().manual_seed(SEED)
-    random = torch.randn(channels, CHANNELS, generator=generator, dtype=torch.float64)
-    directions: torch.Tensor = torch.linalg.qr(random).Q
-    return directions.float().to(device)
+    """(channels, CHANNELS) orthonormal directions: the slower waves of a cosine transform.
+
+    Channels come in no order, so any fixed directions are as good; these need no random numbers.
+    """
+    place = torch.arange(channels, device=device, dtype=torch.float32)[:, None] + 0.5
+    wave = torch.arange(1, CHANNELS + 1, device=device, dtype=torch.float32)
+    return torch.cos(math.pi * place * wave / channels) * math.sqrt(2 / channels)

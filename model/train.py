@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from model.backbone import Backbone
 from model.checkpoint import save_model
-from model.config import ModelConfig, Reading, TrainConfig
+from model.config import ModelConfig, Reading, ReadingConfig, TrainConfig
 from model.embedder import AttributionModel, choose_device
 from model.errors import TrainingError
 from model.facets import FACETS, FacetReader
@@ -147,7 +147,7 @@ def train_head(
     Raises:
         TrainingError: as `train_heads`.
     """
-    recipe = config.readings[reading]
+    recipe = config.readings.get(reading, ReadingConfig())
     start = principal_map(
         torch.from_numpy(np.ascontiguousarray(features[:, 0])),
         power=recipe.power,

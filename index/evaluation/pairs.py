@@ -55,6 +55,7 @@ class Scores:
 class PairsReport:
     """The outcome of `evaluate_pairs`."""
 
+    overall: Scores  # averaged over queries
     macro: Scores  # averaged over the queries' first concept
     by_kind: dict[str, Scores]  # averaged over queries
     failed: int
@@ -129,6 +130,7 @@ def evaluate_pairs(
     for answer in answers:
         verdicts[answer.verdict or "failed"] += 1
     return PairsReport(
+        overall=_score(asked),
         macro=_score(asked, groups=[pair.concepts[0] for pair in pairs]),
         by_kind={kind: _score([item for item in asked if item[0].kind == kind]) for kind in kinds},
         failed=sum(answer.error is not None for answer in answers),

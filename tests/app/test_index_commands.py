@@ -33,6 +33,7 @@ class Shell:
     def rebuild(self, *arguments: str) -> str:
         result = self.run(
             "rebuild", "--source", str(self.source), "--workers", "0", "--canary-rate", "0",
+            "--force",
             *arguments,
         )  # fmt: skip
         assert result.exit_code == 0, result.output

@@ -12,8 +12,9 @@ measure. The bootstrap draws concepts with replacement, 2,000 times.
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -25,6 +26,7 @@ import torch.nn.functional as F  # noqa: N812
 import index.ranking as ranking
 from index.evaluation.metrics import average_precision, hit_at
 from index.evaluation.pairs import Pair, read_pairs
+from index.rebuild import COHORT_SIZE, SEED
 from index.source import read_sources
 from index.vectors import FaissStore
 from model.backbone import create_backbone, parse_options
@@ -50,6 +52,7 @@ class Data:
     queries: dict[Reading, np.ndarray]  # (Q, D)
     concepts: list[str]  # of each gallery row
     pairs: list[Pair]
+    trained: dict[Reading, Callable[..., torch.Tensor]] = field(default_factory=dict)  # default
 
 
 @dataclass(frozen=True)
@@ -123,28 +126,31 @@ def measure(
     data: Data,
     heads: Heads,
     facets: Mapping[Facet, Mapping[Reading, float]] = FACETS,
-    cohort: int = 1024,
 ) -> Row:
     """Rank every concept for every query and score the rankings."""
     clean = {reading: features[:, 0] for reading, features in data.gallery.items()}
     gallery, queries = embed(clean, heads, facets), embed(data.queries, heads, facets)
+    return score(name, data.pairs, rank(data.concepts, gallery, queries))
+
+
+def rank(
+    concepts: list[str], gallery: dict[Facet, np.ndarray], queries: dict[Facet, np.ndarray]
+) -> list[list[str]]:
+    """All concepts, best first, for each query, by the product's own ranking."""
     stores = {}
     for facet, vectors in gallery.items():
         stores[facet] = faiss.IndexFlatIP(vectors.shape[1])
-        stores[facet].add(vectors)
-    ids = list(dict.fromkeys(data.concepts))
+        stores[facet].add(np.ascontiguousarray(vectors))
+    ids = list(dict.fromkeys(concepts))
     number = {concept: place for place, concept in enumerate(ids)}
-    members = np.random.default_rng(0).permutation(len(data.concepts))[:cohort]
+    members = np.sort(np.random.default_rng(SEED).permutation(len(concepts))[:COHORT_SIZE])
     ranker = ranking.Ranker(
         FaissStore(stores),
-        [number[concept] for concept in data.concepts],
-        {facet: vectors[members] for facet, vectors in gallery.items()},
+        [number[concept] for concept in concepts],
+        ranking.Cohort(members, {facet: vectors[members] for facet, vectors in gallery.items()}),
     )
-    ranked = [
-        [ids[found.number] for found in answer]
-        for answer in ranker.rank(queries, depth=len(data.concepts))
-    ]
-    return score(name, data.pairs, ranked)
+    answers = ranker.rank(queries, depth=len(concepts))
+    return [[ids[found.number] for found in answer] for answer in answers]
 
 
 def score(name: str, pairs: list[Pair], ranked: list[list[str]]) -> Row:
@@ -194,6 +200,8 @@ def closed_form(
 
 def trained(data: Data, **weights: float | int) -> Heads:
     """The training loop with some of its settings changed for every reading."""
+    if not weights and data.trained:
+        return data.trained
     config = TrainConfig()
     own = {key: value for key, value in weights.items() if key in TrainConfig.model_fields}
     for_readings = {key: value for key, value in weights.items() if key not in own}
@@ -201,10 +209,13 @@ def trained(data: Data, **weights: float | int) -> Heads:
         name: recipe.model_copy(update=for_readings) for name, recipe in config.readings.items()
     }
     config = config.model_copy(update={"readings": readings, **own})
-    return {
+    heads = {
         name: _detached(train_head(name, features, config)[0].components)
         for name, features in data.gallery.items()
     }
+    if not weights:
+        data.trained.update(heads)
+    return heads
 
 
 def canonical(data: Data, components: int) -> Heads:
@@ -256,13 +267,34 @@ def rows(data: Data) -> Iterable[tuple[str, Callable[[], Row]]]:
             lambda c=count, n=name: measure(n, data, closed_form(data, powers, components=c)),
         )
     for name, weights in {
-        "InfoNCE only": {"alignment": 1.0, "disentanglement": 0.0},
-        "Infomax only": {"alignment": 0.0, "disentanglement": 1.0},
-        "both, weights 0.1 and 1": {"alignment": 0.1, "disentanglement": 1.0},
-        "both, weights 1 and 1": {"alignment": 1.0, "disentanglement": 1.0},
+        "InfoNCE only": {"alignment": 1.0, "disentanglement": 0.0, "anchor": 0.0},
+        "Infomax only": {"alignment": 0.0, "disentanglement": 1.0, "anchor": 0.0},
+        "both, 0.3 and 1, no anchor": {"alignment": 0.3, "anchor": 0.0},
+        "both, 0.3 and 1, every reading": {"alignment": 0.3},
         "default": {},
+        "default, from the identity": {"power": 0.0},
     }.items():
         yield name, lambda w=weights, n=name: measure(n, data, trained(data, **w))
+    for name, constants in {
+        "facets: weighted sum": {"combine": weighted_sum},
+        "facets: maximum": {"SHARPNESS": 50.0},
+        "facets: sharpness 0.1": {"SHARPNESS": 0.1},
+        "facets: sharpness 1": {"SHARPNESS": 1.0},
+        "facets: style weight 1": {"FACET_WEIGHT": {"subject": 1.0, "style": 1.0}},
+        "facets: style weight 1.8": {"FACET_WEIGHT": {"subject": 1.0, "style": 1.8}},
+        "exemplars: best alone": {"MOST": 1},
+        "exemplars: best two": {"MOST": 2},
+        "exemplars: decay 0.5": {"DECAY": 0.5},
+        "exemplars: decay 0.9": {"DECAY": 0.9},
+        "exemplars: floor 0": {"FLOOR": 0.0},
+        "exemplars: floor 1": {"FLOOR": 1.0},
+    }.items():
+
+        def combined(n: str = name, c: dict[str, object] = constants) -> Row:
+            with changed(**c):
+                return measure(n, data, trained(data))
+
+        yield name, combined
     for name, facets in {
         "pooled alone": pooled,
         "late alone": late,
@@ -273,35 +305,64 @@ def rows(data: Data) -> Iterable[tuple[str, Callable[[], Row]]]:
         yield f"{name}, raw", lambda f=facets, n=name: measure(f"{n}, raw", data, raw, f)
 
 
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """The options that name data and backbone."""
+    options = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawTextHelpFormatter
+    )
+    options.add_argument("--exemplars", type=Path, required=True)
+    options.add_argument("--distractors", type=Path, action="append", default=[])
+    options.add_argument("--pairs", type=Path, required=True)
+    options.add_argument("--backbone", required=True)
+    options.add_argument("--weights", type=Path)
+    options.add_argument("--backbone-option", action="append", default=[])
+    options.add_argument("--cache", type=Path, default=Path("data/cache/ablations"))
+    return options
+
+
+def show(row: Row) -> None:
+    """One line of the table."""
+    print(
+        f"{row.name:48} {row.map:.3f} ±{row.map_error:.3f} "
+        f"{row.recall_at_1:.3f} ±{row.recall_at_1_error:.3f} {row.recall_at_5:.3f} "
+        f"{row.style_at_1:7.3f} {row.subject_at_1:7.3f}",
+        flush=True,
+    )
+
+
+@contextmanager
+def changed(**constants: object) -> Iterator[None]:
+    """`index.ranking` with some of its constants, or functions, changed."""
+    before = {name: getattr(ranking, name) for name in constants}
+    try:
+        for name, value in constants.items():
+            setattr(ranking, name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(ranking, name, value)
+
+
+def weighted_sum(levels: Mapping[Facet, np.ndarray]) -> np.ndarray:
+    """The facets' standardised similarities added up."""
+    return np.sum([ranking.FACET_WEIGHT[facet] * level for facet, level in levels.items()], axis=0)
+
+
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--exemplars", type=Path, required=True)
-    parser.add_argument("--distractors", type=Path, action="append", default=[])
-    parser.add_argument("--pairs", type=Path, required=True)
-    parser.add_argument("--backbone", required=True)
-    parser.add_argument("--weights", type=Path)
-    parser.add_argument("--backbone-option", action="append", default=[])
-    parser.add_argument("--cache", type=Path, default=Path("data/cache/ablations"))
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--only", action="append", default=[])
-    arguments = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--json", type=Path)
+    options.add_argument("--only", action="append", default=[])
+    arguments = options.parse_args()
     data = load(arguments)
-    print(f"{'':36} {'mAP':>12} {'R@1':>12} {'R@5':>6} {'style@1':>7} {'subj@1':>7}")
+    print(f"{'':48} {'mAP':>12} {'R@1':>12} {'R@5':>6} {'style@1':>7} {'subj@1':>7}")
     found = []
     for name, compute in rows(data):
         if arguments.only and not any(part in name for part in arguments.only):
             continue
         row = compute()
+        show(row)
         found.append(asdict(row))
-        print(
-            f"{row.name:36} {row.map:.3f} ±{row.map_error:.3f} "
-            f"{row.recall_at_1:.3f} ±{row.recall_at_1_error:.3f} {row.recall_at_5:.3f} "
-            f"{row.style_at_1:7.3f} {row.subject_at_1:7.3f}",
-            flush=True,
-        )
     if arguments.json:
         arguments.json.write_text(json.dumps(found, indent=1) + "\n")
 

@@ -40,9 +40,10 @@ class House:
             for seed in seeds:
                 patches(seed).save(folder / f"{seed:03}.png")
 
-    def rebuild(self, **options: object) -> RebuildSummary:
+    def rebuild(self, *, force: bool = True, **options: object) -> RebuildSummary:
         self.embedder.count = 0
-        return rebuild(self.data, read_sources([self.source]), self.embedder, **options)
+        exemplars = read_sources([self.source])
+        return rebuild(self.data, exemplars, self.embedder, force=force, **options)
 
     def counts(self, **options: object) -> tuple[int, int, int, int]:
         """added, kept, removed, embedded."""

@@ -41,12 +41,14 @@ def shares(answer: Attribution) -> float:
 
 
 @pytest.mark.parametrize("name", PICTURES)
-def test_an_image_made_from_a_concept_is_attributed_to_it(attributor: Attributor, name) -> None:
+def test_an_image_made_from_a_concept_is_attributed_to_it(snapshot: Snapshot, name) -> None:
+    # Six concepts make a rough null distribution; a rate of 1% would ask too much of it.
+    attributor = Attributor(FakeEmbedder(), snapshot, rate=0.05)
     (answer,) = attributor.attribute([derived(PICTURES[name][1])])
     best = answer.concepts[0]
     assert answer.verdict == "attributed"
     assert (best.rank, best.concept.name) == (1, name)
-    assert best.p_value < 0.01
+    assert best.p_value < 0.05
     assert best.share > 0.5
     assert best.exemplars[0].exemplar.path.endswith("01.png")
     assert best.exemplars[0].similarity > 0.95
@@ -114,11 +116,15 @@ def test_concepts_can_be_left_out(attributor: Attributor) -> None:
 
 
 def test_every_concept_is_ranked_when_asked_however_many_exemplars_one_has(tmp_path: Path) -> None:
-    pictures = {"crowd": [patches(k) for k in range(230)], "few": [patches(900)]}
-    snapshot = build_snapshot(tmp_path, pictures)
+    image = patches(3)
+    crowd = [image.point(lambda value, k=k: value * (700 + k) // 1000) for k in range(230)]
+    snapshot = build_snapshot(
+        tmp_path, {"crowd": crowd, "few": [Image.new("RGB", (32, 32), "#111")]}
+    )
     attributor = Attributor(FakeEmbedder(), snapshot)
-    query = FakeEmbedder().embed([patches(3)])
-    (answer,) = attributor.rank(query, top_k=2, depth=snapshot.vectors.count)
+    (answer,) = attributor.rank(
+        FakeEmbedder().embed([image]), top_k=2, depth=snapshot.vectors.count
+    )
     assert [concept.concept.id for concept in answer.concepts] == ["crowd", "few"]
     snapshot.close()
 
@@ -174,7 +180,7 @@ def test_the_published_index_is_opened_with_its_own_model(house: DataFolder) -> 
 def test_rebuilding_again_gives_the_same_answers(house: DataFolder) -> None:
     image = PICTURES["Concept 3"][0]
     first = open_attributor(house, device="cpu")
-    rebuild(house, read_sources([house.root / "gallery"]), first.embedder)
+    rebuild(house, read_sources([house.root / "gallery"]), first.embedder, force=True)
     second = open_attributor(house, device="cpu")
     assert first.snapshot.version != second.snapshot.version
     before, after = (a.attribute([image])[0].concepts for a in (first, second))

@@ -5,13 +5,14 @@ import numpy as np
 import pytest
 
 from index import ranking
-from index.ranking import RankedConcept, Ranker, combine, score_concepts, standardise
+from index.ranking import Cohort, RankedConcept, Ranker, combine, score_concepts, standardise
 from index.vectors import FaissStore, write_vectors
 from model.config import Facet
 
 WIDTHS: dict[Facet, int] = {"subject": 10, "style": 6}
 SIZES = [1, 4, 2, 7, 1, 12, 3]  # exemplars of each concept
 COUNT, QUERIES = sum(SIZES), 8
+COHORT = np.arange(COUNT)[::2]
 
 Vectors = dict[Facet, np.ndarray]
 
@@ -30,7 +31,7 @@ class World:
         random = np.random.default_rng(0)
         self.concept_of_row = random.permutation(np.repeat(np.arange(len(SIZES)), SIZES))
         self.exemplars = vectors(COUNT, seed=1)
-        self.cohort = {f: x[::2] for f, x in self.exemplars.items()}
+        self.cohort = {f: x[COHORT] for f, x in self.exemplars.items()}
         self.queries = vectors(QUERIES, seed=2)
 
     def ranker(self, keep: Sequence[int] | None = None) -> Ranker:
@@ -40,7 +41,9 @@ class World:
         for facet, matrix in self.exemplars.items():
             write_vectors(folder, facet, matrix[rows])
         store = FaissStore.open(folder, list(WIDTHS))
-        return Ranker(store, self.concept_of_row[rows].tolist(), self.cohort)
+        members = np.flatnonzero(np.isin(rows, COHORT))
+        vectors = {f: x[rows[members]] for f, x in self.exemplars.items()}
+        return Ranker(store, self.concept_of_row[rows].tolist(), Cohort(members, vectors))
 
     def rank(self, **options: object) -> list[list[RankedConcept]]:
         return self.ranker().rank(self.queries, **options)

@@ -68,7 +68,7 @@ def test_progress_is_reported_through_every_stage(house: House) -> None:
         progress=lambda stage, done, total: seen.setdefault(stage, []).append((done, total))
     )
     assert list(seen) == ["scanning", "embedding", "calibrating"]
-    assert [stage[-1] for stage in seen.values()] == [(5, 5), (5, 5), (20, 20)]
+    assert [stage[-1] for stage in seen.values()] == [(5, 5), (5, 5), (14, 14)]  # 20 less a third
 
 
 # Skipped images
@@ -161,6 +161,13 @@ def test_a_moved_file_is_the_same_exemplar_and_a_changed_one_is_another(house: H
     (house.source / "one" / "000.png").rename(house.source / "one" / "moved.png")
     patches(77).save(house.source / "one" / "001.png")
     assert house.counts() == (1, 4, 1, 1)
+
+
+def test_a_source_that_has_moved_is_not_embedded_again(house: House) -> None:
+    house.rebuild()
+    house.source = house.source.rename(house.source.with_name("moved"))
+    assert house.counts() == (0, 5, 0, 0)
+    assert house.embedder.count == 0  # nor are the null queries
 
 
 def test_an_image_moved_to_another_concept_is_another_exemplar_but_not_embedded(house) -> None:

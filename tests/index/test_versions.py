@@ -1,4 +1,5 @@
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import filelock
@@ -13,7 +14,7 @@ from index.snapshot import list_versions, published_version
 from index.source import read_sources
 from index.versions import folder_bytes, prune, rollback
 from model.checkpoint import save_model
-from model.errors import ModelError
+from model.errors import ModelError, WhenceError
 from tests.fakes import FakeEmbedder, tiny_model
 from tests.index.conftest import House
 
@@ -139,12 +140,12 @@ def test_a_damaged_cache_is_told_in_one_line(house: House) -> None:
     path = house.data.embeddings(house.embedder.model_id)
     path.parent.mkdir(parents=True)
     path.write_bytes(b"no database" * 1000)
-    with pytest.raises(RebuildError, match=r"not a database.*delete .*cache"):
+    with pytest.raises(WhenceError, match=r"not a database.*delete it"):
         house.rebuild()
 
 
 @pytest.mark.parametrize(
-    "step", ["write_catalog", "write_vectors", "save_file", "_calibrate", "publish", "building"]
+    "step", ["write_catalog", "write_vectors", "write_cohort", "_calibrate", "publish", "building"]
 )
 def test_a_full_disk_at_any_step_publishes_nothing(
     house: House, monkeypatch: pytest.MonkeyPatch, step: str
@@ -173,7 +174,42 @@ def test_what_a_killed_rebuild_left_is_cleared_away(house: House) -> None:
     assert not [path for path in house.data.index.iterdir() if path.name.endswith("-left")]
 
 
-# Nothing is read twice
+# Nothing is done twice
+
+
+def test_a_rebuild_without_any_change_leaves_the_published_version(house: House) -> None:
+    first = house.rebuild()
+    again = house.rebuild(force=False)
+    assert again.unchanged
+    assert (again.version, again.canaries) == (first.version, None)
+    assert (again.added, again.kept, again.removed, again.embedded) == (0, 5, 0, 0)
+    assert versions(house.data) == [first.version]
+
+
+@pytest.mark.parametrize("change", ["metadata", "source", "type", "damage", "code", "moved"])
+def test_every_change_makes_a_new_version(
+    house: House, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    first = house.rebuild()
+    options: dict[str, object] = {}
+    exemplars = read_sources([house.source])
+    if change == "metadata":
+        exemplars = [replace(exemplar, license="CC0-1.0") for exemplar in exemplars]
+    elif change == "source":
+        options["sources"] = ["another"]
+    elif change == "type":
+        options["index_type"] = "ivf"
+    elif change == "damage":
+        (house.data.index / first.version / "style.faiss").unlink()
+    elif change == "moved":
+        (house.source / "one" / "000.png").rename(house.source / "one" / "moved.png")
+        exemplars = read_sources([house.source])
+    else:
+        monkeypatch.setattr(rebuild_module._Wanted, "build_id", "another")
+    again = rebuild(house.data, exemplars, house.embedder, **options)  # type: ignore[arg-type]
+    assert not again.unchanged
+    assert again.version == published_version(house.data.index) != first.version
+    assert again.embedded == 0
 
 
 def test_unchanged_files_are_not_read_again(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
