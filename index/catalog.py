@@ -168,6 +168,10 @@ class Catalog:
         """All exemplars, by row."""
         return self._exemplars("ORDER BY e.row")
 
+    def exemplar_ids(self) -> list[str]:
+        """Ids of all exemplars, by row."""
+        return [row[0] for row in self._all("SELECT id FROM exemplars ORDER BY row")]
+
     def concept_numbers(self) -> list[int]:
         """Each row's concept number, by row; hidden ones, too."""
         return [row[0] for row in self._all("SELECT concept FROM main.exemplars ORDER BY row")]

@@ -1,5 +1,6 @@
 """Embeddings by content hash, kept between rebuilds: what was embedded once is not again."""
 
+import json
 import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ CREATE TABLE IF NOT EXISTS files (
     sha256 TEXT NOT NULL
 ) WITHOUT ROWID;
 """
+
+BLOCK = 10_000  # vectors asked for at once
 
 
 @dataclass(frozen=True)
@@ -133,10 +136,10 @@ class EmbeddingCache:
         """The facets that images here have."""
         return [row[0] for row in self._db.execute("SELECT DISTINCT facet FROM vectors")]
 
-    def size(self, key: str) -> tuple[int, int]:
-        """An image's width and height."""
-        width, height = self._one("SELECT width, height FROM images WHERE key = ?", key)
-        return width, height
+    def sizes(self) -> dict[str, tuple[int, int]]:
+        """Width and height of every image here."""
+        rows = self._db.execute("SELECT key, width, height FROM images")
+        return {key: (width, height) for key, width, height in rows}
 
     def thumbnail(self, key: str) -> bytes:
         """An image's thumbnail."""
@@ -145,9 +148,16 @@ class EmbeddingCache:
 
     def vectors(self, facet: Facet, keys: Sequence[str]) -> NDArray[np.float32]:
         """(N, D) vectors of these images, in order."""
-        sql = "SELECT vector FROM vectors WHERE key = ? AND facet = ?"
-        rows = (self._db.execute(sql, (key, facet)).fetchone()[0] for key in keys)
-        return np.stack([np.frombuffer(row, dtype="<f4") for row in rows]).astype(np.float32)
+        sql = (
+            "SELECT v.vector FROM json_each(?) AS k JOIN vectors AS v "
+            "ON v.key = k.value AND v.facet = ? ORDER BY k.key"
+        )
+        blocks = [json.dumps(list(keys[i : i + BLOCK])) for i in range(0, len(keys), BLOCK)]
+        rows = (row[0] for block in blocks for row in self._db.execute(sql, (block, facet)))
+        found = np.stack([np.frombuffer(row, dtype="<f4") for row in rows]).astype(np.float32)
+        if len(found) != len(keys):
+            raise KeyError(f"{len(keys) - len(found)} of {len(keys)} images have no {facet} vector")
+        return found
 
     def _one(self, sql: str, key: str) -> tuple[Any, ...]:
         row: tuple[Any, ...] | None = self._db.execute(sql, (key,)).fetchone()

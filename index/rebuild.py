@@ -236,7 +236,7 @@ def _published_ids(index: Path) -> set[str]:
         return set()
     try:
         with closing(Catalog(index / version / CATALOG)) as catalog:
-            return {exemplar.id for exemplar in catalog.exemplars()}
+            return set(catalog.exemplar_ids())
     except (SnapshotError, sqlite3.DatabaseError):
         return set()
 
@@ -272,9 +272,10 @@ def _catalog(
         Concept(number, concept.id, concept.name, concept.kind, counts[concept.id])
         for number, concept in enumerate(named.values())
     ]
+    sizes = cache.sizes()
     exemplars = []
     for row, item in enumerate(chosen):
-        width, height = cache.size(item.file.key)
+        width, height = sizes[item.file.key]
         exemplars.append(
             Exemplar(
                 row=row,

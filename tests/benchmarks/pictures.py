@@ -31,6 +31,6 @@ def draw_pictures(source: Path, numbers: range, *, side: int = 160) -> None:
         image.save(folder / f"{number:06d}.jpg", quality=90)
 
 
-def save_small_model(models: Path) -> str:
+def save_small_model(models: Path, backbone: str = BACKBONE, input_size: int = INPUT_SIZE) -> str:
     """The id of a saved model with random weights, small but real."""
-    return save_model(models, tiny_model(BACKBONE, dimension=64, input_size=INPUT_SIZE), {})
+    return save_model(models, tiny_model(backbone, dimension=64, input_size=input_size), {})
