@@ -9,17 +9,22 @@ from typing import Annotated
 import typer
 import uvicorn
 
-from app.client import attribute_files
+from app.client import attribute_files, served_version
 from app.console import err, out, stages
 from app.demo import run_demo
 from app.evaluate import evaluate
 from app.main import create_app
 from app.options import DEFAULT_WORKERS, Data, Device, JsonFile, Workers, write_json
 from app.settings import read_settings
+from app.takedown import takedown
+from index.inverted import IndexType
 from index.layout import DataFolder
-from index.rebuild import RebuildSummary, rebuild
+from index.rebuild import CANARY_RATE, RebuildSummary, rebuild
 from index.snapshot import list_versions, published_version
 from index.source import read_sources
+from index.takedown import TakedownLog
+from index.verify import SAMPLE, verify
+from index.versions import KEEP, folder_bytes, rollback
 from model.backbone import create_backbone, parse_options
 from model.checkpoint import latest_model, list_models, load_embedder
 from model.errors import WhenceError
@@ -36,6 +41,7 @@ cli = typer.Typer(
     pretty_exceptions_enable=False,
 )
 cli.add_typer(evaluate, name="evaluate")
+cli.add_typer(takedown, name="takedown")
 
 
 def main() -> None:
@@ -105,6 +111,24 @@ def rebuild_command(
     each_image_a_concept: Annotated[
         bool, typer.Option(help="Take a source folder's loose images, each as its own concept.")
     ] = False,
+    keep: Annotated[
+        int, typer.Option(min=1, help="Versions to keep, the new one included.")
+    ] = KEEP,
+    canary_rate: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Share of augmented exemplars that must find their own concept among the first "
+            "five, or nothing is published.",
+        ),
+    ] = CANARY_RATE,
+    index_type: Annotated[
+        IndexType, typer.Option(help="How to search: exact, ivf, or by size.")
+    ] = "auto",
+    force: Annotated[
+        bool, typer.Option("--force", help="Write a new version even if nothing changed.")
+    ] = False,
     json_file: JsonFile = None,
     data: Data = Path("data"),
     device: Device = "auto",
@@ -121,6 +145,10 @@ def rebuild_command(
             embedder,
             sources=[str(path) for path in source],
             workers=workers,
+            keep=keep,
+            canary_rate=canary_rate,
+            index_type=index_type,
+            force=force,
             progress=report,
         )
     print_rebuild(summary)
@@ -167,21 +195,71 @@ def attribute(
 
 
 @cli.command()
-def status(data: Data = Path("data")) -> None:
-    """List models and index versions, and which is published."""
+def status(
+    url: Annotated[
+        str | None, typer.Option(help="Ask this server, too, which version it serves.")
+    ] = None,
+    data: Data = Path("data"),
+) -> None:
+    """List models and index versions, which is published and, with --url, which is served."""
     folder = DataFolder(data)
     models, versions = list_models(folder.models), list_versions(folder.index)
-    published = published_version(folder.index)
+    marks = {published_version(folder.index): "published"}
+    if url:
+        served = served_version(url)
+        marks[served] = ", ".join(filter(None, (marks.get(served), "served")))
     out.print(f"models in {folder.models}:" if models else f"no models in {folder.models}")
     for name in models:
         out.print(f"  {name}")
     out.print(f"index versions in {folder.index}:" if versions else f"no index in {folder.index}")
     for manifest in versions:
-        mark = "  published" if manifest.version == published else ""
+        size = folder_bytes(folder.index / manifest.version) / 2**20
+        mark = marks.pop(manifest.version, "")
         out.print(
-            f"  {manifest.version}  {manifest.concepts} concepts, {manifest.exemplars} exemplars, "
-            f"model {manifest.model_id}{mark}"
+            f"  {manifest.version}  {manifest.created_at:%Y-%m-%d %H:%M} UTC  "
+            f"{manifest.concepts} concepts, {manifest.exemplars} exemplars, {size:.1f} MiB, "
+            f"model {manifest.model_id}  {mark}".rstrip()
         )
+    for version, mark in marks.items():
+        if version:
+            out.print(f"  {version}  {mark}, but not in this folder or not readable")
+    in_force = len(TakedownLog(folder.takedowns).read().active)
+    out.print(f"takedowns in force: {in_force}")
+
+
+@cli.command(name="rollback")
+def rollback_command(
+    version: Annotated[
+        str | None, typer.Argument(help="Default: the one before the published one.")
+    ] = None,
+    data: Data = Path("data"),
+) -> None:
+    """Publish an earlier index version again; a running server swaps to it by itself."""
+    manifest = rollback(DataFolder(data), version)
+    out.print(
+        f"index {manifest.version} is published again: {manifest.concepts} concepts, "
+        f"{manifest.exemplars} exemplars, model {manifest.model_id}"
+    )
+
+
+@cli.command(name="verify")
+def verify_command(
+    version: Annotated[str | None, typer.Argument(help="Default: the published one.")] = None,
+    sample: Annotated[
+        int, typer.Option(min=0, help="Exemplars to embed again; 0 needs no model.")
+    ] = SAMPLE,
+    json_file: JsonFile = None,
+    data: Data = Path("data"),
+    device: Device = "auto",
+) -> None:
+    """Check an index version: files, counts, vectors, and a sample embedded again."""
+    with stages() as report:
+        found = verify(DataFolder(data), version, sample=sample, device=device, progress=report)
+    for check in found.checks:
+        out.print(f"{'ok    ' if check.passed else '[bold red]FAILED[/]'} {_plain(check.text)}")
+    write_json(json_file, found.as_dict())
+    if not found.passed:
+        raise typer.Exit(1)
 
 
 @cli.command()
@@ -209,10 +287,13 @@ def print_step(step: TrainingStep) -> None:
 
 def print_rebuild(summary: RebuildSummary) -> None:
     """What a rebuild did."""
+    end = "nothing changed, so it stays published"
+    if summary.canaries is not None:
+        end = f"{summary.canaries:.0%} of the canaries found their concept; published"
     out.print(
         f"index {summary.version}: {summary.concepts} concepts, {summary.exemplars} exemplars "
         f"(added {summary.added}, kept {summary.kept}, removed {summary.removed}, "
-        f"skipped {len(summary.skipped)}) in {summary.seconds:.1f} s; published"
+        f"skipped {len(summary.skipped)}) in {summary.seconds:.1f} s; {end}"
     )
     for skipped in summary.skipped[:20]:
         err.print(f"skipped {_plain(skipped.path)}: {_plain(skipped.reason)}")

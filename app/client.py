@@ -72,6 +72,21 @@ def ask_server(url: str, pairs: Sequence[Pair]) -> Iterator[Answer]:
         yield from pool.map(ask, pairs)
 
 
+def served_version(url: str) -> str:
+    """The index version that a server answers from.
+
+    Raises:
+        ServerError: it is out of reach or not ready.
+    """
+    with httpx.Client(base_url=url, timeout=TIMEOUT) as client:
+        try:
+            response = client.get("/health/ready")
+        except httpx.HTTPError as error:
+            raise ServerError(f"no answer from {client.base_url}: {error}") from error
+    version: str = _answer(response)["index_version"]
+    return version
+
+
 def post_image(client: httpx.Client, path: Path, **parameters: int) -> dict[str, Any]:
     """One answer of ``POST /attribute``.
 
@@ -85,6 +100,10 @@ def post_image(client: httpx.Client, path: Path, **parameters: int) -> dict[str,
         raise ServerError(f"the file could not be read: {error.strerror or error}") from error
     except httpx.HTTPError as error:
         raise ServerError(f"no answer from {client.base_url}: {error}") from error
+    return _answer(response)
+
+
+def _answer(response: httpx.Response) -> dict[str, Any]:
     if response.is_success:
         answer: dict[str, Any] = response.json()
         return answer

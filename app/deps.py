@@ -1,5 +1,6 @@
 """What routes depend on."""
 
+from collections.abc import AsyncIterator
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -21,9 +22,12 @@ def get_service(request: Request) -> Service:
     return service
 
 
-async def get_attributor(service: Annotated[Service, Depends(get_service)]) -> Attributor:
+async def get_attributor(
+    service: Annotated[Service, Depends(get_service)],
+) -> AsyncIterator[Attributor]:
     """The attributor of this request, the same from its first step to its last."""
-    return await service.attributor()
+    async with service.lease() as attributor:
+        yield attributor
 
 
 SettingsDep = Annotated[Settings, Depends(get_settings)]

@@ -3,8 +3,11 @@
     status  type (urn:whence:problem:...)  raised as
     400     undecodable-image              UndecodableImageError
             malformed-form                 MalformedFormError
+    401     unauthorized                   UnauthorizedError; with WWW-Authenticate
+    403     admin-disabled                 AdminDisabledError
     404     not-found                      NotFoundError, or no such path
     405     method-not-allowed             by the router
+    409     not-reloaded                   ReloadError
     413     body-too-large                 BodyTooLargeError: bytes, counted while they arrive
             image-too-large                ImageTooLargeError: pixels, read from the header
     415     unsupported-image-type         UnsupportedImageError
@@ -14,6 +17,7 @@
     500     internal-error                 anything else; its text is logged, never sent
     503     no-index                       SnapshotError, ModelError; with Retry-After
             stalled                        StalledError; with Retry-After
+            takedowns-unusable             TakedownError; with Retry-After
 
 The errors that only HTTP knows descend from `RequestError`; the others from `model.errors` and
 `index.errors`. Each message says what was wrong and what to do, and is sent as it is.
@@ -32,7 +36,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
-from index.errors import NotFoundError, SnapshotError
+from index.errors import NotFoundError, SnapshotError, TakedownError
 from model.errors import (
     ImageTooLargeError,
     ImageTooSmallError,
@@ -91,6 +95,18 @@ class StalledError(RequestError):
     """The embedding of an image takes so long that it must be hanging."""
 
 
+class UnauthorizedError(RequestError):
+    """An admin request without the admin token."""
+
+
+class AdminDisabledError(RequestError):
+    """An admin request to a server that takes none."""
+
+
+class ReloadError(RequestError):
+    """A published index version that cannot be served."""
+
+
 class InvalidRequestError(RequestError):
     """Parameters or form fields that are missing, unknown or out of range."""
 
@@ -126,6 +142,20 @@ MALFORMED_FORM = ProblemType(
     "The form cannot be read",
     "the multipart body cannot be read: Missing boundary in multipart.",
 )
+UNAUTHORIZED = ProblemType(
+    401,
+    "unauthorized",
+    "The request lacks the admin token",
+    "this needs the admin token: send the server's WHENCE_ADMIN_TOKEN as `Authorization: Bearer "
+    "TOKEN`",
+)
+ADMIN_DISABLED = ProblemType(
+    403,
+    "admin-disabled",
+    "The server takes no admin requests",
+    "this server takes no admin requests; set WHENCE_ADMIN_TOKEN to a long random text and restart "
+    "it, then send the same text as `Authorization: Bearer TOKEN`",
+)
 NOT_FOUND = ProblemType(
     404, "not-found", "There is no such thing", "there is no concept 'monet' in this index"
 )
@@ -134,6 +164,13 @@ METHOD_NOT_ALLOWED = ProblemType(
     "method-not-allowed",
     "The path does not take this method",
     "GET is not among the methods of this path; the Allow header lists them",
+)
+NOT_RELOADED = ProblemType(
+    409,
+    "not-reloaded",
+    "The published version cannot be served",
+    "the server goes on with version 20261101T020000000-a1b2: the file data/index/"
+    "20261102T020000000-c3d4/style.faiss is missing; run `whence rebuild` to write the index anew",
 )
 BODY_TOO_LARGE = ProblemType(
     413,
@@ -191,11 +228,21 @@ STALLED = ProblemType(
     "The server hangs",
     "an image has been embedding for 130 seconds; restart the server",
 )
+TAKEDOWNS_UNUSABLE = ProblemType(
+    503,
+    "takedowns-unusable",
+    "The takedown log cannot be used",
+    "the takedown log data/takedowns.jsonl cannot be written (No space left on device); nothing "
+    "was recorded: make room or give write access, then try again",
+)
 
 KINDS: dict[type[WhenceError], ProblemType] = {
     UndecodableImageError: UNDECODABLE_IMAGE,
     MalformedFormError: MALFORMED_FORM,
+    UnauthorizedError: UNAUTHORIZED,
+    AdminDisabledError: ADMIN_DISABLED,
     NotFoundError: NOT_FOUND,
+    ReloadError: NOT_RELOADED,
     BodyTooLargeError: BODY_TOO_LARGE,
     ImageTooLargeError: IMAGE_TOO_LARGE,
     UnsupportedImageError: UNSUPPORTED_IMAGE_TYPE,
@@ -205,6 +252,7 @@ KINDS: dict[type[WhenceError], ProblemType] = {
     SnapshotError: NO_INDEX,
     ModelError: NO_INDEX,
     StalledError: STALLED,
+    TakedownError: TAKEDOWNS_UNUSABLE,
 }
 
 
@@ -235,6 +283,13 @@ def responses(*kinds: ProblemType) -> dict[int | str, dict[str, Any]]:
         if kind.status == http.HTTPStatus.SERVICE_UNAVAILABLE:
             response["headers"] = {
                 "Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}
+            }
+        if kind.status == http.HTTPStatus.UNAUTHORIZED:
+            response["headers"] = {
+                "WWW-Authenticate": {
+                    "description": "How to authenticate.",
+                    "schema": {"type": "string"},
+                }
             }
         problem = _problem(kind, kind.example, "urn:uuid:6f2b1c1e-9d57-4c5b-8d1c-0d8c2a5b7e11")
         response["content"][MEDIA_TYPE]["examples"][kind.name] = {
@@ -296,6 +351,8 @@ def _answer(
     sent = dict(headers or {})
     if kind.status == http.HTTPStatus.SERVICE_UNAVAILABLE:
         sent["Retry-After"] = str(RETRY_AFTER)
+    if kind is UNAUTHORIZED:
+        sent["WWW-Authenticate"] = "Bearer"
     if kind is BODY_TOO_LARGE:
         sent["Connection"] = "close"  # the rest of the body is not read
     return JSONResponse(

@@ -7,11 +7,12 @@ from importlib import metadata
 from fastapi import FastAPI
 
 from app.errors import add_problem_handlers, document_problems
-from app.routes import attribute, concepts, exemplars, health
+from app.routes import admin, attribute, concepts, exemplars, health
 from app.service import Service
 from app.settings import Settings
 from app.uploads import BodyLimit
 from index.attribution import Attributor, open_attributor
+from index.embedding import ImageEmbedder
 from index.layout import DataFolder
 
 DESCRIPTION = """\
@@ -20,15 +21,23 @@ that say so. Every error is an `application/problem+json`; its `type` tells the 
 """
 
 
-def open_published_attributor(settings: Settings) -> Attributor:
+def open_published_attributor(settings: Settings, embedder: ImageEmbedder | None) -> Attributor:
     """The index published in the data folder, with its model.
+
+    Args:
+        settings: of the server.
+        embedder: what is loaded already; used again if it is the index's.
 
     Raises:
         SnapshotError: nothing is published yet, or it is damaged.
         ModelError: the index's model is missing or damaged.
+        TakedownError: the log of takedowns cannot be read.
     """
     return open_attributor(
-        DataFolder(settings.data), device=settings.device, rate=settings.false_attribution_rate
+        DataFolder(settings.data),
+        device=settings.device,
+        rate=settings.false_attribution_rate,
+        embedder=embedder,
     )
 
 
@@ -36,27 +45,28 @@ def create_app(
     settings: Settings | None = None,
     attributor: Attributor | None = None,
     *,
-    load: Callable[[Settings], Attributor] = open_published_attributor,
+    load: Callable[[Settings, ImageEmbedder | None], Attributor] = open_published_attributor,
 ) -> FastAPI:
     """The service.
 
     Args:
         settings: by default those of the environment.
-        attributor: answers queries; by default what ``load`` gives, as soon as it gives one.
-        load: opens the attributor, or raises `SnapshotError` or `ModelError` while it cannot.
+        attributor: answers queries, whatever is published later, and stays the caller's to close;
+            by default what ``load`` gives, as soon as it gives one.
+        load: opens the published index, or raises an error named in `app.service.LoadError`.
     """
     settings = settings or Settings()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with Service(settings, lambda: attributor or load(settings)) as app.state.service:
+        async with Service(settings, load, attributor) as app.state.service:
             yield
 
     app = FastAPI(title="Whence", version=_version(), description=DESCRIPTION, lifespan=lifespan)
     app.state.settings = settings
     app.add_middleware(BodyLimit, max_bytes=settings.max_upload_bytes)
     add_problem_handlers(app)
-    for routes in (attribute, concepts, exemplars, health):
+    for routes in (attribute, concepts, exemplars, admin, health):
         app.include_router(routes.router)
     document_problems(app)
     return app

@@ -9,6 +9,7 @@ from app.service import Answer, Timing
 from index.attribution import Attributor, ConceptEvidence, ExemplarEvidence
 from index.calibration import Verdict
 from index.catalog import Concept, Exemplar
+from index.takedown import Kind, Takedown
 from model.config import Facet
 
 
@@ -57,6 +58,14 @@ class ConceptParameters(Request):
     )
     offset: int = Field(0, ge=0, le=2**31 - 1, description="Concepts to skip.")
     limit: int = Field(50, ge=1, le=1000, description="Concepts to list, at most.")
+
+
+class TakedownParameters(Request):
+    """Query parameters of the takedowns."""
+
+    reason: str = Field(
+        min_length=1, max_length=500, description="Why; kept in the log of takedowns."
+    )
 
 
 class FacetScores(Wire):
@@ -315,8 +324,43 @@ class Ready(Wire):
     model_id: str = Field(description="Model that embeds.")
     index_version: str = Field(description="Version of the index that is searched.")
     index_created_at: datetime = Field(description="When that version was built.")
-    concepts: int = Field(ge=0, description="Concepts in the index.")
-    exemplars: int = Field(ge=0, description="Exemplars in the index.")
+    concepts: int = Field(ge=0, description="Concepts in the index, without those taken down.")
+    exemplars: int = Field(ge=0, description="Exemplars in the index, without those taken down.")
+    taken_down: int = Field(ge=0, description="Exemplars that takedowns hide in this version.")
+    reload_error: str | None = Field(
+        description="Why the published version, or the newest takedown, is not in effect; null "
+        "when they are."
+    )
+
+
+class TakedownDetail(Wire):
+    """A takedown that is in force."""
+
+    id: str = Field(description="For `whence takedown lift`.")
+    at: datetime = Field(description="When it was recorded.")
+    reason: str = Field(description="Why.")
+    kind: Kind = Field(description="What was named.")
+    target: str = Field(description="Id of the concept or exemplar.")
+    exemplars: int = Field(ge=0, description="Files that were named, copies not counted.")
+
+    @classmethod
+    def of(cls, takedown: Takedown) -> "TakedownDetail":
+        """The wire form."""
+        return cls(
+            id=takedown.id,
+            at=takedown.at,
+            reason=takedown.reason,
+            kind=takedown.kind,
+            target=takedown.target,
+            exemplars=len(takedown.contents),
+        )
+
+
+class Reloaded(Wire):
+    """The version that is served after a reload."""
+
+    index_version: str = Field(description="Version that is served now.")
+    previous_version: str | None = Field(description="Version that was served before, if any.")
 
 
 def image_path(exemplar: Exemplar) -> str:

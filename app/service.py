@@ -3,25 +3,35 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
+from typing import Literal
 
 import anyio.to_thread
 from PIL import Image
 
-from app.errors import StalledError
+from app.errors import ReloadError, StalledError
 from app.settings import Settings
 from index.attribution import Attribution, Attributor
-from index.errors import SnapshotError
-from model.errors import ModelError
+from index.embedding import ImageEmbedder
+from index.errors import SnapshotError, TakedownError
+from index.layout import DataFolder
+from index.snapshot import CURRENT
+from index.takedown import Takedown, TakedownLog, withdraw
+from model.errors import ModelError, WhenceError
 from model.images import decode_image, read_image
 
 PIPELINE = 4  # decoded images held at once: one is embedded, the next ones are made ready
 RETRY_SECONDS = 1.0
+WATCH_SECONDS = 0.25  # between two looks at what is published and taken down
+
+LoadError = (SnapshotError, ModelError, TakedownError)  # why an index cannot be served
+_Stamp = tuple[int, int, int] | None
 
 logger = logging.getLogger(__name__)
 
@@ -47,35 +57,76 @@ class Answer:
     timing: Timing
 
 
+class _Serving:
+    """An attributor and the requests that answer from it; used on the event loop alone."""
+
+    def __init__(self, attributor: Attributor, *, owned: bool = True) -> None:
+        self.attributor = attributor
+        self._owned = owned
+        self._requests = 0
+        self._retired = False
+
+    @contextmanager
+    def in_use(self) -> Iterator[Attributor]:
+        """Keep it open for one request."""
+        self._requests += 1
+        try:
+            yield self.attributor
+        finally:
+            self._requests -= 1
+            self._close_if_unused()
+
+    def retire(self) -> None:
+        """Close it as soon as its last request has ended."""
+        self._retired = True
+        self._close_if_unused()
+
+    def _close_if_unused(self) -> None:
+        if self._retired and self._owned and not self._requests:
+            self.attributor.snapshot.close()
+
+
 class Service:
     """Answers uploads with the attributor of the moment; an async context manager.
 
     Embedding and search run on one thread, where torch and faiss have all cores to themselves.
+    A task looks several times a second whether another version was published or the log of
+    takedowns has grown. What is new is opened and warmed on another thread and takes the place of
+    the old between two requests; if it cannot be opened, the old goes on and `trouble` says why.
 
     Args:
-        settings: the limits.
-        load: gives the attributor, or raises `SnapshotError` or `ModelError` while it cannot; then
-            it is tried again when one is asked for, at most every second and never more than a
-            fifth of the time.
+        settings: the limits, and the data folder to watch.
+        load: opens the published index, given the embedder that is loaded already, or raises one of
+            `LoadError`; then it is tried again, at most every second and never more than a fifth
+            of the time.
+        attributor: answers instead of what ``load`` gives, whatever is published; takedowns reach
+            it all the same.
     """
 
-    def __init__(self, settings: Settings, load: Callable[[], Attributor]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        load: Callable[[Settings, ImageEmbedder | None], Attributor],
+        attributor: Attributor | None = None,
+    ) -> None:
         self._settings = settings
+        self._data = DataFolder(settings.data)
         self._load = load
-        self._attributor: Attributor | None = None
-        self._failure: SnapshotError | ModelError | None = None
+        self._fixed = attributor is not None
+        self._serving = _Serving(attributor, owned=False) if attributor else None
+        self._failures: dict[str, WhenceError] = {}  # "index" and "takedowns"
         self._retry_at = 0.0
+        self._seen: dict[Path, _Stamp] = {}
         self._loading = asyncio.Lock()
         self._pipeline = asyncio.Semaphore(PIPELINE)
         self._inference = ThreadPoolExecutor(max_workers=1, thread_name_prefix="inference")
         self._embedding_since: float | None = None
+        self._watch: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> "Service":
         """Load the index if there is one; a server without one still starts."""
-        try:
-            await self.attributor()
-        except (SnapshotError, ModelError) as error:
-            logger.warning("not ready: %s", error)
+        await self._refresh()
+        self._watch = asyncio.create_task(self._keep_fresh())
         return self
 
     async def __aexit__(
@@ -85,22 +136,80 @@ class Service:
         traceback: TracebackType | None,
     ) -> None:
         """Let the work in hand end."""
+        if self._watch:
+            self._watch.cancel()
+            await asyncio.wait([self._watch])
         await anyio.to_thread.run_sync(self._inference.shutdown)
+        if self._serving:
+            self._serving.retire()
 
-    async def attributor(self) -> Attributor:
-        """The loaded attributor. Take it once a request, so that an answer has one index version.
+    @property
+    def trouble(self) -> str | None:
+        """Why what was published or taken down last is not in effect; None when it is."""
+        return "; ".join(map(str, self._failures.values())) or None
+
+    @asynccontextmanager
+    async def lease(self) -> AsyncIterator[Attributor]:
+        """The attributor of the moment, which stays open for the block.
+
+        Take it once a request, so that an answer has one index version.
 
         Raises:
             SnapshotError: there is no index yet, or it is damaged.
             ModelError: the index's model is missing or damaged.
+            TakedownError: the log of takedowns cannot be read.
         """
-        async with self._loading:
-            if self._attributor is None:
-                await self._try_to_load()
-            if self._attributor is None:
-                assert self._failure is not None
-                raise self._failure.with_traceback(None)  # it is raised many times
-            return self._attributor
+        if self._serving is None:
+            await self._refresh()
+        if self._serving is None:
+            raise self._failures["index"].with_traceback(None)  # it is raised many times
+        with self._serving.in_use() as attributor:
+            yield attributor
+
+    async def reload(self) -> tuple[str | None, str]:
+        """Load what is published, even if it seems to be served already.
+
+        Returns:
+            The versions served before and now.
+
+        Raises:
+            ReloadError: it cannot be served; what was served before still is.
+        """
+        before = self._serving.attributor.snapshot.version if self._serving else None
+        await self._refresh(again=True)
+        if self._failures or self._serving is None:
+            goes_on = f"goes on with version {before}" if self._serving else "has no index"
+            raise ReloadError(f"the server {goes_on}: {self.trouble}")
+        return before, self._serving.attributor.snapshot.version
+
+    async def take_down(
+        self,
+        attributor: Attributor,
+        kind: Literal["concept", "exemplar"],
+        target: str,
+        *,
+        reason: str,
+    ) -> Takedown:
+        """Record a takedown; no request that begins after this returns sees what it names.
+
+        Raises:
+            NotFoundError: the index has no such concept or exemplar.
+            TakedownError: it cannot be recorded.
+        """
+        snapshot = attributor.snapshot
+        takedown = await anyio.to_thread.run_sync(
+            lambda: withdraw(
+                TakedownLog(self._data.takedowns),
+                snapshot.catalog,
+                snapshot.fingerprints,
+                kind,
+                target,
+                reason=reason,
+            )
+        )
+        logger.info("taken down: %s %r as %s", kind, target, takedown.id)
+        await self._refresh()
+        return takedown
 
     async def attribute(
         self, attributor: Attributor, data: bytes, *, top_k: int, exemplars: int
@@ -140,19 +249,81 @@ class Service:
                 f"an image has been embedding for {seconds:.0f} seconds; restart the server"
             )
 
-    async def _try_to_load(self) -> None:
-        began = time.monotonic()
-        if began < self._retry_at:
-            return
+    async def _keep_fresh(self) -> None:
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            try:
+                await self._refresh()
+            except Exception:  # whatever it was, the next look may succeed
+                logger.exception("looking for a new index version or takedown failed")
+
+    async def _refresh(self, *, again: bool = False) -> None:
+        """Bring what is served up to date with the disk.
+
+        Args:
+            again: even if the disk seems unchanged or has just been tried in vain.
+        """
+        async with self._loading:
+            current, log = self._data.index / CURRENT, self._data.takedowns
+            stamps = await anyio.to_thread.run_sync(lambda: {p: _stamp(p) for p in (current, log)})
+            stale = self._serving is None or stamps[current] != self._seen.get(current)
+            if not self._fixed and (again or stale):
+                began = time.monotonic()
+                if again or began >= self._retry_at:
+                    await self._try("index", self._open, stamps)
+                    if "index" in self._failures:
+                        now = time.monotonic()
+                        self._retry_at = now + max(RETRY_SECONDS, 4 * (now - began))
+            # Also where opening failed: a takedown reaches the old version as well.
+            if self._serving and (again or stamps[log] != self._seen.get(log)):
+                await self._try("takedowns", self._mask, {log: stamps[log]})
+                if isinstance(self._failures.get("takedowns"), SnapshotError):
+                    # The version's files are gone and its catalog cannot be masked any more.
+                    self._failures["index"] = self._failures.pop("takedowns")
+                    self._serving.retire()
+                    self._serving = None
+
+    async def _try(
+        self, what: str, step: Callable[[], Attributor], stamps: dict[Path, _Stamp]
+    ) -> None:
         try:
-            self._attributor = await anyio.to_thread.run_sync(self._load)
-        except (SnapshotError, ModelError) as error:
-            self._failure = error
-            now = time.monotonic()
-            self._retry_at = now + max(RETRY_SECONDS, 4 * (now - began))
-        else:
-            snapshot = self._attributor.snapshot
-            logger.info("ready: index %s, model %s", snapshot.version, snapshot.model_id)
+            attributor = await anyio.to_thread.run_sync(step)
+        except LoadError as error:
+            if str(error) != str(self._failures.get(what)):
+                state = "the server goes on as it was" if self._serving else "not ready"
+                logger.warning("%s: %s", state, error)
+            self._failures[what] = error
+            return
+        self._failures.pop(what, None)
+        self._seen |= stamps
+        if self._serving is None or attributor is not self._serving.attributor:
+            old, self._serving = self._serving, _Serving(attributor)
+            if old:
+                old.retire()
+            snapshot = attributor.snapshot
+            logger.info(
+                "serving index %s, model %s, %d exemplars taken down",
+                snapshot.version,
+                snapshot.model_id,
+                len(snapshot.hidden),
+            )
+
+    def _open(self) -> Attributor:
+        attributor = self._load(
+            self._settings, self._serving.attributor.embedder if self._serving else None
+        )
+        try:
+            attributor.warm()
+        except Exception as error:
+            raise SnapshotError(
+                f"the index version {attributor.snapshot.version} cannot answer a first query "
+                f"({type(error).__name__}: {error}); run `whence verify`"
+            ) from error
+        return attributor
+
+    def _mask(self) -> Attributor:
+        assert self._serving is not None
+        return self._serving.attributor.masked(TakedownLog(self._data.takedowns).read())
 
     def _infer(
         self, attributor: Attributor, image: Image.Image, top_k: int, exemplars: int
@@ -162,6 +333,15 @@ class Service:
             return infer(attributor, image, top_k=top_k, exemplars=exemplars)
         finally:
             self._embedding_since = None
+
+
+def _stamp(path: Path) -> _Stamp:
+    """What changes when a file does; None while there is none."""
+    try:
+        state = path.stat()
+    except FileNotFoundError:
+        return None
+    return state.st_mtime_ns, state.st_size, state.st_ino
 
 
 def infer(

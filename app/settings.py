@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from index.calibration import DEFAULT_RATE
@@ -49,6 +49,11 @@ class Settings(BaseSettings):
     )
     max_top_k: int = Field(1000, ge=1, description="Most concepts that one answer may list.")
     max_exemplars: int = Field(50, ge=0, description="Most exemplars listed for one concept.")
+    admin_token: Annotated[SecretStr | None, BeforeValidator(lambda text: text or None)] = Field(
+        None,
+        min_length=16,
+        description="Secret that admin requests bear; without one there are no such requests.",
+    )
     stall_seconds: float = Field(
         120, gt=0, description="An image embedding for longer counts as hung: not live, not ready."
     )

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from PIL import Image
 
 from index.calibration import DEFAULT_RATE, Verdict
@@ -11,8 +12,12 @@ from index.embedding import ImageEmbedder
 from index.layout import DataFolder
 from index.ranking import DEPTH, Embeddings, RankedConcept
 from index.snapshot import Snapshot, open_published
+from index.takedown import TakedownLog, Takedowns
 from model.checkpoint import load_embedder
 from model.config import Facet
+from model.images import ImageLimits, decode_image
+
+ANY_SIZE = ImageLimits(min_side=1)  # of a thumbnail, which can be narrow
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,28 @@ class Attributor:
         self.embedder = embedder
         self.snapshot = snapshot
         self.rate = rate
+
+    def masked(self, takedowns: Takedowns) -> "Attributor":
+        """One that answers as if nothing of what these reach were in the index.
+
+        Returns:
+            This one, if it does already; else another one, which shares model and vectors.
+
+        Raises:
+            SnapshotError: the index version's files are gone.
+        """
+        snapshot = self.snapshot
+        rows = takedowns.rows(snapshot.catalog, snapshot.fingerprints)
+        if np.array_equal(rows, snapshot.hidden):
+            return self
+        return Attributor(self.embedder, snapshot.without(rows), rate=self.rate)
+
+    def warm(self) -> None:
+        """Answer a first query, so that the next one does not wait for pages and kernels."""
+        catalog = self.snapshot.catalog
+        for concept in catalog.concepts(limit=1):
+            thumbnail = catalog.thumbnail(catalog.exemplars_of(concept.id)[0].id)
+            self.attribute([decode_image(thumbnail, ANY_SIZE).pixels])
 
     def attribute(
         self, images: Sequence[Image.Image], *, top_k: int = 5, exemplars: int = 3
@@ -131,18 +158,34 @@ class Attributor:
 
 
 def open_attributor(
-    data: DataFolder, *, device: str = "auto", rate: float = DEFAULT_RATE
+    data: DataFolder,
+    *,
+    device: str = "auto",
+    rate: float = DEFAULT_RATE,
+    embedder: ImageEmbedder | None = None,
 ) -> Attributor:
-    """The published index with the model it was built with.
+    """The published index with the model it was built with, without what was taken down.
+
+    Args:
+        data: the data folder.
+        device: where to embed.
+        rate: see `Attributor`.
+        embedder: used instead of loading the model, if it is the index's.
 
     Raises:
         SnapshotError: nothing is published yet, or it is damaged.
         ModelError: the index's model is missing or damaged.
+        TakedownError: the log of takedowns cannot be read.
     """
+    takedowns = TakedownLog(data.takedowns).read()
     snapshot = open_published(data.index)
-    return Attributor(
-        load_embedder(data.models, snapshot.model_id, device=device), snapshot, rate=rate
-    )
+    if embedder is None or embedder.model_id != snapshot.model_id:
+        embedder = load_embedder(data.models, snapshot.model_id, device=device)
+    opened = Attributor(embedder, snapshot, rate=rate)
+    masked = opened.masked(takedowns)
+    if masked is not opened:
+        snapshot.close()
+    return masked
 
 
 def _exemplars(

@@ -68,10 +68,27 @@ class Exemplar:
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Catalog:
-    """Reads a snapshot's catalog; safe to share between threads."""
+# A temporary view goes before the table of its name, so that every query sees what is visible.
+HIDE = """
+PRAGMA temp_store = MEMORY;
+CREATE TEMP TABLE hidden (row INTEGER PRIMARY KEY);
+CREATE TEMP VIEW exemplars AS
+    SELECT * FROM main.exemplars WHERE row NOT IN (SELECT row FROM hidden);
+CREATE TEMP VIEW concepts AS
+    SELECT * FROM main.concepts c
+    WHERE EXISTS (SELECT 1 FROM exemplars e WHERE e.concept = c.number);
+"""
 
-    def __init__(self, path: Path) -> None:
+
+class Catalog:
+    """Reads a snapshot's catalog; safe to share between threads.
+
+    Args:
+        path: the file.
+        hidden: rows that are as if they were not there, and with them concepts that have no other.
+    """
+
+    def __init__(self, path: Path, hidden: Iterable[int] = ()) -> None:
         if not path.is_file():
             raise SnapshotError(f"the catalog {path} is missing; run `whence rebuild`")
         # immutable: a published file never changes, so no lock files are written beside it.
@@ -82,6 +99,11 @@ class Catalog:
         # SQLite's own LIKE and lower() know no case beyond ASCII.
         self._db.create_function("casefold", 1, str.casefold, deterministic=True)
         self._lock = threading.Lock()
+        rows = [(int(row),) for row in hidden]
+        if rows:
+            self._db.executescript(HIDE)
+            with self._db:
+                self._db.executemany("INSERT INTO hidden VALUES (?)", rows)
 
     def close(self) -> None:
         """Release the file."""
@@ -146,9 +168,35 @@ class Catalog:
         """All exemplars, by row."""
         return self._exemplars("ORDER BY e.row")
 
+    def exemplar_ids(self) -> list[str]:
+        """Ids of all exemplars, by row."""
+        return [row[0] for row in self._all("SELECT id FROM exemplars ORDER BY row")]
+
     def concept_numbers(self) -> list[int]:
-        """Each row's concept number, by row."""
-        return [row[0] for row in self._all("SELECT concept FROM exemplars ORDER BY row")]
+        """Each row's concept number, by row; hidden ones, too."""
+        return [row[0] for row in self._all("SELECT concept FROM main.exemplars ORDER BY row")]
+
+    def rows_of(self, contents: Sequence[str], concept_ids: Sequence[str]) -> list[int]:
+        """Rows whose file has one of these SHA-256, or of one of these concepts; hidden ones, too.
+
+        Args:
+            contents: SHA-256 of files, hexadecimal.
+            concept_ids: ids of concepts.
+        """
+        found = self._all(
+            "SELECT row FROM main.exemplars WHERE sha256 IN (SELECT value FROM json_each(?)) "
+            "UNION SELECT row FROM main.exemplars WHERE concept IN (SELECT number FROM "
+            "main.concepts WHERE id IN (SELECT value FROM json_each(?)))",
+            (json.dumps(list(contents)), json.dumps(list(concept_ids))),
+        )
+        return [row[0] for row in found]
+
+    def without_thumbnail(self) -> list[str]:
+        """Ids of exemplars that lack their thumbnail; a whole catalog has none."""
+        found = self._all(
+            "SELECT id FROM exemplars WHERE sha256 NOT IN (SELECT sha256 FROM thumbnails)"
+        )
+        return [row[0] for row in found]
 
     def thumbnail(self, exemplar_id: str) -> bytes:
         """An exemplar's thumbnail, JPEG.

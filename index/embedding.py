@@ -14,6 +14,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from index.embedding_cache import EmbeddedImage, EmbeddingCache
+from index.fingerprint import fingerprint
 from model.config import Facet
 from model.errors import ImageError
 from model.images import read_image
@@ -64,6 +65,7 @@ class _Prepared:
     width: int
     height: int
     thumbnail: bytes
+    fingerprint: bytes
     pixels: torch.Tensor
 
 
@@ -110,6 +112,7 @@ def embed_files(
                     width=item.width,
                     height=item.height,
                     thumbnail=item.thumbnail,
+                    fingerprint=item.fingerprint,
                     vectors={facet: matrix[i] for facet, matrix in vectors.items()},
                 )
                 for i, item in enumerate(prepared)
@@ -149,14 +152,23 @@ class _Decoder(Dataset["_Prepared | tuple[str, str]"]):
             return file.key, str(error)
         width, height = image.size
         if file.view is None:
-            return _Prepared(file, width, height, _thumbnail(image), self._preprocess(image))
+            small = thumbnail_of(image)
+            buffer = io.BytesIO()
+            small.save(buffer, "JPEG", quality=85)
+            return _Prepared(
+                file,
+                width,
+                height,
+                buffer.getvalue(),
+                fingerprint(small),
+                self._preprocess(image),
+            )
         view = self._views.view(image, file.sha256, file.view)
-        return _Prepared(file, width, height, b"", self._preprocess(view))
+        return _Prepared(file, width, height, b"", b"", self._preprocess(view))
 
 
-def _thumbnail(image: Image.Image) -> bytes:
+def thumbnail_of(image: Image.Image) -> Image.Image:
+    """An image shrunk to `THUMBNAIL` pixels on its longest side, if it is larger."""
     small = image.copy()
     small.thumbnail((THUMBNAIL, THUMBNAIL))
-    buffer = io.BytesIO()
-    small.save(buffer, "JPEG", quality=85)
-    return buffer.getvalue()
+    return small

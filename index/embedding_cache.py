@@ -1,5 +1,6 @@
 """Embeddings by content hash, kept between rebuilds: what was embedded once is not again."""
 
+import json
 import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,18 @@ CREATE TABLE IF NOT EXISTS vectors (
     vector BLOB NOT NULL,         -- float32, little endian
     PRIMARY KEY (key, facet)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS fingerprints (
+    sha256      TEXT PRIMARY KEY, -- of the file
+    fingerprint BLOB NOT NULL     -- `index.fingerprint`; kept when an image is forgotten
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS files (
+    path   TEXT PRIMARY KEY,
+    stamp  TEXT NOT NULL,         -- size and times: equal as long as the file is
+    sha256 TEXT NOT NULL
+) WITHOUT ROWID;
 """
+
+BLOCK = 10_000  # vectors asked for at once
 
 
 @dataclass(frozen=True)
@@ -37,6 +49,7 @@ class EmbeddedImage:
     height: int
     thumbnail: bytes
     vectors: dict[Facet, NDArray[np.float32]]  # each (D,)
+    fingerprint: bytes = b""  # of `index.fingerprint`; empty for augmented views
 
 
 class EmbeddingCache:
@@ -81,15 +94,52 @@ class EmbeddingCache:
                         for facet, vector in image.vectors.items()
                     ),
                 )
+                if image.fingerprint:
+                    self._db.execute(
+                        "INSERT OR REPLACE INTO fingerprints VALUES (?, ?)",
+                        (image.key, image.fingerprint),
+                    )
+
+    def forget(self, hashes: Iterable[str]) -> None:
+        """Drop what was made of these files, views included; only their fingerprints stay."""
+        with self._db:
+            for sha256 in hashes:
+                for table in ("images", "vectors"):
+                    self._db.execute(
+                        f"DELETE FROM {table} WHERE key = ? OR (key > ? AND key < ?)",
+                        (sha256, f"{sha256}/", f"{sha256}0"),  # 0 follows / in ASCII
+                    )
+
+    def fingerprint(self, sha256: str) -> bytes | None:
+        """The fingerprint of a file's picture, if it is known."""
+        row = self._db.execute(
+            "SELECT fingerprint FROM fingerprints WHERE sha256 = ?", (sha256,)
+        ).fetchone()
+        return row[0] if row else None
+
+    def add_fingerprints(self, fingerprints: Iterable[tuple[str, bytes]]) -> None:
+        """Keep (sha256, fingerprint) of files whose image is here without one."""
+        with self._db:
+            self._db.executemany("INSERT OR REPLACE INTO fingerprints VALUES (?, ?)", fingerprints)
+
+    def file_hashes(self) -> dict[str, tuple[str, str]]:
+        """What `remember_hashes` was told: path -> (stamp, sha256)."""
+        rows = self._db.execute("SELECT path, stamp, sha256 FROM files")
+        return {path: (stamp, sha256) for path, stamp, sha256 in rows}
+
+    def remember_hashes(self, hashes: Iterable[tuple[str, str, str]]) -> None:
+        """Keep (path, stamp, sha256) of files, so that they need not be read again."""
+        with self._db:
+            self._db.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", hashes)
 
     def facets(self) -> list[Facet]:
         """The facets that images here have."""
         return [row[0] for row in self._db.execute("SELECT DISTINCT facet FROM vectors")]
 
-    def size(self, key: str) -> tuple[int, int]:
-        """An image's width and height."""
-        width, height = self._one("SELECT width, height FROM images WHERE key = ?", key)
-        return width, height
+    def sizes(self) -> dict[str, tuple[int, int]]:
+        """Width and height of every image here."""
+        rows = self._db.execute("SELECT key, width, height FROM images")
+        return {key: (width, height) for key, width, height in rows}
 
     def thumbnail(self, key: str) -> bytes:
         """An image's thumbnail."""
@@ -98,9 +148,16 @@ class EmbeddingCache:
 
     def vectors(self, facet: Facet, keys: Sequence[str]) -> NDArray[np.float32]:
         """(N, D) vectors of these images, in order."""
-        sql = "SELECT vector FROM vectors WHERE key = ? AND facet = ?"
-        rows = (self._db.execute(sql, (key, facet)).fetchone()[0] for key in keys)
-        return np.stack([np.frombuffer(row, dtype="<f4") for row in rows]).astype(np.float32)
+        sql = (
+            "SELECT v.vector FROM json_each(?) AS k JOIN vectors AS v "
+            "ON v.key = k.value AND v.facet = ? ORDER BY k.key"
+        )
+        blocks = [json.dumps(list(keys[i : i + BLOCK])) for i in range(0, len(keys), BLOCK)]
+        rows = (row[0] for block in blocks for row in self._db.execute(sql, (block, facet)))
+        found = np.stack([np.frombuffer(row, dtype="<f4") for row in rows]).astype(np.float32)
+        if len(found) != len(keys):
+            raise KeyError(f"{len(keys) - len(found)} of {len(keys)} images have no {facet} vector")
+        return found
 
     def _one(self, sql: str, key: str) -> tuple[Any, ...]:
         row: tuple[Any, ...] | None = self._db.execute(sql, (key,)).fetchone()

@@ -4,6 +4,7 @@ WhenceError
 ├── SourceError       a folder or manifest that exemplars cannot be read from
 ├── SnapshotError     an index that is missing, damaged or of another model
 ├── RebuildError      a rebuild that cannot go on, or whose result must not be published
+├── TakedownError     a takedown log that cannot be read or written, or a wrong target for it
 ├── EvaluationError   pairs that cannot be read or do not fit the index
 └── NotFoundError     no concept or exemplar of that id
 """
@@ -21,6 +22,10 @@ class SnapshotError(WhenceError):
 
 class RebuildError(WhenceError):
     """A rebuild that cannot go on, or whose result must not be published."""
+
+
+class TakedownError(WhenceError):
+    """A takedown log that cannot be read or written, or a wrong target for it."""
 
 
 class EvaluationError(WhenceError):

@@ -21,6 +21,11 @@ class DataFolder:
         return self.root / "index"
 
     @property
+    def takedowns(self) -> Path:
+        """The append-only log of withdrawn works."""
+        return self.root / "takedowns.jsonl"
+
+    @property
     def features(self) -> Path:
         """Feature banks of training runs; may be deleted at any time."""
         return self.root / "cache" / "features"

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from index.vectors import Floats, Rows, VectorStore
+from index.vectors import Floats, Mask, Rows, VectorStore
 from model.config import Facet
 
 Embeddings = Mapping[Facet, Floats]  # facet -> (N, D) of unit norm
@@ -56,6 +56,15 @@ class Cohort:
     rows: Rows  # (C,) in the catalog
     vectors: Embeddings  # facet -> (C, D)
 
+    def among(self, visible: NDArray[np.bool_]) -> "Cohort":
+        """Those of its members whose rows are visible; all, if there would be fewer than two."""
+        members = visible[self.rows]
+        if members.sum() < 2:
+            return self
+        return Cohort(
+            self.rows[members], {facet: rows[members] for facet, rows in self.vectors.items()}
+        )
+
 
 class Ranker:
     """Ranks the concepts of one snapshot.
@@ -64,16 +73,31 @@ class Ranker:
         vectors: the exemplars' embeddings.
         concept_of_row: (N,) each exemplar's concept number.
         cohort: what queries are compared with.
+        hidden: rows that are as if they were not in the index.
     """
 
-    def __init__(self, vectors: VectorStore, concept_of_row: Sequence[int], cohort: Cohort) -> None:
+    def __init__(
+        self,
+        vectors: VectorStore,
+        concept_of_row: Sequence[int],
+        cohort: Cohort,
+        hidden: Rows | None = None,
+    ) -> None:
         self._vectors = vectors
         self._concept_of_row = np.asarray(concept_of_row, dtype=np.int64)
+        self._mask: Mask | None = None
+        rows = np.arange(len(self._concept_of_row))
+        if hidden is not None and len(hidden):
+            self._mask = Mask(hidden, len(rows))
+            rows = rows[self._mask.visible]
+            cohort = cohort.among(self._mask.visible)
         self._cohort = cohort.vectors
         self._cohort_concepts = self._concept_of_row[cohort.rows]
-        # Rows grouped by concept: those of concept c are order[starts[c]:starts[c + 1]].
-        self._order = np.argsort(self._concept_of_row, kind="stable")
-        counts = np.bincount(self._concept_of_row)
+        # Visible rows grouped by concept: those of concept c are order[starts[c]:starts[c + 1]].
+        self._order = rows[np.argsort(self._concept_of_row[rows], kind="stable")]
+        counts = np.bincount(
+            self._concept_of_row[rows], minlength=self._concept_of_row.max(initial=-1) + 1
+        )
         self._starts = np.concatenate([[0], np.cumsum(counts)])
 
     def rank(
@@ -82,6 +106,7 @@ class Ranker:
         *,
         depth: int = DEPTH,
         without: Sequence[frozenset[int]] | None = None,
+        top: int | None = None,
     ) -> list[list[RankedConcept]]:
         """Rank the candidate concepts of each query, best first.
 
@@ -90,11 +115,12 @@ class Ranker:
             depth: nearest exemplars of each facet that name candidates; at the size of the index
                 every concept is ranked.
             without: for each query the concepts to leave out, as if they were not in the index.
+            top: concepts of each ranking to give; all by default.
         """
         removed = without or [frozenset[int]()] * len(next(iter(queries.values())))
         extra = max((sum(map(self._size, numbers)) for numbers in removed), default=0)
         hits = {
-            facet: self._vectors.search(facet, vectors, depth + extra)[1]
+            facet: self._vectors.search(facet, vectors, depth + extra, self._mask)[1]
             for facet, vectors in queries.items()
         }
         return [
@@ -102,14 +128,20 @@ class Ranker:
                 {facet: vectors[i] for facet, vectors in queries.items()},
                 {facet: rows[i] for facet, rows in hits.items()},
                 gone,
+                top,
             )
             for i, gone in enumerate(removed)
         ]
 
     def _rank_one(
-        self, query: Mapping[Facet, Floats], hits: Mapping[Facet, Rows], removed: frozenset[int]
+        self,
+        query: Mapping[Facet, Floats],
+        hits: Mapping[Facet, Rows],
+        removed: frozenset[int],
+        top: int | None,
     ) -> list[RankedConcept]:
-        named = np.unique(self._concept_of_row[np.concatenate(list(hits.values()))])
+        found = np.concatenate(list(hits.values()))
+        named = np.unique(self._concept_of_row[found[found >= 0]])
         numbers = np.array([n for n in named if n not in removed], dtype=np.int64)
         if not len(numbers):
             return []
@@ -132,7 +164,7 @@ class Ranker:
         starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
         best = {facet: np.maximum.reduceat(level, starts) for facet, level in levels.items()}
         ranked = []
-        for place in np.lexsort((numbers, -scores)):
+        for place in np.lexsort((numbers, -scores))[:top]:
             part = slice(starts[place], starts[place] + sizes[place])
             inside = np.argsort(-evidence[part], kind="stable")
             ranked.append(

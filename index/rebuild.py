@@ -1,55 +1,66 @@
-"""The batch rebuild: scan -> embed what is new -> write -> calibrate -> publish."""
+"""The batch rebuild: scan -> embed what is new -> write -> calibrate -> canaries -> publish."""
 
 import hashlib
 import math
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-import filelock
 import numpy as np
 
+from index import calibration, embedding, fingerprint, inverted, ranking
 from index.calibration import Calibration
 from index.catalog import Catalog, Concept, Exemplar, write_catalog
-from index.embedding import ImageEmbedder, ImageFile, embed_files, hash_file
+from index.embedding import ImageEmbedder, ImageFile, embed_files
 from index.embedding_cache import EmbeddingCache
 from index.errors import RebuildError, SnapshotError
+from index.fingerprint import LENGTH
+from index.inverted import IndexType, choose_probes, wants_inverted, write_inverted
 from index.layout import DataFolder
 from index.ranking import DEPTH, Cohort, Ranker
+from index.scan import (
+    Identified,
+    Progress,
+    Skipped,
+    add_fingerprints,
+    identify,
+    leave_out,
+)
 from index.snapshot import (
     CALIBRATION,
     CATALOG,
     COHORT,
+    FINGERPRINTS,
     MANIFEST,
     Manifest,
+    Snapshot,
     building,
+    clear_unfinished,
     file_record,
     new_version,
+    open_published,
     publish,
     published_version,
+    read_cohort,
     write_cohort,
 )
 from index.source import SourceConcept, SourceExemplar
-from index.vectors import FaissStore, write_vectors
+from index.takedown import TakedownLog
+from index.vectors import FaissStore, inverted_name, write_vectors
+from index.versions import KEEP, named_failures, prune, rebuild_lock
+from model import views
 from model.config import Facet
 
 COHORT_SIZE = 1024  # exemplars that queries are compared with
 NULL_QUERIES = 1500  # images asked without their own concept, a third of them unchanged
+CANARIES = 200  # of the augmented ones, asked of the finished version before it is published
+CANARY_PLACES = 5  # places among which a canary's own concept counts as found
+CANARY_RATE = 0.5  # share that must be found; docs/operations.md has what models reach
 SEED = 0
-
-Progress = Callable[[str, int, int], None]  # (stage, done, total)
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """A source's image that is not in the index, and why."""
-
-    path: str
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -66,25 +77,13 @@ class RebuildSummary:
     embedded: int  # images that had to be embedded; the others were known by their content
     skipped: list[Skipped] = field(default_factory=list)
     empty_concepts: list[str] = field(default_factory=list)  # every one of their images skipped
+    unchanged: bool = False  # the published version is this very one, so that it stays
+    canaries: float | None = None  # share of canaries that found their concept; None if unchanged
     seconds: float = 0.0
 
     def as_dict(self) -> dict[str, object]:
         """For JSON."""
         return asdict(self)
-
-
-@dataclass(frozen=True)
-class _Identified:
-    """An exemplar whose file could be read."""
-
-    source: SourceExemplar
-    file: ImageFile
-
-    @property
-    def id(self) -> str:
-        """The same for the same image of the same concept, wherever its file lies."""
-        text = f"{self.source.concept.id}/{self.file.sha256}"
-        return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
 def rebuild(
@@ -94,6 +93,10 @@ def rebuild(
     *,
     sources: Sequence[str] = (),
     workers: int = 0,
+    keep: int = KEEP,
+    canary_rate: float = CANARY_RATE,
+    index_type: IndexType = "auto",
+    force: bool = False,
     progress: Progress | None = None,
 ) -> RebuildSummary:
     """Build a new version of the index from ``exemplars`` and publish it.
@@ -108,62 +111,122 @@ def rebuild(
         embedder: its model becomes the index's.
         sources: what to name as origin in the manifest.
         workers: processes that decode; 0 does it in this one.
+        keep: versions to keep, this one included; older ones are removed.
+        canary_rate: share of the canary queries that must find their own concept.
+        index_type: how to search; ``auto`` is exact up to `index.inverted.EXACT_FLOATS`.
+        force: write a new version even if the published one is the very same.
         progress: called with (stage, done, total).
 
     Raises:
-        RebuildError: another rebuild is running, or no exemplar could be read.
+        RebuildError: another rebuild is running, no exemplar could be used, too few canaries found
+            their concept, or the disk cannot be written to.
+        TakedownError: the log of takedowns cannot be read.
     """
     started = time.monotonic()
     report = progress or _silent
-    data.index.mkdir(parents=True, exist_ok=True)
-    try:
-        with (
-            filelock.FileLock(data.index / ".rebuild.lock", timeout=0),
-            EmbeddingCache(data.embeddings(embedder.model_id)) as cache,
-        ):
-            before = _published_ids(data.index)
-            found, skipped = _identify(exemplars, report)
-            files = [item.file for item in found]
-            embedding = embed_files(
-                cache, files, embedder, workers=workers, progress=_stage(report, "embedding")
+    with (
+        named_failures(data),
+        rebuild_lock(data.index),
+        EmbeddingCache(data.embeddings(embedder.model_id)) as cache,
+    ):
+        clear_unfinished(data.index)
+        takedowns = TakedownLog(data.takedowns).read()
+        before = _published_ids(data.index)
+        found, skipped = identify(exemplars, cache, report)
+        # Once before embedding, by content and by what is known; once more for the new pictures.
+        found, withdrawn = leave_out(found, takedowns, cache)
+        skipped += withdrawn
+        outcome = embed_files(
+            cache,
+            [item.file for item in found],
+            embedder,
+            workers=workers,
+            progress=_stage(report, "embedding"),
+        )
+        chosen, more = _choose(found, outcome.unreadable)
+        add_fingerprints(chosen, cache)
+        chosen, withdrawn = leave_out(chosen, takedowns, cache)
+        skipped += more + withdrawn
+        if not chosen:
+            raise RebuildError(
+                f"none of the {len(exemplars)} exemplars could be used; the first: "
+                f"{skipped[0].path}: {skipped[0].reason}"
             )
-            chosen, more = _choose(found, embedding.unreadable)
-            skipped += more
-            if not chosen:
+        null_files = _null_files(chosen)
+        embed_files(
+            cache, null_files, embedder, workers=workers, progress=_stage(report, "calibrating")
+        )
+        concepts, catalog = _catalog(chosen, cache)
+        ids = {exemplar.id for exemplar in catalog}
+        named = {exemplar.concept.id: exemplar.concept.name for exemplar in exemplars}
+        empty = named.keys() - {concept.id for concept in concepts}
+        summary = RebuildSummary(
+            version=new_version(),
+            model_id=embedder.model_id,
+            concepts=len(concepts),
+            exemplars=len(catalog),
+            added=len(ids - before),
+            kept=len(ids & before),
+            removed=len(before - ids),
+            embedded=outcome.embedded,
+            skipped=skipped,
+            empty_concepts=sorted(named[identifier] for identifier in empty),
+        )
+        version = summary.version
+        wanted = _Wanted(embedder.model_id, tuple(sources), index_type, concepts, catalog)
+        if not force and (published := wanted.published_in(data.index)):
+            seconds = round(time.monotonic() - started, 3)
+            return replace(summary, version=published, unchanged=True, seconds=seconds)
+        with building(data.index, version) as folder:
+            probes = _write(folder, concepts, catalog, chosen, null_files, cache, index_type)
+            _write_manifest(folder, version, wanted, probes)
+            found_again = _ask_canaries(folder, null_files, cache)
+            if found_again < canary_rate:
                 raise RebuildError(
-                    f"none of the {len(exemplars)} exemplars could be used; the first: "
-                    f"{skipped[0].path}: {skipped[0].reason}"
+                    f"only {found_again:.0%} of the canary queries (augmented exemplars) found "
+                    f"their own concept, under the {canary_rate:.0%} asked for, so nothing was "
+                    "published; train a better model, or set another rate with --canary-rate"
                 )
-            null_files = _null_files(chosen)
-            embed_files(
-                cache, null_files, embedder, workers=workers, progress=_stage(report, "calibrating")
+        publish(data.index, version)
+        prune(data.index, keep)
+    return replace(summary, canaries=found_again, seconds=round(time.monotonic() - started, 3))
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What decides every byte of a version, its name and time apart."""
+
+    model_id: str
+    sources: tuple[str, ...]
+    index_type: IndexType
+    concepts: list[Concept]
+    exemplars: list[Exemplar]
+
+    @property
+    def build_id(self) -> str:
+        """Identity of the rest: the method as it is written, and the type of index asked for."""
+        digest = hashlib.sha256(self.index_type.encode())
+        for module in (ranking, calibration, embedding, fingerprint, inverted, views):
+            digest.update(Path(str(module.__file__)).read_bytes())
+        digest.update(Path(__file__).read_bytes())
+        return digest.hexdigest()[:12]
+
+    def published_in(self, index: Path) -> str | None:
+        """The published version, if it is this one and whole."""
+        try:
+            snapshot = open_published(index)
+        except (SnapshotError, sqlite3.DatabaseError):
+            return None
+        with closing(snapshot):
+            manifest, catalog = snapshot.manifest, snapshot.catalog
+            same = (
+                manifest.model_id == self.model_id
+                and manifest.build_id == self.build_id
+                and manifest.sources == list(self.sources)
+                and catalog.exemplars() == self.exemplars
+                and sorted(catalog.concepts(), key=lambda c: c.number) == self.concepts
             )
-            version = new_version()
-            concepts, catalog = _catalog(chosen, cache)
-            with building(data.index, version) as folder:
-                _write(folder, concepts, catalog, chosen, null_files, cache)
-                _write_manifest(folder, version, embedder.model_id, concepts, catalog, sources)
-            publish(data.index, version)
-    except filelock.Timeout:
-        raise RebuildError(
-            f"another rebuild is running on {data.index}; wait for it to end, then try again"
-        ) from None
-    ids = {exemplar.id for exemplar in catalog}
-    named = {exemplar.concept.id: exemplar.concept.name for exemplar in exemplars}
-    empty = named.keys() - {concept.id for concept in concepts}
-    return RebuildSummary(
-        version=version,
-        model_id=embedder.model_id,
-        concepts=len(concepts),
-        exemplars=len(catalog),
-        added=len(ids - before),
-        kept=len(ids & before),
-        removed=len(before - ids),
-        embedded=embedding.embedded,
-        skipped=skipped,
-        empty_concepts=sorted(named[identifier] for identifier in empty),
-        seconds=round(time.monotonic() - started, 3),
-    )
+            return manifest.version if same else None
 
 
 def _published_ids(index: Path) -> set[str]:
@@ -173,33 +236,16 @@ def _published_ids(index: Path) -> set[str]:
         return set()
     try:
         with closing(Catalog(index / version / CATALOG)) as catalog:
-            return {exemplar.id for exemplar in catalog.exemplars()}
+            return set(catalog.exemplar_ids())
     except (SnapshotError, sqlite3.DatabaseError):
         return set()
 
 
-def _identify(
-    exemplars: Sequence[SourceExemplar], report: Progress
-) -> tuple[list[_Identified], list[Skipped]]:
-    """Every exemplar's content hash."""
-    found: list[_Identified] = []
-    skipped: list[Skipped] = []
-    for done, exemplar in enumerate(exemplars, start=1):
-        try:
-            file = ImageFile(exemplar.path, hash_file(exemplar.path))
-            found.append(_Identified(exemplar, file))
-        except OSError as error:
-            reason = f"the file could not be read: {error.strerror or error}"
-            skipped.append(Skipped(str(exemplar.path), reason))
-        report("scanning", done, len(exemplars))
-    return found, skipped
-
-
 def _choose(
-    found: Sequence[_Identified], unreadable: dict[str, str]
-) -> tuple[list[_Identified], list[Skipped]]:
+    found: Sequence[Identified], unreadable: dict[str, str]
+) -> tuple[list[Identified], list[Skipped]]:
     """One exemplar per image and concept, of those that could be decoded."""
-    chosen: dict[str, _Identified] = {}
+    chosen: dict[str, Identified] = {}
     skipped: list[Skipped] = []
     for item in found:
         path = str(item.source.path)
@@ -214,7 +260,7 @@ def _choose(
 
 
 def _catalog(
-    chosen: Sequence[_Identified], cache: EmbeddingCache
+    chosen: Sequence[Identified], cache: EmbeddingCache
 ) -> tuple[list[Concept], list[Exemplar]]:
     """The catalog's records; an exemplar's row is its place in ``chosen``."""
     counts: dict[str, int] = {}
@@ -226,9 +272,10 @@ def _catalog(
         Concept(number, concept.id, concept.name, concept.kind, counts[concept.id])
         for number, concept in enumerate(named.values())
     ]
+    sizes = cache.sizes()
     exemplars = []
     for row, item in enumerate(chosen):
-        width, height = cache.size(item.file.key)
+        width, height = sizes[item.file.key]
         exemplars.append(
             Exemplar(
                 row=row,
@@ -246,14 +293,14 @@ def _catalog(
     return concepts, exemplars
 
 
-def _null_files(chosen: Sequence[_Identified]) -> list[ImageFile]:
+def _null_files(chosen: Sequence[Identified]) -> list[ImageFile]:
     """What the null distribution asks: exemplars as they are, and augmented views of them.
 
     Synthetic queries are cleaner than augmented views and stranger than the exemplars themselves:
     with views alone more false attributions pass than the rate says, with clean images alone far
     fewer (docs/method.md).
     """
-    order = np.random.default_rng(SEED).permutation(len(chosen))[: NULL_QUERIES // 3]
+    order = _draw(chosen, "null")[: NULL_QUERIES // 3]
     drawn = [chosen[place].file for place in order]
     views = NULL_QUERIES - NULL_QUERIES // 3
     rounds = math.ceil(views / len(drawn))
@@ -261,29 +308,54 @@ def _null_files(chosen: Sequence[_Identified]) -> list[ImageFile]:
     return drawn + augmented[:views]
 
 
+def _draw(chosen: Sequence[Identified], purpose: str) -> list[int]:
+    """The exemplars' places in an order that is random, and that few changes change little.
+
+    An exemplar's rank depends on its content alone, so that a sample of an index to which a few
+    images were added is nearly the sample of before, and its views are embedded already.
+    """
+    keys = [hashlib.sha256(f"{SEED}/{purpose}/{item.id}".encode()).digest() for item in chosen]
+    return sorted(range(len(chosen)), key=keys.__getitem__)
+
+
 def _write(
     folder: Path,
     concepts: Sequence[Concept],
     catalog: Sequence[Exemplar],
-    chosen: Sequence[_Identified],
+    chosen: Sequence[Identified],
     null_files: Sequence[ImageFile],
     cache: EmbeddingCache,
-) -> None:
-    """Everything but the manifest."""
+    index_type: IndexType,
+) -> dict[Facet, int]:
+    """Everything but the manifest.
+
+    Returns:
+        For each facet with an inverted file the lists that a search looks into.
+    """
     keys = [item.file.key for item in chosen]
     thumbnails = ((key, cache.thumbnail(key)) for key in dict.fromkeys(keys))
     write_catalog(folder / CATALOG, concepts, catalog, thumbnails)
     facets = cache.facets()
+    probes: dict[Facet, int] = {}
+    asked = [file.key for file in _canaries(null_files)]
     for facet in facets:
-        write_vectors(folder, facet, cache.vectors(facet, keys))
-    generator = np.random.default_rng(SEED)
-    members = np.sort(generator.permutation(len(keys))[:COHORT_SIZE])
+        vectors = cache.vectors(facet, keys)
+        exact = write_vectors(folder, facet, vectors)
+        if wants_inverted(index_type, *vectors.shape):
+            inverted = folder / inverted_name(facet)
+            write_inverted(inverted, vectors)
+            probes[facet] = choose_probes(inverted, exact, cache.vectors(facet, asked))
+    hashes = [item.file.sha256 for item in chosen]
+    prints = b"".join(cache.fingerprint(sha256) or b"" for sha256 in hashes)
+    np.save(folder / FINGERPRINTS, np.frombuffer(prints, dtype=np.uint8).reshape(-1, LENGTH))
+    members = np.sort(_draw(chosen, "cohort")[:COHORT_SIZE])
     cohort = Cohort(
         members, {facet: cache.vectors(facet, [keys[i] for i in members]) for facet in facets}
     )
     write_cohort(folder / COHORT, cohort)
-    calibration = _calibrate(folder, concepts, catalog, null_files, cohort, cache)
+    calibration = _calibrate(folder, concepts, catalog, null_files, cohort, probes, cache)
     (folder / CALIBRATION).write_text(calibration.model_dump_json(indent=1) + "\n")
+    return probes
 
 
 def _calibrate(
@@ -292,6 +364,7 @@ def _calibrate(
     catalog: Sequence[Exemplar],
     null_files: Sequence[ImageFile],
     cohort: Cohort,
+    probes: Mapping[Facet, int],
     cache: EmbeddingCache,
 ) -> Calibration:
     """Ask the null queries, each without every concept that its image belongs to."""
@@ -299,36 +372,61 @@ def _calibrate(
     owners: dict[str, set[int]] = {}
     for exemplar in catalog:
         owners.setdefault(exemplar.sha256, set()).add(number[exemplar.concept_id])
-    store = FaissStore.open(folder, list(cohort.vectors))
+    store = FaissStore.open(folder, list(cohort.vectors), probes)
     ranker = Ranker(store, [number[exemplar.concept_id] for exemplar in catalog], cohort)
     keys = [file.key for file in null_files]
     rankings = ranker.rank(
         {facet: cache.vectors(facet, keys) for facet in cohort.vectors},
         depth=DEPTH,
         without=[frozenset(owners[file.sha256]) for file in null_files],
+        top=1,
     )
     scores = sorted((ranking[0].score for ranking in rankings if ranking), reverse=True)
     return Calibration(null_scores=tuple(scores))
 
 
-def _write_manifest(
-    folder: Path,
-    version: str,
-    model_id: str,
-    concepts: Sequence[Concept],
-    catalog: Sequence[Exemplar],
-    sources: Sequence[str],
-) -> None:
-    facets: list[Facet] = [path.stem for path in sorted(folder.glob("*.faiss"))]  # type: ignore[misc]
+def _canaries(null_files: Sequence[ImageFile]) -> list[ImageFile]:
+    return [file for file in null_files if file.view is not None][:CANARIES]
+
+
+def _ask_canaries(folder: Path, null_files: Sequence[ImageFile], cache: EmbeddingCache) -> float:
+    """Share of augmented exemplars that find a concept of theirs among the first `CANARY_PLACES`.
+
+    They are asked of the version as it lies on the disk, opened as a server would open it.
+    """
+    snapshot = Snapshot.open(folder)
+    try:
+        files = _canaries(null_files)
+        numbers = snapshot.catalog.concept_numbers()
+        rankings = snapshot.ranker.rank(
+            {
+                facet: cache.vectors(facet, [file.key for file in files])
+                for facet in snapshot.manifest.dimensions
+            },
+            top=CANARY_PLACES,
+        )
+        hits = 0
+        for file, ranking in zip(files, rankings, strict=True):
+            own = {numbers[row] for row in snapshot.catalog.rows_of([file.sha256], [])}
+            hits += any(ranked.number in own for ranked in ranking)
+        return hits / len(files)
+    finally:
+        snapshot.close()
+
+
+def _write_manifest(folder: Path, version: str, wanted: _Wanted, probes: dict[Facet, int]) -> None:
+    facets: list[Facet] = sorted(read_cohort(folder / COHORT).vectors)
     store = FaissStore.open(folder, facets)
     manifest = Manifest(
         version=version,
-        model_id=model_id,
+        model_id=wanted.model_id,
+        build_id=wanted.build_id,
         created_at=datetime.now(UTC),
         dimensions={facet: store.dimension(facet) for facet in facets},
-        concepts=len(concepts),
-        exemplars=len(catalog),
-        sources=list(sources),
+        probes=probes,
+        concepts=len(wanted.concepts),
+        exemplars=len(wanted.exemplars),
+        sources=list(wanted.sources),
         files={path.name: file_record(path) for path in sorted(folder.iterdir())},
     )
     (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n")

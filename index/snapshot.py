@@ -1,6 +1,6 @@
 """One immutable, checksummed version of the index on disk: build, publish, open.
 
-index/<version>/     manifest.json, catalog.sqlite, <facet>.faiss, cohort, calibration
+index/<version>/     manifest.json, catalog.sqlite, <facet>.faiss, fingerprints, cohort, calibration
 index/CURRENT        the published version's name, replaced atomically
 """
 
@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 from pydantic import AwareDatetime, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
@@ -21,12 +22,13 @@ from safetensors.numpy import load_file, save_file
 from index.calibration import Calibration
 from index.catalog import Catalog
 from index.errors import SnapshotError
+from index.fingerprint import LENGTH, Fingerprints
 from index.ranking import Cohort, Ranker
-from index.vectors import FaissStore, VectorStore
+from index.vectors import FaissStore, Rows, VectorStore
 from model.config import Facet, Frozen
 
 MANIFEST, CATALOG, COHORT = "manifest.json", "catalog.sqlite", "cohort.safetensors"
-CALIBRATION, CURRENT = "calibration.json", "CURRENT"
+CALIBRATION, FINGERPRINTS, CURRENT = "calibration.json", "fingerprints.npy", "CURRENT"
 
 
 class FileRecord(Frozen):
@@ -39,11 +41,13 @@ class FileRecord(Frozen):
 class Manifest(Frozen):
     """What a version holds."""
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     version: str
     model_id: str
+    build_id: str  # of the method and options that made it of its images
     created_at: AwareDatetime
     dimensions: dict[Facet, int]
+    probes: dict[Facet, int]  # lists that a search looks into, of facets with an inverted file
     concepts: int
     exemplars: int
     sources: list[str]
@@ -51,21 +55,48 @@ class Manifest(Frozen):
 
 
 class Snapshot:
-    """An opened version: catalog, vectors and calibration that belong together."""
+    """An opened version: catalog, vectors and calibration that belong together.
+
+    Nothing in it ever changes; `without` gives another one that shares its vectors.
+    """
 
     def __init__(
         self,
+        folder: Path,
         manifest: Manifest,
         catalog: Catalog,
         vectors: VectorStore,
+        fingerprints: Fingerprints,
         cohort: Cohort,
         calibration: Calibration,
+        hidden: Rows | None = None,
     ) -> None:
+        self.folder = folder
         self.manifest = manifest
         self.catalog = catalog
         self.vectors = vectors
-        self.ranker = Ranker(vectors, catalog.concept_numbers(), cohort)
+        self.fingerprints = fingerprints  # (N, LENGTH), memory-mapped
+        self.cohort = cohort
         self.calibration = calibration
+        self.hidden: Rows = np.empty(0, dtype=np.int64) if hidden is None else hidden
+        self.ranker = Ranker(vectors, catalog.concept_numbers(), cohort, self.hidden)
+
+    def without(self, hidden: Rows) -> "Snapshot":
+        """The same version as if these rows, and only these, were not in it.
+
+        Raises:
+            SnapshotError: the version's files are gone.
+        """
+        return Snapshot(
+            self.folder,
+            self.manifest,
+            Catalog(self.folder / CATALOG, hidden),
+            self.vectors,
+            self.fingerprints,
+            self.cohort,
+            self.calibration,
+            hidden,
+        )
 
     @property
     def version(self) -> str:
@@ -98,7 +129,7 @@ class Snapshot:
             ) from error
         for name, record in manifest.files.items():
             _check_file(folder / name, record)
-        vectors = FaissStore.open(folder, list(manifest.dimensions))
+        vectors = FaissStore.open(folder, list(manifest.dimensions), manifest.probes)
         catalog = Catalog(folder / CATALOG)
         dimensions = {facet: vectors.dimension(facet) for facet in manifest.dimensions}
         if vectors.count != catalog.exemplar_count() or dimensions != manifest.dimensions:
@@ -108,13 +139,27 @@ class Snapshot:
                 "`whence rebuild`"
             )
         try:
+            fingerprints = np.load(folder / FINGERPRINTS, mmap_mode="r", allow_pickle=False)
             cohort = read_cohort(folder / COHORT)
             calibration = Calibration.model_validate_json((folder / CALIBRATION).read_bytes())
-        except (OSError, KeyError, SafetensorError, ValidationError) as error:
+        except (OSError, KeyError, SafetensorError, ValueError) as error:
             raise SnapshotError(
                 f"the index version {folder.name} cannot be read ({error}); run `whence rebuild`"
             ) from error
-        return cls(manifest, catalog, vectors, cohort, calibration)
+        if fingerprints.shape != (vectors.count, LENGTH):
+            raise SnapshotError(
+                f"the index version {folder.name} does not fit together: fingerprints of shape "
+                f"{fingerprints.shape} for {vectors.count} exemplars; run `whence rebuild`"
+            )
+        return cls(
+            folder,
+            manifest,
+            catalog,
+            vectors,
+            fingerprints,
+            cohort,
+            calibration,
+        )
 
     def require_model(self, model_id: str) -> None:
         """Refuse to be paired with another model's embeddings.
@@ -163,6 +208,14 @@ def building(index: Path, version: str) -> Iterator[Path]:
         _sync(index)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def clear_unfinished(index: Path) -> None:
+    """Remove what a killed rebuild left behind; only while holding the rebuild lock."""
+    for folder in index.glob(".building-*"):
+        shutil.rmtree(folder, ignore_errors=True)
+    for draft in index.glob(f".{CURRENT}-*"):
+        draft.unlink(missing_ok=True)
 
 
 def publish(index: Path, version: str) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import io
+import os
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -124,10 +125,15 @@ def list_training_images(paths: list[Path]) -> list[Path]:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    for entry in folder.rglob("*"):
-        hidden = any(part.startswith(".") for part in entry.relative_to(folder).parts)
-        if not hidden and entry.suffix.lower() in SUFFIXES and entry.is_file():
-            yield entry
+    # Asks the system once a folder; Path.rglob asks once a file.
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                yield from _walk(Path(entry.path))
+            elif f".{entry.name.rpartition('.')[2].lower()}" in SUFFIXES and entry.is_file():
+                yield Path(entry.path)
 
 
 def _check_size(width: int, height: int, limits: ImageLimits) -> None:

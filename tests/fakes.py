@@ -48,13 +48,13 @@ def patches(seed: int, side: int = 32, cells: int = 4) -> Image.Image:
 
 
 def tiny_model(
-    name: str = "test_efficientnet", *, seed: int = 0, dimension: int = 8
+    name: str = "test_efficientnet", *, seed: int = 0, dimension: int = 8, input_size: int = 32
 ) -> AttributionModel:
     """A real model with the product's own facets, small and with random weights."""
-    backbone = create_random_backbone(name, seed=seed, options={"input_size": 32})
+    backbone = create_random_backbone(name, seed=seed, options={"input_size": input_size})
     generator = torch.Generator().manual_seed(seed)
     with torch.inference_mode():
-        readings = FacetReader()(backbone(torch.zeros(1, 3, 32, 32)))
+        readings = FacetReader()(backbone(torch.zeros(1, 3, input_size, input_size)))
     heads = {
         name: AttributionHead(
             torch.randn(values.shape[1], generator=generator) / 10,

@@ -30,13 +30,16 @@ def live() -> Live:
     summary="Can it answer?",
     responses=errors.responses(errors.NO_INDEX, errors.STALLED, errors.INTERNAL_ERROR),
 )
-def ready(attributor: AttributorDep) -> Ready:
+def ready(service: ServiceDep, attributor: AttributorDep) -> Ready:
     """Answer 503 while there is no index. One that is published later is found by itself."""
-    manifest = attributor.snapshot.manifest
+    snapshot = attributor.snapshot
+    manifest = snapshot.manifest
     return Ready(
         model_id=manifest.model_id,
         index_version=manifest.version,
         index_created_at=manifest.created_at,
-        concepts=manifest.concepts,
-        exemplars=manifest.exemplars,
+        concepts=snapshot.catalog.concept_count(),
+        exemplars=snapshot.catalog.exemplar_count(),
+        taken_down=len(snapshot.hidden),
+        reload_error=service.trouble,
     )

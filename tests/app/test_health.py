@@ -30,6 +30,8 @@ def test_live_and_ready_with_an_index(client: TestClient, attributor: Attributor
         "index_version": attributor.snapshot.version,
         "concepts": 5,
         "exemplars": 15,
+        "taken_down": 0,
+        "reload_error": None,
     }
 
 
@@ -70,7 +72,7 @@ def test_a_damaged_index_is_not_served(tmp_path: Path, check_problem: CheckProbl
 def test_an_index_that_appears_is_found(
     tmp_path: Path, check_problem: CheckProblem, query: bytes
 ) -> None:
-    def load(settings: Settings) -> Attributor:
+    def load(settings: Settings, _embedder: object) -> Attributor:
         return Attributor(FakeEmbedder(), open_published(DataFolder(settings.data).index))
 
     with TestClient(create_app(Settings(data=tmp_path), load=load)) as client:
@@ -85,7 +87,7 @@ def test_an_index_that_appears_is_found(
 def test_loading_is_not_tried_more_than_once_a_second(tmp_path: Path) -> None:
     tries = []
 
-    def load(settings: Settings) -> Attributor:
+    def load(settings: Settings, _embedder: object) -> Attributor:
         tries.append(time.monotonic())
         return Attributor(FakeEmbedder(), open_published(DataFolder(settings.data).index))
 

@@ -41,7 +41,7 @@ def test_what_was_added_is_found_exactly(cache: EmbeddingCache) -> None:
         expected = np.stack([images[i].vectors[facet] for i in (1, 0, 1)])
         assert found.dtype == np.float32
         assert np.array_equal(found, expected)
-    assert cache.size("b") == (32, 42)
+    assert cache.sizes()["b"] == (32, 42)
     assert cache.thumbnail("a") == b"jpeg of a"
     assert set(cache.facets()) == {"subject", "style"}
 
@@ -76,10 +76,19 @@ def test_adding_an_image_again_replaces_it(cache: EmbeddingCache) -> None:
     assert np.array_equal(cache.vectors("style", ["a"])[0], embedded("a", 2).vectors["style"])
 
 
-@pytest.mark.parametrize("ask", [EmbeddingCache.size, EmbeddingCache.thumbnail])
-def test_an_unknown_key_is_an_error_that_names_it(cache: EmbeddingCache, ask) -> None:
+def test_an_unknown_key_is_an_error(cache: EmbeddingCache) -> None:
+    cache.add([embedded("a")])
     with pytest.raises(KeyError, match="nothing"):
-        ask(cache, "nothing")
+        cache.thumbnail("nothing")
+    with pytest.raises(KeyError, match="1 of 2 images have no style vector"):
+        cache.vectors("style", ["a", "nothing"])
+
+
+def test_vectors_come_in_the_order_they_are_asked_for(cache: EmbeddingCache) -> None:
+    cache.add([embedded("a"), embedded("b", 2)])
+    found = cache.vectors("style", ["b", "a", "b"])
+    expected = [embedded("b", 2), embedded("a"), embedded("b", 2)]
+    assert np.array_equal(found, np.stack([image.vectors["style"] for image in expected]))
 
 
 def test_vectors_survive_as_little_endian_float32(cache: EmbeddingCache, path: Path) -> None:

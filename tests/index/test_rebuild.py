@@ -1,6 +1,5 @@
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 import filelock
 import numpy as np
@@ -11,56 +10,11 @@ from PIL import Image
 from index import rebuild as rebuild_module
 from index.embedding import BATCH
 from index.errors import RebuildError, SnapshotError
-from index.layout import DataFolder
-from index.rebuild import RebuildSummary, rebuild
+from index.rebuild import rebuild
 from index.snapshot import list_versions, open_published, published_version
 from index.source import SourceConcept, SourceExemplar, read_sources
 from tests.fakes import FakeEmbedder, patches
-
-
-class CountingEmbedder(FakeEmbedder):
-    """Counts the images it embeds."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def embed_pixels(self, pixels: Sequence[torch.Tensor]) -> dict:
-        self.count += len(pixels)
-        return super().embed_pixels(pixels)
-
-
-class House:
-    """A data folder and a source beside it."""
-
-    def __init__(self, root: Path) -> None:
-        self.data = DataFolder(root / "data")
-        self.source = root / "source"
-        self.embedder = CountingEmbedder()
-
-    def draw(self, concepts: Mapping[str, Sequence[int]]) -> None:
-        """Draw the picture of each seed as an exemplar of its concept."""
-        for name, seeds in concepts.items():
-            folder = self.source / name
-            folder.mkdir(parents=True, exist_ok=True)
-            for seed in seeds:
-                patches(seed).save(folder / f"{seed:03}.png")
-
-    def rebuild(self, **options: object) -> RebuildSummary:
-        self.embedder.count = 0
-        return rebuild(self.data, read_sources([self.source]), self.embedder, **options)
-
-    def counts(self, **options: object) -> tuple[int, int, int, int]:
-        """added, kept, removed, embedded."""
-        summary = self.rebuild(**options)
-        return summary.added, summary.kept, summary.removed, summary.embedded
-
-
-@pytest.fixture
-def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> House:
-    monkeypatch.setattr(rebuild_module, "NULL_QUERIES", 20)
-    house = House(tmp_path)
-    house.draw({"one": [0, 1, 2], "two": [10, 11]})
-    return house
+from tests.index.conftest import House
 
 
 def stop_at(stage: str, done: int = 1) -> Callable[[str, int, int], None]:
@@ -290,7 +244,7 @@ def test_a_version_that_cannot_be_written_leaves_nothing_behind(house: House, mo
         raise OSError("no space left on device")
 
     monkeypatch.setattr(rebuild_module, "write_vectors", fail)
-    with pytest.raises(OSError, match="no space left"):
+    with pytest.raises(RebuildError, match=r"no space left.*nothing was published: make room"):
         house.rebuild()
     assert sorted(path.name for path in house.data.index.iterdir()) == before
 

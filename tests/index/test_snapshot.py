@@ -20,7 +20,8 @@ from index.snapshot import (
 from tests.fakes import build_snapshot, patches
 
 FILES = [
-    "calibration.json", "catalog.sqlite", "cohort.safetensors", "style.faiss", "subject.faiss",
+    "calibration.json", "catalog.sqlite", "cohort.safetensors", "fingerprints.npy", "style.faiss",
+    "subject.faiss",
 ]  # fmt: skip
 
 
@@ -101,7 +102,7 @@ def test_a_version_without_a_readable_manifest_is_refused(version: Path, content
 
 
 def test_a_manifest_of_another_format_is_refused(version: Path) -> None:
-    rewrite(version, format=2)
+    rewrite(version, format=1)
     assert "format" in refused(version)
 
 

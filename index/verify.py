@@ -1,0 +1,185 @@
+"""Checks a version from end to end: what `Snapshot.open` refuses, and what only a look tells."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from index.catalog import Exemplar
+from index.embedding import ImageEmbedder
+from index.errors import SnapshotError, TakedownError
+from index.layout import DataFolder
+from index.snapshot import Snapshot, published_version
+from index.takedown import TakedownLog
+from model.checkpoint import load_embedder
+from model.errors import ImageError, ModelError
+from model.images import read_image
+
+SAMPLE = 32  # exemplars that are embedded again
+SAME = 0.999  # least cosine with what the index holds; another device or batch differs a little
+BLOCK = 4096  # rows whose vectors are looked at together
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at."""
+
+    name: str
+    passed: bool
+    text: str
+
+
+@dataclass(frozen=True)
+class Verification:
+    """All that was looked at."""
+
+    version: str
+    checks: tuple[Check, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every check did."""
+        return all(check.passed for check in self.checks)
+
+    def as_dict(self) -> dict[str, object]:
+        """For JSON."""
+        return {"passed": self.passed, **asdict(self)}
+
+
+def verify(
+    data: DataFolder,
+    version: str | None = None,
+    *,
+    sample: int = SAMPLE,
+    device: str = "auto",
+    embedder: ImageEmbedder | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Verification:
+    """Check a version.
+
+    Args:
+        data: the data folder.
+        version: by default the published one.
+        sample: exemplars to embed again and compare; 0 needs no model.
+        device: where to embed.
+        embedder: used instead of loading the version's model.
+        progress: called with (stage, done, total).
+
+    Raises:
+        SnapshotError: nothing is published, so that there is nothing to check.
+    """
+    version = version or published_version(data.index)
+    if version is None:
+        raise SnapshotError(
+            f"there is no index in {data.index} yet; run `whence rebuild --source PATH`"
+        )
+    checks: list[Check] = []
+    try:
+        snapshot = Snapshot.open(data.index / version)
+    except SnapshotError as error:
+        return Verification(version, (Check("files", False, str(error)),))
+    manifest = snapshot.manifest
+    try:
+        total = sum(record.bytes for record in manifest.files.values())
+        checks.append(
+            Check("files", True, f"{len(manifest.files)} files, {total:,} bytes, as checksummed")
+        )
+        checks += _consistency(snapshot)
+        try:
+            in_force = TakedownLog(data.takedowns).read()
+            hidden = len(in_force.rows(snapshot.catalog, snapshot.fingerprints))
+            text = f"{len(in_force.active)} takedowns in force hide {hidden} exemplars"
+            checks.append(Check("takedowns", True, text))
+        except TakedownError as error:
+            checks.append(Check("takedowns", False, str(error)))
+        if sample:
+            try:
+                embedder = embedder or load_embedder(data.models, manifest.model_id, device=device)
+                checks.append(_embedded_again(snapshot, embedder, sample, progress))
+            except ModelError as error:
+                checks.append(Check("embeddings", False, str(error)))
+    finally:
+        snapshot.close()
+    return Verification(version, tuple(checks))
+
+
+def _consistency(snapshot: Snapshot) -> Iterator[Check]:
+    """Whether catalog, vectors and manifest speak of the same things."""
+    manifest, catalog, vectors = snapshot.manifest, snapshot.catalog, snapshot.vectors
+    found = (catalog.concept_count(), catalog.exemplar_count(), vectors.count)
+    yield Check(
+        "counts",
+        found == (manifest.concepts, manifest.exemplars, manifest.exemplars),
+        f"catalog of {found[0]} concepts and {found[1]} exemplars, {found[2]} vectors; manifest "
+        f"of {manifest.concepts} and {manifest.exemplars}",
+    )
+    exemplars = catalog.exemplars()
+    orphans = catalog.without_thumbnail()
+    rows_fit = [exemplar.row for exemplar in exemplars] == list(range(vectors.count))
+    yield Check(
+        "catalog",
+        rows_fit and not orphans,
+        "every row of the vectors has its exemplar and thumbnail"
+        if rows_fit and not orphans
+        else f"rows {'fit' if rows_fit else 'do not fit'}, {len(orphans)} without a thumbnail; run "
+        "`whence rebuild`",
+    )
+    for facet, dimension in manifest.dimensions.items():
+        wrong = sum(
+            int((~(np.abs(np.linalg.norm(rows, axis=1) - 1) < 1e-3)).sum())  # NaN is wrong, too
+            for start in range(0, vectors.count, BLOCK)
+            for rows in [
+                vectors.vectors(facet, np.arange(start, min(start + BLOCK, vectors.count)))
+            ]
+        )
+        yield Check(
+            f"vectors of {facet}",
+            not wrong,
+            f"{vectors.count} {facet} vectors of dimension {dimension}, {wrong} not of unit norm",
+        )
+
+
+def _embedded_again(
+    snapshot: Snapshot,
+    embedder: ImageEmbedder,
+    sample: int,
+    progress: Callable[[str, int, int], None] | None,
+) -> Check:
+    """Whether a sample's files, where they still lie there, give the vectors of the index."""
+    snapshot.require_model(embedder.model_id)
+    generator = np.random.default_rng(SEED)
+    rows = np.sort(generator.permutation(snapshot.vectors.count)[:sample])
+    exemplars = snapshot.catalog.exemplars_by_row(rows.tolist())
+    wrong: list[str] = []
+    lowest, compared = 1.0, 0
+    for done, row in enumerate(rows.tolist(), start=1):
+        cosines = _cosines(snapshot, embedder, exemplars[row])
+        if cosines:
+            compared += 1
+            lowest = min(lowest, *cosines)
+            if not min(cosines) >= SAME:
+                wrong.append(exemplars[row].path)
+        if progress:
+            progress("verifying", done, len(rows))
+    text = f"{compared} exemplars embedded again, lowest cosine {lowest:.5f}"
+    if compared < len(rows):
+        text += f"; {len(rows) - compared} files have moved or changed since and were passed over"
+    if wrong:
+        text += f"; {len(wrong)} differ, the first {wrong[0]}: run `whence rebuild`"
+    return Check("embeddings", not wrong, text)
+
+
+def _cosines(snapshot: Snapshot, embedder: ImageEmbedder, exemplar: Exemplar) -> Sequence[float]:
+    try:
+        image = read_image(Path(exemplar.path))
+    except ImageError:
+        return ()
+    if image.sha256 != exemplar.sha256:
+        return ()
+    row = np.array([exemplar.row])
+    return [
+        float(snapshot.vectors.similarities(facet, vectors[0], row)[0])
+        for facet, vectors in embedder.embed([image.pixels]).items()
+    ]

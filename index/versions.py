@@ -1,0 +1,124 @@
+"""The versions of an index as a series: keep some, go back to one, one writer at a time."""
+
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import filelock
+from safetensors import SafetensorError
+
+from index.errors import RebuildError, SnapshotError
+from index.layout import DataFolder
+from index.snapshot import Manifest, Snapshot, list_versions, publish, published_version
+from model.checkpoint import list_models
+from model.errors import ModelError
+
+KEEP = 3  # versions that stay after a rebuild, the published one included
+
+
+@contextmanager
+def rebuild_lock(index: Path) -> Iterator[None]:
+    """Keeps every other rebuild and rollback out.
+
+    Raises:
+        RebuildError: one is running.
+        OSError: the folder cannot be written to.
+    """
+    index.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(index / ".rebuild.lock", timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise RebuildError(
+            f"another rebuild is running on {index}; wait for it to end, then try again"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def named_failures(data: DataFolder) -> Iterator[None]:
+    """Failures of the disk in one line that says what to do."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise RebuildError(
+            f"a database below {data.root} cannot be used ({error}); nothing was published: make "
+            f"room on the disk, or delete {data.root / 'cache'} if it is damaged, then try again"
+        ) from error
+    except (OSError, SafetensorError) as error:
+        raise RebuildError(
+            f"the index below {data.root} cannot be written ({error}); nothing was published: make "
+            "room on the disk or give write access, then run the same command again"
+        ) from error
+
+
+def rollback(data: DataFolder, version: str | None = None) -> Manifest:
+    """Publish an earlier version again, after checking that it is whole and its model is there.
+
+    Takedowns reach it like every other: what was withdrawn since stays withdrawn.
+
+    Args:
+        data: the data folder.
+        version: by default the one before the published one.
+
+    Raises:
+        SnapshotError: there is no such version, or it is damaged; the published one stays.
+        ModelError: its model is missing.
+        RebuildError: a rebuild is running, or the disk cannot be written to.
+    """
+    with named_failures(data), rebuild_lock(data.index):
+        manifest = _choose(data.index, version)
+        if manifest.model_id not in list_models(data.models):
+            raise ModelError(
+                f"version {manifest.version} needs the model {manifest.model_id!r}, which is not "
+                f"in {data.models}; restore it from a backup, or roll back to another version"
+            )
+        Snapshot.open(data.index / manifest.version).close()
+        publish(data.index, manifest.version)
+    return manifest
+
+
+def prune(index: Path, keep: int) -> list[str]:
+    """Remove all but the newest ``keep`` versions; the published one always stays.
+
+    Returns:
+        The names of those removed.
+    """
+    published = published_version(index)
+    names = [manifest.version for manifest in list_versions(index)]
+    removed = [name for name in names[: max(0, len(names) - keep)] if name != published]
+    for name in removed:
+        # Renamed first: a version is there as a whole or not at all. A server that still answers
+        # from it has its files open and goes on.
+        doomed = index / f".building-removed-{name}"
+        (index / name).rename(doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
+    return removed
+
+
+def folder_bytes(version: Path) -> int:
+    """What a version takes on the disk."""
+    return sum(path.stat().st_size for path in version.iterdir())
+
+
+def _choose(index: Path, version: str | None) -> Manifest:
+    manifests = {manifest.version: manifest for manifest in list_versions(index)}
+    names = list(manifests)
+    if version is None:
+        published = published_version(index)
+        place = names.index(published) if published in names else len(names)
+        if place == 0:
+            raise SnapshotError(
+                f"there is no version before the published one in {index}; `whence status` lists "
+                "those there are"
+            )
+        version = names[place - 1]
+    if version not in manifests:
+        known = ", ".join(names) or "none"
+        raise SnapshotError(f"there is no version {version!r} in {index} (there: {known})")
+    return manifests[version]

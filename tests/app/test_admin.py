@@ -1,0 +1,369 @@
+"""Admin requests, and what changes in a running server: takedowns and index versions."""
+
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi.testclient import TestClient
+
+from app import service
+from app.main import create_app
+from app.settings import Settings
+from index.attribution import Attributor, open_attributor
+from index.embedding import ImageEmbedder
+from index.layout import DataFolder
+from index.snapshot import Snapshot, publish, published_version
+from index.takedown import TakedownLog
+from tests.app.conftest import CheckProblem, shade
+from tests.fakes import FakeEmbedder, build_snapshot
+from tests.pictures import encode
+
+TOKEN = "a token that is long enough"
+BEARER = {"Authorization": f"Bearer {TOKEN}"}
+NAMES = ("Crimson", "Emerald", "Navy blue")
+
+
+def load(settings: Settings, embedder: ImageEmbedder | None) -> Attributor:
+    return open_attributor(DataFolder(settings.data), embedder=embedder or FakeEmbedder())
+
+
+def build(data: Path, *names: str, number: int = 3) -> Snapshot:
+    """Publish a version with these concepts."""
+    shutil.rmtree(data / "source", ignore_errors=True)
+    return build_snapshot(data, {name: [shade(name, n) for n in range(number)] for name in names})
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    build(tmp_path, *NAMES).close()
+    return tmp_path
+
+
+@pytest.fixture
+def server(data: Path) -> Iterator[TestClient]:
+    app = create_app(Settings(data=data, admin_token=TOKEN), load=load)
+    with TestClient(app, raise_server_exceptions=False) as client:
+        yield client
+
+
+def ask(client: TestClient, name: str = "Emerald") -> dict[str, Any]:
+    response = client.post("/attribute", files={"image": encode(shade(name, 1))})
+    assert response.status_code == 200, response.text
+    answer: dict[str, Any] = response.json()
+    return answer
+
+
+def concepts(client: TestClient) -> list[str]:
+    return [concept["id"] for concept in client.get("/concepts").json()["concepts"]]
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 5) -> float:
+    """How long it took."""
+    began = time.monotonic()
+    while not condition():
+        assert time.monotonic() - began < seconds, "it never came"
+        time.sleep(0.01)
+    return time.monotonic() - began
+
+
+# Who may
+
+
+REQUESTS = [
+    ("DELETE", "/concepts/emerald?reason=r"),
+    ("DELETE", "/exemplars/x?reason=r"),
+    ("POST", "/admin/reload"),
+]
+
+
+@pytest.mark.parametrize(("method", "path"), REQUESTS)
+def test_a_server_without_a_token_takes_no_admin_requests(
+    client: TestClient, check_problem: CheckProblem, method: str, path: str
+) -> None:
+    problem = check_problem(client.request(method, path, headers=BEARER), 403, "admin-disabled")
+    assert "WHENCE_ADMIN_TOKEN" in problem["detail"]
+
+
+@pytest.mark.parametrize(("method", "path"), REQUESTS)
+@pytest.mark.parametrize(
+    "headers", [{}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {TOKEN}"}]
+)
+def test_without_the_right_token_nothing_is_done(
+    server: TestClient, check_problem: CheckProblem, method: str, path: str, headers: dict[str, str]
+) -> None:
+    response = server.request(method, path, headers=headers)
+    check_problem(response, 401, "unauthorized")
+    assert response.headers["www-authenticate"] == "Bearer"
+    assert len(concepts(server)) == 3
+
+
+def test_an_empty_token_is_none_and_a_short_one_is_refused(tmp_path: Path) -> None:
+    assert Settings(data=tmp_path, admin_token="").admin_token is None
+    with pytest.raises(ValueError, match="admin_token"):
+        Settings(data=tmp_path, admin_token="short")
+    assert TOKEN not in repr(Settings(data=tmp_path, admin_token=TOKEN))
+
+
+# Takedowns
+
+
+def test_a_concept_taken_down_is_gone_with_the_answer(server: TestClient, data: Path) -> None:
+    assert ask(server)["concepts"][0]["id"] == "emerald"
+    image = server.get("/concepts/emerald").json()["exemplars"][0]["image_url"]
+    response = server.delete("/concepts/emerald?reason=the artist", headers=BEARER)
+    assert response.status_code == 200
+    body = response.json()
+    assert (body["kind"], body["target"], body["exemplars"]) == ("concept", "emerald", 3)
+    assert concepts(server) == ["crimson", "navy-blue"]
+    assert "emerald" not in [concept["id"] for concept in ask(server)["concepts"]]
+    assert server.get("/concepts/emerald").status_code == 404
+    assert server.get(image).status_code == 404
+    ready = server.get("/health/ready").json()
+    assert (ready["concepts"], ready["exemplars"], ready["taken_down"]) == (2, 6, 3)
+    [one] = TakedownLog(DataFolder(data).takedowns).read().active
+    assert (one.id, one.reason) == (body["id"], "the artist")
+
+
+def test_an_exemplar_taken_down_is_gone_and_the_others_stay(server: TestClient) -> None:
+    [first, *_] = server.get("/concepts/emerald").json()["exemplars"]
+    assert server.delete(f"/exemplars/{first['id']}?reason=r", headers=BEARER).status_code == 200
+    left = server.get("/concepts/emerald").json()
+    assert left["exemplar_count"] == len(left["exemplars"]) == 2
+    shown = [e["id"] for concept in ask(server)["concepts"] for e in concept["exemplars"]]
+    assert first["id"] not in shown
+
+
+def test_what_is_not_there_cannot_be_taken_down(
+    server: TestClient, check_problem: CheckProblem
+) -> None:
+    for path in ("/concepts/nobody?reason=r", "/exemplars/nobody?reason=r"):
+        check_problem(server.delete(path, headers=BEARER), 404, "not-found")
+    server.delete("/concepts/emerald?reason=r", headers=BEARER)
+    again = server.delete("/concepts/emerald?reason=r", headers=BEARER)
+    check_problem(again, 404, "not-found")
+
+
+@pytest.mark.parametrize("query", ["", "?reason=", "?why=r"])
+def test_a_reason_is_needed(server: TestClient, check_problem: CheckProblem, query: str) -> None:
+    response = server.delete(f"/concepts/emerald{query}", headers=BEARER)
+    check_problem(response, 422, "invalid-request")
+    assert len(concepts(server)) == 3
+
+
+def test_a_takedown_of_another_process_is_noticed_within_a_second(
+    server: TestClient, data: Path
+) -> None:
+    log = TakedownLog(DataFolder(data).takedowns)
+    one = log.add("concept", "emerald", [], reason="r")
+    assert wait_for(lambda: len(concepts(server)) == 2) < 1
+    log.lift(one.id, reason="r")
+    assert wait_for(lambda: len(concepts(server)) == 3) < 1
+
+
+def test_a_log_that_cannot_be_written_is_a_problem_and_nothing_is_hidden(
+    server: TestClient, data: Path, check_problem: CheckProblem
+) -> None:
+    (data / "takedowns.jsonl").mkdir()
+    response = server.delete("/concepts/emerald?reason=r", headers=BEARER)
+    check_problem(response, 503, "takedowns-unusable")
+    assert len(concepts(server)) == 3
+
+
+def test_a_damaged_log_keeps_a_server_from_starting_to_serve(
+    data: Path, check_problem: CheckProblem
+) -> None:
+    (data / "takedowns.jsonl").write_text("garbage\n")
+    with TestClient(create_app(Settings(data=data), load=load)) as client:
+        check_problem(client.get("/concepts"), 503, "takedowns-unusable")
+
+
+def test_a_log_damaged_later_is_told_and_what_is_hidden_stays_hidden(
+    server: TestClient, data: Path
+) -> None:
+    server.delete("/concepts/emerald?reason=r", headers=BEARER)
+    (data / "takedowns.jsonl").write_text("garbage\n")
+    wait_for(lambda: server.get("/health/ready").json()["reload_error"])
+    assert "damaged" in server.get("/health/ready").json()["reload_error"]
+    assert len(concepts(server)) == 2
+
+
+def test_an_attributor_given_to_the_app_is_masked_too(
+    data: Path, check_problem: CheckProblem
+) -> None:
+    given = open_attributor(DataFolder(data), embedder=FakeEmbedder())
+    app = create_app(Settings(data=data, admin_token=TOKEN), given)
+    with TestClient(app) as client:
+        client.delete("/concepts/emerald?reason=r", headers=BEARER)
+        assert concepts(client) == ["crimson", "navy-blue"]
+    assert given.snapshot.catalog.concept_count() == 3  # it is the caller's, and still open
+
+
+# Hot swap
+
+
+def version_of(client: TestClient) -> str:
+    return str(client.get("/health/ready").json()["index_version"])
+
+
+def test_a_new_version_is_noticed(server: TestClient, data: Path) -> None:
+    snapshot = build(data, "Crimson")
+    wait_for(lambda: version_of(server) == snapshot.version)
+    assert concepts(server) == ["crimson"]
+    assert ask(server)["evidence"]["index_version"] == snapshot.version
+
+
+def test_a_reload_waits_until_the_new_version_is_served(server: TestClient, data: Path) -> None:
+    before = version_of(server)
+    snapshot = build(data, "Crimson")
+    response = server.post("/admin/reload", headers=BEARER)
+    assert response.json() == {
+        "index_version": snapshot.version,
+        "previous_version": response.json()["previous_version"],
+    }
+    assert response.json()["previous_version"] in {before, snapshot.version}
+    assert concepts(server) == ["crimson"]
+
+
+def test_a_broken_new_version_leaves_the_old_one_serving_and_is_told(
+    server: TestClient, data: Path, check_problem: CheckProblem
+) -> None:
+    before = version_of(server)
+    shutil.copytree(data / "index" / before, data / "index" / "broken")
+    (data / "index" / "broken" / "style.faiss").unlink()
+    publish(data / "index", "broken")
+    response = server.post("/admin/reload", headers=BEARER)
+    detail = check_problem(response, 409, "not-reloaded")["detail"]
+    assert before in detail
+    assert "style.faiss is missing" in detail
+    assert "style.faiss" in server.get("/health/ready").json()["reload_error"]
+    assert len(concepts(server)) == 3
+    server.delete("/concepts/emerald?reason=r", headers=BEARER)
+    assert len(concepts(server)) == 2  # takedowns reach the old one as well
+    publish(data / "index", before)
+    assert server.post("/admin/reload", headers=BEARER).status_code == 200
+    assert server.get("/health/ready").json()["reload_error"] is None
+
+
+def test_a_takedown_holds_in_the_next_version_and_after_a_rollback(
+    server: TestClient, data: Path
+) -> None:
+    first = published_version(data / "index")
+    assert first
+    server.delete("/concepts/emerald?reason=r", headers=BEARER)
+    build(data, *NAMES).close()
+    server.post("/admin/reload", headers=BEARER)
+    assert concepts(server) == ["crimson", "navy-blue"]
+    publish(data / "index", first)
+    server.post("/admin/reload", headers=BEARER)
+    assert version_of(server) == first
+    assert concepts(server) == ["crimson", "navy-blue"]
+
+
+class Slow(FakeEmbedder):
+    """Holds queries back until it is released; quick for one caller, the warming one."""
+
+    def __init__(self) -> None:
+        self.entered = threading.Semaphore(0)
+        self.released = threading.Event()
+        self.released.set()
+
+    def embed(self, images: Any) -> Any:
+        self.entered.release()
+        assert self.released.wait(30)
+        return super().embed(images)
+
+
+def test_a_request_in_flight_ends_on_the_version_it_began_with(data: Path) -> None:
+    embedder = Slow()
+
+    def load_slow(settings: Settings, again: ImageEmbedder | None) -> Attributor:
+        # A new version is warmed with an embedder of its own, the old one's being held back.
+        return open_attributor(
+            DataFolder(settings.data), embedder=FakeEmbedder() if again else embedder
+        )
+
+    app = create_app(Settings(data=data, admin_token=TOKEN), load=load_slow)
+    with TestClient(app) as client, ThreadPoolExecutor(1) as pool:
+        old = version_of(client)
+        while embedder.entered.acquire(blocking=False):
+            pass  # what warming left
+        embedder.released.clear()
+        try:
+            waiting = pool.submit(ask, client)
+            assert embedder.entered.acquire(timeout=30)
+            snapshot = build(data, "Crimson")
+            assert client.post("/admin/reload", headers=BEARER).status_code == 200
+            assert concepts(client) == ["crimson"]
+        finally:
+            embedder.released.set()
+        answer = waiting.result(30)
+    assert answer["evidence"]["index_version"] == old != snapshot.version
+    assert answer["concepts"][0]["id"] == "emerald"
+
+
+def test_what_is_replaced_is_closed_when_its_last_request_has_ended() -> None:
+    closed = []
+
+    class Closable:
+        class snapshot:  # noqa: N801
+            @staticmethod
+            def close() -> None:
+                closed.append(True)
+
+    serving = service._Serving(Closable())  # type: ignore[arg-type]
+    with serving.in_use(), serving.in_use():
+        serving.retire()
+        assert not closed
+    assert closed == [True]
+
+
+def test_the_model_is_loaded_once_for_versions_that_share_it(data: Path) -> None:
+    embedders: list[ImageEmbedder | None] = []
+
+    def watched(settings: Settings, embedder: ImageEmbedder | None) -> Attributor:
+        embedders.append(embedder)
+        return load(settings, embedder)
+
+    app = create_app(Settings(data=data, admin_token=TOKEN), load=watched)
+    with TestClient(app) as client:
+        client.post("/admin/reload", headers=BEARER)
+        ask(client)
+    assert embedders[0] is None
+    assert all(isinstance(embedder, FakeEmbedder) for embedder in embedders[1:])
+
+
+def test_steady_requests_see_whole_versions_while_they_are_swapped(
+    server: TestClient, data: Path
+) -> None:
+    versions = {version_of(server): 3}
+    for count in (1, 2):
+        snapshot = build(data, *NAMES[:count])
+        versions[snapshot.version] = count
+        snapshot.close()
+    stop = threading.Event()
+
+    def keep_asking() -> list[httpx.Response]:
+        answers = []
+        while not stop.is_set():
+            answers.append(server.post("/attribute", files={"image": encode(shade("Crimson", 1))}))
+        return answers
+
+    with ThreadPoolExecutor(4) as pool:
+        asking = [pool.submit(keep_asking) for _ in range(4)]
+        try:
+            for version in [*versions, *versions]:
+                publish(data / "index", version)
+                assert server.post("/admin/reload", headers=BEARER).status_code == 200
+        finally:
+            stop.set()
+        answers = [answer for one in asking for answer in one.result(30)]
+    assert {answer.status_code for answer in answers} == {200}
+    for answer in answers:
+        body = answer.json()
+        assert len(body["concepts"]) == versions[body["evidence"]["index_version"]]

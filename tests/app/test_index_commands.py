@@ -1,0 +1,131 @@
+"""The commands that look after the index: rebuild, status, verify, rollback and takedown."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from app.cli import cli
+from index.layout import DataFolder
+from index.snapshot import published_version
+from index.takedown import TakedownLog
+from model.checkpoint import save_model
+from tests.fakes import patches, tiny_model
+
+
+class Shell:
+    """Runs commands on one data folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.data = DataFolder(root / "data")
+        self.source = root / "source"
+        self.model_id = save_model(self.data.models, tiny_model(), {})
+        for name, seeds in {"one": [0, 1], "two": [10, 11]}.items():
+            (self.source / name).mkdir(parents=True)
+            for seed in seeds:
+                patches(seed, side=48).save(self.source / name / f"{seed}.png")
+
+    def run(self, *arguments: str) -> Result:
+        options = ["--data", str(self.data.root)]
+        return CliRunner().invoke(cli, [*arguments, *options], catch_exceptions=True)
+
+    def rebuild(self, *arguments: str) -> str:
+        result = self.run(
+            "rebuild", "--source", str(self.source), "--workers", "0", "--canary-rate", "0",
+            "--force",
+            *arguments,
+        )  # fmt: skip
+        assert result.exit_code == 0, result.output
+        version = published_version(self.data.index)
+        assert version
+        return version
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Shell:
+    return Shell(tmp_path)
+
+
+def test_status_tells_versions_sizes_and_what_is_published(shell: Shell) -> None:
+    first, second = shell.rebuild(), shell.rebuild()
+    lines = shell.run("status").output.splitlines()
+    [old] = [line for line in lines if first in line]
+    [new] = [line for line in lines if second in line]
+    assert "2 concepts, 4 exemplars" in old
+    assert "MiB" in old
+    assert shell.model_id in old
+    assert not old.endswith("published")
+    assert new.endswith("published")
+    assert lines[-1] == "takedowns in force: 0"
+
+
+def test_status_of_a_server_out_of_reach_is_an_error(shell: Shell) -> None:
+    result = shell.run("status", "--url", "http://127.0.0.1:9")
+    assert result.exit_code
+    assert "no answer from http://127.0.0.1:9" in str(result.exception)
+
+
+def test_versions_to_keep_and_the_type_of_index_are_options(shell: Shell) -> None:
+    shell.rebuild()
+    version = shell.rebuild("--keep", "1", "--index-type", "ivf")
+    folders = [path.name for path in shell.data.index.iterdir() if path.is_dir()]
+    assert folders == [version]
+    assert (shell.data.index / version / "style.ivf.faiss").is_file()
+
+
+def test_rollback_publishes_the_version_before(shell: Shell) -> None:
+    first = shell.rebuild()
+    shell.rebuild()
+    result = shell.run("rollback")
+    assert result.exit_code == 0
+    assert f"index {first} is published again" in result.output
+    assert published_version(shell.data.index) == first
+
+
+def test_verify_says_what_it_looked_at_and_fails_on_damage(shell: Shell, tmp_path: Path) -> None:
+    version = shell.rebuild()
+    report = tmp_path / "verify.json"
+    result = shell.run("verify", "--json", str(report))
+    assert result.exit_code == 0, result.output
+    assert "4 exemplars embedded again" in result.output
+    assert json.loads(report.read_text())["passed"] is True
+    (shell.data.index / version / "style.faiss").unlink()
+    result = shell.run("verify")
+    assert result.exit_code == 1
+    assert "FAILED" in result.output
+    assert "style.faiss is missing" in result.output
+
+
+def test_takedowns_are_added_listed_and_lifted(shell: Shell, tmp_path: Path) -> None:
+    shell.rebuild()
+    patches(10, side=48).save(tmp_path / "theirs.jpg", quality=70)
+    result = shell.run(
+        "takedown", "add", "--concept", "one", "--image", str(tmp_path / "theirs.jpg"),
+        "--reason", "a [bold] claim",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "concept one: 2 files" in result.output
+    listed = shell.run("takedown", "list").output
+    assert "a [bold] claim" in listed
+    assert "takedowns in force: 2" in shell.run("status").output
+    shell.rebuild()
+    [concept, image] = TakedownLog(shell.data.takedowns).read().active
+    assert "1 concepts, 1 exemplars" in shell.run("status").output
+    assert shell.run("takedown", "lift", image.id, "--reason", "agreed").exit_code == 0
+    assert shell.run("takedown", "lift", concept.id, "--reason", "agreed").exit_code == 0
+    assert "no takedown is in force" in shell.run("takedown", "list").output
+    assert shell.run("takedown", "list", "--lifted").output.count("lifted") == 2
+    shell.rebuild()
+    assert "2 concepts, 4 exemplars" in shell.run("status").output
+
+
+def test_a_takedown_must_name_something_that_is_there(shell: Shell, tmp_path: Path) -> None:
+    assert shell.run("takedown", "add", "--reason", "r").exit_code == 2
+    shell.rebuild()
+    for named in ("--concept", "--exemplar"):
+        result = shell.run("takedown", "add", named, "nobody", "--reason", "r")
+        assert "nobody" in str(result.exception)
+    result = shell.run("takedown", "add", "--image", str(tmp_path / "no.png"), "--reason", "r")
+    assert "No such file" in str(result.exception)
+    assert not shell.data.takedowns.exists()
