@@ -1,5 +1,6 @@
 """The ``whence`` command."""
 
+import io
 import json
 import logging
 import sys
@@ -10,11 +11,12 @@ import typer
 import uvicorn
 
 from app.client import attribute_files, served_version
-from app.console import err, out, stages
+from app.console import err, out, print_error, print_step, stages
 from app.demo import run_demo
 from app.evaluate import evaluate
 from app.main import create_app
 from app.options import DEFAULT_WORKERS, Data, Device, JsonFile, Workers, write_json
+from app.ports import require_port
 from app.settings import read_settings
 from app.takedown import takedown
 from index.inverted import IndexType
@@ -29,7 +31,7 @@ from model.backbone import create_backbone, parse_options
 from model.checkpoint import latest_model, list_models, load_embedder
 from model.errors import WhenceError
 from model.images import list_training_images
-from model.train import TrainingStep, train_model
+from model.train import train_model
 
 DEFAULT_BACKBONE = "vit_base_patch16_224.dino"
 
@@ -46,15 +48,21 @@ cli.add_typer(takedown, name="takedown")
 
 def main() -> None:
     """Run the command; named errors become one line on stderr and exit status 1."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # file names may hold what no terminal can show
+            stream.reconfigure(errors="backslashreplace")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
         cli()
     except WhenceError as error:
-        err.print(f"[bold red]error:[/] {_plain(str(error))}")
+        print_error(str(error))
         sys.exit(1)
-    except KeyboardInterrupt:
-        err.print("interrupted; what was finished is kept, and the same command continues")
-        sys.exit(130)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print_error(
+            f"{where}{error.strerror or error}; check the path, its permissions and the disk space"
+        )
+        sys.exit(1)
 
 
 @cli.command()
@@ -91,11 +99,11 @@ def train(
             features=folder.features,
             device=device,
             workers=workers,
-            progress=lambda done, total: report("features", done, total),
+            progress=report,
             on_step=print_step,
         )
     for path in trained.unreadable:
-        err.print(f"left out, not readable: {_plain(str(path))}")
+        err.print(f"left out, not readable: {path}")
     out.print(f"model {trained.model_id} trained on {trained.images} images")
 
 
@@ -163,6 +171,7 @@ def serve(
 ) -> None:
     """Answer POST /attribute; settings come from WHENCE_*, options go before them."""
     settings = read_settings(host=host, port=port, data=data)
+    require_port(settings.host, settings.port)
     logging.getLogger().setLevel(settings.log_level.upper())
     out.print(f"whence at http://{settings.host}:{settings.port} (API at /docs)")
     uvicorn.run(
@@ -256,7 +265,7 @@ def verify_command(
     with stages() as report:
         found = verify(DataFolder(data), version, sample=sample, device=device, progress=report)
     for check in found.checks:
-        out.print(f"{'ok    ' if check.passed else '[bold red]FAILED[/]'} {_plain(check.text)}")
+        out.print(f"{'ok    ' if check.passed else 'FAILED'} {check.text}")
     write_json(json_file, found.as_dict())
     if not found.passed:
         raise typer.Exit(1)
@@ -274,17 +283,6 @@ def demo(
     run_demo(data, port=port, backbone=backbone)
 
 
-def print_step(step: TrainingStep) -> None:
-    """One line of the training log."""
-    health = step.health
-    err.print(
-        f"{step.reading:>12} step {step.step:4d}  loss {step.loss:7.4f}  "
-        f"align {step.alignment:6.3f}  disentangle {step.disentanglement:7.4f}  "
-        f"positives {health.positive_similarity:5.3f}  nearest {health.negative_similarity:5.3f}  "
-        f"rank {health.effective_rank:6.1f}  correlation {health.correlation:5.3f}"
-    )
-
-
 def print_rebuild(summary: RebuildSummary) -> None:
     """What a rebuild did."""
     end = "nothing changed, so it stays published"
@@ -296,27 +294,22 @@ def print_rebuild(summary: RebuildSummary) -> None:
         f"skipped {len(summary.skipped)}) in {summary.seconds:.1f} s; {end}"
     )
     for skipped in summary.skipped[:20]:
-        err.print(f"skipped {_plain(skipped.path)}: {_plain(skipped.reason)}")
+        err.print(f"skipped {skipped.path}: {skipped.reason}")
     if len(summary.skipped) > 20:
         err.print(f"... and {len(summary.skipped) - 20} more; --json FILE lists them all")
     for name in summary.empty_concepts:
-        err.print(f"concept {_plain(name)!r} has no usable exemplar and is not in the index")
+        err.print(f"concept '{name}' has no usable exemplar and is not in the index")
 
 
 def print_answer(path: Path, answer: dict[str, object]) -> None:
     """One answer, for people."""
     if "error" in answer:
-        err.print(f"{_plain(str(path))}: [bold red]error:[/] {_plain(str(answer['error']))}")
+        print_error(str(answer["error"]), about=str(path))
         return
-    out.print(f"{_plain(str(path))}: [bold]{answer['verdict']}[/]")
+    out.print(f"{path}: {answer['verdict']}")
     for concept in answer["concepts"]:  # type: ignore[attr-defined]
         out.print(
-            f"  {concept['rank']:2d}. {_plain(concept['name'])}  share {concept['share']:.0%}  "
+            f"  {concept['rank']:2d}. {concept['name']}  share {concept['share']:.0%}  "
             f"p {concept['p_value']:.3f}"
         )
     out.print(f"      unattributed {answer['unattributed_share']:.0%}")
-
-
-def _plain(text: str) -> str:
-    """Text with nothing in it that rich would read as markup."""
-    return text.replace("[", r"\[")

@@ -33,7 +33,7 @@ def attribute_files(
         WhenceError: there is no index to ask.
     """
     if url:
-        with httpx.Client(base_url=url, timeout=TIMEOUT) as client:
+        with connect(url) as client:
             for path in images:
                 try:
                     yield path, post_image(client, path)
@@ -49,6 +49,22 @@ def attribute_files(
             yield path, {"error": str(error)}
 
 
+def connect(url: str) -> httpx.Client:
+    """A client of the server at ``url``; the environment's proxies are not for this machine.
+
+    Raises:
+        ServerError: ``url`` is not one.
+    """
+    try:
+        parts = httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise ServerError(f"--url {url!r} is no address ({error})") from error
+    if parts.scheme not in {"http", "https"} or not parts.host:
+        raise ServerError(f"--url {url!r} is no address; write it as http://127.0.0.1:8000")
+    here = parts.host == "localhost" or parts.host.startswith("127.") or parts.host == "::1"
+    return httpx.Client(base_url=parts, timeout=TIMEOUT, trust_env=not here)
+
+
 def ask_server(url: str, pairs: Sequence[Pair]) -> Iterator[Answer]:
     """Answers to pairs over HTTP, several requests at once; a failed request is an answer, too."""
 
@@ -57,16 +73,16 @@ def ask_server(url: str, pairs: Sequence[Pair]) -> Iterator[Answer]:
             answer = post_image(client, pair.path, top_k=RANKED, exemplars=0)
         except ServerError as error:
             return Answer(error=str(error))
-        concepts = answer["concepts"]
+        concepts = answer.get("concepts", [])
         return Answer(
             ranked=tuple(concept["id"] for concept in concepts),
-            verdict=answer["verdict"],
+            verdict=answer.get("verdict", ""),
             p_value=concepts[0]["p_value"] if concepts else None,
             share=concepts[0]["share"] if concepts else None,
         )
 
     with (
-        httpx.Client(base_url=url, timeout=TIMEOUT) as client,
+        connect(url) as client,
         ThreadPoolExecutor(CONNECTIONS) as pool,
     ):
         yield from pool.map(ask, pairs)
@@ -78,7 +94,7 @@ def served_version(url: str) -> str:
     Raises:
         ServerError: it is out of reach or not ready.
     """
-    with httpx.Client(base_url=url, timeout=TIMEOUT) as client:
+    with connect(url) as client:
         try:
             response = client.get("/health/ready")
         except httpx.HTTPError as error:
@@ -104,11 +120,13 @@ def post_image(client: httpx.Client, path: Path, **parameters: int) -> dict[str,
 
 
 def _answer(response: httpx.Response) -> dict[str, Any]:
-    if response.is_success:
-        answer: dict[str, Any] = response.json()
-        return answer
     try:
-        detail = response.json()["detail"]
-    except (ValueError, KeyError):
-        detail = response.text[:200]
+        answer = response.json()
+    except ValueError:
+        answer = None
+    if response.is_success and isinstance(answer, dict):
+        return answer
+    if response.is_success:
+        raise ServerError(f"{response.url} answers, but not as Whence does; check --url")
+    detail = answer.get("detail") if isinstance(answer, dict) else response.text[:200]
     raise ServerError(f"the server answered {response.status_code}: {detail}")

@@ -12,11 +12,36 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+from model.train import TrainingStep
+
+# Names and paths may hold anything, brackets too: nothing printed here is markup.
+out = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
+err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 Stages = Callable[[str, int, int], None]  # (stage, done, total)
+
+
+def print_error(text: str, about: str = "") -> None:
+    """One line of what went wrong and what to do."""
+    err.print(Text.assemble(f"{about}: " if about else "", ("error:", "bold red"), f" {text}"))
+
+
+def print_note(text: str) -> None:
+    """One line worth knowing."""
+    err.print(Text.assemble(("note:", "yellow"), f" {text}"))
+
+
+def print_step(step: TrainingStep) -> None:
+    """One line of the training log."""
+    health = step.health
+    err.print(
+        f"{step.reading:>12} step {step.step:4d}  loss {step.loss:7.4f}  "
+        f"align {step.alignment:6.3f}  disentangle {step.disentanglement:7.4f}  "
+        f"positives {health.positive_similarity:5.3f}  nearest {health.negative_similarity:5.3f}  "
+        f"rank {health.effective_rank:6.1f}  correlation {health.correlation:5.3f}"
+    )
 
 
 @contextmanager
@@ -36,4 +61,8 @@ def stages() -> Iterator[Stages]:
                 tasks[stage] = bars.add_task(stage, total=total)
             bars.update(tasks[stage], completed=done, total=total)
 
-        yield report
+        try:
+            yield report
+        except KeyboardInterrupt:
+            err.print("interrupted; what was finished is kept, and the same command continues")
+            raise

@@ -7,19 +7,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import httpx
 import uvicorn
 
-from app.client import post_image
-from app.console import err, out, stages
+from app.client import connect, post_image
+from app.console import out, print_note, print_step, stages
 from app.gallery import DemoGallery, draw_gallery
 from app.main import create_app
+from app.ports import require_port
 from app.settings import Settings, read_settings
 from index.attribution import Attributor, open_attributor
 from index.evaluation.local import ask_attributor
 from index.evaluation.pairs import PairsReport, evaluate_pairs, read_pairs
 from index.layout import DataFolder
 from index.rebuild import rebuild
+from index.snapshot import list_versions, published_version
 from index.source import read_sources
 from model.backbone import Backbone, create_backbone, create_random_backbone
 from model.checkpoint import load_embedder
@@ -27,13 +28,20 @@ from model.errors import BackboneError, WhenceError
 from model.images import list_training_images
 from model.train import train_model
 
+HOST = "127.0.0.1"
 FALLBACK = "mobilenetv3_small_100"
 STARTUP = 60.0  # seconds until the server must answer
+
+
+class DemoError(WhenceError):
+    """A data folder that is not the demo's to write to."""
 
 
 def run_demo(data: Path, *, port: int = 8000, backbone: str) -> None:
     """Draw, train, rebuild, serve on 127.0.0.1 and ask one question; serves until interrupted."""
     folder = DataFolder(data)
+    require_port(HOST, port)
+    require_own_index(folder, data / "demo")
     with stages() as report:
         gallery = draw_gallery(
             data / "demo", progress=lambda done, total: report("drawing", done, total)
@@ -44,7 +52,8 @@ def run_demo(data: Path, *, port: int = 8000, backbone: str) -> None:
             network,
             models=folder.models,
             features=folder.features,
-            progress=lambda done, total: report("features", done, total),
+            progress=report,
+            on_step=print_step,
         )
         summary = rebuild(
             folder,
@@ -65,6 +74,11 @@ def run_demo(data: Path, *, port: int = 8000, backbone: str) -> None:
         f"queries {measured.overall.recall_at_1:.0%} find a source first, "
         f"{measured.overall.recall_at_5:.0%} among five; verdicts: {_count(measured.verdicts)}"
     )
+    if measured.verdicts.get("no_match", 0) > len(pairs) / 2:
+        print_note(
+            "most are no_match, though ranked right: with these weights their scores do not stand "
+            "out from what images of no concept reach, and only 1 in 100 of those may pass"
+        )
     _serve(data, port, attributor, gallery, _example(measured))
 
 
@@ -73,13 +87,30 @@ def choose_backbone(name: str) -> Backbone:
     try:
         return create_backbone(name)
     except BackboneError as error:
-        err.print(f"[yellow]note:[/] {error}")
-        err.print(
-            f"[yellow]note:[/] the demo goes on with {FALLBACK} and random weights. They tell this "
-            "gallery's simple pictures apart by colour and texture; for real images their answers "
-            "are poor. Train with a real backbone before you trust an answer."
+        print_note(str(error))
+        print_note(
+            f"the demo goes on with {FALLBACK} and random weights. They tell this gallery's simple "
+            "pictures apart by colour and texture; for real images their answers are poor. Train "
+            "with a real backbone before you trust an answer."
         )
         return create_random_backbone(FALLBACK)
+
+
+def require_own_index(folder: DataFolder, demo: Path) -> None:
+    """Return if the published index, if any, is the demo's own.
+
+    Raises:
+        DemoError: it is not, and the demo would put its own in its place.
+    """
+    published = published_version(folder.index)
+    for manifest in list_versions(folder.index):
+        if manifest.version == published and not all(
+            Path(source).resolve().is_relative_to(demo.resolve()) for source in manifest.sources
+        ):
+            raise DemoError(
+                f"{folder.root} holds an index of {', '.join(manifest.sources)}, which the demo "
+                "would replace; give the demo a folder of its own with --data"
+            )
 
 
 def _count(verdicts: dict[str, int]) -> str:
@@ -95,14 +126,14 @@ def _example(measured: PairsReport) -> Path:
 def _serve(
     data: Path, port: int, attributor: Attributor, gallery: DemoGallery, query: Path
 ) -> None:
-    settings = read_settings(data=data, host="127.0.0.1", port=port)
+    settings = read_settings(data=data, host=HOST, port=port)
     with _running(uvicorn.Server(_config(settings, attributor))) as thread:
         url = f"http://{settings.host}:{settings.port}"
-        with httpx.Client(base_url=url, timeout=STARTUP) as client:
+        with connect(url) as client:
             answer = post_image(client, query, top_k=3, exemplars=1)
-        out.print(f"\nserving at [bold]{url}[/] (API at {url}/docs); ask it:\n")
+        out.print(f"\nserving at {url} (API at {url}/docs); ask it:\n")
         out.print(f"  curl -F image=@{query} '{url}/attribute?top_k=3&exemplars=1'\n")
-        out.print(json.dumps(answer, indent=2), markup=False)
+        out.print(json.dumps(answer, indent=2))
         out.print(f"\nmore queries are in {gallery.queries}; stop with Ctrl-C")
         thread.join()
 

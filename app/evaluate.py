@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from app.client import ask_server
-from app.console import err, out, stages
+from app.console import err, out, print_error, stages
 from app.options import DEFAULT_WORKERS, Data, Device, JsonFile, PairsFile, Workers, write_json
 from index.attribution import open_attributor
 from index.evaluation.abc import AbcProtocol, AbcReport, evaluate_abc
@@ -30,20 +30,22 @@ def pairs_command(
 ) -> None:
     """Rank every concept for synthetic images of known origin; pairs are never trained on."""
     known = read_pairs(pairs_file)
+    attributor = None if url else open_attributor(DataFolder(data), device=device)
     with stages() as report:
         measured = evaluate_pairs(
             known,
-            (lambda asked: ask_server(url, asked))
-            if url
-            else (
-                lambda asked: ask_attributor(
-                    open_attributor(DataFolder(data), device=device), asked
-                )
+            lambda asked: (
+                ask_attributor(attributor, asked) if attributor else ask_server(str(url), asked)
             ),
             progress=lambda done, total: report("asking", done, total),
         )
     print_pairs(measured)
     write_json(json_file, measured.as_dict())
+    if measured.failed:
+        first = next(answer["error"] for answer in measured.answers if "error" in answer)
+        print_error(f"{measured.failed} queries could not be asked; the first: {first}")
+    if measured.failed == len(known):
+        raise typer.Exit(1)
 
 
 @evaluate.command(name="abc")
@@ -139,10 +141,9 @@ def print_abc(report: AbcReport, folder: Path) -> None:
     for name, scores in {"all": report.overall, **report.by_prompt}.items():
         out.print(
             f"{name:>16} {scores.queries:7d} {scores.recall_at_5:6.3f} {scores.recall_at_10:6.3f} "
-            f"{scores.recall_at_100:6.3f} {scores.map:6.3f}",
-            markup=False,
+            f"{scores.recall_at_100:6.3f} {scores.map:6.3f}"
         )
-    out.print(f"ranks and report: {folder / report.name}", markup=False)
+    out.print(f"ranks and report: {folder / report.name}")
 
 
 def print_robustness(report: RobustnessReport) -> None:

@@ -14,8 +14,20 @@ Workers = Annotated[int, typer.Option(min=0, help="Processes that decode images.
 Device = Annotated[
     str, typer.Option(envvar="WHENCE_DEVICE", help="auto, cpu, cuda or cuda:N; auto prefers CUDA.")
 ]
+
+
+def _writable(path: Path | None) -> Path | None:
+    """Refuse a place that cannot be written before the work, not after it."""
+    if path is not None:
+        nearest = next(folder for folder in path.absolute().parents if folder.exists())
+        if path.is_dir() or not nearest.is_dir() or not os.access(nearest, os.W_OK):
+            raise typer.BadParameter(f"{path} cannot be written")
+    return path
+
+
 JsonFile = Annotated[
-    Path | None, typer.Option("--json", help="Write the whole outcome to this file, too.")
+    Path | None,
+    typer.Option("--json", help="Write the whole outcome to this file, too.", callback=_writable),
 ]
 PairsFile = Annotated[
     Path, typer.Option("--pairs", help="Manifest with path, concepts (separated by ;) and kind.")
@@ -28,4 +40,4 @@ def write_json(path: Path | None, record: dict[str, Any]) -> None:
     if path is None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, indent=1) + "\n")
+    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

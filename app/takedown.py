@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.markup import escape
 
 from app.console import err, out
 from app.options import Data, JsonFile, write_json
@@ -60,8 +59,8 @@ def list_takedowns(
         _say(one)
     for one, lift in found.lifted.values() if lifted else ():
         out.print(
-            f"{one.id}  {one.at:%Y-%m-%d}  {one.kind} {escape(one.target)}: {escape(one.reason)}  "
-            f"(lifted {lift.at:%Y-%m-%d}: {escape(lift.reason)})"
+            f"{one.id}  {one.at:%Y-%m-%d}  {one.kind} {one.target}: {one.reason}  "
+            f"(lifted {lift.at:%Y-%m-%d}: {lift.reason})"
         )
     if not found.active:
         err.print("no takedown is in force")
@@ -85,11 +84,11 @@ def lift(
 ) -> None:
     """End a takedown; its images are shown again where the index still holds them."""
     one = TakedownLog(DataFolder(data).takedowns).lift(takedown_id, reason=reason)
-    out.print(f"lifted {one.id}: {one.kind} {escape(one.target)}")
+    out.print(f"lifted {one.id}: {one.kind} {one.target}")
 
 
 def _say(one: Takedown) -> None:
     out.print(
-        f"{one.id}  {one.at:%Y-%m-%d}  {one.kind} {escape(one.target)}: {len(one.contents)} files  "
-        f"{escape(one.reason)}"
+        f"{one.id}  {one.at:%Y-%m-%d}  {one.kind} {one.target}: {len(one.contents)} files  "
+        f"{one.reason}"
     )

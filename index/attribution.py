@@ -15,6 +15,7 @@ from index.snapshot import Snapshot, open_published
 from index.takedown import TakedownLog, Takedowns
 from model.checkpoint import load_embedder
 from model.config import Facet
+from model.errors import ModelError
 from model.images import ImageLimits, decode_image
 
 ANY_SIZE = ImageLimits(min_side=1)  # of a thumbnail, which can be narrow
@@ -180,7 +181,13 @@ def open_attributor(
     takedowns = TakedownLog(data.takedowns).read()
     snapshot = open_published(data.index)
     if embedder is None or embedder.model_id != snapshot.model_id:
-        embedder = load_embedder(data.models, snapshot.model_id, device=device)
+        try:
+            embedder = load_embedder(data.models, snapshot.model_id, device=device)
+        except ModelError as error:
+            raise ModelError(
+                f"the index version {snapshot.version} needs a model that cannot be loaded: "
+                f"{error}; or build the index anew with another: `whence rebuild --source PATH`"
+            ) from error
     opened = Attributor(embedder, snapshot, rate=rate)
     masked = opened.masked(takedowns)
     if masked is not opened:

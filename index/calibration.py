@@ -39,11 +39,16 @@ class Calibration(Frozen):
         return (1 + above) / (len(self.null_scores) + 1)
 
     def threshold(self, rate: float = DEFAULT_RATE) -> float:
-        """The score from which p <= rate; infinite if the null is too small to tell."""
+        """The score from which p <= rate; infinite if the null is too small to tell.
+
+        For a rate of 1 it lies below every score: every p-value is at most 1.
+        """
         # p <= rate needs at most rate * (n + 1) - 1 null scores at or above the score.
         allowed = math.floor(rate * (len(self.null_scores) + 1) + 1e-9) - 1
         if allowed < 0:
             return math.inf
+        if allowed >= len(self.null_scores):
+            return -math.inf
         return float(np.nextafter(self.null_scores[allowed], math.inf))
 
     def shares(
@@ -56,6 +61,8 @@ class Calibration(Frozen):
         right at the threshold and alone gets one half.
         """
         limit = self.threshold(rate)
+        if limit == -math.inf and self.null_scores:
+            limit = self.null_scores[-1]  # below it, p cannot rise any more
         if not math.isfinite(limit):
             return [0.0] * len(scores), 1.0
         exponents = (np.asarray(scores, dtype=np.float64) - limit) / self._tail_scale()

@@ -147,9 +147,12 @@ class _Decoder(Dataset["_Prepared | tuple[str, str]"]):
     def __getitem__(self, index: int) -> "_Prepared | tuple[str, str]":
         file = self._files[index]
         try:
-            image = read_image(file.path).pixels
+            decoded = read_image(file.path)
         except ImageError as error:
             return file.key, str(error)
+        if decoded.sha256 != file.sha256:  # else another image would be known by this one's hash
+            return file.key, "the file changed while it was read; run the rebuild again"
+        image = decoded.pixels
         width, height = image.size
         if file.view is None:
             small = thumbnail_of(image)

@@ -153,9 +153,10 @@ def rebuild(
                 f"{skipped[0].path}: {skipped[0].reason}"
             )
         null_files = _null_files(chosen)
-        embed_files(
+        asked = embed_files(
             cache, null_files, embedder, workers=workers, progress=_stage(report, "calibrating")
         )
+        null_files = [file for file in null_files if file.key not in asked.unreadable]
         concepts, catalog = _catalog(chosen, cache)
         ids = {exemplar.id for exemplar in catalog}
         named = {exemplar.concept.id: exemplar.concept.name for exemplar in exemplars}
@@ -231,10 +232,10 @@ class _Wanted:
 
 def _published_ids(index: Path) -> set[str]:
     """Exemplar ids of the published version; none if it cannot be read, since it is replaced."""
-    version = published_version(index)
-    if version is None:
-        return set()
     try:
+        version = published_version(index)
+        if version is None:
+            return set()
         with closing(Catalog(index / version / CATALOG)) as catalog:
             return set(catalog.exemplar_ids())
     except (SnapshotError, sqlite3.DatabaseError):
@@ -354,7 +355,9 @@ def _write(
     )
     write_cohort(folder / COHORT, cohort)
     calibration = _calibrate(folder, concepts, catalog, null_files, cohort, probes, cache)
-    (folder / CALIBRATION).write_text(calibration.model_dump_json(indent=1) + "\n")
+    (folder / CALIBRATION).write_text(
+        calibration.model_dump_json(indent=1) + "\n", encoding="utf-8"
+    )
     return probes
 
 
@@ -429,7 +432,7 @@ def _write_manifest(folder: Path, version: str, wanted: _Wanted, probes: dict[Fa
         sources=list(wanted.sources),
         files={path.name: file_record(path) for path in sorted(folder.iterdir())},
     )
-    (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n")
+    (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
 def _silent(_stage: str, _done: int, _total: int) -> None:

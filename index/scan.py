@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -61,6 +62,7 @@ def identify(
     for done, exemplar in enumerate(exemplars, start=1):
         path = str(exemplar.path)
         try:
+            path.encode()
             stamp, settled = _stamp(exemplar.path)
             remembered = known.get(path)
             if remembered and remembered[0] == stamp:
@@ -73,6 +75,9 @@ def identify(
         except OSError as error:
             reason = f"the file could not be read: {error.strerror or error}"
             skipped.append(Skipped(path, reason))
+        except UnicodeEncodeError:
+            shown = os.fsencode(exemplar.path).decode("utf-8", "backslashreplace")
+            skipped.append(Skipped(shown, "its name is not UTF-8; rename it"))
         if done % STEP == 0 or done == len(exemplars):
             cache.remember_hashes(fresh)
             fresh = []

@@ -221,7 +221,7 @@ def clear_unfinished(index: Path) -> None:
 def publish(index: Path, version: str) -> None:
     """Make a version the current one, atomically."""
     draft = index / f".{CURRENT}-{version}"
-    draft.write_text(version + "\n")
+    draft.write_text(version + "\n", encoding="utf-8")
     _sync(draft)
     draft.replace(index / CURRENT)
     _sync(index)
@@ -230,9 +230,14 @@ def publish(index: Path, version: str) -> None:
 def published_version(index: Path) -> str | None:
     """The current version's name, or None while nothing is published."""
     try:
-        return (index / CURRENT).read_text().strip() or None
+        return (index / CURRENT).read_text(encoding="utf-8").strip() or None
     except FileNotFoundError:
         return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SnapshotError(
+            f"{index / CURRENT}, which names the published version, cannot be read ({error}); "
+            "mend its permissions, or name a version again with `whence rollback VERSION`"
+        ) from error
 
 
 def open_published(index: Path) -> Snapshot:

@@ -11,7 +11,9 @@ import huggingface_hub
 import timm
 import torch
 from huggingface_hub import constants as hub
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from PIL import Image
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.data.config import resolve_model_data_config
@@ -21,6 +23,7 @@ from torch import nn
 from model.config import BackboneConfig
 from model.errors import BackboneError
 
+HUB_FILE = "model.safetensors"
 DATA_OPTIONS = frozenset({"mean", "std", "input_size", "crop_pct", "interpolation"})
 # Options that decide on weights: create_backbone does, and it loads no format that can run code.
 RESERVED_OPTIONS = frozenset(
@@ -170,8 +173,10 @@ def _create(name: str, options: dict[str, Any], **more: Any) -> nn.Module:
     try:
         network: nn.Module = timm.create_model(name, num_classes=0, **options, **more)
     except (TypeError, ValueError, KeyError, AttributeError, AssertionError) as error:
+        cause = str(error).partition("\n")[0] or type(error).__name__
         raise BackboneError(
-            f"backbone {name!r} does not take these options: {options} ({error})"
+            f"backbone {name!r} does not take these options: {_options_at_fault(options, cause)} "
+            f"({cause}); leave that --backbone-option out or change it"
         ) from error
     except RuntimeError as error:
         if "Unknown model" in str(error):
@@ -185,6 +190,14 @@ def _create(name: str, options: dict[str, Any], **more: Any) -> nn.Module:
             "choose another, such as vit_base_patch16_224.dino or mobilenetv2_100"
         )
     return network
+
+
+def _options_at_fault(options: Mapping[str, object], cause: str) -> str:
+    """``NAME=VALUE`` of the options that the cause names, or of all."""
+    named = [key for key in options if f"'{key}'" in cause] or [
+        key for key, value in options.items() if isinstance(value, str) and value in cause
+    ]
+    return ", ".join(f"{key}={options[key]}" for key in named or options)
 
 
 @torch.inference_mode()
@@ -221,14 +234,33 @@ def _from_hub(name: str, options: dict[str, Any]) -> nn.Module:
     if repository == "timm/":  # timm's short form: its own organisation, the model's full name
         tag = f".{pretrained.tag}" if pretrained.tag else ""
         repository += f"{pretrained.architecture}{tag}"
-    cached = huggingface_hub.try_to_load_from_cache(repository, "model.safetensors")
+    # timm alone would fall back on a pickle; and its older versions take a file given for some
+    # backbones for NumPy's format, unless told otherwise.
+    path = _hub_weights(name, repository)
+    return _create(
+        name,
+        options,
+        pretrained=True,
+        pretrained_cfg_overlay={"file": path, "custom_load": False},
+    )
+
+
+def _hub_weights(name: str, repository: str) -> str:
+    """The path of the repository's weights in the local cache, fetched into it if need be."""
+    cached = huggingface_hub.try_to_load_from_cache(repository, HUB_FILE)
     if isinstance(cached, str):
-        return _create(name, options, pretrained=True, pretrained_cfg_overlay={"file": cached})
+        return cached
     try:
         # One short question first: the hub client itself retries for most of a minute.
         httpx.head(hub.ENDPOINT, timeout=5.0, follow_redirects=True)
-        return _create(name, options, pretrained=True)
+        return str(huggingface_hub.hf_hub_download(repository, HUB_FILE))
     except (httpx.HTTPError, OSError) as error:
+        if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
+            raise BackboneError(
+                f"the weights of backbone {name!r} ({repository}) are not on the hub as "
+                f"{HUB_FILE}, and other formats can run code when loaded: choose another backbone, "
+                "or convert them with safetensors.torch.save_file and use --weights FILE"
+            ) from error
         cause = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise BackboneError(
             f"the weights of backbone {name!r} are not in the local cache and the hub "
@@ -297,5 +329,18 @@ def _config(
         return BackboneConfig.model_validate(
             {"name": name, "weights": weights, "options": options, **values}
         )
-    except ValueError as error:
-        raise BackboneError(f"backbone options for {name!r}: {error}") from error
+    except ValidationError as error:
+        raise BackboneError("\n".join(_faults(error))) from error
+
+
+def _faults(error: ValidationError) -> list[str]:
+    """A line for each option at fault."""
+    lines: dict[str, str] = {}
+    for fault in error.errors():
+        field, *within = fault["loc"]
+        if field == "options":  # one fault for each type that the value could have had
+            lines[str(within[0])] = "Input should be a number, a text, true or false"
+        else:
+            place = f"value {int(within[0]) + 1}: " if within else ""
+            lines.setdefault(str(field), place + fault["msg"])
+    return [f"--backbone-option {option}: {text}" for option, text in lines.items()]

@@ -1,9 +1,12 @@
 """A model on disk: config.json, model.safetensors and training.json in a folder named by its id."""
 
+import contextlib
 import hashlib
 import json
+import os
 import shutil
 import tempfile
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ from model.embedder import AttributionModel, Embedder
 from model.errors import BackboneError, ModelError
 from model.head import AttributionHead
 
+ABANDONED = 24 * 60 * 60  # seconds after which an unfinished model is taken for a killed save's
 CONFIG, WEIGHTS, TRAINING = "config.json", "model.safetensors", "training.json"
 
 
@@ -33,7 +37,9 @@ def model_identity(config: ModelConfig, state: dict[str, torch.Tensor]) -> str:
 
 
 def save_model(models: Path, model: AttributionModel, training: dict[str, Any]) -> str:
-    """Write a model below ``models``; complete or not at all.
+    """Write a model below ``models``; complete or not at all, even if the machine stops.
+
+    What saves that were killed left behind goes once it is a day old.
 
     Args:
         models: the folder of all models.
@@ -47,19 +53,27 @@ def save_model(models: Path, model: AttributionModel, training: dict[str, Any]) 
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     model_id = model_identity(model.config, state)
     models.mkdir(parents=True, exist_ok=True)
+    _clear_abandoned(models)
     building = Path(tempfile.mkdtemp(prefix=".building-", dir=models))
     try:
         building.chmod(0o755)
-        (building / CONFIG).write_text(model.config.model_dump_json(indent=2) + "\n")
+        config_text = model.config.model_dump_json(indent=2) + "\n"
+        (building / CONFIG).write_text(config_text, encoding="utf-8")
         save_file(state, building / WEIGHTS)
         record = {"model_id": model_id, "created_at": datetime.now(UTC).isoformat(), **training}
-        (building / TRAINING).write_text(json.dumps(record, indent=2) + "\n")
+        # Escaped, JSON has room for file names that are not UTF-8.
+        record_text = json.dumps(record, indent=2, ensure_ascii=True) + "\n"
+        (building / TRAINING).write_text(record_text, encoding="utf-8")
+        for path in (*building.iterdir(), building):
+            _sync(path)
         folder = models / model_id
         if folder.exists():  # equal, or damaged since: then this mends it
             for name in (WEIGHTS, CONFIG, TRAINING):
                 (building / name).replace(folder / name)
+            _sync(folder)
         else:
             building.rename(folder)
+        _sync(models)
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return model_id
@@ -102,7 +116,7 @@ def load_embedder(models: Path, model_id: str, *, device: str = "auto") -> Embed
 def list_models(models: Path) -> list[str]:
     """Ids of the saved models, oldest first."""
     return sorted(
-        (path.parent.name for path in models.glob(f"*/{TRAINING}")),
+        (path.parent.name for path in models.glob(f"[!.]*/{TRAINING}")),
         key=lambda name: (models / name / TRAINING).stat().st_mtime_ns,
     )
 
@@ -117,3 +131,18 @@ def latest_model(models: Path) -> str:
     if not found:
         raise ModelError(f"there is no model in {models} yet; run `whence train --images PATH`")
     return found[-1]
+
+
+def _clear_abandoned(models: Path) -> None:
+    for folder in models.glob(".building-*"):
+        with contextlib.suppress(OSError):  # its own save may just have ended
+            if time.time() - folder.stat().st_mtime > ABANDONED:
+                shutil.rmtree(folder)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -56,6 +56,8 @@ class TrainConfig(Frozen):
     learning_rate: float = Field(3e-4, gt=0)
     temperature: float = Field(0.1, gt=0)  # of InfoNCE
     held_out: float = Field(0.1, gt=0, lt=1)  # share of the images that early stopping looks at
+    held_out_images: int = Field(2_000, ge=2)  # and how many those are at most
+    fit_images: int = Field(20_000, ge=2)  # drawn, where there are more, to fit the closed form to
     evaluate_every: int = Field(20, ge=1)  # steps
     patience: int = Field(3, ge=1)  # evaluations without a better one before training stops
 

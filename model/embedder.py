@@ -10,6 +10,7 @@ from torch import nn
 
 from model.backbone import Backbone
 from model.config import Facet, ModelConfig, Reading
+from model.errors import ModelError
 from model.facets import FacetReader
 from model.head import AttributionHead
 
@@ -79,7 +80,19 @@ class Embedder:
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """``auto`` is CUDA when there is one, else CPU; any other name is torch's own."""
+    """``auto`` is CUDA when there is one, else CPU; any other name is torch's own.
+
+    Raises:
+        ModelError: there is no such device, or it cannot be used here.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).item()  # a device that is named is not always there
+    except (RuntimeError, AssertionError, ImportError) as error:
+        cause = str(error).strip().partition("\n")[0]
+        raise ModelError(
+            f"device {name!r} cannot be used here: {cause}; use auto, cpu, cuda or cuda:N"
+        ) from error
+    return device

@@ -8,7 +8,8 @@
     │   └── ImageTooSmallError         too few pixels to describe
     ├── BackboneError              unknown name, bad option, weights out of reach or that do not fit
     ├── TrainingError              images that nothing can be learnt from
-    └── ModelError                 a stored model that is missing, damaged or of another version
+    └── ModelError                 a stored model that is missing, damaged or of another version, or
+                                   a device that it cannot run on
 
 Each message says what was wrong and what to do; it may be shown to the user as it is.
 """
@@ -47,4 +48,4 @@ class TrainingError(WhenceError):
 
 
 class ModelError(WhenceError):
-    """A stored model that is missing, damaged or of another version."""
+    """A stored model that is missing, damaged or of another version, or that cannot run here."""

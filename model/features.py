@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,10 +115,27 @@ def _finished(place: Path, images: Sequence[Path], state: NDArray[np.uint8]) -> 
     readings: dict[Reading, NDArray[np.float32]] = {}
     for path in sorted(place.glob("*.npy")):
         if path.stem != "state":
-            whole = np.load(path, mmap_mode="r")
             # Copying is only paid when some image had to be left out.
-            readings[path.stem] = whole if len(rows) == len(state) else whole[rows]  # type: ignore[index]
+            path = path if len(rows) == len(state) else _without_gaps(path, rows)
+            readings[path.stem] = np.load(path, mmap_mode="r")  # type: ignore[index]
     return FeatureBank(readings, [images[i] for i in np.flatnonzero(state == UNREADABLE).tolist()])
+
+
+def _without_gaps(path: Path, rows: NDArray[np.int64]) -> Path:
+    """The given rows of a finished map as a map of their own: they may be too many for memory."""
+    closed = path.parent / "readable" / path.name
+    if not closed.exists():
+        closed.parent.mkdir(exist_ok=True)
+        whole = np.load(path, mmap_mode="r")
+        part = closed.with_suffix(".part")
+        target = open_memmap(
+            part, mode="w+", dtype=whole.dtype, shape=(len(rows), *whole.shape[1:])
+        )
+        for start in range(0, len(rows), 1024):
+            target[start : start + 1024] = whole[rows[start : start + 1024]]
+        target.flush()
+        part.replace(closed)
+    return closed
 
 
 class _Views(Dataset[torch.Tensor | None]):
@@ -173,7 +191,8 @@ def _key(
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     for image in images:
-        digest.update(f"{image}\0{_stamp(image)}\n".encode())
+        # A file's name is bytes and need not be UTF-8.
+        digest.update(os.fsencode(image) + f"\0{_stamp(image)}\n".encode())
     return digest.hexdigest()[:24]
 
 

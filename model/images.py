@@ -100,22 +100,40 @@ def read_image(path: Path, limits: ImageLimits = DEFAULT_LIMITS) -> DecodedImage
 
 
 def find_images(folder: Path) -> list[Path]:
-    """All image files below ``folder``, by suffix, in a stable order; hidden ones are left out."""
-    return sorted(_walk(folder))
+    """All image files below ``folder``, by suffix, in a stable order; hidden ones are left out.
+
+    Links are followed, to files and to folders alike. A folder that several links lead to is read
+    once, and one that lies above ``folder`` is not, so that no loop has an effect.
+
+    Raises:
+        OSError: a folder cannot be read; `folder_fault` puts it into words.
+    """
+    known = {_identity(parent) for parent in folder.resolve().parents}
+    return sorted(_walk(folder, known))
+
+
+def folder_fault(error: OSError) -> str:
+    """What to tell of a folder that cannot be read."""
+    if isinstance(error, PermissionError):
+        return f"{error.filename} cannot be read by this user; check its permissions"
+    return f"{error.filename} cannot be read: {error.strerror or error}"
 
 
 def list_training_images(paths: list[Path]) -> list[Path]:
     """The image files named by ``paths``: files, or folders searched to any depth; no repeats.
 
     Raises:
-        TrainingError: a path does not exist, or nothing was found at all.
+        TrainingError: a path does not exist or cannot be read, or nothing was found at all.
     """
     found: dict[Path, None] = {}
     for path in paths:
-        if not path.exists():
-            raise TrainingError(f"--images {path}: there is no such file or folder")
-        for image in [path] if path.is_file() else find_images(path):
-            found.setdefault(image.resolve())
+        try:
+            if not path.exists():
+                raise TrainingError(f"--images {path}: there is no such file or folder")
+            for image in [path] if path.is_file() else find_images(path):
+                found.setdefault(image.resolve())
+        except OSError as error:
+            raise TrainingError(f"--images {path}: {folder_fault(error)}") from error
     if not found:
         raise TrainingError(
             f"no images were found below {', '.join(map(str, paths))} "
@@ -124,16 +142,24 @@ def list_training_images(paths: list[Path]) -> list[Path]:
     return list(found)
 
 
-def _walk(folder: Path) -> Iterator[Path]:
+def _walk(folder: Path, known: set[tuple[int, int]]) -> Iterator[Path]:
+    if (identity := _identity(folder)) in known:
+        return
+    known.add(identity)
     # Asks the system once a folder; Path.rglob asks once a file.
     with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir(follow_symlinks=False):
-                yield from _walk(Path(entry.path))
-            elif f".{entry.name.rpartition('.')[2].lower()}" in SUFFIXES and entry.is_file():
-                yield Path(entry.path)
+        shown = [entry for entry in entries if not entry.name.startswith(".")]
+    # Where a folder and a link to it lie side by side, its own name is the one that is given.
+    for entry in sorted(shown, key=lambda entry: (entry.is_symlink(), entry.name)):
+        if entry.is_dir():
+            yield from _walk(Path(entry.path), known)
+        elif f".{entry.name.rpartition('.')[2].lower()}" in SUFFIXES and entry.is_file():
+            yield Path(entry.path)
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    stat = folder.stat()
+    return stat.st_dev, stat.st_ino
 
 
 def _check_size(width: int, height: int, limits: ImageLimits) -> None:

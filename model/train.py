@@ -3,6 +3,7 @@
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from model.head import AttributionHead
 from model.health import Health, measure_health
 from model.losses import InfomaxLoss, InfoNCELoss
 from model.views import RandomViews
-from model.whitening import PrincipalMap, principal_map
+from model.whitening import principal_map
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class TrainingStep:
 
 
 OnStep = Callable[[TrainingStep], None]
+StageProgress = Callable[[str, int, int], None]  # ("features" or "training", done, total)
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ def train_model(
     config: TrainConfig | None = None,
     device: str = "auto",
     workers: int = 0,
-    progress: Progress | None = None,
+    progress: StageProgress | None = None,
     on_step: OnStep | None = None,
 ) -> TrainedModel:
     """Train the heads of a backbone on unlabelled images and save the model.
@@ -75,7 +77,8 @@ def train_model(
         config: hyperparameters.
         device: ``auto``, ``cpu``, ``cuda``, ...
         workers: processes that decode and augment; 0 does it in this one.
-        progress: called with (images done, images in all).
+        progress: called with ("features", images done, images in all), then with ("training", steps
+            done, steps in all).
         on_step: called at each evaluation of the training loop.
 
     Raises:
@@ -93,9 +96,9 @@ def train_model(
         views,
         device=target,
         workers=workers,
-        progress=progress,
+        progress=_stage(progress, "features"),
     )
-    heads, history = train_heads(bank, config, on_step)
+    heads, history = train_heads(bank, config, on_step, _stage(progress, "training"))
     description = ModelConfig(
         backbone=backbone.config,
         facets={facet: dict(weights) for facet, weights in FACETS.items()},
@@ -114,18 +117,34 @@ def train_model(
 
 
 def train_heads(
-    bank: FeatureBank, config: TrainConfig, on_step: OnStep | None = None
+    bank: FeatureBank,
+    config: TrainConfig,
+    on_step: OnStep | None = None,
+    progress: Progress | None = None,
 ) -> tuple[dict[Reading, AttributionHead], list[TrainingStep]]:
     """Train one head per reading of the bank; no labels and no pairs are involved.
+
+    Args:
+        bank: from `model.features.build_feature_bank`.
+        config: hyperparameters.
+        on_step: called at each evaluation.
+        progress: called with (steps done, steps in all) of all readings together; a reading that
+            stops early has done all of its own.
 
     Raises:
         TrainingError: too few images, or features that do not vary or are not finite.
     """
     heads: dict[Reading, AttributionHead] = {}
     history: list[TrainingStep] = []
-    for reading, features in bank.readings.items():
+    total = len(bank.readings) * config.steps
+    for number, (reading, features) in enumerate(bank.readings.items()):
+
+        def advance(done: int, _: int, before: int = number * config.steps) -> None:
+            if progress:
+                progress(before + done, total)
+
         try:
-            heads[reading], steps = train_head(reading, features, config, on_step)
+            heads[reading], steps = train_head(reading, features, config, on_step, advance)
         except TrainingError as error:
             raise TrainingError(f"{reading} features: {error}") from error
         history += steps
@@ -137,6 +156,7 @@ def train_head(
     features: NDArray[np.float32],
     config: TrainConfig,
     on_step: OnStep | None = None,
+    progress: Progress | None = None,
 ) -> tuple[AttributionHead, list[TrainingStep]]:
     """Train one head on (N, 1 + V, D) features: view 0 is clean, the others augmented.
 
@@ -144,26 +164,36 @@ def train_head(
     identity and is what gradients change. In these coordinates every component has a like scale, so
     that one learning rate fits all of them.
 
+    What is in memory at once does not grow with N: P is fitted to ``config.fit_images`` at most,
+    and the features, a memory map, are read a batch at a time.
+
     Raises:
         TrainingError: as `train_heads`.
     """
     recipe = config.readings.get(reading, ReadingConfig())
     start = principal_map(
-        torch.from_numpy(np.ascontiguousarray(features[:, 0])),
+        torch.from_numpy(_sample(features, config)),
         power=recipe.power,
         components=recipe.components,
         standardise=recipe.standardise,
     )
-    views = _project(features, start)  # (N, 1 + V, K)
-    learn, check = _split(len(views), config)
-    identity = torch.eye(views.shape[2])
+    mean, weight = start.mean.float(), start.weight.float()
+
+    def project(rows: torch.Tensor, pair: torch.Tensor) -> torch.Tensor:
+        """Two views of some images in the coordinates that training starts from: (B, 2, K)."""
+        views = features[np.ix_(rows.numpy(), pair.numpy())]
+        return (torch.from_numpy(views) - mean) @ weight.T
+
+    learn, check = _split(len(features), config)
+    checked = project(check, torch.tensor([1, 2]))
+    identity = torch.eye(len(weight))
     mixing = torch.nn.Parameter(identity.clone())
     optimizer = torch.optim.Adam([mixing], lr=config.learning_rate)
     align, disentangle = InfoNCELoss(config.temperature), InfomaxLoss()
     generator = torch.Generator().manual_seed(config.seed)
 
-    def losses(rows: torch.Tensor, pair: torch.Tensor) -> Losses:
-        u = views[rows][:, pair] @ mixing.T  # (B, 2, K)
+    def losses(views: torch.Tensor) -> Losses:
+        u = views @ mixing.T  # (B, 2, K)
         a, b = F.normalize(u, dim=-1).unbind(dim=1)
         alignment = align(a, b)
         disentanglement = disentangle(u[:, 0], mixing)
@@ -181,7 +211,7 @@ def train_head(
     for step in range(config.steps + 1):
         if step % config.evaluate_every == 0:
             with torch.no_grad():
-                now = losses(check, torch.tensor([1, 2]))
+                now = losses(checked)
             history.append(now.as_step(reading, step))
             if on_step:
                 on_step(history[-1])
@@ -190,14 +220,18 @@ def train_head(
                 best_loss, best_mixing, stale = history[-1].loss, mixing.detach().clone(), 0
             if stale == config.patience:
                 break
+        if progress:
+            progress(step, config.steps)
         rows = learn[torch.randperm(len(learn), generator=generator)[: config.batch_size]]
-        pair = torch.randperm(views.shape[1], generator=generator)[:2]
+        pair = torch.randperm(features.shape[1], generator=generator)[:2]
         optimizer.zero_grad()
-        losses(rows, pair).total.backward()  # type: ignore[no-untyped-call]
+        losses(project(rows, pair)).total.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
+    if progress:
+        progress(config.steps, config.steps)
 
-    weight = best_mixing.double() @ start.weight
-    return AttributionHead(start.mean.float(), weight.float()), history
+    trained = best_mixing.double() @ start.weight
+    return AttributionHead(start.mean.float(), trained.float()), history
 
 
 @dataclass(frozen=True)
@@ -223,17 +257,24 @@ class Losses:
         )
 
 
-def _project(features: NDArray[np.float32], start: PrincipalMap) -> torch.Tensor:
-    """All views in the coordinates that training starts from: (N, 1 + V, K) float32."""
-    mean, weight = start.mean.float(), start.weight.float()
-    blocks = np.array_split(features, max(1, len(features) // 4096))  # of a memory map
-    return torch.cat([(torch.from_numpy(np.array(block)) - mean) @ weight.T for block in blocks])
+def _stage(progress: StageProgress | None, stage: str) -> Progress | None:
+    return partial(progress, stage) if progress else None
+
+
+def _sample(features: NDArray[np.float32], config: TrainConfig) -> NDArray[np.float32]:
+    """(n, D) clean views of all images, or of as many as the closed form needs."""
+    if len(features) <= config.fit_images:
+        return np.ascontiguousarray(features[:, 0])
+    order = torch.randperm(len(features), generator=torch.Generator().manual_seed(config.seed))
+    rows = order[: config.fit_images].sort().values  # in the order they lie on disk
+    sample: NDArray[np.float32] = features[rows.numpy(), 0]
+    return sample
 
 
 def _split(count: int, config: TrainConfig) -> tuple[torch.Tensor, torch.Tensor]:
     """Rows to learn from and rows held out; both are all rows where there are too few to split."""
     order = torch.randperm(count, generator=torch.Generator().manual_seed(config.seed))
-    held_out = max(2, int(count * config.held_out))
+    held_out = min(max(2, int(count * config.held_out)), config.held_out_images)
     if count - held_out < 2:
         return order, order
     return order[held_out:], order[:held_out]

@@ -67,14 +67,14 @@ def _centre(
         raise TrainingError(
             f"{len(features)} image is too few to train on; give at least 2, better thousands"
         )
-    x = features.double()
-    if not torch.isfinite(x).all():
+    if not torch.isfinite(features).all():
         raise TrainingError(
             "some features are not finite numbers; the backbone's weights or its mean/std options "
             "do not fit it"
         )
-    mean = x.mean(dim=0)
-    centred = x - mean
+    centred = features.to(torch.float64, copy=True)  # gigabytes for many images: changed in place
+    mean = centred.mean(dim=0)
+    centred -= mean
     deviation = centred.square().mean(dim=0).sqrt()
     # What rounding leaves of a constant feature is no variance.
     if not (deviation > 1e-6 * (mean.abs() + 1e-6)).any():
@@ -84,4 +84,4 @@ def _centre(
     if not standardise:
         return mean, centred, torch.ones_like(mean)
     scale = deviation + 1e-6
-    return mean, centred / scale, scale
+    return mean, centred.div_(scale), scale

@@ -25,3 +25,8 @@ def test_every_setting_is_documented(field: str, text: str) -> None:
 @pytest.mark.parametrize("field", Settings.model_fields)
 def test_every_setting_describes_itself(field: str) -> None:
     assert Settings.model_fields[field].description
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_page_has_a_gap(page: Path) -> None:
+    assert "@@" not in page.read_text(encoding="utf-8")

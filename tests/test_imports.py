@@ -1,7 +1,11 @@
-"""The import direction: app -> index -> model, and nothing runs back up."""
+"""The import direction: app -> index -> model, and nothing runs back up; and what it rests on."""
 
 import ast
-from collections.abc import Iterator
+import re
+import sys
+import tomllib
+from collections.abc import Iterable, Iterator
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -49,3 +53,57 @@ def test_imports_run_one_way(path: Path) -> None:
 )
 def test_no_way_of_importing_is_overlooked(source: str, expected: set[str]) -> None:
     assert set(imported_packages(source, "model")) == expected
+
+
+# Every library that is imported is declared, and every one declared is imported.
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+RUNTIME = PROJECT["dependencies"]
+ALL = RUNTIME + [entry for extra in PROJECT["optional-dependencies"].values() for entry in extra]
+DISTRIBUTIONS = packages_distributions()
+USED_UNSEEN = {"python-multipart"}  # fastapi imports it for forms
+
+
+def canonical(requirement: str) -> str:
+    """The name in a requirement, in the one spelling that counts."""
+    name = re.match(r"[\w.-]+", requirement)
+    assert name
+    return re.sub(r"[-_.]+", "-", name[0]).lower()
+
+
+def undeclared(imported: Iterable[str], declared: Iterable[str]) -> set[str]:
+    """The libraries among ``imported`` that no declared distribution provides."""
+    names = {canonical(requirement) for requirement in declared}
+    return {
+        library
+        for library in set(imported) - OURS - sys.stdlib_module_names
+        if not names & {canonical(found) for found in DISTRIBUTIONS.get(library, [library])}
+    }
+
+
+def imported_by(paths: Iterable[Path]) -> set[str]:
+    return {
+        library
+        for path in paths
+        for library in imported_packages(path.read_text(encoding="utf-8"), "model")
+    }
+
+
+def test_every_library_the_product_imports_is_declared() -> None:
+    assert undeclared(imported_by(MODULES), RUNTIME) == set()
+
+
+def test_every_library_the_tests_import_is_declared() -> None:
+    assert undeclared(imported_by((ROOT / "tests").rglob("*.py")), ALL) == set()
+
+
+def test_every_declared_library_is_imported() -> None:
+    provided = {
+        canonical(found) for name in imported_by(MODULES) for found in DISTRIBUTIONS.get(name, [])
+    }
+    assert {canonical(entry) for entry in RUNTIME} - provided == USED_UNSEEN
+
+
+def test_an_undeclared_library_is_told() -> None:
+    imported = {"json", "model", "PIL", "torchvision", "no_such_library"}
+    assert undeclared(imported, ["pillow>=11", "torch"]) == {"torchvision", "no_such_library"}

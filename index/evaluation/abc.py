@@ -123,7 +123,9 @@ def evaluate_abc(
             folder = run.open(out)
             run.rank(folder / RANKS, report)
             measured = run.report(folder)
-            (folder / REPORT).write_text(json.dumps(measured.as_dict(), indent=1) + "\n")
+            (folder / REPORT).write_text(
+                json.dumps(measured.as_dict(), indent=1) + "\n", encoding="utf-8"
+            )
             return measured
     except filelock.Timeout:
         raise EvaluationError(
@@ -246,7 +248,7 @@ class _Run:
         key = hashlib.sha256(text.encode()).hexdigest()[:8]
         folder = out / f"{self._release.file.stem}-{self._protocol}-{key}"
         folder.mkdir(exist_ok=True)
-        (folder / RECIPE).write_text(text)
+        (folder / RECIPE).write_text(text, encoding="utf-8")
         return folder
 
     def rank(self, path: Path, report: Progress) -> None:
@@ -329,7 +331,7 @@ def _resume(path: Path) -> int:
     written = path.read_bytes() if path.exists() else b""
     whole = written.rfind(b"\n") + 1
     if not whole:
-        path.write_text(",".join(COLUMNS) + "\n")
+        path.write_text(",".join(COLUMNS) + "\n", encoding="utf-8")
         return 0
     os.truncate(path, whole)
     return len(read_ranks(path))

@@ -12,11 +12,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from slugify import slugify
-
 from index.errors import EvaluationError
 from index.evaluation.metrics import average_precision, hit_at, macro_mean
-from index.source import read_table
+from index.source import concept_id, read_table
 
 
 @dataclass(frozen=True)
@@ -102,7 +100,7 @@ def read_pairs(path: Path) -> list[Pair]:
 
 def _concepts(text: str) -> tuple[str, ...]:
     """The ids in ``a; b``, each once."""
-    ids = (slugify(name, allow_unicode=True) for name in text.split(";"))
+    ids = (concept_id(name) for name in text.split(";"))
     return tuple(dict.fromkeys(identifier for identifier in ids if identifier))
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -40,7 +41,7 @@ def run(*words: object) -> int:
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pictures")
     for number in range(6):
-        concept = folder / f"Concept [{number}]"  # brackets are markup to rich, not to us
+        concept = folder / f"[bold]Concept {number}[^y]"  # markup to rich, not to us
         concept.mkdir()
         for place in range(3):
             patches(10 * number + place, side=64).save(concept / f"{place}.png")
@@ -90,27 +91,27 @@ def test_status_names_model_and_published_version(data: Path, capsys) -> None:
 
 
 def test_an_image_is_attributed_without_a_server(data: Path, images: Path, capsys) -> None:
-    picture = images / "Concept [2]" / "1.png"
+    picture = images / "[bold]Concept 2[^y]" / "1.png"
     assert run("attribute", picture, "--data", data, "--json") == 0
     answer = json.loads(capsys.readouterr().out)
     assert answer["image"] == str(picture)
-    assert answer["concepts"][0]["name"] == "Concept [2]"
+    assert answer["concepts"][0]["name"] == "[bold]Concept 2[^y]"
     assert run("attribute", picture, "--data", data) == 0
-    assert "Concept [2]" in capsys.readouterr().out
+    assert "[bold]Concept 2[^y]" in capsys.readouterr().out
 
 
 def test_an_image_that_cannot_be_read_does_not_stop_the_others(data, images, capsys) -> None:
     missing = images / "none [1].png"
-    assert run("attribute", missing, images / "Concept [0]" / "0.png", "--data", data) == 1
+    assert run("attribute", missing, images / "[bold]Concept 0[^y]" / "0.png", "--data", data) == 1
     said = capsys.readouterr()
     assert "none [1].png" in said.err
-    assert "Concept [0]" in said.out
+    assert "[bold]Concept 0[^y]" in said.out
 
 
 @pytest.fixture(scope="module")
 def pairs(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("pairs") / "pairs.csv"
-    rows = [f"{images}/Concept [{n}]/0.png,Concept [{n}],copy" for n in range(6)]
+    rows = [f"{images}/[bold]Concept {n}[^y]/0.png,[bold]Concept {n}[^y],copy" for n in range(6)]
     path.write_text("\n".join(["path,concepts,kind", *rows]) + "\n")
     return path
 
@@ -125,10 +126,11 @@ def test_pairs_are_evaluated_on_the_data_folder(data: Path, pairs: Path, capsys,
     assert "macro" in capsys.readouterr().out
 
 
-def test_failed_requests_count_as_wrong(pairs: Path, tmp_path: Path) -> None:
+def test_failed_requests_count_as_wrong_and_say_why(pairs: Path, tmp_path: Path, capsys) -> None:
     report = tmp_path / "pairs.json"
     nowhere = f"http://127.0.0.1:{free_port()}"
-    assert run("evaluate", "pairs", "--pairs", pairs, "--url", nowhere, "--json", report) == 0
+    assert run("evaluate", "pairs", "--pairs", pairs, "--url", nowhere, "--json", report) == 1
+    assert "the first: no answer from" in capsys.readouterr().err
     measured = json.loads(report.read_text())
     assert measured["failed"] == 6
     assert measured["macro"]["recall_at_5"] == 0
@@ -154,7 +156,7 @@ def test_an_error_is_one_line_that_says_what_to_do(
 ) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
-    places = {"IMAGES": images, "IMAGE": images / "Concept [0]" / "0.png", "EMPTY": empty}
+    places = {"IMAGES": images, "IMAGE": images / "[bold]Concept 0[^y]" / "0.png", "EMPTY": empty}
     assert run(*(places.get(word, word) for word in words), "--data", tmp_path / "data") == 1
     said = capsys.readouterr().err.strip()
     assert said.startswith("error:")
@@ -165,10 +167,64 @@ def test_an_error_is_one_line_that_says_what_to_do(
 
 def test_a_snapshot_whose_model_is_gone_says_so(data: Path, images: Path, tmp_path, capsys) -> None:
     (tmp_path / "index").symlink_to(data / "index")
-    assert run("attribute", images / "Concept [0]" / "0.png", "--data", tmp_path) == 1
+    assert run("attribute", images / "[bold]Concept 0[^y]" / "0.png", "--data", tmp_path) == 1
     said = capsys.readouterr().err
     assert "is not in" in said
-    assert "whence train" in said
+    assert "whence rebuild --source" in said
+
+
+def test_a_name_that_is_not_utf_8_is_skipped_and_named(data: Path, images: Path, tmp_path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(images, source)
+    odd = os.fsencode(source / "[bold]Concept 0[^y]") + b"/odd-\xff.png"
+    shutil.copy(source / "[bold]Concept 0[^y]" / "0.png", odd)
+    summary = tmp_path / "summary.json"
+    shutil.copytree(data, tmp_path / "data")
+    where = ("--data", tmp_path / "data", "--workers", 0, "--json", summary)
+    assert run("rebuild", "--source", source, *where) == 0
+    [skipped] = json.loads(summary.read_text())["skipped"]
+    assert skipped["path"].endswith("odd-\\xff.png")
+    assert "not UTF-8" in skipped["reason"]
+
+
+def test_a_data_folder_that_is_a_file_is_one_line(images: Path, tmp_path: Path, capsys) -> None:
+    (tmp_path / "data").write_text("no folder")
+    where = ("--images", images, "--backbone", BACKBONE, "--weights", "nowhere")
+    assert run("train", *where, "--data", tmp_path / "data") == 1
+    assert run("rebuild", "--source", images, "--data", tmp_path / "data") == 1
+    said = capsys.readouterr().err
+    assert said.count("error:") == 2
+    assert "Traceback" not in said
+
+
+def test_a_port_in_use_is_known_before_any_work(data: Path, tmp_path: Path, capsys) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert run("serve", "--port", port, "--data", data) == 1
+        assert run("demo", "--port", port, "--data", tmp_path) == 1
+    said = capsys.readouterr().err
+    assert said.count("choose another with --port") == 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_demo_does_not_replace_an_index_of_others(data: Path, capsys) -> None:
+    assert run("demo", "--port", free_port(), "--data", data) == 1
+    assert "give the demo a folder of its own" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("url", ["localhost:8000", "ftp://127.0.0.1", "http://"])
+def test_an_address_that_is_none_says_how_to_write_it(url: str, images: Path, capsys) -> None:
+    picture = images / "[bold]Concept 0[^y]" / "0.png"
+    assert run("attribute", picture, "--url", url) == 1
+    assert "http://127.0.0.1:8000" in capsys.readouterr().err
+
+
+def test_a_report_that_cannot_be_written_is_refused_first(pairs: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    report = tmp_path / "file" / "report.json"
+    assert run("evaluate", "pairs", "--pairs", pairs, "--json", report) == 2
 
 
 def free_port() -> int:

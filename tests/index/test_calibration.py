@@ -86,6 +86,17 @@ def test_a_null_just_large_enough_gives_a_match() -> None:
     assert found.verdict([98.0], 0.01) == "no_match"
 
 
+@pytest.mark.parametrize("count", [0, 1, 99])
+def test_at_a_rate_of_one_every_score_passes(count: int) -> None:
+    found = calibration(range(count))
+    assert found.threshold(1.0) == -math.inf
+    assert found.verdict([-5.0], 1.0) != "no_match"
+    shares, rest = found.shares([9.0, -5.0], 1.0)
+    assert sum(shares) + rest == pytest.approx(1)
+    assert shares[0] >= shares[1]
+    assert (shares[0] > 0.5) is (count > 0)
+
+
 # Shares
 
 

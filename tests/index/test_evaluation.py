@@ -1,6 +1,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from unicodedata import normalize
 
 import pytest
 
@@ -9,6 +10,7 @@ from index.errors import EvaluationError
 from index.evaluation.local import ask_attributor
 from index.evaluation.metrics import average_precision, hit_at, macro_mean
 from index.evaluation.pairs import Answer, Pair, evaluate_pairs, read_pairs
+from index.source import concept_id
 from model.errors import WhenceError
 from tests.fakes import FakeEmbedder, build_snapshot, patches
 
@@ -63,6 +65,15 @@ def test_pairs_are_read_with_ids_paths_and_kinds(tmp_path: Path) -> None:
         Pair(tmp_path / "q" / "1.png", ("van-gogh", "ada-lovelace"), "style"),
         Pair(tmp_path / "abs.png", ("007",), "all"),
     ]
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_a_pair_names_a_concept_as_its_source_does(tmp_path: Path, form, monkeypatch) -> None:
+    pairs = write(tmp_path / "p.jsonl", {"path": "q.png", "concepts": normalize(form, "Renée A.")})
+    (pair,) = read_pairs(pairs)
+    assert pair.concepts == (concept_id("Renée A."),)
+    monkeypatch.setattr("index.evaluation.pairs.concept_id", str.upper)  # one rule, told once
+    assert read_pairs(pairs)[0].concepts == (normalize(form, "RENÉE A."),)
 
 
 @pytest.mark.parametrize("text", ["Ada;", " ; Ada", "Ada; ada ;Ada", "Ada;;"])

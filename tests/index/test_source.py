@@ -1,4 +1,6 @@
 import json
+import os
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ import pyarrow.parquet
 import pytest
 
 from index.errors import SourceError
-from index.source import SourceExemplar, read_sources
+from index.source import SourceExemplar, concept_id, read_sources
 from tests.fakes import patches
 
 Row = Mapping[str, Any]
@@ -111,8 +113,73 @@ def test_a_folder_without_images_is_refused_by_name(tmp_path: Path, content: lis
     for name in content:
         (source / name).parent.mkdir(exist_ok=True)
         (source / name).write_text("no image")
-    with pytest.raises(SourceError, match="gallery holds no exemplars"):
+    with pytest.raises(SourceError, match=r"gallery holds no exemplars; .*sub-folder.*manifest"):
         read_sources([source])
+
+
+def test_a_concept_folder_without_images_is_reported_by_name(tmp_path: Path) -> None:
+    picture(tmp_path / "Ada" / "a.png")
+    (tmp_path / "Zed" / "scans").mkdir(parents=True)
+    (tmp_path / "Zed" / "scans" / "a.heic").write_text("another format")
+    (tmp_path / ".git").mkdir()
+    told: list[str] = []
+    assert list(concepts(read_sources([tmp_path], report=told.append))) == ["ada"]
+    assert len(told) == 1
+    assert str(tmp_path) in told[0]
+    assert "'Zed' has no images" in told[0]
+
+
+def forbid(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """As the system does to whoever may not list ``folder``; tests may run as root, who may."""
+    scandir = os.scandir
+
+    def refusing(path: Any) -> Any:
+        if Path(path) == folder:
+            raise PermissionError(13, "Permission denied", str(folder))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+
+
+def test_a_sub_folder_that_cannot_be_read_is_refused_by_name(tmp_path: Path, monkeypatch) -> None:
+    picture(tmp_path / "Ada" / "a.png")
+    picture(tmp_path / "Ada" / "late" / "secret" / "b.png")
+    forbid(monkeypatch, tmp_path / "Ada" / "late" / "secret")
+    with pytest.raises(
+        SourceError, match=r"late/secret cannot be read by this user; check its per"
+    ):
+        read_sources([tmp_path])
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every folder")
+@pytest.mark.parametrize("closed", ["", "Ada", "Ada/late"])
+def test_what_the_user_may_not_read_is_refused_by_name(tmp_path: Path, closed: str) -> None:
+    source = tmp_path / "gallery"
+    picture(source / "Ada" / "late" / "b.png")
+    (source / closed).chmod(0)
+    try:
+        with pytest.raises(SourceError, match="cannot be read by this user"):
+            read_sources([source])
+    finally:
+        (source / closed).chmod(0o755)
+
+
+def test_a_link_that_leads_nowhere_but_to_itself_is_refused_by_name(tmp_path: Path) -> None:
+    picture(tmp_path / "Ada" / "a.png")
+    (tmp_path / "Ada" / "loop").symlink_to("loop")
+    with pytest.raises(SourceError, match=r"Ada/loop cannot be read: .*symbolic links"):
+        read_sources([tmp_path])
+
+
+def test_linked_folders_give_their_images_at_any_depth(tmp_path: Path) -> None:
+    store, source = tmp_path / "store", tmp_path / "source"
+    picture(store / "ada" / "a.png")
+    picture(source / "Zed" / "z.png")
+    (source / "Ada").symlink_to(store / "ada")
+    (source / "Zed" / "more").symlink_to(store / "ada")
+    found = [exemplar.path for exemplar in read_sources([source])]
+    names = ["Ada/a.png", "Zed/more/a.png", "Zed/z.png"]
+    assert found == [source / name for name in names]
 
 
 def test_a_source_that_is_not_there_is_refused_by_name(tmp_path: Path) -> None:
@@ -322,3 +389,63 @@ def test_a_relative_source_gives_absolute_paths(tmp_path: Path, monkeypatch) -> 
     monkeypatch.chdir(tmp_path)
     (exemplar,) = read_sources([Path("gallery")])
     assert exemplar.path == tmp_path / "gallery" / "Ada" / "a.png"
+
+
+def test_a_source_given_twice_is_read_once(tmp_path: Path) -> None:
+    picture(tmp_path / "a" / "Ada" / "a.png")
+    assert len(read_sources([tmp_path / "a", tmp_path / "b" / ".." / "a"])) == 1
+
+
+@every_format
+@pytest.mark.parametrize("second", ["Rose", "ROSE"])
+def test_two_concepts_of_one_name_are_refused_by_both_ids(tmp_path, write: Writer, second) -> None:
+    rows = [
+        {"path": "a.png", "concept": "plant/1", "name": "Rose"},
+        {"path": "b.png", "concept": "person/7", "name": second},
+    ]
+    with pytest.raises(SourceError, match=rf"'person-7' of .* '{second}' and 'plant-1' .*'Rose'"):
+        read_sources([write(tmp_path, rows)])
+
+
+def test_names_that_differ_only_in_how_accents_are_stored_are_one(tmp_path: Path) -> None:
+    rows = [
+        {"path": f"{form}.png", "concept": form, "name": unicodedata.normalize(form, "Renée")}
+        for form in ("NFC", "NFD")
+    ]
+    with pytest.raises(SourceError, match=r"'nfd' .*'nfc'"):
+        read_sources([write_jsonl(tmp_path, rows)])
+
+
+def test_one_name_in_a_folder_and_a_manifest_is_refused_with_both_sources(tmp_path: Path) -> None:
+    picture(tmp_path / "gallery" / "Rose" / "a.png")
+    manifest = write_csv(tmp_path, [{"path": "b.png", "concept": "r-7", "name": "rose"}])
+    with pytest.raises(SourceError, match=r"'r-7' of .*manifest\.csv .*'rose' of .*gallery 'Rose'"):
+        read_sources([tmp_path / "gallery", manifest])
+
+
+@every_format
+@pytest.mark.parametrize("column", ["name", "kind"])
+def test_two_names_or_kinds_of_one_concept_are_refused_with_both(
+    tmp_path: Path, write: Writer, column: str
+) -> None:
+    rows = [{"path": "a.png", "concept": "ada", column: text} for text in ("One", None, "Other")]
+    with pytest.raises(SourceError, match=f"'ada' has two {column}s: 'One' and 'Other'"):
+        read_sources([write(tmp_path, rows)])
+
+
+@every_format
+def test_a_name_told_in_a_later_record_holds_for_all(tmp_path: Path, write: Writer) -> None:
+    rows = [
+        {"path": "a.png", "concept": "ada", "name": None, "kind": None},
+        {"path": "b.png", "concept": "ada", "name": "Ada Lovelace", "kind": "person"},
+    ]
+    first, second = read_sources([write(tmp_path, rows)])
+    assert first.concept is second.concept
+    assert (first.concept.name, first.concept.kind) == ("Ada Lovelace", "person")
+
+
+@pytest.mark.parametrize("text", ["Renée", "Ångström", "が", "Å", "Ἀ"])
+def test_an_id_does_not_depend_on_how_accents_are_stored(text: str) -> None:
+    forms = {concept_id(unicodedata.normalize(form, text)) for form in ("NFC", "NFD")}
+    assert len(forms) == 1
+    assert forms != {""}

@@ -1,5 +1,9 @@
+import threading
 import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -7,7 +11,7 @@ import timm
 import torch
 from huggingface_hub import constants as hub
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 
 from model.backbone import (
     Backbone,
@@ -158,8 +162,8 @@ def test_the_input_size_may_have_timms_form(size: object) -> None:
         ("no_such_net", {}, "no backbone named 'no_such_net'"),
         ("test_vitt", {}, "near it: .*test_vit"),
         ("", {}, "no backbone named ''"),
-        (VIT, {"nope": 1}, "does not take these options.*nope"),
-        (VIT, {"act_layer": "nope"}, "does not take these options.*nope"),
+        (VIT, {"nope": 1, "depth": 2}, "does not take these options: nope=1 .*leave that"),
+        (VIT, {"act_layer": "nope", "depth": 2}, "take these options: act_layer=nope .*leave that"),
         (VIT, {"mean": "grey"}, "mean"),
         (VIT, {"mean": (0.5, 0.5, float("nan"))}, "mean"),
         (VIT, {"std": (0.5, 0.5, 0.0)}, "std"),
@@ -177,6 +181,27 @@ def test_the_input_size_may_have_timms_form(size: object) -> None:
 def test_a_name_or_option_that_does_not_fit_is_refused(name, options, message: str) -> None:
     with pytest.raises(BackboneError, match=message):
         create_random_backbone(name, options=options)
+
+
+@pytest.mark.parametrize(
+    ("options", "lines"),
+    [
+        ({"mean": "grey"}, ["mean: Input should be a valid tuple"]),
+        ({"mean": (0.5, 0.5)}, ["mean: value 3: Field required"]),
+        (
+            {"std": (0.5, 0.0, 0.5), "crop_pct": 2, "patch_size": (16, 16)},
+            [
+                "patch_size: Input should be a number, a text, true or false",
+                "std: value 2: Input should be greater than 0",
+                "crop_pct: Input should be less than or equal to 1",
+            ],
+        ),
+    ],
+)
+def test_each_option_at_fault_is_told_in_a_line_of_its_own(options, lines: list[str]) -> None:
+    with pytest.raises(BackboneError) as refused:
+        create_random_backbone(VIT, options=options)
+    assert str(refused.value).splitlines() == [f"--backbone-option {line}" for line in lines]
 
 
 def test_an_unknown_pretrained_tag_is_refused_with_the_known_ones(no_hub: Path) -> None:
@@ -308,6 +333,71 @@ def test_weights_in_the_hubs_local_cache_need_no_hub(no_hub: Path) -> None:
     with torch.inference_mode():
         expected = whole.eval().forward_head(whole.forward_features(pixels), pre_logits=True)
         assert torch.allclose(backbone(pixels).pooled, expected, atol=1e-5)
+
+
+class FakeHub(BaseHTTPRequestHandler):
+    """Answers as the hub does for a repository that holds ``files`` alone."""
+
+    files: ClassVar[dict[str, bytes]] = {}
+    asked: ClassVar[list[str]] = []
+
+    def do_HEAD(self) -> None:
+        name = self.path.rpartition("/")[2]
+        self.asked.append(self.path)
+        body = self.files.get(name)
+        self.send_response(404 if name and body is None else 200)
+        if body is None:
+            self.send_header("X-Error-Code", "EntryNotFound")
+        self.send_header("X-Repo-Commit", "0" * 40)
+        self.send_header("ETag", '"1234"')
+        self.send_header("Content-Length", str(len(body or b"")))
+        self.end_headers()
+
+    def do_GET(self) -> None:
+        self.do_HEAD()
+        self.wfile.write(self.files.get(self.path.rpartition("/")[2], b""))
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def fake_hub(no_hub: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[FakeHub]]:
+    monkeypatch.setattr(FakeHub, "files", {})
+    monkeypatch.setattr(FakeHub, "asked", [])
+    with ThreadingHTTPServer(("127.0.0.1", 0), FakeHub) as server:
+        address = f"http://127.0.0.1:{server.server_port}"
+        template = address + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(hub, "ENDPOINT", address)
+        monkeypatch.setattr(hub, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield FakeHub
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("name", ["test_vit", "vit_tiny_patch16_224.augreg_in21k"])
+def test_weights_on_the_hub_are_fetched_as_safetensors(fake_hub, name: str) -> None:
+    whole = timm.create_model(name).eval()
+    fake_hub.files["model.safetensors"] = save(whole.state_dict())
+    backbone = create_backbone(name)
+    assert any(path.endswith("/resolve/main/model.safetensors") for path in fake_hub.asked)
+    pixels = torch.randn(1, 3, backbone.config.input_size, backbone.config.input_size)
+    with torch.inference_mode():
+        expected = whole.forward_head(whole.forward_features(pixels), pre_logits=True)
+        assert torch.allclose(backbone(pixels).pooled, expected, atol=1e-5)
+
+
+def test_weights_that_the_hub_has_only_as_a_pickle_are_refused(fake_hub, tmp_path: Path) -> None:
+    torch.save(timm.create_model(VIT).state_dict(), tmp_path / "pytorch_model.bin")
+    fake_hub.files["pytorch_model.bin"] = (tmp_path / "pytorch_model.bin").read_bytes()
+    with pytest.raises(
+        BackboneError, match=r"not on the hub as model\.safetensors.*--weights FILE"
+    ):
+        create_backbone(VIT)
+    assert not [path for path in fake_hub.asked if path.endswith(".bin")]
 
 
 def test_a_network_without_published_weights_asks_for_a_file(no_hub: Path) -> None:

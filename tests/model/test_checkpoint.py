@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -98,6 +99,49 @@ def test_models_are_listed_by_when_they_were_trained(models: Path) -> None:
         os.utime(training, (time.time() + seed, 1_000_000 + len(ids)))
     assert list_models(models) == ids
     assert latest_model(models) == ids[-1]
+
+
+def test_what_a_killed_save_left_is_no_model_and_goes_after_a_day(models: Path, model) -> None:
+    model_id = save_model(models, model, {})
+    old, fresh = models / ".building-old", models / ".building-fresh"
+    for left, hours in ((old, 25), (fresh, 23)):
+        shutil.copytree(models / model_id, left)
+        os.utime(left, (time.time() - 3600 * hours,) * 2)
+    assert list_models(models) == [model_id]
+    assert latest_model(models) == model_id
+    save_model(models, model, {})
+    assert (old.exists(), fresh.exists()) == (False, True)
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_model_is_on_disk_before_it_has_its_name(models, model, monkeypatch, again: bool) -> None:
+    if again:
+        save_model(models, model, {})
+    synced: list[str] = []
+    fsync, folders = os.fsync, f"/proc/{os.getpid()}/fd"
+
+    def noting(handle: int) -> None:
+        synced.append(Path(f"{folders}/{handle}").readlink().name)
+        fsync(handle)
+
+    rename, replace = Path.rename, Path.replace
+
+    def renaming(move: Callable[..., Path]) -> Callable[..., Path]:
+        def moved(path: Path, target: Path) -> Path:
+            synced.append("moved")
+            return move(path, target)
+
+        return moved
+
+    monkeypatch.setattr(os, "fsync", noting)
+    monkeypatch.setattr(Path, "rename", renaming(rename))
+    monkeypatch.setattr(Path, "replace", renaming(replace))
+    model_id = save_model(models, model, {})
+    first = synced.index("moved")
+    assert {"config.json", "model.safetensors", "training.json"} < set(synced[:first])
+    assert synced[first - 1].startswith(".building-")
+    assert synced[-1] == "models"
+    assert (synced[-2] == model_id) is again
 
 
 def test_a_model_trained_again_becomes_the_latest(models: Path) -> None:

@@ -7,6 +7,7 @@ from PIL import Image
 
 from model.config import ModelConfig, Reading
 from model.embedder import AttributionModel, Embedder, choose_device
+from model.errors import ModelError
 from model.facets import FACETS
 from tests.fakes import patches, tiny_model
 
@@ -87,5 +88,31 @@ def test_embedding_keeps_no_gradients_and_leaves_the_model_in_evaluation_mode() 
 def test_the_device_is_chosen_by_name_or_by_what_there_is(monkeypatch) -> None:
     for available, expected in ((True, "cuda"), (False, "cpu")):
         monkeypatch.setattr(torch.cuda, "is_available", lambda found=available: found)
+        monkeypatch.setattr(torch, "zeros", lambda *_, device: torch.ones(1))
         assert choose_device().type == expected
     assert choose_device("cpu").type == "cpu"
+
+
+@pytest.mark.parametrize("name", ["foo", "", "cuda:x", "cuda:4096", "meta", "cpu:-1", "xpu"])
+def test_a_device_that_is_not_there_is_refused_with_those_to_choose_from(name: str) -> None:
+    with pytest.raises(ModelError) as refused:
+        choose_device(name)
+    message = str(refused.value)
+    assert message.startswith(f"device {name!r} cannot be used here: ")
+    assert message.endswith("; use auto, cpu, cuda or cuda:N")
+    assert "\n" not in message
+
+
+def test_cuda_without_a_driver_is_refused_and_auto_does_without(monkeypatch) -> None:
+    def no_driver(*_: object, **options: object) -> torch.Tensor:
+        if str(options["device"]).startswith("cuda"):
+            raise RuntimeError("Found no NVIDIA driver on your system.\nCheck that you have one")
+        return torch.ones(1)
+
+    monkeypatch.setattr(torch, "zeros", no_driver)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(
+        ModelError, match=r"'cuda' cannot .*: Found no NVIDIA driver on your system"
+    ):
+        choose_device("cuda")
+    assert choose_device() == choose_device("cpu") == torch.device("cpu")

@@ -1,3 +1,4 @@
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -151,7 +152,22 @@ def test_unreadable_images_are_listed_and_have_no_row(tmp_path, images, counting
     with Image.open(images[8]) as image:
         expected = read(counting.backbone, image.convert("RGB"))["pooled"]
     assert np.allclose(bank.readings["pooled"][6, 0], expected, atol=1e-4)  # rows close up
-    assert build(tmp_path / "bank", images, counting).unreadable == bank.unreadable
+    again = build(tmp_path / "bank", images, counting)
+    assert again.unreadable == bank.unreadable
+    for name, features in bank.readings.items():
+        assert isinstance(features, np.memmap)  # closing up does not fill the memory
+        assert np.array_equal(again.readings[name], features)
+
+
+def test_a_file_name_need_not_be_utf_8(tmp_path, images, counting) -> None:
+    odd = Path(os.fsdecode(os.fsencode(images[0].parent) + b"/caf\xe9.png"))
+    other = odd.with_name(os.fsdecode(b"caf\xe8.png"))
+    images[0].rename(odd)
+    bank = build(tmp_path / "bank", [odd, *images[1:]], counting)
+    assert (len(bank), bank.unreadable) == (10, [])
+    odd.rename(other)  # another name, another bank
+    build(tmp_path / "bank", [other, *images[1:]], counting)
+    assert counting.seen == 2 * 10 * (1 + VIEWS)
 
 
 def test_no_readable_image_at_all_is_an_error(tmp_path, images, counting) -> None:

@@ -1,5 +1,7 @@
 import json
+import os
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -140,6 +142,57 @@ def test_features_nothing_can_be_learnt_from_are_refused_by_reading(spoil, messa
         train_heads(spoilt, QUICK)
 
 
+@pytest.mark.parametrize("learning_rate", [3e-3, 5.0])  # the second stops early
+def test_progress_runs_over_the_steps_of_all_readings(learning_rate: float) -> None:
+    config = QUICK.model_copy(update={"learning_rate": learning_rate})
+    seen: list[tuple[int, int]] = []
+    features = FeatureBank({"pooled": bank(), "late": bank(seed=1)}, [])
+    _, history = train_heads(features, config, progress=lambda *now: seen.append(now))
+    done = [step for step, _ in seen]
+    assert {total for _, total in seen} == {2 * QUICK.steps}
+    assert done == sorted(done)
+    assert done[0] == 0
+    assert {QUICK.steps, 2 * QUICK.steps} <= set(done)
+    stopped_early = max(step.step for step in history) < QUICK.steps
+    assert stopped_early is (learning_rate > 1), "the cases are no longer what they were"
+    assert (len(set(done)) == 2 * QUICK.steps + 1) is not stopped_early
+
+
+# Memory
+
+
+class Rows(np.ndarray):
+    """Features that note how many values are taken from them at once."""
+
+    taken: ClassVar[list[int]] = []
+
+    def __getitem__(self, key: Any) -> Any:
+        found = super().__getitem__(key).view(np.ndarray)
+        self.taken.append(found.size)
+        return found
+
+
+def test_memory_does_not_grow_with_the_number_of_images(monkeypatch) -> None:
+    few = {"fit_images": 64, "held_out_images": 50, "batch_size": 40}
+    config = QUICK.model_copy(update=few)
+    monkeypatch.setattr(Rows, "taken", [])
+    features = bank(images=3000)
+    head, _ = train_head(READING, features.view(Rows), config)
+    assert set(Rows.taken) == {64 * 12, 50 * 2 * 12, 40 * 2 * 12}
+    assert torch.isfinite(head.weight).all()
+    other, _ = train_head(READING, features, config)
+    assert torch.equal(head.weight, other.weight)
+    whole, _ = train_head(READING, features, QUICK)
+    assert not torch.allclose(whole.mean, head.mean, atol=1e-6)
+
+
+def test_a_bound_that_is_not_reached_changes_nothing() -> None:
+    exact = QUICK.model_copy(update={"fit_images": 60, "held_out_images": 6})
+    (one, first), (two, second) = train(bank()), train(bank(), exact)
+    assert torch.equal(one.weight, two.weight)
+    assert first == second
+
+
 # From images to a model
 
 
@@ -188,6 +241,17 @@ def test_training_says_in_the_model_what_it_learnt_from(tmp_path: Path, images) 
     assert len(record["history"]) == len(trained.history)
 
 
+def test_an_unreadable_image_whose_name_is_not_utf_8_does_not_stop_training(
+    tmp_path: Path, images
+) -> None:
+    odd = Path(os.fsdecode(os.fsencode(images[0].parent) + b"/caf\xe9.png"))
+    odd.write_text("not an image")
+    trained = train_on([*images, odd], tmp_path)
+    assert trained.unreadable == [odd]
+    text = (tmp_path / "models" / trained.model_id / "training.json").read_text(encoding="utf-8")
+    assert json.loads(text)["unreadable"] == [str(odd)]
+
+
 def test_equal_images_and_seed_give_an_equal_model(tmp_path: Path, images) -> None:
     first = train_on(images, tmp_path / "one")
     second = train_on(images, tmp_path / "two")
@@ -200,16 +264,18 @@ def test_interrupted_training_goes_on_to_the_same_model(tmp_path: Path, images) 
     for seed, path in enumerate(images[12:]):
         patches(50 + seed).save(path)
 
-    def interrupt(done: int, total: int) -> None:
+    def interrupt(stage: str, done: int, total: int) -> None:
         if done < total:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         train_on(images, tmp_path / "one", progress=interrupt)
     assert not (tmp_path / "one" / "models").exists()
-    seen: list[int] = []
-    resumed = train_on(images, tmp_path / "one", progress=lambda done, _: seen.append(done))
-    assert seen == [len(images)]  # the rest only
+    seen: list[tuple[str, int, int]] = []
+    resumed = train_on(images, tmp_path / "one", progress=lambda *now: seen.append(now))
+    assert seen[0] == ("features", len(images), len(images))  # the rest only
+    assert {stage for stage, _, _ in seen[1:]} == {"training"}
+    assert seen[-1] == ("training", 3 * QUICK.steps, 3 * QUICK.steps)
     assert resumed.model_id == train_on(images, tmp_path / "two").model_id
 
 
