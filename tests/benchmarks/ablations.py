@@ -42,6 +42,7 @@ from model.whitening import principal_map
 
 Heads = Mapping[Reading, Callable[[torch.Tensor], torch.Tensor]]
 DRAWS = 2000
+SOFTNESS = 0.35
 
 
 @dataclass(frozen=True)
@@ -250,6 +251,13 @@ def rows(data: Data) -> Iterable[tuple[str, Callable[[], Row]]]:
     late: Mapping[Facet, Mapping[Reading, float]] = {"subject": {"late": 1.0}}
     subject: Mapping[Facet, Mapping[Reading, float]] = {"subject": FACETS["subject"]}
     style: Mapping[Facet, Mapping[Reading, float]] = {"style": FACETS["style"]}
+    unrooted: Heads = {name: lambda x: x * x.abs() for name in powers}
+
+    def backbone_alone() -> Row:
+        with changed(score_concepts=by_concept(np.max)):
+            return measure("raw, pooled, best exemplar alone", data, unrooted, pooled)
+
+    yield "raw, pooled, best exemplar alone", backbone_alone
     yield "raw", lambda: measure("raw", data, raw)
     yield "centred", lambda: measure("centred", data, centred)
     for power in (0.0, 0.2, 0.25, 0.3, 0.4, 0.5):
@@ -282,8 +290,11 @@ def rows(data: Data) -> Iterable[tuple[str, Callable[[], Row]]]:
         "facets: sharpness 1": {"SHARPNESS": 1.0},
         "facets: style weight 1": {"FACET_WEIGHT": {"subject": 1.0, "style": 1.0}},
         "facets: style weight 1.8": {"FACET_WEIGHT": {"subject": 1.0, "style": 1.8}},
-        "exemplars: best alone": {"MOST": 1},
-        "exemplars: best two": {"MOST": 2},
+        "exemplars: best alone": {"score_concepts": by_concept(np.max)},
+        "exemplars: mean of best two": {"score_concepts": by_concept(partial(mean_of_best, 2))},
+        "exemplars: mean of best three": {"score_concepts": by_concept(partial(mean_of_best, 3))},
+        "exemplars: soft maximum": {"score_concepts": by_concept(soft_maximum)},
+        "exemplars: soft maximum less log n": {"score_concepts": by_concept(soft_mean)},
         "exemplars: decay 0.5": {"DECAY": 0.5},
         "exemplars: decay 0.9": {"DECAY": 0.9},
         "exemplars: floor 0": {"FLOOR": 0.0},
@@ -341,6 +352,30 @@ def changed(**constants: object) -> Iterator[None]:
     finally:
         for name, value in before.items():
             setattr(ranking, name, value)
+
+
+def by_concept(reduce: Callable[[np.ndarray], float]) -> Callable[..., np.ndarray]:
+    """A stand-in for `index.ranking.score_concepts`: one number of each concept's evidence."""
+
+    def score_concepts(evidence: np.ndarray, sizes: np.ndarray, _: np.ndarray) -> np.ndarray:
+        return np.array([reduce(part) for part in np.split(evidence, np.cumsum(sizes)[:-1])])
+
+    return score_concepts
+
+
+def mean_of_best(count: int, evidence: np.ndarray) -> float:
+    """Mean of the ``count`` highest, or of all if they are fewer."""
+    return float(np.sort(evidence)[-count:].mean())
+
+
+def soft_maximum(evidence: np.ndarray) -> float:
+    """log sum exp(b e) / b."""
+    return float(np.logaddexp.reduce(SOFTNESS * evidence) / SOFTNESS)
+
+
+def soft_mean(evidence: np.ndarray) -> float:
+    """log mean exp(b e) / b."""
+    return soft_maximum(evidence) - float(np.log(len(evidence))) / SOFTNESS
 
 
 def weighted_sum(levels: Mapping[Facet, np.ndarray]) -> np.ndarray:
