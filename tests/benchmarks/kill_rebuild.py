@@ -47,9 +47,9 @@ class Counted(FakeEmbedder):
         self._log = log
 
     def embed_pixels(self, pixels: Sequence[torch.Tensor]) -> dict:
-        time.sleep(0.005 * len(pixels))
         with self._log.open("ab", buffering=0) as file:
             file.write(b"." * len(pixels))
+        time.sleep(0.005 * len(pixels))
         return super().embed_pixels(pixels)
 
 
