@@ -155,7 +155,7 @@ class Ranker:
         members = self._members(removed)
         levels, background = standardise(
             similarities,
-            {facet: self._cohort[facet][members] @ vector for facet, vector in query.items()},
+            {facet: (self._cohort[facet] @ vector)[members] for facet, vector in query.items()},
         )
         evidence = combine(levels)
         facets = list(levels)
@@ -248,7 +248,7 @@ def score_concepts(evidence: Doubles, sizes: NDArray[np.int64], background: Doub
     by_chance = _quantile(background, 1 - (k + 1) / (np.maximum(sizes, MOST)[group] + 1))
     allowed = _quantile(background, 1 - (k + 1) / (MOST + 1))
     excess = np.maximum(descending - FLOOR - (by_chance - allowed), 0)
-    counted = np.where(k < MOST, DECAY ** np.minimum(k, MOST), 0)
+    counted = np.append(DECAY ** np.arange(MOST), 0)[np.minimum(k, MOST)]
     total: Doubles = np.add.reduceat(excess * counted, starts) + 1e-3 * descending[starts]
     return total
 

@@ -358,8 +358,8 @@ def _write(
             inverted = folder / inverted_name(facet)
             write_inverted(inverted, vectors)
             probes[facet] = choose_probes(inverted, exact, cache.vectors(facet, asked))
-    hashes = [item.file.sha256 for item in chosen]
-    prints = b"".join(cache.fingerprint(sha256) or b"" for sha256 in hashes)
+    known = cache.fingerprints()
+    prints = b"".join(known[item.file.sha256] for item in chosen)
     np.save(folder / FINGERPRINTS, np.frombuffer(prints, dtype=np.uint8).reshape(-1, LENGTH))
     members = np.sort(_draw(chosen, "cohort")[:COHORT_SIZE])
     cohort = Cohort(
