@@ -57,7 +57,7 @@ from model.config import Facet
 
 COHORT_SIZE = 1024  # exemplars that queries are compared with
 NULL_QUERIES = 1500  # images asked without their own concept, a third of them unchanged
-CANARIES = 200  # of the augmented ones, asked of the finished version before it is published
+CANARIES = 100  # of the augmented ones, asked of the finished version before it is published
 CANARY_PLACES = 5  # places among which a canary's own concept counts as found
 CANARY_RATE = 0.5  # share that must be found; docs/operations.md has what models reach
 SEED = 0
