@@ -11,7 +11,7 @@ import typer
 import uvicorn
 
 from app.client import attribute_files, served_version
-from app.console import err, out, print_error, print_step, stages
+from app.console import err, out, print_error, print_note, print_step, stages
 from app.demo import run_demo
 from app.evaluate import evaluate
 from app.main import create_app
@@ -144,7 +144,7 @@ def rebuild_command(
 ) -> None:
     """Embed the exemplars, write a new version of the index and publish it."""
     folder = DataFolder(data)
-    exemplars = read_sources(source, each_image_a_concept=each_image_a_concept)
+    exemplars = read_sources(source, each_image_a_concept=each_image_a_concept, report=print_note)
     embedder = load_embedder(folder.models, model or latest_model(folder.models), device=device)
     with stages() as report:
         summary = rebuild(

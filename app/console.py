@@ -8,6 +8,8 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TaskID,
     TextColumn,
     TimeRemainingColumn,
@@ -44,6 +46,15 @@ def print_step(step: TrainingStep) -> None:
     )
 
 
+class RateColumn(ProgressColumn):
+    """How many are done in a second."""
+
+    def render(self, task: Task) -> Text:
+        """The rate of late, or of the whole once it is done."""
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:.0f}/s" if speed else "", style="progress.data.speed")
+
+
 @contextmanager
 def stages() -> Iterator[Stages]:
     """A progress bar for each stage of a long work."""
@@ -51,6 +62,7 @@ def stages() -> Iterator[Stages]:
         TextColumn("{task.description:>12}"),
         BarColumn(),
         MofNCompleteColumn(),
+        RateColumn(),
         TimeRemainingColumn(),
         console=err,
     ) as bars:

@@ -110,12 +110,9 @@ class EmbeddingCache:
                         (sha256, f"{sha256}/", f"{sha256}0"),  # 0 follows / in ASCII
                     )
 
-    def fingerprint(self, sha256: str) -> bytes | None:
-        """The fingerprint of a file's picture, if it is known."""
-        row = self._db.execute(
-            "SELECT fingerprint FROM fingerprints WHERE sha256 = ?", (sha256,)
-        ).fetchone()
-        return row[0] if row else None
+    def fingerprints(self) -> dict[str, bytes]:
+        """The fingerprints of all files whose picture was ever seen, by SHA-256."""
+        return dict(self._db.execute("SELECT sha256, fingerprint FROM fingerprints"))
 
     def add_fingerprints(self, fingerprints: Iterable[tuple[str, bytes]]) -> None:
         """Keep (sha256, fingerprint) of files whose image is here without one."""

@@ -142,12 +142,15 @@ class Ranker:
     ) -> list[RankedConcept]:
         found = np.concatenate(list(hits.values()))
         named = np.unique(self._concept_of_row[found[found >= 0]])
-        numbers = np.array([n for n in named if n not in removed], dtype=np.int64)
+        numbers = named[~np.isin(named, list(removed))] if removed else named
         if not len(numbers):
             return []
-        groups = [self._order[self._starts[n] : self._starts[n + 1]] for n in numbers]
-        rows = np.concatenate(groups)
-        sizes = np.array([len(group) for group in groups])
+        sizes = self._starts[numbers + 1] - self._starts[numbers]
+        starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+        # Concept after concept its rows, which lie side by side in the order.
+        rows = self._order[
+            np.repeat(self._starts[numbers] - starts, sizes) + np.arange(sizes.sum())
+        ]
         similarities = {
             facet: self._vectors.similarities(facet, vector, rows)
             for facet, vector in query.items()
@@ -155,13 +158,12 @@ class Ranker:
         members = self._members(removed)
         levels, background = standardise(
             similarities,
-            {facet: self._cohort[facet][members] @ vector for facet, vector in query.items()},
+            {facet: (self._cohort[facet] @ vector)[members] for facet, vector in query.items()},
         )
         evidence = combine(levels)
         facets = list(levels)
         loudest = np.argmax([FACET_WEIGHT[facet] * levels[facet] for facet in facets], axis=0)
         scores = score_concepts(evidence, sizes, np.sort(combine(background)))
-        starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
         best = {facet: np.maximum.reduceat(level, starts) for facet, level in levels.items()}
         ranked = []
         for place in np.lexsort((numbers, -scores))[:top]:
@@ -248,7 +250,7 @@ def score_concepts(evidence: Doubles, sizes: NDArray[np.int64], background: Doub
     by_chance = _quantile(background, 1 - (k + 1) / (np.maximum(sizes, MOST)[group] + 1))
     allowed = _quantile(background, 1 - (k + 1) / (MOST + 1))
     excess = np.maximum(descending - FLOOR - (by_chance - allowed), 0)
-    counted = np.where(k < MOST, DECAY ** np.minimum(k, MOST), 0)
+    counted = np.append(DECAY ** np.arange(MOST), 0)[np.minimum(k, MOST)]
     total: Doubles = np.add.reduceat(excess * counted, starts) + 1e-3 * descending[starts]
     return total
 

@@ -49,7 +49,7 @@ from index.snapshot import (
     write_cohort,
 )
 from index.source import SourceConcept, SourceExemplar
-from index.takedown import TakedownLog
+from index.takedown import TakedownLog, Takedowns
 from index.vectors import FaissStore, inverted_name, write_vectors
 from index.versions import KEEP, named_failures, prune, rebuild_lock
 from model import views
@@ -57,7 +57,7 @@ from model.config import Facet
 
 COHORT_SIZE = 1024  # exemplars that queries are compared with
 NULL_QUERIES = 1500  # images asked without their own concept, a third of them unchanged
-CANARIES = 200  # of the augmented ones, asked of the finished version before it is published
+CANARIES = 100  # of the augmented ones, asked of the finished version before it is published
 CANARY_PLACES = 5  # places among which a canary's own concept counts as found
 CANARY_RATE = 0.5  # share that must be found; docs/operations.md has what models reach
 SEED = 0
@@ -132,26 +132,7 @@ def rebuild(
         clear_unfinished(data.index)
         takedowns = TakedownLog(data.takedowns).read()
         before = _published_ids(data.index)
-        found, skipped = identify(exemplars, cache, report)
-        # Once before embedding, by content and by what is known; once more for the new pictures.
-        found, withdrawn = leave_out(found, takedowns, cache)
-        skipped += withdrawn
-        outcome = embed_files(
-            cache,
-            [item.file for item in found],
-            embedder,
-            workers=workers,
-            progress=_stage(report, "embedding"),
-        )
-        chosen, more = _choose(found, outcome.unreadable)
-        add_fingerprints(chosen, cache)
-        chosen, withdrawn = leave_out(chosen, takedowns, cache)
-        skipped += more + withdrawn
-        if not chosen:
-            raise RebuildError(
-                f"none of the {len(exemplars)} exemplars could be used; the first: "
-                f"{skipped[0].path}: {skipped[0].reason}"
-            )
+        chosen, skipped, embedded = _collect(exemplars, takedowns, cache, embedder, workers, report)
         null_files = _null_files(chosen)
         asked = embed_files(
             cache, null_files, embedder, workers=workers, progress=_stage(report, "calibrating")
@@ -169,7 +150,7 @@ def rebuild(
             added=len(ids - before),
             kept=len(ids & before),
             removed=len(before - ids),
-            embedded=outcome.embedded,
+            embedded=embedded,
             skipped=skipped,
             empty_concepts=sorted(named[identifier] for identifier in empty),
         )
@@ -191,6 +172,38 @@ def rebuild(
         publish(data.index, version)
         prune(data.index, keep)
     return replace(summary, canaries=found_again, seconds=round(time.monotonic() - started, 3))
+
+
+def _collect(
+    exemplars: Sequence[SourceExemplar],
+    takedowns: Takedowns,
+    cache: EmbeddingCache,
+    embedder: ImageEmbedder,
+    workers: int,
+    report: Progress,
+) -> tuple[list[Identified], list[Skipped], int]:
+    """The exemplars to index, embedded; those left out; and how many had to be embedded.
+
+    Raises:
+        RebuildError: none is left to index.
+    """
+    found, skipped = identify(exemplars, cache, report)
+    # Once before embedding, by content and by what is known; once more for the new pictures.
+    found, withdrawn = leave_out(found, takedowns, cache)
+    files = [item.file for item in found]
+    outcome = embed_files(
+        cache, files, embedder, workers=workers, progress=_stage(report, "embedding")
+    )
+    chosen, unusable = _choose(found, outcome.unreadable)
+    add_fingerprints(chosen, cache)
+    chosen, copies = leave_out(chosen, takedowns, cache)
+    skipped += withdrawn + unusable + copies
+    if not chosen:
+        raise RebuildError(
+            f"none of the {len(exemplars)} exemplars could be used; the first: "
+            f"{skipped[0].path}: {skipped[0].reason}"
+        )
+    return chosen, skipped, outcome.embedded
 
 
 @dataclass(frozen=True)
@@ -346,8 +359,8 @@ def _write(
             inverted = folder / inverted_name(facet)
             write_inverted(inverted, vectors)
             probes[facet] = choose_probes(inverted, exact, cache.vectors(facet, asked))
-    hashes = [item.file.sha256 for item in chosen]
-    prints = b"".join(cache.fingerprint(sha256) or b"" for sha256 in hashes)
+    known = cache.fingerprints()
+    prints = b"".join(known[item.file.sha256] for item in chosen)
     np.save(folder / FINGERPRINTS, np.frombuffer(prints, dtype=np.uint8).reshape(-1, LENGTH))
     members = np.sort(_draw(chosen, "cohort")[:COHORT_SIZE])
     cohort = Cohort(

@@ -94,13 +94,14 @@ def leave_out(
     """
     if not takedowns.active:
         return list(found), []
+    known = cache.fingerprints()
     reached: dict[int, tuple[Takedown, str]] = {}
     pictures: list[tuple[int, bytes]] = []
     for place, item in enumerate(found):
         sha256 = item.file.sha256
         if takedown := takedowns.of_exemplar(sha256, item.source.concept.id):
             reached[place] = (takedown, "taken down")
-        elif picture := cache.fingerprint(sha256):
+        elif picture := known.get(sha256):
             pictures.append((place, picture))
     nearest = takedowns.of_pictures([picture for _, picture in pictures])
     for (place, _), takedown in zip(pictures, nearest, strict=True):
@@ -119,10 +120,10 @@ def leave_out(
 
 def add_fingerprints(chosen: Sequence[Identified], cache: EmbeddingCache) -> None:
     """Work out the fingerprints that an older cache lacks, from its thumbnails."""
+    lacking = {item.file.sha256 for item in chosen} - cache.fingerprints().keys()
     cache.add_fingerprints(
         (sha256, fingerprint(Image.open(io.BytesIO(cache.thumbnail(sha256))).convert("RGB")))
-        for sha256 in {item.file.sha256 for item in chosen}
-        if cache.fingerprint(sha256) is None
+        for sha256 in lacking
     )
 
 

@@ -126,9 +126,9 @@ async def measure(
             for i in range(options.in_flight)
         ]
         await asyncio.sleep(3)
-        before = own_memory(pid)
         state["phase"] = "calm"
         await asyncio.sleep(options.seconds)
+        before = own_memory(pid)
         state["phase"] = "swaps"
         served = itertools.cycle(versions)
         every = max(1, options.swaps // 5)
