@@ -2,7 +2,8 @@
 
 Concept matching is CCA (arXiv 2601.22663): maximise tr(A^T S_xy A) subject to A^T S_xx A = I. With
 two augmented views of the same images in the place of real and synthetic images it has a closed
-form, kept here as baseline, initialiser and diagnostic of the trained head.
+form, kept here as a baseline of the trained head (tests/benchmarks/ablations.py) and as a
+diagnostic: how much of each direction survives augmentation.
 """
 
 from dataclasses import dataclass

@@ -35,10 +35,11 @@ class InfomaxLoss(nn.Module):
     """Disentanglement: minus the joint entropy of ``g(u)``, ``u = A(x - mu)``.
 
     Maximising ``H(g(u)) = H(x) + sum_i E[log g'(u_i)] + log|det A|`` (Bell & Sejnowski 1995) makes
-    the components of u independent and of unit scale, which is the constraint of canonical
-    correlation analysis. For a rectangular A the last term is ``1/2 log det(A S A^T + ridge I)``
-    with S the covariance of x (given S = I and a square A the two agree). H(x) does not depend on
-    A and is left out. The value is per component, so that it does not grow with the dimension.
+    the components of u independent and of one common scale: the constraint of canonical correlation
+    analysis, up to that scale, which no cosine sees. For a rectangular A the last term is ``1/2 log
+    det(A S A^T + ridge I)`` with S the covariance of x (given S = I and a square A the two agree).
+    H(x) does not depend on A and is left out. The value is per component, so that it does not grow
+    with the dimension.
 
     Args:
         density: g', the assumed density of a component: ``logistic`` or ``sech2`` (g = tanh).

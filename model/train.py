@@ -209,7 +209,7 @@ def train_head(
     history: list[TrainingStep] = []
     best_loss, best_mixing, stale = float("inf"), mixing.detach().clone(), 0
     for step in range(config.steps + 1):
-        if step % config.evaluate_every == 0:
+        if step % config.evaluate_every == 0 or step == config.steps:
             with torch.no_grad():
                 now = losses(checked)
             history.append(now.as_step(reading, step))
@@ -218,7 +218,7 @@ def train_head(
             stale += 1
             if history[-1].loss < best_loss:
                 best_loss, best_mixing, stale = history[-1].loss, mixing.detach().clone(), 0
-            if stale == config.patience:
+            if stale == config.patience or step == config.steps:
                 break
         if progress:
             progress(step, config.steps)

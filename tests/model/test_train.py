@@ -86,6 +86,14 @@ def test_the_head_kept_is_the_one_that_did_best(monkeypatch) -> None:
     assert torch.equal(head.weight, untrained.weight)
 
 
+def test_the_last_step_counts_wherever_it_falls() -> None:
+    few = QUICK.model_copy(update={"steps": 7, "evaluate_every": 20})
+    head, history = train(bank(), few)
+    assert [step.step for step in history] == [0, 7]
+    untrained, _ = train(bank(), QUICK.model_copy(update={"steps": 0}))
+    assert not torch.equal(head.weight, untrained.weight)
+
+
 def test_training_stops_when_nothing_gets_better_any_more() -> None:
     patient = {"learning_rate": 5.0, "steps": 10_000, "patience": 2}
     _, history = train(bank(), QUICK.model_copy(update=patient))
