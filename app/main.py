@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from app.errors import add_problem_handlers, document_problems
 from app.routes import admin, attribute, concepts, exemplars, health
 from app.service import Service
-from app.settings import Settings
+from app.settings import Settings, read_settings
 from app.uploads import BodyLimit
 from index.attribution import Attributor, open_attributor
 from index.embedding import ImageEmbedder
@@ -54,8 +54,11 @@ def create_app(
         attributor: answers queries, whatever is published later, and stays the caller's to close;
             by default what ``load`` gives, as soon as it gives one.
         load: opens the published index, or raises an error named in `app.service.LoadError`.
+
+    Raises:
+        SettingsError: the environment holds a setting that cannot be.
     """
-    settings = settings or Settings()
+    settings = settings or read_settings()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

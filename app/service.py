@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -90,9 +90,11 @@ class Service:
     """Answers uploads with the attributor of the moment; an async context manager.
 
     Embedding and search run on one thread, where torch and faiss have all cores to themselves.
-    A task looks several times a second whether another version was published or the log of
-    takedowns has grown. What is new is opened and warmed on another thread and takes the place of
-    the old between two requests; if it cannot be opened, the old goes on and `trouble` says why.
+    Two tasks look several times a second whether another version was published and whether the log
+    of takedowns has grown. What is new is opened and warmed on another thread and takes the place
+    of the old between two requests; if it cannot be opened, the old goes on and `trouble` says why.
+    Takedowns do not wait for a version that is being opened: they reach the old one at once, and
+    the new one before it answers anything.
 
     Args:
         settings: the limits, and the data folder to watch.
@@ -117,16 +119,19 @@ class Service:
         self._failures: dict[str, WhenceError] = {}  # "index" and "takedowns"
         self._retry_at = 0.0
         self._seen: dict[Path, _Stamp] = {}
-        self._loading = asyncio.Lock()
+        self._loading = asyncio.Lock()  # held while a version is opened
+        self._changing = asyncio.Lock()  # held, shortly, while what is served changes; taken last
         self._pipeline = asyncio.Semaphore(PIPELINE)
         self._inference = ThreadPoolExecutor(max_workers=1, thread_name_prefix="inference")
         self._embedding_since: float | None = None
-        self._watch: asyncio.Task[None] | None = None
+        self._watches: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> "Service":
         """Load the index if there is one; a server without one still starts."""
         await self._refresh()
-        self._watch = asyncio.create_task(self._keep_fresh())
+        self._watches = [
+            asyncio.create_task(self._repeat(look)) for look in (self._refresh, self._hide)
+        ]
         return self
 
     async def __aexit__(
@@ -136,9 +141,10 @@ class Service:
         traceback: TracebackType | None,
     ) -> None:
         """Let the work in hand end."""
-        if self._watch:
-            self._watch.cancel()
-            await asyncio.wait([self._watch])
+        for watch in self._watches:
+            watch.cancel()
+        if self._watches:
+            await asyncio.wait(self._watches)
         await anyio.to_thread.run_sync(self._inference.shutdown)
         if self._serving:
             self._serving.retire()
@@ -194,7 +200,7 @@ class Service:
 
         Raises:
             NotFoundError: the index has no such concept or exemplar.
-            TakedownError: it cannot be recorded.
+            TakedownError: it cannot be recorded, or is recorded and not in force yet.
         """
         snapshot = attributor.snapshot
         takedown = await anyio.to_thread.run_sync(
@@ -207,8 +213,13 @@ class Service:
                 reason=reason,
             )
         )
-        logger.info("taken down: %s %r as %s", kind, target, takedown.id)
-        await self._refresh()
+        logger.info("recorded takedown %s of %s %r", takedown.id, kind, target)
+        await self._hide()
+        if trouble := self._failures.get("takedowns"):
+            raise TakedownError(
+                f"the takedown {takedown.id} is recorded but not in force in this server, which "
+                f"tries again four times a second: {trouble}"
+            )
         return takedown
 
     async def attribute(
@@ -249,11 +260,11 @@ class Service:
                 f"an image has been embedding for {seconds:.0f} seconds; restart the server"
             )
 
-    async def _keep_fresh(self) -> None:
+    async def _repeat(self, look: Callable[[], Awaitable[None]]) -> None:
         while True:
             await asyncio.sleep(WATCH_SECONDS)
             try:
-                await self._refresh()
+                await look()
             except Exception:  # whatever it was, the next look may succeed
                 logger.exception("looking for a new index version or takedown failed")
 
@@ -263,55 +274,84 @@ class Service:
         Args:
             again: even if the disk seems unchanged or has just been tried in vain.
         """
-        async with self._loading:
-            current, log = self._data.index / CURRENT, self._data.takedowns
-            stamps = await anyio.to_thread.run_sync(lambda: {p: _stamp(p) for p in (current, log)})
-            stale = self._serving is None or stamps[current] != self._seen.get(current)
-            if not self._fixed and (again or stale):
-                began = time.monotonic()
-                if again or began >= self._retry_at:
-                    await self._try("index", self._open, stamps)
-                    if "index" in self._failures:
-                        now = time.monotonic()
-                        self._retry_at = now + max(RETRY_SECONDS, 4 * (now - began))
-            # Also where opening failed: a takedown reaches the old version as well.
-            if self._serving and (again or stamps[log] != self._seen.get(log)):
-                await self._try("takedowns", self._mask, {log: stamps[log]})
-                if isinstance(self._failures.get("takedowns"), SnapshotError):
-                    # The version's files are gone and its catalog cannot be masked any more.
-                    self._failures["index"] = self._failures.pop("takedowns")
-                    self._serving.retire()
-                    self._serving = None
+        if not self._fixed:
+            async with self._loading:
+                await self._renew(again=again)
+        # Also where opening failed: a takedown reaches the old version as well.
+        await self._hide(again=again)
 
-    async def _try(
-        self, what: str, step: Callable[[], Attributor], stamps: dict[Path, _Stamp]
-    ) -> None:
-        try:
-            attributor = await anyio.to_thread.run_sync(step)
-        except LoadError as error:
-            if str(error) != str(self._failures.get(what)):
-                state = "the server goes on as it was" if self._serving else "not ready"
-                logger.warning("%s: %s", state, error)
-            self._failures[what] = error
+    async def _renew(self, *, again: bool) -> None:
+        """Serve the published version, if it is another one."""
+        current = self._data.index / CURRENT
+        stamp = await anyio.to_thread.run_sync(_stamp, current)
+        began = time.monotonic()
+        stale = self._serving is None or stamp != self._seen.get(current)
+        if not again and (not stale or began < self._retry_at):
             return
-        self._failures.pop(what, None)
-        self._seen |= stamps
-        if self._serving is None or attributor is not self._serving.attributor:
-            old, self._serving = self._serving, _Serving(attributor)
-            if old:
-                old.retire()
-            snapshot = attributor.snapshot
-            logger.info(
-                "serving index %s, model %s, %d exemplars taken down",
-                snapshot.version,
-                snapshot.model_id,
-                len(snapshot.hidden),
-            )
+        embedder = self._serving.attributor.embedder if self._serving else None
+        opened: Attributor | None = None
+        try:
+            opened = await anyio.to_thread.run_sync(self._open, embedder)
+            async with self._changing:
+                # It may have been opened before the last takedown.
+                seen, masked = await anyio.to_thread.run_sync(self._mask, opened)
+                self._failures.clear()
+                self._seen |= {current: stamp, self._data.takedowns: seen}
+                self._serve(masked)
+        except LoadError as error:
+            self._fail("index", error)
+            now = time.monotonic()
+            self._retry_at = now + max(RETRY_SECONDS, 4 * (now - began))
+        if opened and not (self._serving and self._serving.attributor is opened):
+            opened.snapshot.close()  # another one, masked, is served instead, or the old one
 
-    def _open(self) -> Attributor:
-        attributor = self._load(
-            self._settings, self._serving.attributor.embedder if self._serving else None
+    async def _hide(self, *, again: bool = False) -> None:
+        """Let what is served follow the log of takedowns."""
+        log = self._data.takedowns
+        async with self._changing:
+            stamp = await anyio.to_thread.run_sync(_stamp, log)
+            serving = self._serving
+            if serving is None or not (again or stamp != self._seen.get(log)):
+                return
+            try:
+                seen, masked = await anyio.to_thread.run_sync(self._mask, serving.attributor)
+            except SnapshotError as error:
+                # The version's files are gone and its catalog cannot be masked any more.
+                self._fail("index", error)
+                self._failures.pop("takedowns", None)
+                self._serving = None
+                serving.retire()
+            except LoadError as error:
+                self._fail("takedowns", error)
+            else:
+                self._failures.pop("takedowns", None)
+                self._seen[log] = seen
+                self._serve(masked)
+
+    def _fail(self, what: str, error: WhenceError) -> None:
+        if str(error) != str(self._failures.get(what)):
+            state = "the server goes on as it was" if self._serving else "not ready"
+            logger.warning("%s: %s", state, error)
+        self._failures[what] = error
+
+    def _serve(self, attributor: Attributor) -> None:
+        """Answer from it, from the next request on."""
+        old = self._serving
+        if old and old.attributor is attributor:
+            return
+        self._serving = _Serving(attributor)
+        if old:
+            old.retire()
+        snapshot = attributor.snapshot
+        logger.info(
+            "serving index %s, model %s, %d exemplars taken down",
+            snapshot.version,
+            snapshot.model_id,
+            len(snapshot.hidden),
         )
+
+    def _open(self, embedder: ImageEmbedder | None) -> Attributor:
+        attributor = self._load(self._settings, embedder)
         try:
             attributor.warm()
         except Exception as error:
@@ -321,9 +361,10 @@ class Service:
             ) from error
         return attributor
 
-    def _mask(self) -> Attributor:
-        assert self._serving is not None
-        return self._serving.attributor.masked(TakedownLog(self._data.takedowns).read())
+    def _mask(self, attributor: Attributor) -> tuple[_Stamp, Attributor]:
+        """It without what the log names, and which state of the log that was at least."""
+        seen = _stamp(self._data.takedowns)
+        return seen, attributor.masked(TakedownLog(self._data.takedowns).read())
 
     def _infer(
         self, attributor: Attributor, image: Image.Image, top_k: int, exemplars: int

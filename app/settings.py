@@ -18,7 +18,7 @@ LogLevel = Annotated[
 class Settings(BaseSettings):
     """What may differ from one deployment to the next."""
 
-    model_config = SettingsConfigDict(env_prefix="WHENCE_", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="WHENCE_", frozen=True, hide_input_in_errors=True)
 
     data: Path = Field(Path("data"), description="Folder of models, index and caches.")
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 is every one.")

@@ -10,7 +10,7 @@ from app.console import err, out
 from app.options import Data, JsonFile, write_json
 from index.layout import DataFolder
 from index.snapshot import open_published
-from index.takedown import Takedown, TakedownLog, content_of_file, withdraw
+from index.takedown import Content, Kind, Takedown, TakedownLog, content_of_file, contents_of
 
 takedown = typer.Typer(
     help="Withdraw works: hidden by running servers within a second, and from every rebuild.",
@@ -29,11 +29,11 @@ def add(
     ] = None,
     data: Data = Path("data"),
 ) -> None:
-    """Take concepts, exemplars or images down, with every copy of theirs."""
+    """Take concepts, exemplars or images down, with every copy of theirs: all, or none on error."""
     if not (concept or exemplar or image):
         raise typer.BadParameter("name at least one --concept, --exemplar or --image")
     folder = DataFolder(data)
-    log = TakedownLog(folder.takedowns)
+    works: list[tuple[Kind, str, list[Content]]] = []
     named: list[tuple[Literal["concept", "exemplar"], str]] = [
         *(("concept", target) for target in concept or []),
         *(("exemplar", target) for target in exemplar or []),
@@ -42,9 +42,10 @@ def add(
         with closing(open_published(folder.index)) as snapshot:
             catalog, prints = snapshot.catalog, snapshot.fingerprints
             for kind, target in named:
-                _say(withdraw(log, catalog, prints, kind, target, reason=reason))
-    for path in image or []:
-        _say(log.add("image", path.name, [content_of_file(path)], reason=reason))
+                works.append((kind, target, contents_of(catalog, prints, kind, target)))
+    works.extend(("image", path.name, [content_of_file(path)]) for path in image or [])
+    for one in TakedownLog(folder.takedowns).add_all(works, reason=reason):
+        _say(one)
 
 
 @takedown.command(name="list")

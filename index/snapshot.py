@@ -5,6 +5,7 @@ index/CURRENT        the published version's name, replaced atomically
 """
 
 import hashlib
+import json
 import os
 import shutil
 import uuid
@@ -12,10 +13,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Self
 
 import numpy as np
-from pydantic import AwareDatetime, ValidationError
+from pydantic import (
+    AwareDatetime,
+    ModelWrapValidatorHandler,
+    SerializationInfo,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    model_serializer,
+    model_validator,
+)
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
@@ -29,6 +38,7 @@ from model.config import Facet, Frozen
 
 MANIFEST, CATALOG, COHORT = "manifest.json", "catalog.sqlite", "cohort.safetensors"
 CALIBRATION, FINGERPRINTS, CURRENT = "calibration.json", "fingerprints.npy", "CURRENT"
+BUILDING = ".building-"  # before the name of a version that is not complete
 
 
 class FileRecord(Frozen):
@@ -39,9 +49,9 @@ class FileRecord(Frozen):
 
 
 class Manifest(Frozen):
-    """What a version holds."""
+    """What a version holds; its JSON has a checksum of its own."""
 
-    format: Literal[2] = 2
+    format: Literal[3] = 3
     version: str
     model_id: str
     build_id: str  # of the method and options that made it of its images
@@ -52,6 +62,26 @@ class Manifest(Frozen):
     exemplars: int
     sources: list[str]
     files: dict[str, FileRecord]
+
+    @model_serializer(mode="wrap")
+    def _with_checksum(
+        self, serialize: SerializerFunctionWrapHandler, info: SerializationInfo
+    ) -> dict[str, Any]:
+        content: dict[str, Any] = serialize(self)
+        return {**content, "checksum": _checksum(content)} if info.mode == "json" else content
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _check_checksum(
+        cls, content: Any, validate: ModelWrapValidatorHandler[Self], info: ValidationInfo
+    ) -> Self:
+        if info.mode != "json" or not isinstance(content, dict):
+            return validate(content)
+        checksum = content.pop("checksum", None)
+        manifest = validate(content)
+        if checksum != _checksum(content):
+            raise ValueError("it has changed since it was written: its checksum differs")
+        return manifest
 
 
 class Snapshot:
@@ -120,13 +150,7 @@ class Snapshot:
         Raises:
             SnapshotError: a file is missing, changed, or does not fit the others.
         """
-        try:
-            manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
-        except (OSError, ValidationError) as error:
-            raise SnapshotError(
-                f"the index version {folder.name} has no readable {MANIFEST} ({error}); "
-                "run `whence rebuild`"
-            ) from error
+        manifest = read_manifest(folder)
         for name, record in manifest.files.items():
             _check_file(folder / name, record)
         vectors = FaissStore.open(folder, list(manifest.dimensions), manifest.probes)
@@ -178,6 +202,27 @@ class Snapshot:
         self.catalog.close()
 
 
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a version, finished or being built.
+
+    Raises:
+        SnapshotError: it is missing, changed since it was written, or of a version of another name.
+    """
+    try:
+        manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
+    except (OSError, ValueError) as error:  # a ValidationError, or a name that none can be
+        raise SnapshotError(
+            f"the index version {folder.name!r} has no readable {MANIFEST} ({error}); "
+            "run `whence rebuild`"
+        ) from error
+    if folder.name not in (manifest.version, f"{BUILDING}{manifest.version}"):
+        raise SnapshotError(
+            f"{MANIFEST} in the folder {folder} is of the version {manifest.version!r}; give the "
+            "folder that name, or run `whence rebuild`"
+        )
+    return manifest
+
+
 def write_cohort(path: Path, cohort: Cohort) -> None:
     """Write a cohort as safetensors: its rows, and a matrix a facet."""
     vectors = {str(facet): matrix for facet, matrix in cohort.vectors.items()}
@@ -198,7 +243,7 @@ def new_version() -> str:
 @contextmanager
 def building(index: Path, version: str) -> Iterator[Path]:
     """A folder to build a version in; it takes its final name if the block ends well, else goes."""
-    folder = index / f".building-{version}"
+    folder = index / f"{BUILDING}{version}"
     folder.mkdir(parents=True)
     try:
         yield folder
@@ -212,7 +257,7 @@ def building(index: Path, version: str) -> Iterator[Path]:
 
 def clear_unfinished(index: Path) -> None:
     """Remove what a killed rebuild left behind; only while holding the rebuild lock."""
-    for folder in index.glob(".building-*"):
+    for folder in index.glob(f"{BUILDING}*"):
         shutil.rmtree(folder, ignore_errors=True)
     for draft in index.glob(f".{CURRENT}-*"):
         draft.unlink(missing_ok=True)
@@ -253,12 +298,15 @@ def open_published(index: Path) -> Snapshot:
 
 
 def list_versions(index: Path) -> list[Manifest]:
-    """Manifests of all complete versions, oldest first; unreadable ones are left out."""
+    """Manifests of all complete versions, oldest first.
+
+    Left out are unreadable ones, and folders of another name than their version's, as copies are.
+    """
     found = []
     for path in sorted(index.glob(f"[!.]*/{MANIFEST}")):
         try:
-            found.append(Manifest.model_validate_json(path.read_bytes()))
-        except ValidationError:
+            found.append(read_manifest(path.parent))
+        except SnapshotError:
             continue
     return sorted(found, key=lambda manifest: manifest.created_at)
 
@@ -268,6 +316,11 @@ def file_record(path: Path) -> FileRecord:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256")
     return FileRecord(sha256=digest.hexdigest(), bytes=path.stat().st_size)
+
+
+def _checksum(content: dict[str, Any]) -> str:
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def _check_file(path: Path, record: FileRecord) -> None:

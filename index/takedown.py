@@ -15,7 +15,7 @@ servers: what was withdrawn must not come back because a line was lost.
 import base64
 import os
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -157,51 +157,76 @@ class TakedownLog:
         """Record a takedown; it is on disk when this returns.
 
         Raises:
-            TakedownError: the log cannot be written.
+            TakedownError: the log is damaged or cannot be written; nothing was recorded.
         """
-        takedown = Takedown(
-            id=f"td-{uuid.uuid4().hex[:8]}",
-            at=datetime.now(UTC),
-            reason=reason,
-            kind=kind,
-            target=target,
-            contents=tuple({content.sha256: content for content in contents}.values()),
-        )
-        self._append(takedown)
+        [takedown] = self.add_all([(kind, target, contents)], reason=reason)
         return takedown
+
+    def add_all(
+        self, works: Iterable[tuple[Kind, str, Iterable[Content]]], *, reason: str
+    ) -> list[Takedown]:
+        """Record takedowns, all or none: of each its kind, target and contents.
+
+        Raises:
+            TakedownError: the log is damaged or cannot be written; nothing was recorded.
+        """
+        takedowns = [
+            Takedown(
+                id=f"td-{uuid.uuid4().hex}",
+                at=datetime.now(UTC),
+                reason=reason,
+                kind=kind,
+                target=target,
+                contents=tuple({content.sha256: content for content in contents}.values()),
+            )
+            for kind, target, contents in works
+        ]
+        self._append(lambda _: takedowns)
+        return takedowns
 
     def lift(self, takedown_id: str, *, reason: str) -> Takedown:
         """End a takedown: its images may come back with the next rebuild, and served ones at once.
 
         Raises:
             NotFoundError: none of that id is in force.
-            TakedownError: the log cannot be read or written.
+            TakedownError: the log is damaged or cannot be written; nothing was recorded.
         """
-        in_force = {takedown.id: takedown for takedown in self.read().active}
-        if takedown_id not in in_force:
-            raise NotFoundError(
-                f"no takedown {takedown_id!r} is in force; `whence takedown list` shows those that "
-                "are"
-            )
-        self._append(Lift(takedown=takedown_id, at=datetime.now(UTC), reason=reason))
-        return in_force[takedown_id]
+        lifted: list[Takedown] = []
 
-    def _append(self, record: Takedown | Lift) -> None:
-        line = record.model_dump_json().encode() + b"\n"
+        def end(known: Takedowns) -> list[Lift]:
+            lifted.extend(one for one in known.active if one.id == takedown_id)
+            if not lifted:
+                raise NotFoundError(
+                    f"no takedown {takedown_id!r} is in force; `whence takedown list` shows those "
+                    "that are"
+                )
+            return [Lift(takedown=takedown_id, at=datetime.now(UTC), reason=reason)]
+
+        self._append(end)
+        return lifted[0]
+
+    def _append(self, make: Callable[[Takedowns], Sequence[Takedown | Lift]]) -> None:
+        """Write what ``make`` makes of the log as it is, synced, or nothing at all."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with (
-                filelock.FileLock(self.path.with_suffix(".lock"), timeout=10),
-                self.path.open("a+b") as file,
-            ):
-                _drop_unfinished(file.fileno(), self.path)
+            with filelock.FileLock(self.path.with_suffix(".lock"), timeout=10):
+                # No buffer: what the disk refused must not be written when the file is closed.
+                file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
                 try:
-                    file.write(line)
-                    file.flush()
-                    os.fsync(file.fileno())
-                except OSError:
-                    _drop_unfinished(file.fileno(), self.path)
-                    raise
+                    written = self.path.read_bytes()
+                    # An unfinished record goes, so that the next begins on its own line.
+                    whole = written.rfind(b"\n") + 1
+                    records = make(_replay(self.path, written.split(b"\n")[:-1]))
+                    lines = b"".join(one.model_dump_json().encode() + b"\n" for one in records)
+                    if whole != len(written):
+                        os.ftruncate(file, whole)
+                    try:
+                        _write_synced(file, lines)
+                    except OSError as error:
+                        self._take_back(file, whole, error)
+                        raise
+                finally:
+                    os.close(file)
             folder = os.open(self.path.parent, os.O_RDONLY)
             try:
                 os.fsync(folder)
@@ -216,6 +241,17 @@ class TakedownLog:
                 f"the takedown log {self.path} cannot be written ({error.strerror or error}); "
                 "nothing was recorded: make room or give write access, then try again"
             ) from error
+
+    def _take_back(self, file: int, size: int, cause: OSError) -> None:
+        try:
+            os.ftruncate(file, size)
+            os.fsync(file)
+        except OSError as error:
+            raise TakedownError(
+                f"the takedown log {self.path} cannot be written ({cause.strerror or cause}), and "
+                f"what was written cannot be taken back ({error.strerror or error}); mend the "
+                "disk, look with `whence takedown list` what is in force, then try again"
+            ) from cause
 
 
 def withdraw(
@@ -239,20 +275,33 @@ def withdraw(
 
     Raises:
         NotFoundError: the index has none of that id.
-        TakedownError: the log cannot be written.
+        TakedownError: the log is damaged or cannot be written; nothing was recorded.
+    """
+    return log.add(kind, target, contents_of(catalog, fingerprints, kind, target), reason=reason)
+
+
+def contents_of(
+    catalog: Catalog,
+    fingerprints: Fingerprints,
+    kind: Literal["concept", "exemplar"],
+    target: str,
+) -> list[Content]:
+    """What identifies the files of a concept or exemplar of an index.
+
+    Raises:
+        NotFoundError: the index has none of that id.
     """
     if kind == "concept":
         exemplars = catalog.exemplars_of(catalog.concept(target).id)
     else:
         exemplars = [catalog.exemplar(target)]
-    contents = [
+    return [
         Content(
             sha256=exemplar.sha256,
             fingerprint=base64.b64encode(fingerprints[exemplar.row].tobytes()).decode(),
         )
         for exemplar in exemplars
     ]
-    return log.add(kind, target, contents, reason=reason)
 
 
 def content_of_file(path: Path) -> Content:
@@ -276,21 +325,27 @@ def _replay(path: Path, lines: Sequence[bytes]) -> Takedowns:
     for number, line in enumerate(lines, start=1):
         try:
             record = _RECORD.validate_json(line)
-            if isinstance(record, Takedown):
-                active[record.id] = record
-            elif record.takedown in active:
-                lifted[record.takedown] = (active.pop(record.takedown), record)
         except ValidationError as error:
-            raise TakedownError(
-                f"line {number} of the takedown log {path} is damaged; until it is mended from a "
-                "backup, nothing is served or rebuilt, since withdrawn works could come back"
-            ) from error
+            raise _damaged(path, number) from error
+        if isinstance(record, Takedown):
+            if record.id in active or record.id in lifted:  # a line that was copied
+                raise _damaged(path, number)
+            active[record.id] = record
+        elif record.takedown in active:
+            lifted[record.takedown] = (active.pop(record.takedown), record)
     return Takedowns(tuple(active.values()), lifted)
 
 
-def _drop_unfinished(descriptor: int, path: Path) -> None:
-    """Cut off a record whose writing was interrupted, so that the next begins on its own line."""
-    written = path.read_bytes()
-    whole = written.rfind(b"\n") + 1
-    if whole != len(written):
-        os.ftruncate(descriptor, whole)
+def _damaged(path: Path, number: int) -> TakedownError:
+    return TakedownError(
+        f"line {number} of the takedown log {path} is damaged; until it is mended from a backup, "
+        "nothing is served or rebuilt, and no takedown recorded, since withdrawn works could come "
+        "back"
+    )
+
+
+def _write_synced(file: int, data: bytes) -> None:
+    left = memoryview(data)
+    while left:
+        left = left[os.write(file, left) :]
+    os.fsync(file)

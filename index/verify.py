@@ -12,6 +12,7 @@ from index.errors import SnapshotError, TakedownError
 from index.layout import DataFolder
 from index.snapshot import Snapshot, published_version
 from index.takedown import TakedownLog
+from index.versions import require_version
 from model.checkpoint import load_embedder
 from model.errors import ImageError, ModelError
 from model.images import read_image
@@ -68,9 +69,13 @@ def verify(
         progress: called with (stage, done, total).
 
     Raises:
-        SnapshotError: nothing is published, so that there is nothing to check.
+        SnapshotError: nothing is published, or there is no version of that name, so that there is
+            nothing to check.
     """
-    version = version or published_version(data.index)
+    published = published_version(data.index)
+    if version is not None and version != published:
+        version = require_version(data.index, version).version
+    version = version or published
     if version is None:
         raise SnapshotError(
             f"there is no index in {data.index} yet; run `whence rebuild --source PATH`"

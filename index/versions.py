@@ -106,19 +106,31 @@ def folder_bytes(version: Path) -> int:
     return sum(path.stat().st_size for path in version.iterdir())
 
 
-def _choose(index: Path, version: str | None) -> Manifest:
+def require_version(index: Path, version: str) -> Manifest:
+    """The manifest of a version that somebody named; only complete versions have names.
+
+    Raises:
+        SnapshotError: there is none of that name.
+    """
     manifests = {manifest.version: manifest for manifest in list_versions(index)}
-    names = list(manifests)
-    if version is None:
-        published = published_version(index)
-        place = names.index(published) if published in names else len(names)
-        if place == 0:
-            raise SnapshotError(
-                f"there is no version before the published one in {index}; `whence status` lists "
-                "those there are"
-            )
-        version = names[place - 1]
     if version not in manifests:
-        known = ", ".join(names) or "none"
-        raise SnapshotError(f"there is no version {version!r} in {index} (there: {known})")
+        known = ", ".join(manifests) or "none"
+        raise SnapshotError(
+            f"there is no version {version!r} with a sound manifest in {index} (there: {known})"
+        )
     return manifests[version]
+
+
+def _choose(index: Path, version: str | None) -> Manifest:
+    if version is not None:
+        return require_version(index, version)
+    manifests = list_versions(index)
+    names = [manifest.version for manifest in manifests]
+    published = published_version(index)
+    place = names.index(published) if published in names else len(names)
+    if place == 0:
+        raise SnapshotError(
+            f"there is no version before the published one in {index}; `whence status` lists "
+            "those there are"
+        )
+    return manifests[place - 1]

@@ -3,6 +3,7 @@
 import shutil
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,11 +15,12 @@ from fastapi.testclient import TestClient
 
 from app import service
 from app.main import create_app
-from app.settings import Settings
+from app.settings import Settings, SettingsError
 from index.attribution import Attributor, open_attributor
 from index.embedding import ImageEmbedder
+from index.errors import TakedownError
 from index.layout import DataFolder
-from index.snapshot import Snapshot, publish, published_version
+from index.snapshot import MANIFEST, Manifest, Snapshot, publish, published_version
 from index.takedown import TakedownLog
 from tests.app.conftest import CheckProblem, shade
 from tests.fakes import FakeEmbedder, build_snapshot
@@ -110,6 +112,13 @@ def test_an_empty_token_is_none_and_a_short_one_is_refused(tmp_path: Path) -> No
     assert TOKEN not in repr(Settings(data=tmp_path, admin_token=TOKEN))
 
 
+def test_a_token_that_cannot_be_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WHENCE_ADMIN_TOKEN", "hunter2")
+    with pytest.raises(SettingsError, match="WHENCE_ADMIN_TOKEN") as caught:
+        create_app()
+    assert "hunter2" not in "".join(traceback.format_exception(caught.value))
+
+
 # Takedowns
 
 
@@ -175,6 +184,36 @@ def test_a_log_that_cannot_be_written_is_a_problem_and_nothing_is_hidden(
     assert len(concepts(server)) == 3
 
 
+def test_a_damaged_log_takes_no_takedown(
+    server: TestClient, data: Path, check_problem: CheckProblem
+) -> None:
+    (data / "takedowns.jsonl").write_text("garbage\n")
+    problem = check_problem(
+        server.delete("/concepts/emerald?reason=r", headers=BEARER), 503, "takedowns-unusable"
+    )
+    assert "line 1" in problem["detail"]
+    assert (data / "takedowns.jsonl").read_text() == "garbage\n"
+
+
+def test_a_takedown_that_is_not_in_force_is_not_told_as_done(
+    server: TestClient,
+    data: Path,
+    check_problem: CheckProblem,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(_: TakedownLog) -> None:
+        raise TakedownError("the log cannot be read")
+
+    monkeypatch.setattr(TakedownLog, "read", fail)
+    response = server.delete("/concepts/emerald?reason=r", headers=BEARER)
+    detail = check_problem(response, 503, "takedowns-unusable")["detail"]
+    assert "recorded but not in force" in detail
+    monkeypatch.undo()
+    [one] = TakedownLog(DataFolder(data).takedowns).read().active
+    assert one.id in detail
+    wait_for(lambda: len(concepts(server)) == 2)
+
+
 def test_a_damaged_log_keeps_a_server_from_starting_to_serve(
     data: Path, check_problem: CheckProblem
 ) -> None:
@@ -234,8 +273,12 @@ def test_a_broken_new_version_leaves_the_old_one_serving_and_is_told(
     server: TestClient, data: Path, check_problem: CheckProblem
 ) -> None:
     before = version_of(server)
-    shutil.copytree(data / "index" / before, data / "index" / "broken")
-    (data / "index" / "broken" / "style.faiss").unlink()
+    broken = data / "index" / "broken"
+    shutil.copytree(data / "index" / before, broken)
+    manifest = Manifest.model_validate_json((broken / MANIFEST).read_bytes())
+    changed = manifest.model_copy(update={"version": "broken"})
+    (broken / MANIFEST).write_text(changed.model_dump_json())
+    (broken / "style.faiss").unlink()
     publish(data / "index", "broken")
     response = server.post("/admin/reload", headers=BEARER)
     detail = check_problem(response, 409, "not-reloaded")["detail"]
@@ -305,6 +348,39 @@ def test_a_request_in_flight_ends_on_the_version_it_began_with(data: Path) -> No
         answer = waiting.result(30)
     assert answer["evidence"]["index_version"] == old != snapshot.version
     assert answer["concepts"][0]["id"] == "emerald"
+
+
+def test_a_takedown_does_not_wait_for_a_version_that_is_being_opened(data: Path) -> None:
+    entered, released = threading.Event(), threading.Event()
+    released.set()
+
+    def load_slow(settings: Settings, embedder: ImageEmbedder | None) -> Attributor:
+        opened = load(settings, embedder)  # with the takedowns of now
+        entered.set()
+        assert released.wait(30)
+        return opened
+
+    app = create_app(Settings(data=data, admin_token=TOKEN), load=load_slow)
+    with TestClient(app) as client, ThreadPoolExecutor(1) as pool:
+        old = version_of(client)
+        entered.clear()
+        released.clear()
+        try:
+            new = build(data, *NAMES).version
+            reloaded = pool.submit(client.post, "/admin/reload", headers=BEARER)
+            assert entered.wait(30)
+            response = client.delete("/concepts/emerald?reason=r", headers=BEARER)
+            assert response.status_code == 200
+            assert concepts(client) == ["crimson", "navy-blue"]
+            TakedownLog(DataFolder(data).takedowns).add("concept", "crimson", [], reason="r")
+            assert wait_for(lambda: concepts(client) == ["navy-blue"]) < 1
+            assert version_of(client) == old
+        finally:
+            released.set()
+        assert reloaded.result(30).status_code == 200
+        assert version_of(client) == new
+        assert concepts(client) == ["navy-blue"]
+        assert ask(client, "Emerald")["evidence"]["index_version"] == new
 
 
 def test_what_is_replaced_is_closed_when_its_last_request_has_ended() -> None:

@@ -129,3 +129,31 @@ def test_a_takedown_must_name_something_that_is_there(shell: Shell, tmp_path: Pa
     result = shell.run("takedown", "add", "--image", str(tmp_path / "no.png"), "--reason", "r")
     assert "No such file" in str(result.exception)
     assert not shell.data.takedowns.exists()
+
+
+def test_takedowns_named_together_are_recorded_all_or_none(shell: Shell, tmp_path: Path) -> None:
+    shell.rebuild()
+    (tmp_path / "broken.png").write_text("no image")
+    for wrong in (
+        ["--concept", "nobody"],
+        ["--exemplar", "nobody"],
+        ["--image", str(tmp_path / "broken.png")],
+    ):
+        result = shell.run("takedown", "add", "--concept", "one", *wrong, "--reason", "r")
+        assert result.exit_code == 1
+        assert not shell.data.takedowns.exists()
+    result = shell.run(
+        "takedown", "add", "--concept", "one", "--concept", "two", "--reason", "r"
+    )  # fmt: skip
+    assert result.exit_code == 0
+    found = TakedownLog(shell.data.takedowns).read().active
+    assert [one.target for one in found] == ["one", "two"]
+
+
+def test_a_damaged_log_takes_no_takedown(shell: Shell) -> None:
+    shell.rebuild()
+    shell.data.takedowns.write_text("garbage\n")
+    result = shell.run("takedown", "add", "--concept", "one", "--reason", "r")
+    assert result.exit_code == 1
+    assert "line 1" in str(result.exception)
+    assert shell.data.takedowns.read_text() == "garbage\n"

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 RATES = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
+KINDS = ("style", "subject")
 AXIS = np.geomspace(0.001, 1, 200)
 
 
@@ -37,13 +38,25 @@ def main() -> None:
     def wrong(rate: float) -> float:
         return float(((present <= rate) & ~right).mean())
 
+    kinds = np.array([answer["kind"] for answer in answers])
+    _, group = np.unique([answer["concepts"][0] for answer in answers], return_inverse=True)
+
+    def macro(values: np.ndarray) -> float:
+        return float((np.bincount(group, values) / np.bincount(group)).mean())
+
     print(f"{len(answers)} queries")
-    print(
-        "nominal  false attribution (source absent)  present: right and matched, wrong and matched"
-    )
+    print("         source absent   source present: right and matched          wrong")
+    print("nominal  matched  macro     all  macro  " + "  ".join(KINDS) + "  and matched")
     for rate in RATES:
+        passed, good = absent <= rate, (present <= rate) & right
+        by_kind = [
+            good[kinds == kind].mean() if (kinds == kind).any() else np.nan for kind in KINDS
+        ]
         print(
-            f"{rate:7.3f} {false_attribution(rate):16.3f} {correct(rate):27.3f}, {wrong(rate):.3f}"
+            f"{rate:7.3f}  {passed.mean():7.3f}  {macro(passed):5.3f}   {good.mean():5.3f}  "
+            f"{macro(good):5.3f}  "
+            + "  ".join(f"{value:7.3f}" for value in by_kind)
+            + f"  {wrong(rate):11.3f}"
         )
     if arguments.plot:
         draw(arguments.plot, false_attribution, correct, right.mean())

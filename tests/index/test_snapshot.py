@@ -3,12 +3,14 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
 from index.errors import SnapshotError
 from index.snapshot import (
+    Manifest,
     Snapshot,
     building,
     list_versions,
@@ -16,6 +18,7 @@ from index.snapshot import (
     open_published,
     publish,
     published_version,
+    read_manifest,
 )
 from tests.fakes import build_snapshot, patches
 
@@ -41,8 +44,9 @@ def version(original: Path, tmp_path: Path) -> Path:
 
 
 def rewrite(folder: Path, **changes: object) -> None:
-    manifest = json.loads((folder / "manifest.json").read_text())
-    (folder / "manifest.json").write_text(json.dumps(manifest | changes))
+    """Change what the manifest says, checksum included."""
+    manifest = Manifest.model_validate_json((folder / "manifest.json").read_bytes())
+    (folder / "manifest.json").write_text(manifest.model_copy(update=changes).model_dump_json())
 
 
 def refused(version: Path) -> str:
@@ -93,7 +97,7 @@ def test_a_damaged_file_is_refused_by_name(version: Path, name: str, damage: str
     assert ("missing" if damage == "gone" else "changed") in message
 
 
-@pytest.mark.parametrize("content", [None, "", "{", '{"format": 1}', '{"format": 2}'])
+@pytest.mark.parametrize("content", [None, "", "{", '{"format": 2}', '{"format": 3}', "[]"])
 def test_a_version_without_a_readable_manifest_is_refused(version: Path, content) -> None:
     (version / "manifest.json").unlink()
     if content is not None:
@@ -102,8 +106,42 @@ def test_a_version_without_a_readable_manifest_is_refused(version: Path, content
 
 
 def test_a_manifest_of_another_format_is_refused(version: Path) -> None:
-    rewrite(version, format=1)
+    manifest = json.loads((version / "manifest.json").read_text())
+    (version / "manifest.json").write_text(json.dumps(manifest | {"format": 2}))
     assert "format" in refused(version)
+
+
+def test_no_flipped_bit_of_a_manifest_goes_unnoticed(version: Path) -> None:
+    path = version / "manifest.json"
+    whole, data = read_manifest(version), path.read_bytes()
+    for place in range(len(data)):
+        spoiled = bytearray(data)
+        spoiled[place] ^= 1
+        path.write_bytes(spoiled)
+        try:
+            assert read_manifest(version) == whole
+        except SnapshotError as error:
+            message = str(error)
+            assert "manifest.json" in message
+            assert "run `whence rebuild`" in message
+
+
+@pytest.mark.parametrize("checksum", [None, "", "0" * 64, 5])
+def test_a_manifest_without_its_checksum_is_refused(version: Path, checksum: object) -> None:
+    path = version / "manifest.json"
+    content = json.loads(path.read_text()) | {"checksum": checksum}
+    path.write_text(json.dumps(content))
+    assert "manifest.json" in refused(version)
+    del content["checksum"]
+    path.write_text(json.dumps(content))
+    assert "its checksum differs" in refused(version)
+
+
+def test_a_folder_of_another_name_than_its_version_is_refused(version: Path) -> None:
+    named = version.name
+    building = version.rename(version.parent / f".building-{named}")
+    Snapshot.open(building).close()  # as a rebuild does to try it
+    assert "give the folder that name" in refused(building.rename(version.parent / "copy"))
 
 
 def test_a_manifest_that_does_not_fit_its_vectors_is_refused(version: Path) -> None:
@@ -193,7 +231,7 @@ def test_a_published_version_that_has_gone_is_told_by_name(tmp_path: Path) -> No
         open_published(tmp_path)
 
 
-def test_versions_are_listed_oldest_first_without_broken_and_unfinished_ones(version: Path) -> None:
+def test_versions_are_listed_oldest_first_without_broken_ones_and_copies(version: Path) -> None:
     index = version.parent
     for name, day in (
         ("b-newer", "2999-01-01"),
@@ -201,7 +239,8 @@ def test_versions_are_listed_oldest_first_without_broken_and_unfinished_ones(ver
         ("c-old", "1999-01-01"),
     ):
         shutil.copytree(version, index / name)
-        rewrite(index / name, version=name, created_at=f"{day}T00:00:00Z")
+        rewrite(index / name, version=name, created_at=datetime.fromisoformat(f"{day}T00:00Z"))
+    shutil.copytree(version, index / "copy")
     shutil.copytree(version, index / ".building-x")
     (index / "broken").mkdir()
     (index / "broken" / "manifest.json").write_text("{")

@@ -1,6 +1,10 @@
+import errno
 import io
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +120,88 @@ def test_a_log_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(TakedownError, match="nothing was recorded"):
         TakedownLog(tmp_path / "file" / "log.jsonl").add("concept", "one", [], reason="r")
+
+
+FULL_DISK = """
+import resource, sys
+from pathlib import Path
+from index.errors import TakedownError
+from index.takedown import TakedownLog
+
+log = TakedownLog(Path(sys.argv[1]))
+_, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+for length in (1, 3_000, 9_000, 40_000, 300_000):
+    for room in (0, 1, 200, 1_000, 4_096, 8_192, 20_000, 100_000):
+        if room >= length + 100:
+            continue
+        before = log.path.read_bytes()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + room, hard))
+        try:
+            log.add("concept", "refused", [], reason="x" * length)
+        except TakedownError as error:
+            assert "nothing was recorded" in str(error), error
+        else:
+            raise SystemExit(f"{length} bytes were written into {room}")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+        assert log.path.read_bytes() == before, (length, room)
+    log.add("concept", "recorded", [], reason="x" * length)
+"""
+
+
+def test_a_full_disk_leaves_the_log_as_it_was(log: TakedownLog) -> None:
+    log.add("concept", "first", [], reason="r")
+    subprocess.run([sys.executable, "-c", FULL_DISK, str(log.path)], check=True)
+    assert [one.target for one in log.read().active] == ["first"] + ["recorded"] * 5
+
+
+def test_a_failed_sync_is_taken_back(log: TakedownLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = log.add("concept", "one", [], reason="r")
+    fsync, failures = os.fsync, [OSError(errno.EIO, "Input/output error")]
+
+    def fail_once(file: int) -> None:
+        if failures:
+            raise failures.pop()
+        fsync(file)
+
+    monkeypatch.setattr(os, "fsync", fail_once)
+    with pytest.raises(TakedownError, match=r"Input/output error.*nothing was recorded"):
+        log.add("concept", "two", [], reason="r")
+    assert log.read().active == (one,)
+    failures += [OSError(errno.EIO, "Input/output error")] * 2
+    with pytest.raises(TakedownError, match="cannot be taken back"):
+        log.add("concept", "three", [], reason="r")
+
+
+def test_nothing_is_added_to_a_damaged_log(log: TakedownLog) -> None:
+    one = log.add("concept", "one", [], reason="r")
+    log.path.write_text(log.path.read_text() + "garbage\n" + "unfinished")
+    before = log.path.read_bytes()
+    with pytest.raises(TakedownError, match=r"line 2 .* is damaged"):
+        log.add("concept", "two", [], reason="r")
+    with pytest.raises(TakedownError, match=r"line 2 .* is damaged"):
+        log.lift(one.id, reason="r")
+    assert log.path.read_bytes() == before
+
+
+def test_an_id_that_comes_twice_is_damage(log: TakedownLog) -> None:
+    one = log.add("concept", "one", [], reason="r")
+    assert len(one.id) == len("td-") + 32
+    record = log.path.read_text()
+    log.path.write_text(record * 2)
+    with pytest.raises(TakedownError, match=r"line 2 .* is damaged"):
+        log.read()
+    log.path.write_text(record)
+    log.lift(one.id, reason="r")
+    with log.path.open("a") as file:
+        file.write(record)
+    with pytest.raises(TakedownError, match=r"line 3 .* is damaged"):
+        log.read()
+
+
+def test_takedowns_recorded_together_are_all_there_in_order(log: TakedownLog) -> None:
+    both = log.add_all([("concept", "one", []), ("concept", "two", [])], reason="r")
+    assert log.read().active == tuple(both)
 
 
 # What it hides at once

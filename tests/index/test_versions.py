@@ -12,6 +12,7 @@ from index.layout import DataFolder
 from index.rebuild import rebuild
 from index.snapshot import list_versions, published_version
 from index.source import read_sources
+from index.verify import verify
 from index.versions import folder_bytes, prune, rollback
 from model.checkpoint import save_model
 from model.errors import ModelError, WhenceError
@@ -50,6 +51,16 @@ def test_the_published_version_is_never_removed(modelled: House) -> None:
     assert versions(modelled.data) == [made[0], made[2]]
 
 
+def test_a_copied_folder_is_no_version_and_stays(house: House) -> None:
+    first = house.rebuild(keep=1).version
+    shutil.copytree(house.data.index / first, house.data.index / "backup")
+    second = house.rebuild(keep=1).version
+    third = house.rebuild(keep=1).version
+    assert second != third
+    assert versions(house.data) == [third]
+    assert (house.data.index / "backup" / "manifest.json").is_file()
+
+
 def test_a_version_knows_what_it_takes_on_the_disk(house: House) -> None:
     folder = house.data.index / house.rebuild().version
     assert folder_bytes(folder) == sum(path.stat().st_size for path in folder.iterdir())
@@ -72,6 +83,18 @@ def test_an_unknown_version_is_refused_with_those_there_are(modelled: House) -> 
     version = modelled.rebuild().version
     with pytest.raises(SnapshotError, match=rf"no version 'x'.*{version}"):
         rollback(modelled.data, "x")
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../index/{}", "./{}", "{}/", "{}/../{}", "copy"])
+def test_only_the_name_of_a_version_names_one(modelled: House, name: str) -> None:
+    first, second = (modelled.rebuild().version for _ in range(2))
+    shutil.copytree(modelled.data.index / first, modelled.data.index / "copy")
+    with pytest.raises(SnapshotError, match="there is no version"):
+        rollback(modelled.data, name.format(first, first))
+    with pytest.raises(SnapshotError, match="there is no version"):
+        verify(modelled.data, name.format(first, first), sample=0)
+    assert published_version(modelled.data.index) == second
+    assert verify(modelled.data, first, sample=0).version == first
 
 
 def test_a_damaged_version_is_not_published_again(modelled: House) -> None:
