@@ -6,7 +6,6 @@ index/CURRENT        the published version's name, replaced atomically
 
 import hashlib
 import json
-import os
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -34,6 +33,7 @@ from index.errors import SnapshotError
 from index.fingerprint import LENGTH, Fingerprints
 from index.ranking import Cohort, Ranker
 from index.vectors import FaissStore, Rows, VectorStore
+from model.checkpoint import sync_to_disk
 from model.config import Facet, Frozen
 
 MANIFEST, CATALOG, COHORT = "manifest.json", "catalog.sqlite", "cohort.safetensors"
@@ -248,9 +248,9 @@ def building(index: Path, version: str) -> Iterator[Path]:
     try:
         yield folder
         for path in [*folder.iterdir(), folder]:
-            _sync(path)
+            sync_to_disk(path)
         folder.rename(index / version)
-        _sync(index)
+        sync_to_disk(index)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -267,9 +267,9 @@ def publish(index: Path, version: str) -> None:
     """Make a version the current one, atomically."""
     draft = index / f".{CURRENT}-{version}"
     draft.write_text(version + "\n", encoding="utf-8")
-    _sync(draft)
+    sync_to_disk(draft)
     draft.replace(index / CURRENT)
-    _sync(index)
+    sync_to_disk(index)
 
 
 def published_version(index: Path) -> str | None:
@@ -334,11 +334,3 @@ def _check_file(path: Path, record: FileRecord) -> None:
         raise SnapshotError(
             f"the file {path} is {state}; run `whence rebuild` to write the index anew"
         )
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

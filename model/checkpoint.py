@@ -65,15 +65,15 @@ def save_model(models: Path, model: AttributionModel, training: dict[str, Any]) 
         record_text = json.dumps(record, indent=2, ensure_ascii=True) + "\n"
         (building / TRAINING).write_text(record_text, encoding="utf-8")
         for path in (*building.iterdir(), building):
-            _sync(path)
+            sync_to_disk(path)
         folder = models / model_id
         if folder.exists():  # equal, or damaged since: then this mends it
             for name in (WEIGHTS, CONFIG, TRAINING):
                 (building / name).replace(folder / name)
-            _sync(folder)
+            sync_to_disk(folder)
         else:
             building.rename(folder)
-        _sync(models)
+        sync_to_disk(models)
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return model_id
@@ -140,7 +140,8 @@ def _clear_abandoned(models: Path) -> None:
                 shutil.rmtree(folder)
 
 
-def _sync(path: Path) -> None:
+def sync_to_disk(path: Path) -> None:
+    """Wait until a file, or a folder's list of names, would survive a power cut."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
