@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import uvicorn
@@ -43,9 +44,7 @@ def run_demo(data: Path, *, port: int = 8000, backbone: str) -> None:
     require_port(HOST, port)
     require_own_index(folder, data / "demo")
     with stages() as report:
-        gallery = draw_gallery(
-            data / "demo", progress=lambda done, total: report("drawing", done, total)
-        )
+        gallery = draw_gallery(data / "demo", progress=partial(report, "drawing"))
         network = choose_backbone(backbone)
         trained = train_model(
             list_training_images([gallery.exemplars]),
@@ -67,7 +66,7 @@ def run_demo(data: Path, *, port: int = 8000, backbone: str) -> None:
         measured = evaluate_pairs(
             pairs,
             lambda asked: ask_attributor(attributor, asked),
-            progress=lambda done, total: report("asking", done, total),
+            progress=partial(report, "asking"),
         )
     out.print(
         f"{summary.concepts} concepts, {summary.exemplars} exemplars; of {len(pairs)} generated "

@@ -1,5 +1,6 @@
 """``whence evaluate pairs | abc | robustness``."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -37,7 +38,7 @@ def pairs_command(
             lambda asked: (
                 ask_attributor(attributor, asked) if attributor else ask_server(str(url), asked)
             ),
-            progress=lambda done, total: report("asking", done, total),
+            progress=partial(report, "asking"),
         )
     print_pairs(measured)
     write_json(json_file, measured.as_dict())

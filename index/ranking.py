@@ -209,11 +209,18 @@ def standardise(
     background: dict[Facet, Doubles] = {}
     for facet, cosines in similarities.items():
         reference = cohort[facet].astype(np.float64)
-        mean = reference.mean(axis=-1, keepdims=True)
-        deviation = np.maximum(reference.std(axis=-1, keepdims=True), 1e-6)
+        mean, deviation = (moment[..., None] for moment in cohort_moments(reference))
         levels[facet] = (cosines - mean) / deviation
         background[facet] = (reference - mean) / deviation
     return levels, background
+
+
+def cohort_moments(cosines: Doubles) -> tuple[Doubles, Doubles]:
+    """Mean and deviation of each query's cosines with the cohort: (..., C) -> (...) twice.
+
+    The deviation of a cohort that is all alike counts as 10^-6.
+    """
+    return cosines.mean(axis=-1), np.maximum(cosines.std(axis=-1), 1e-6)
 
 
 def combine(levels: Mapping[Facet, Doubles]) -> Doubles:

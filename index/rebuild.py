@@ -4,10 +4,11 @@ import hashlib
 import math
 import sqlite3
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +46,6 @@ from index.snapshot import (
     open_published,
     publish,
     published_version,
-    read_cohort,
     write_cohort,
 )
 from index.source import SourceConcept, SourceExemplar
@@ -135,7 +135,7 @@ def rebuild(
         chosen, skipped, embedded = _collect(exemplars, takedowns, cache, embedder, workers, report)
         null_files = _null_files(chosen)
         asked = embed_files(
-            cache, null_files, embedder, workers=workers, progress=_stage(report, "calibrating")
+            cache, null_files, embedder, workers=workers, progress=partial(report, "calibrating")
         )
         null_files = [file for file in null_files if file.key not in asked.unreadable]
         concepts, catalog = _catalog(chosen, cache)
@@ -160,8 +160,10 @@ def rebuild(
             seconds = round(time.monotonic() - started, 3)
             return replace(summary, version=published, unchanged=True, seconds=seconds)
         with building(data.index, version) as folder:
-            probes = _write(folder, concepts, catalog, chosen, null_files, cache, index_type)
-            _write_manifest(folder, version, wanted, probes)
+            dimensions, probes = _write(
+                folder, concepts, catalog, chosen, null_files, cache, index_type
+            )
+            _write_manifest(folder, version, wanted, dimensions, probes)
             found_again = _ask_canaries(folder, null_files, cache)
             if found_again < canary_rate:
                 raise RebuildError(
@@ -192,7 +194,7 @@ def _collect(
     found, withdrawn = leave_out(found, takedowns, cache)
     files = [item.file for item in found]
     outcome = embed_files(
-        cache, files, embedder, workers=workers, progress=_stage(report, "embedding")
+        cache, files, embedder, workers=workers, progress=partial(report, "embedding")
     )
     chosen, unusable = _choose(found, outcome.unreadable)
     add_fingerprints(chosen, cache)
@@ -340,20 +342,23 @@ def _write(
     null_files: Sequence[ImageFile],
     cache: EmbeddingCache,
     index_type: IndexType,
-) -> dict[Facet, int]:
+) -> tuple[dict[Facet, int], dict[Facet, int]]:
     """Everything but the manifest.
 
     Returns:
-        For each facet with an inverted file the lists that a search looks into.
+        The dimension of each facet, and for each with an inverted file the lists that a search
+        looks into.
     """
     keys = [item.file.key for item in chosen]
     thumbnails = ((key, cache.thumbnail(key)) for key in dict.fromkeys(keys))
     write_catalog(folder / CATALOG, concepts, catalog, thumbnails)
-    facets = cache.facets()
+    facets = sorted(cache.facets())
+    dimensions: dict[Facet, int] = {}
     probes: dict[Facet, int] = {}
     asked = [file.key for file in _canaries(null_files)]
     for facet in facets:
         vectors = cache.vectors(facet, keys)
+        dimensions[facet] = vectors.shape[1]
         exact = write_vectors(folder, facet, vectors)
         if wants_inverted(index_type, *vectors.shape):
             inverted = folder / inverted_name(facet)
@@ -371,7 +376,7 @@ def _write(
     (folder / CALIBRATION).write_text(
         calibration.model_dump_json(indent=1) + "\n", encoding="utf-8"
     )
-    return probes
+    return dimensions, probes
 
 
 def _calibrate(
@@ -430,15 +435,19 @@ def _ask_canaries(folder: Path, null_files: Sequence[ImageFile], cache: Embeddin
         snapshot.close()
 
 
-def _write_manifest(folder: Path, version: str, wanted: _Wanted, probes: dict[Facet, int]) -> None:
-    facets: list[Facet] = sorted(read_cohort(folder / COHORT).vectors)
-    store = FaissStore.open(folder, facets)
+def _write_manifest(
+    folder: Path,
+    version: str,
+    wanted: _Wanted,
+    dimensions: dict[Facet, int],
+    probes: dict[Facet, int],
+) -> None:
     manifest = Manifest(
         version=version,
         model_id=wanted.model_id,
         build_id=wanted.build_id,
         created_at=datetime.now(UTC),
-        dimensions={facet: store.dimension(facet) for facet in facets},
+        dimensions=dimensions,
         probes=probes,
         concepts=len(wanted.concepts),
         exemplars=len(wanted.exemplars),
@@ -450,7 +459,3 @@ def _write_manifest(folder: Path, version: str, wanted: _Wanted, probes: dict[Fa
 
 def _silent(_stage: str, _done: int, _total: int) -> None:
     pass
-
-
-def _stage(report: Progress, name: str) -> Callable[[int, int], None]:
-    return lambda done, total: report(name, done, total)

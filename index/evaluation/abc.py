@@ -38,11 +38,11 @@ from index.evaluation.features import BLOCK, ImageFeatures, embed_images
 from index.evaluation.ranks import average_precision, rank_true, recall_at
 from index.evaluation.scores import ExemplarScorer
 from index.ranking import Embeddings
+from index.rebuild import COHORT_SIZE
 
 AbcProtocol = Literal["official", "one-gallery"]
 Progress = Callable[[str, int, int], None]  # (stage, done, total)
 
-COHORT = 1024  # distractors that every query is compared with
 SEED = 0
 QUERIES = 512  # ranked together, and the most that a killed run loses
 
@@ -226,7 +226,7 @@ class _Run:
             np.array([rows[path] for path in release.resolve(own)]) for own in release.exemplars
         ]
         readable = np.flatnonzero(distractors.readable)
-        members = np.random.default_rng(SEED).permutation(readable)[:COHORT]
+        members = np.random.default_rng(SEED).permutation(readable)[:COHORT_SIZE]
         self._cohort = distractors.take(np.sort(members))
 
     def open(self, out: Path) -> Path:
@@ -241,7 +241,7 @@ class _Run:
                 "exemplars": self._exemplars.folder.name,
                 "distractors": self._distractors.folder.name,
             },
-            "cohort": {"size": COHORT, "seed": SEED},
+            "cohort": {"size": COHORT_SIZE, "seed": SEED},
             "scoring": self._fingerprint(),
         }
         text = json.dumps(recipe, indent=1) + "\n"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from index.ranking import Doubles, Embeddings, combine
+from index.ranking import Doubles, Embeddings, cohort_moments, combine
 from index.vectors import Floats, Rows
 from model.config import Facet
 
@@ -52,8 +52,7 @@ class ExemplarScorer:
         bounds: list[Doubles] = []
         for facet, vectors in queries.items():
             against = vectors.astype(np.float64) @ cohort[facet].astype(np.float64).T  # (Q, C)
-            self._mean[facet] = against.mean(axis=1)
-            self._deviation[facet] = np.maximum(against.std(axis=1), 1e-6)
+            self._mean[facet], self._deviation[facet] = cohort_moments(against)
             error = CONFIDENCE * vectors.shape[1] ** 0.5 * ROUNDOFF
             bounds.append(error / self._deviation[facet])
         self.tolerance: Doubles = STEEPNESS * np.sum(bounds, axis=0)
