@@ -7,8 +7,8 @@ from typing import Any
 
 import httpx
 
+from app.pipeline import answer_file
 from app.schemas import AttributionResponse
-from app.service import answer_file
 from index.attribution import open_attributor
 from index.evaluation.pairs import Answer, Pair
 from index.layout import DataFolder

@@ -14,8 +14,11 @@
             not-a-form                     NotAFormError
     422     image-too-small                ImageTooSmallError
             invalid-request                InvalidRequestError, or FastAPI's validation
+    429     queue-full                     QueueFullError; with Retry-After
+    499     client-gone                    ClientGoneError: logged and counted, read by nobody
     500     internal-error                 anything else; its text is logged, never sent
     503     no-index                       SnapshotError, ModelError; with Retry-After
+            deadline                       DeadlineError; with Retry-After
             stalled                        StalledError; with Retry-After
             takedowns-unusable             TakedownError; with Retry-After
 
@@ -47,7 +50,8 @@ from model.errors import (
 )
 
 MEDIA_TYPE = "application/problem+json"
-RETRY_AFTER = 5  # seconds
+RETRY_AFTER = 5  # seconds, where the error knows no better
+RETRIED = {http.HTTPStatus.TOO_MANY_REQUESTS, http.HTTPStatus.SERVICE_UNAVAILABLE}
 
 logger = logging.getLogger(__name__)
 
@@ -93,6 +97,30 @@ class NotAFormError(RequestError):
 
 class StalledError(RequestError):
     """The embedding of an image takes so long that it must be hanging."""
+
+
+class QueueFullError(RequestError):
+    """An image for which there is no room now.
+
+    Args:
+        retry_after: seconds until there probably is.
+    """
+
+    def __init__(self, message: str, *, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class ImpatientError(RequestError):
+    """An answer that nobody waits for."""
+
+
+class ClientGoneError(ImpatientError):
+    """A connection that was closed before its answer."""
+
+
+class DeadlineError(ImpatientError):
+    """A request that took longer than requests may."""
 
 
 class UnauthorizedError(RequestError):
@@ -209,6 +237,18 @@ INVALID_REQUEST = ProblemType(
     "The request is not valid",
     "query parameter 'top_k': Input should be greater than or equal to 1",
 )
+QUEUE_FULL = ProblemType(
+    429,
+    "queue-full",
+    "There is no room for more images now",
+    "the server is answering 32 images, the most it takes at once; try again in 2 seconds",
+)
+CLIENT_GONE = ProblemType(
+    499,
+    "client-gone",
+    "Nobody waits for the answer",
+    "the connection was closed before there was an answer",
+)
 INTERNAL_ERROR = ProblemType(
     500,
     "internal-error",
@@ -221,6 +261,13 @@ NO_INDEX = ProblemType(
     "no-index",
     "There is no index to answer from",
     "there is no index in data/index yet; run `whence rebuild --source PATH`",
+)
+DEADLINE = ProblemType(
+    503,
+    "deadline",
+    "The answer would have come too late",
+    "the answer would have taken longer than 30 seconds, the most that a request may take here; "
+    "try again later",
 )
 STALLED = ProblemType(
     503,
@@ -251,9 +298,22 @@ KINDS: dict[type[WhenceError], ProblemType] = {
     InvalidRequestError: INVALID_REQUEST,
     SnapshotError: NO_INDEX,
     ModelError: NO_INDEX,
+    QueueFullError: QUEUE_FULL,
+    ClientGoneError: CLIENT_GONE,
+    DeadlineError: DEADLINE,
     StalledError: STALLED,
     TakedownError: TAKEDOWNS_UNUSABLE,
 }
+
+
+def kind_of(error: WhenceError) -> ProblemType:
+    """How an error is told to a client."""
+    return next(KINDS[cls] for cls in type(error).__mro__ if cls in KINDS)
+
+
+def problem_of(error: WhenceError) -> "Problem":
+    """A problem that is a part of an answer."""
+    return _problem(kind_of(error), str(error), _instance())
 
 
 def add_problem_handlers(app: FastAPI) -> None:
@@ -280,7 +340,7 @@ def responses(*kinds: ProblemType) -> dict[int | str, dict[str, Any]]:
                 },
             },
         )
-        if kind.status == http.HTTPStatus.SERVICE_UNAVAILABLE:
+        if kind.status in RETRIED:
             response["headers"] = {
                 "Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}
             }
@@ -314,6 +374,10 @@ def document_problems(app: FastAPI) -> None:
         schemas.pop(name, None)
 
 
+def _instance() -> str:
+    return f"urn:uuid:{uuid.uuid4()}"
+
+
 def _problem(
     kind: ProblemType, detail: str, instance: str, faults: Sequence[Fault] | None = None
 ) -> Problem:
@@ -336,7 +400,7 @@ def _answer(
     headers: Mapping[str, str] | None = None,
     cause: str | None = None,  # for the log alone, in place of the detail
 ) -> JSONResponse:
-    problem = _problem(kind, detail, f"urn:uuid:{uuid.uuid4()}", faults)
+    problem = _problem(kind, detail, _instance(), faults)
     level = logging.ERROR if kind is INTERNAL_ERROR else logging.INFO
     logger.log(
         level,
@@ -349,8 +413,8 @@ def _answer(
         problem.instance,
     )
     sent = dict(headers or {})
-    if kind.status == http.HTTPStatus.SERVICE_UNAVAILABLE:
-        sent["Retry-After"] = str(RETRY_AFTER)
+    if kind.status in RETRIED:
+        sent.setdefault("Retry-After", str(RETRY_AFTER))
     if kind is UNAUTHORIZED:
         sent["WWW-Authenticate"] = "Bearer"
     if kind is BODY_TOO_LARGE:
@@ -361,11 +425,12 @@ def _answer(
 
 
 async def _answer_named(request: Request, error: Exception) -> JSONResponse:
-    for ancestor in type(error).__mro__:
-        if ancestor in KINDS:
-            faults = error.faults if isinstance(error, InvalidRequestError) else None
-            return _answer(request, KINDS[ancestor], str(error), faults=faults)
-    raise error
+    assert isinstance(error, WhenceError)
+    faults = error.faults if isinstance(error, InvalidRequestError) else None
+    headers = {}
+    if isinstance(error, QueueFullError):
+        headers["Retry-After"] = str(error.retry_after)
+    return _answer(request, kind_of(error), str(error), faults=faults, headers=headers)
 
 
 async def _answer_validation(request: Request, error: Exception) -> JSONResponse:

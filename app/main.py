@@ -67,7 +67,11 @@ def create_app(
 
     app = FastAPI(title="Whence", version=_version(), description=DESCRIPTION, lifespan=lifespan)
     app.state.settings = settings
-    app.add_middleware(BodyLimit, max_bytes=settings.max_upload_bytes)
+    app.add_middleware(
+        BodyLimit,
+        max_bytes=settings.max_upload_bytes,
+        exceptions={"/attribute/batch": settings.max_batch_bytes},
+    )
     add_problem_handlers(app)
     for routes in (attribute, concepts, exemplars, admin, health):
         app.include_router(routes.router)

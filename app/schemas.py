@@ -5,7 +5,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from app.service import Answer, Timing
+from app.errors import Problem
+from app.pipeline import Answer, Timing
 from index.attribution import Attributor, ConceptEvidence, ExemplarEvidence
 from index.calibration import Verdict
 from index.catalog import Concept, Exemplar
@@ -248,6 +249,19 @@ class AttributionResponse(Wire):
             ),
             timing_ms=TimingMs.of(answer.timing),
         )
+
+
+class BatchAnswer(Wire):
+    """What became of one image of a batch: an attribution, or the problem with it."""
+
+    attribution: AttributionResponse | None = Field(description="The answer, if there is one.")
+    problem: Problem | None = Field(description="Why there is none; as an error alone would be.")
+
+
+class BatchResponse(Wire):
+    """The answers to a batch of images."""
+
+    answers: list[BatchAnswer] = Field(description="One for each image, in the order they came.")
 
 
 class ConceptSummary(Wire):
