@@ -35,6 +35,7 @@ from app.settings import Settings
 from index.attribution import Attributor, open_attributor
 from index.layout import DataFolder
 from index.rebuild import rebuild
+from index.snapshot import open_published
 from index.source import read_sources
 from model.backbone import create_backbone, create_random_backbone
 from model.checkpoint import load_embedder
