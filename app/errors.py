@@ -25,7 +25,6 @@ The errors that only HTTP knows descend from `RequestError`; the others from `mo
 
 import http
 import logging
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -69,7 +68,8 @@ class Problem(BaseModel):
     title: str = Field(description="The kind of error in words; the same for every occurrence.")
     status: int = Field(description="The HTTP status code.")
     detail: str = Field(description="What was wrong this time and what to do about it.")
-    instance: str = Field(description="URN of this occurrence; the server's log names it too.")
+    instance: str = Field(description="URN of this occurrence; its last part is the request's X-Request-ID, which the "
+        "server's log names, too.")
     errors: list[Fault] | None = Field(
         None, description="Each faulty part; only with type `urn:whence:problem:invalid-request`."
     )
@@ -291,7 +291,7 @@ def responses(*kinds: ProblemType) -> dict[int | str, dict[str, Any]]:
                     "schema": {"type": "string"},
                 }
             }
-        problem = _problem(kind, kind.example, "urn:uuid:6f2b1c1e-9d57-4c5b-8d1c-0d8c2a5b7e11")
+        problem = _problem(kind, kind.example, "urn:whence:request:6f2b1c1e-9d57-4c5b-8d1c-0d8c2a5b7e11")
         response["content"][MEDIA_TYPE]["examples"][kind.name] = {
             "summary": kind.title,
             "value": problem.model_dump(exclude_none=True),
@@ -336,7 +336,9 @@ def _answer(
     headers: Mapping[str, str] | None = None,
     cause: str | None = None,  # for the log alone, in place of the detail
 ) -> JSONResponse:
-    problem = _problem(kind, detail, f"urn:uuid:{uuid.uuid4()}", faults)
+    request_id: str = request.state.request_id
+    problem = _problem(kind, detail, f"urn:whence:request:{request_id}", faults)
+    request.app.state.metrics.refused(kind.name)
     level = logging.ERROR if kind is INTERNAL_ERROR else logging.INFO
     logger.log(
         level,
@@ -348,7 +350,7 @@ def _answer(
         cause or detail,
         problem.instance,
     )
-    sent = dict(headers or {})
+    sent = {"X-Request-ID": request_id, **(headers or {})}
     if kind.status == http.HTTPStatus.SERVICE_UNAVAILABLE:
         sent["Retry-After"] = str(RETRY_AFTER)
     if kind is UNAUTHORIZED:

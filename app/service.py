@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +16,9 @@ import anyio.to_thread
 from PIL import Image
 
 from app.errors import ReloadError, StalledError
+from app.metrics import Metrics
 from app.settings import Settings
+from app.tracing import record_stage
 from index.attribution import Attribution, Attributor
 from index.embedding import ImageEmbedder
 from index.errors import SnapshotError, TakedownError
@@ -103,15 +105,18 @@ class Service:
             of the time.
         attributor: answers instead of what ``load`` gives, whatever is published; takedowns reach
             it all the same.
+        metrics: count and time what happens.
     """
 
     def __init__(
         self,
         settings: Settings,
         load: Callable[[Settings, ImageEmbedder | None], Attributor],
-        attributor: Attributor | None = None,
+        attributor: Attributor | None,
+        metrics: Metrics,
     ) -> None:
         self._settings = settings
+        self._metrics = metrics
         self._data = DataFolder(settings.data)
         self._load = load
         self._fixed = attributor is not None
@@ -125,6 +130,10 @@ class Service:
         self._inference = ThreadPoolExecutor(max_workers=1, thread_name_prefix="inference")
         self._embedding_since: float | None = None
         self._watches: list[asyncio.Task[None]] = []
+        self._taken = 0  # images taken in and not answered yet
+        self._metrics.watch_queue(lambda: self._taken)
+        if attributor:
+            self._tell_serving(attributor)
 
     async def __aenter__(self) -> "Service":
         """Load the index if there is one; a server without one still starts."""
@@ -213,6 +222,7 @@ class Service:
                 reason=reason,
             )
         )
+        self._metrics.taken_down(kind)
         logger.info("recorded takedown %s of %s %r", takedown.id, kind, target)
         await self._hide()
         if trouble := self._failures.get("takedowns"):
@@ -231,13 +241,20 @@ class Service:
             ImageError: it cannot be decoded, or is outside the limits.
         """
         arrived = time.perf_counter()
-        async with self._pipeline:
-            admitted = time.perf_counter()
-            image = await anyio.to_thread.run_sync(decode_image, data, self._settings.image_limits)
-            decoded = time.perf_counter()
-            attribution, began, embedded, found = await asyncio.get_running_loop().run_in_executor(
-                self._inference, self._infer, attributor, image.pixels, top_k, exemplars
-            )
+        self._taken += 1
+        try:
+            async with self._pipeline:
+                admitted = time.perf_counter()
+                image = await anyio.to_thread.run_sync(
+                    decode_image, data, self._settings.image_limits
+                )
+                decoded = time.perf_counter()
+                loop = asyncio.get_running_loop()
+                attribution, began, embedded, found = await loop.run_in_executor(
+                    self._inference, self._infer, attributor, image.pixels, top_k, exemplars
+                )
+        finally:
+            self._taken -= 1
         timing = Timing(
             decode=decoded - admitted,
             queue=(admitted - arrived) + (began - decoded),
@@ -245,6 +262,15 @@ class Service:
             search=found - embedded,
             total=time.perf_counter() - arrived,
         )
+        self._metrics.batch(1)
+        self._metrics.verdict(attribution.verdict)
+        for stage in fields(timing):
+            self._metrics.stage(stage.name, getattr(timing, stage.name))
+        record_stage("queue", arrived, admitted)
+        record_stage("decode", admitted, decoded)
+        record_stage("queue", decoded, began)
+        record_stage("embed", began, embedded)
+        record_stage("search", embedded, found)
         return Answer(attribution, image.sha256, datetime.now(UTC), timing)
 
     def check_responsive(self) -> None:
@@ -320,6 +346,7 @@ class Service:
                 self._fail("index", error)
                 self._failures.pop("takedowns", None)
                 self._serving = None
+                self._metrics.index_lost()
                 serving.retire()
             except LoadError as error:
                 self._fail("takedowns", error)
@@ -329,6 +356,7 @@ class Service:
                 self._serve(masked)
 
     def _fail(self, what: str, error: WhenceError) -> None:
+        self._metrics.reload_failed()
         if str(error) != str(self._failures.get(what)):
             state = "the server goes on as it was" if self._serving else "not ready"
             logger.warning("%s: %s", state, error)
@@ -342,12 +370,19 @@ class Service:
         self._serving = _Serving(attributor)
         if old:
             old.retire()
+        self._tell_serving(attributor)
         snapshot = attributor.snapshot
         logger.info(
             "serving index %s, model %s, %d exemplars taken down",
             snapshot.version,
             snapshot.model_id,
             len(snapshot.hidden),
+        )
+
+    def _tell_serving(self, attributor: Attributor) -> None:
+        snapshot, hidden = attributor.snapshot, len(attributor.snapshot.hidden)
+        self._metrics.swapped(
+            snapshot.version, snapshot.model_id, snapshot.manifest.exemplars - hidden, hidden
         )
 
     def _open(self, embedder: ImageEmbedder | None) -> Attributor:
