@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +15,7 @@ from app.client import attribute_files, served_version
 from app.console import err, out, print_error, print_note, print_step, stages
 from app.demo import run_demo
 from app.evaluate import evaluate
+from app.logs import configure_logging
 from app.main import create_app
 from app.options import DEFAULT_WORKERS, Data, Device, JsonFile, Workers, write_json
 from app.ports import require_port
@@ -172,13 +174,17 @@ def serve(
     """Answer POST /attribute; settings come from WHENCE_*, options go before them."""
     settings = read_settings(host=host, port=port, data=data)
     require_port(settings.host, settings.port)
-    logging.getLogger().setLevel(settings.log_level.upper())
+    if settings.metrics_port:
+        require_port(settings.metrics_host, settings.metrics_port)
+    configure_logging(settings.log_level, settings.log_format)
+    os.environ.setdefault("OTEL_SERVICE_NAME", "whence")
     out.print(f"whence at http://{settings.host}:{settings.port} (API at /docs)")
     uvicorn.run(
         create_app(settings),
         host=settings.host,
         port=settings.port,
-        log_level=settings.log_level,
+        log_config=None,
+        access_log=False,
     )
 
 

@@ -28,7 +28,6 @@ The errors that only HTTP knows descend from `RequestError`; the others from `mo
 
 import http
 import logging
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -73,7 +72,10 @@ class Problem(BaseModel):
     title: str = Field(description="The kind of error in words; the same for every occurrence.")
     status: int = Field(description="The HTTP status code.")
     detail: str = Field(description="What was wrong this time and what to do about it.")
-    instance: str = Field(description="URN of this occurrence; the server's log names it too.")
+    instance: str = Field(
+        description="URN of this occurrence; its last part is the request's X-Request-ID, which "
+        "the server's log names, too."
+    )
     errors: list[Fault] | None = Field(
         None, description="Each faulty part; only with type `urn:whence:problem:invalid-request`."
     )
@@ -311,9 +313,11 @@ def kind_of(error: WhenceError) -> ProblemType:
     return next(KINDS[cls] for cls in type(error).__mro__ if cls in KINDS)
 
 
-def problem_of(error: WhenceError) -> "Problem":
-    """A problem that is a part of an answer."""
-    return _problem(kind_of(error), str(error), _instance())
+def problem_of(request: Request, error: WhenceError) -> Problem:
+    """A problem that is a part of an answer to ``request``."""
+    kind = kind_of(error)
+    request.app.state.metrics.refused(kind.name)
+    return _problem(kind, str(error), _instance(request))
 
 
 def add_problem_handlers(app: FastAPI) -> None:
@@ -351,7 +355,9 @@ def responses(*kinds: ProblemType) -> dict[int | str, dict[str, Any]]:
                     "schema": {"type": "string"},
                 }
             }
-        problem = _problem(kind, kind.example, "urn:uuid:6f2b1c1e-9d57-4c5b-8d1c-0d8c2a5b7e11")
+        problem = _problem(
+            kind, kind.example, "urn:whence:request:6f2b1c1e-9d57-4c5b-8d1c-0d8c2a5b7e11"
+        )
         response["content"][MEDIA_TYPE]["examples"][kind.name] = {
             "summary": kind.title,
             "value": problem.model_dump(exclude_none=True),
@@ -374,8 +380,8 @@ def document_problems(app: FastAPI) -> None:
         schemas.pop(name, None)
 
 
-def _instance() -> str:
-    return f"urn:uuid:{uuid.uuid4()}"
+def _instance(request: Request) -> str:
+    return f"urn:whence:request:{request.state.request_id}"
 
 
 def _problem(
@@ -400,7 +406,9 @@ def _answer(
     headers: Mapping[str, str] | None = None,
     cause: str | None = None,  # for the log alone, in place of the detail
 ) -> JSONResponse:
-    problem = _problem(kind, detail, _instance(), faults)
+    request_id: str = request.state.request_id
+    problem = _problem(kind, detail, _instance(request), faults)
+    request.app.state.metrics.refused(kind.name)
     level = logging.ERROR if kind is INTERNAL_ERROR else logging.INFO
     logger.log(
         level,
@@ -412,7 +420,7 @@ def _answer(
         cause or detail,
         problem.instance,
     )
-    sent = dict(headers or {})
+    sent = {"X-Request-ID": request_id, **(headers or {})}
     if kind.status in RETRIED:
         sent.setdefault("Retry-After", str(RETRY_AFTER))
     if kind is UNAUTHORIZED:

@@ -1,15 +1,18 @@
 """The HTTP service, put together: ``uvicorn --factory app.main:create_app``, or `whence serve`."""
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from importlib import metadata
 
 from fastapi import FastAPI
 
 from app.errors import add_problem_handlers, document_problems
-from app.routes import admin, attribute, concepts, exemplars, health
+from app.metrics import Metrics
+from app.routes import admin, attribute, concepts, exemplars, health, metrics
 from app.service import Service
 from app.settings import Settings, read_settings
+from app.telemetry import Telemetry
+from app.tracing import REQUESTS
 from app.uploads import BodyLimit
 from index.attribution import Attributor, open_attributor
 from index.embedding import ImageEmbedder
@@ -59,21 +62,32 @@ def create_app(
         SettingsError: the environment holds a setting that cannot be.
     """
     settings = settings or read_settings()
+    counted = Metrics()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with Service(settings, load, attributor) as app.state.service:
-            yield
+        port = settings.metrics_port
+        with counted.served(settings.metrics_host, port) if port else nullcontext():
+            async with Service(settings, load, attributor, counted) as app.state.service:
+                yield
 
-    app = FastAPI(title="Whence", version=_version(), description=DESCRIPTION, lifespan=lifespan)
+    app = FastAPI(
+        title="Whence",
+        version=_version(),
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        telemetry=REQUESTS,
+    )
     app.state.settings = settings
+    app.state.metrics = counted
     app.add_middleware(
         BodyLimit,
         max_bytes=settings.max_upload_bytes,
         exceptions={"/attribute/batch": settings.max_batch_bytes},
     )
+    app.add_middleware(Telemetry, metrics=counted)  # the last is the outermost
     add_problem_handlers(app)
-    for routes in (attribute, concepts, exemplars, admin, health):
+    for routes in (attribute, concepts, exemplars, admin, health, metrics):
         app.include_router(routes.router)
     document_problems(app)
     return app

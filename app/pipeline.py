@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import get_args
 
 import anyio.to_thread
 import torch
@@ -17,8 +18,10 @@ from PIL import Image
 
 from app.batching import Batcher
 from app.errors import QueueFullError, StalledError
+from app.metrics import Metrics, Stage
 from app.patience import Patience
 from app.settings import Settings
+from app.tracing import record_stage
 from index.attribution import Attribution, Attributor
 from index.embedding import ImageEmbedder
 from model.embedder import choose_device
@@ -81,10 +84,13 @@ class Pipeline:
 
     Args:
         settings: the limits.
+        metrics: told of every step.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self._settings = settings
+        self._metrics = metrics
+        metrics.watch_queue(lambda: self._held)
         self._held = 0  # images taken and not answered yet
         self._receiving = 0  # bodies of requests that are not here yet
         self._seconds = 0.0  # one image takes, lately
@@ -192,6 +198,14 @@ class Pipeline:
             search=inference.found - inference.embedded,
             total=ended - arrived,
         )
+        self._metrics.verdict(inference.attribution.verdict)
+        for stage in get_args(Stage):
+            self._metrics.stage(stage, getattr(timing, stage))
+        record_stage("queue", arrived, began)
+        record_stage("decode", began, decoded)
+        record_stage("queue", decoded, inference.began)
+        record_stage("embed", inference.began, inference.embedded)
+        record_stage("search", inference.embedded, inference.found)
         return Answer(inference.attribution, sha256, datetime.now(UTC), timing)
 
     async def probe(self, attributor: Attributor) -> None:
@@ -245,6 +259,7 @@ class Pipeline:
         """On the inference thread: embed and search a whole batch."""
         began = time.monotonic()
         inferences = infer(queries)
+        self._metrics.batch(len(queries))
         self._failed = None
         self._answered_at = time.monotonic()
         latest = (self._answered_at - began) / len(queries)

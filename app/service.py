@@ -12,6 +12,7 @@ from typing import Literal
 import anyio.to_thread
 
 from app.errors import ReloadError
+from app.metrics import Metrics
 from app.pipeline import Pipeline
 from app.settings import Settings
 from index.attribution import Attributor
@@ -76,15 +77,18 @@ class Service:
             of the time.
         attributor: answers instead of what ``load`` gives, whatever is published; takedowns reach
             it all the same.
+        metrics: count and time what happens.
     """
 
     def __init__(
         self,
         settings: Settings,
         load: Callable[[Settings, ImageEmbedder | None], Attributor],
-        attributor: Attributor | None = None,
+        attributor: Attributor | None,
+        metrics: Metrics,
     ) -> None:
         self._settings = settings
+        self._metrics = metrics
         self._data = DataFolder(settings.data)
         self._load = load
         self._fixed = attributor is not None
@@ -94,8 +98,10 @@ class Service:
         self._seen: dict[Path, _Stamp] = {}
         self._loading = asyncio.Lock()  # held while a version is opened
         self._changing = asyncio.Lock()  # held, shortly, while what is served changes; taken last
-        self.pipeline = Pipeline(settings)
+        self.pipeline = Pipeline(settings, metrics)
         self._watches: list[asyncio.Task[None]] = []
+        if attributor:
+            self._tell_serving(attributor)
 
     async def __aenter__(self) -> "Service":
         """Load the index if there is one; a server without one still starts."""
@@ -184,6 +190,7 @@ class Service:
                 reason=reason,
             )
         )
+        self._metrics.taken_down(kind)
         logger.info("recorded takedown %s of %s %r", takedown.id, kind, target)
         await self._hide()
         if trouble := self._failures.get("takedowns"):
@@ -259,6 +266,7 @@ class Service:
                 self._fail("index", error)
                 self._failures.pop("takedowns", None)
                 self._serving = None
+                self._metrics.index_lost()
                 serving.retire()
             except LoadError as error:
                 self._fail("takedowns", error)
@@ -268,6 +276,7 @@ class Service:
                 self._serve(masked)
 
     def _fail(self, what: str, error: WhenceError) -> None:
+        self._metrics.reload_failed()
         if str(error) != str(self._failures.get(what)):
             state = "the server goes on as it was" if self._serving else "not ready"
             logger.warning("%s: %s", state, error)
@@ -281,12 +290,19 @@ class Service:
         self._serving = _Serving(attributor)
         if old:
             old.retire()
+        self._tell_serving(attributor)
         snapshot = attributor.snapshot
         logger.info(
             "serving index %s, model %s, %d exemplars taken down",
             snapshot.version,
             snapshot.model_id,
             len(snapshot.hidden),
+        )
+
+    def _tell_serving(self, attributor: Attributor) -> None:
+        snapshot, hidden = attributor.snapshot, len(attributor.snapshot.hidden)
+        self._metrics.swapped(
+            snapshot.version, snapshot.model_id, snapshot.manifest.exemplars - hidden, hidden
         )
 
     def _open(self, embedder: ImageEmbedder | None) -> Attributor:

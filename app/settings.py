@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from app.logs import LogFormat
 from index.calibration import DEFAULT_RATE
 from model.errors import WhenceError
 from model.images import DEFAULT_LIMITS, ImageLimits
@@ -28,6 +29,14 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 is every one.")
     port: int = Field(8000, ge=1, le=65535, description="Port to listen on.")
     log_level: LogLevel = Field("info", description="Least severe message that is logged.")
+    log_format: LogFormat = Field(
+        "auto",
+        description="json: a JSON object a line; console: for people; auto: console on a terminal.",
+    )
+    metrics_port: int | None = Field(
+        None, ge=1, le=65535, description="Port for Prometheus alone, without a key; default none."
+    )
+    metrics_host: str = Field("127.0.0.1", description="Address that the metrics port listens on.")
     device: str = Field(
         "auto",
         pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",

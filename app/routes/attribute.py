@@ -139,7 +139,7 @@ async def attribute_batch(
                 patience=patience,
             )
         except WhenceError as error:
-            return BatchAnswer(attribution=None, problem=errors.problem_of(error))
+            return BatchAnswer(attribution=None, problem=errors.problem_of(request, error))
         return BatchAnswer(attribution=AttributionResponse.of(answer, attributor), problem=None)
 
     with pipeline.admitted(len(files)):

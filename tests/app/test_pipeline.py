@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from app.main import create_app
+from app.metrics import Metrics
 from app.patience import Patience
 from app.service import Service
 from app.settings import Settings
@@ -217,7 +218,7 @@ def test_stopping_answers_what_was_taken(
 ) -> None:
     async def scenario() -> None:
         held_back = Attributor(embedder, attributor.snapshot)
-        async with Service(Settings(data=tmp_path), never, held_back) as service:
+        async with Service(Settings(data=tmp_path), never, held_back, Metrics()) as service:
             asked = asyncio.create_task(
                 service.pipeline.attribute(
                     held_back, query, top_k=1, exemplars=0, patience=Patience(math.inf)
