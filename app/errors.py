@@ -68,8 +68,10 @@ class Problem(BaseModel):
     title: str = Field(description="The kind of error in words; the same for every occurrence.")
     status: int = Field(description="The HTTP status code.")
     detail: str = Field(description="What was wrong this time and what to do about it.")
-    instance: str = Field(description="URN of this occurrence; its last part is the request's X-Request-ID, which the "
-        "server's log names, too.")
+    instance: str = Field(
+        description="URN of this occurrence; it ends with the answer's X-Request-ID, under which "
+        "the server's log tells more."
+    )
     errors: list[Fault] | None = Field(
         None, description="Each faulty part; only with type `urn:whence:problem:invalid-request`."
     )
@@ -291,7 +293,9 @@ def responses(*kinds: ProblemType) -> dict[int | str, dict[str, Any]]:
                     "schema": {"type": "string"},
                 }
             }
-        problem = _problem(kind, kind.example, "urn:whence:request:6f2b1c1e-9d57-4c5b-8d1c-0d8c2a5b7e11")
+        problem = _problem(
+            kind, kind.example, "urn:whence:request:6f2b1c1e-9d57-4c5b-8d1c-0d8c2a5b7e11"
+        )
         response["content"][MEDIA_TYPE]["examples"][kind.name] = {
             "summary": kind.title,
             "value": problem.model_dump(exclude_none=True),
@@ -339,17 +343,17 @@ def _answer(
     request_id: str = request.state.request_id
     problem = _problem(kind, detail, f"urn:whence:request:{request_id}", faults)
     request.app.state.metrics.refused(kind.name)
-    level = logging.ERROR if kind is INTERNAL_ERROR else logging.INFO
-    logger.log(
-        level,
-        "%s %r answered %d %s: %r (%s)",
-        request.method,
-        request.url.path,
-        kind.status,
-        kind.name,
-        cause or detail,
-        problem.instance,
-    )
+    request.state.problem = kind.name  # for the line that the log has of every request
+    # Other details may repeat what the caller sent, which is no business of the log's.
+    if kind.status >= http.HTTPStatus.INTERNAL_SERVER_ERROR:
+        logger.log(
+            logging.ERROR if kind is INTERNAL_ERROR else logging.INFO,
+            "answered %d %s: %r (%s)",
+            kind.status,
+            kind.name,
+            cause or detail,
+            problem.instance,
+        )
     sent = {"X-Request-ID": request_id, **(headers or {})}
     if kind.status == http.HTTPStatus.SERVICE_UNAVAILABLE:
         sent["Retry-After"] = str(RETRY_AFTER)

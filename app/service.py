@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +16,7 @@ import anyio.to_thread
 from PIL import Image
 
 from app.errors import ReloadError, StalledError
-from app.metrics import Metrics
+from app.metrics import STAGES, Metrics
 from app.settings import Settings
 from app.tracing import record_stage
 from index.attribution import Attribution, Attributor
@@ -264,8 +264,8 @@ class Service:
         )
         self._metrics.batch(1)
         self._metrics.verdict(attribution.verdict)
-        for stage in fields(timing):
-            self._metrics.stage(stage.name, getattr(timing, stage.name))
+        for stage in STAGES:
+            self._metrics.stage(stage, getattr(timing, stage))
         record_stage("queue", arrived, admitted)
         record_stage("decode", admitted, decoded)
         record_stage("queue", decoded, began)

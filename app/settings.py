@@ -32,9 +32,7 @@ class Settings(BaseSettings):
     metrics_port: int | None = Field(
         None, ge=1, le=65535, description="Port for Prometheus alone, without a key; default none."
     )
-    metrics_host: str = Field(
-        "127.0.0.1", description="Address that the metrics port listens on."
-    )
+    metrics_host: str = Field("127.0.0.1", description="Address that the metrics port listens on.")
     device: str = Field(
         "auto",
         pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",

@@ -16,7 +16,7 @@ _tracer = trace.get_tracer("whence")
 
 
 def _is_probe(scope: Scope) -> bool:
-    return scope["path"].startswith(("/health/", "/metrics"))
+    return str(scope["path"]).startswith(("/health/", "/metrics"))
 
 
 REQUESTS: TelemetryConfig = {

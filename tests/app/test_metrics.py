@@ -229,7 +229,9 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def test_the_metrics_port_asks_for_no_token_and_closes(attributor: Attributor, tmp_path: Path) -> None:
+def test_the_metrics_port_asks_for_no_token_and_closes(
+    attributor: Attributor, tmp_path: Path
+) -> None:
     settings = Settings(data=tmp_path, admin_token=TOKEN, metrics_port=free_port())
     url = f"http://127.0.0.1:{settings.metrics_port}/metrics"
     with TestClient(create_app(settings, attributor)) as client:
@@ -249,5 +251,3 @@ def test_every_metric_is_described_and_named_as_prometheus_advises(own: TestClie
         assert family.documentation.endswith("."), family.name
         assert re.fullmatch(r"whence_[a-z_]+", family.name)
         assert not re.search(r"_(ms|milliseconds|minutes|kb|count)$", family.name)
-
-
