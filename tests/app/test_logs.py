@@ -94,10 +94,10 @@ def test_tracebacks_show_no_variables(style: LogFormat) -> None:
     stream = configured(style)
     upload = "".join(map(chr, range(97, 123)))
     try:
-        raise ValueError(len(upload))
+        int(upload[:0])
     except ValueError:
         logging.getLogger("app").exception("failed")
-    assert "ValueError: 26" in stream.getvalue()
+    assert "ValueError: invalid literal" in stream.getvalue()
     assert upload not in stream.getvalue()
 
 
