@@ -73,8 +73,8 @@ class Problem(BaseModel):
     status: int = Field(description="The HTTP status code.")
     detail: str = Field(description="What was wrong this time and what to do about it.")
     instance: str = Field(
-        description="URN of this occurrence; its last part is the request's X-Request-ID, which "
-        "the server's log names, too."
+        description="URN of this occurrence; it ends with the answer's X-Request-ID, under which "
+        "the server's log tells more."
     )
     errors: list[Fault] | None = Field(
         None, description="Each faulty part; only with type `urn:whence:problem:invalid-request`."
@@ -409,17 +409,17 @@ def _answer(
     request_id: str = request.state.request_id
     problem = _problem(kind, detail, _instance(request), faults)
     request.app.state.metrics.refused(kind.name)
-    level = logging.ERROR if kind is INTERNAL_ERROR else logging.INFO
-    logger.log(
-        level,
-        "%s %r answered %d %s: %r (%s)",
-        request.method,
-        request.url.path,
-        kind.status,
-        kind.name,
-        cause or detail,
-        problem.instance,
-    )
+    request.state.problem = kind.name  # for the line that the log has of every request
+    # Other details may repeat what the caller sent, which is no business of the log's.
+    if kind.status >= http.HTTPStatus.INTERNAL_SERVER_ERROR:
+        logger.log(
+            logging.ERROR if kind is INTERNAL_ERROR else logging.INFO,
+            "answered %d %s: %r (%s)",
+            kind.status,
+            kind.name,
+            cause or detail,
+            problem.instance,
+        )
     sent = {"X-Request-ID": request_id, **(headers or {})}
     if kind.status in RETRIED:
         sent.setdefault("Retry-After", str(RETRY_AFTER))

@@ -21,7 +21,12 @@ def configure_logging(level: str, style: LogFormat, stream: TextIO | None = None
     stream = stream or sys.stderr
     if style == "auto":
         style = "console" if stream.isatty() else "json"
-    render: list[Processor] = [structlog.dev.ConsoleRenderer(colors=stream.isatty())]
+    render: list[Processor] = [
+        structlog.dev.ConsoleRenderer(
+            colors=stream.isatty(),
+            exception_formatter=structlog.dev.plain_traceback,  # the default shows local variables
+        )
+    ]
     if style == "json":
         render = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     formatter = structlog.stdlib.ProcessorFormatter(

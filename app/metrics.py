@@ -13,6 +13,7 @@ from prometheus_client.process_collector import ProcessCollector
 from index.calibration import Verdict
 
 Stage = Literal["decode", "queue", "embed", "search", "total"]
+STAGES: tuple[Stage, ...] = get_args(Stage)
 
 # Bounds of the histograms' buckets: seconds, and images.
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -99,7 +100,7 @@ class Metrics:
         )
         self._version: str | None = None
         # A series that appears with its first event would hide that event from rate().
-        for stage in get_args(Stage):
+        for stage in STAGES:
             self._stages.labels(stage)
         for verdict in get_args(Verdict):
             self._verdicts.labels(verdict)

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import get_args
 
 import anyio.to_thread
 import torch
@@ -18,7 +17,7 @@ from PIL import Image
 
 from app.batching import Batcher
 from app.errors import QueueFullError, StalledError
-from app.metrics import Metrics, Stage
+from app.metrics import STAGES, Metrics
 from app.patience import Patience
 from app.settings import Settings
 from app.tracing import record_stage
@@ -199,7 +198,7 @@ class Pipeline:
             total=ended - arrived,
         )
         self._metrics.verdict(inference.attribution.verdict)
-        for stage in get_args(Stage):
+        for stage in STAGES:
             self._metrics.stage(stage, getattr(timing, stage))
         record_stage("queue", arrived, began)
         record_stage("decode", began, decoded)

@@ -11,6 +11,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bind_contextvars, clear_contextvars
 
+from app.errors import INTERNAL_ERROR
 from app.metrics import Metrics
 
 REQUEST_ID = "X-Request-ID"
@@ -61,22 +62,27 @@ class Telemetry:
         try:
             await self.app(scope, receive, send_with_id)
         except Exception:
-            status = 500  # answered further out
+            status = INTERNAL_ERROR.status  # answered further out
+            scope["state"]["problem"] = INTERNAL_ERROR.name
             raise
         finally:
-            seconds = time.perf_counter() - began
-            method = scope["method"] if scope["method"] in METHODS else "other"
-            route = route_of(scope)
-            self.metrics.request_ended(method, route, status, seconds)
-            line = {
-                "method": method,
-                "route": route,
-                "status": status,
-                "ms": round(1000 * seconds, 1),
-            }
-            if key := scope["state"].get("key_name"):  # set by whoever checked the key
-                line["key"] = key
-            logger.info("request", extra=line)
+            self._note(scope, status, time.perf_counter() - began)
+
+    def _note(self, scope: Scope, status: int, seconds: float) -> None:
+        """Count and log a request that has ended."""
+        method = scope["method"] if scope["method"] in METHODS else "other"
+        route = route_of(scope)
+        self.metrics.request_ended(method, route, status, seconds)
+        state = scope["state"]
+        line = {
+            "method": method,
+            "route": route,
+            "status": status,
+            "ms": round(1000 * seconds, 1),
+            "problem": state.get("problem"),  # set by `app.errors`
+            "key": state.get("key_name"),  # set by whoever checked the key
+        }
+        logger.info("request", extra={k: v for k, v in line.items() if v is not None})
 
 
 def route_of(scope: Scope) -> str:
