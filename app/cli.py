@@ -11,14 +11,25 @@ from typing import Annotated
 import typer
 import uvicorn
 
-from app.client import attribute_files, served_version
+from app.ask import attribute_files
+from app.client import Whence
 from app.console import err, out, print_error, print_note, print_step, stages
 from app.demo import run_demo
 from app.evaluate import evaluate
+from app.keys_command import keys
 from app.logs import configure_logging
 from app.main import create_app
-from app.options import DEFAULT_WORKERS, Data, Device, JsonFile, Workers, write_json
+from app.options import (
+    DEFAULT_WORKERS,
+    ApiKey,
+    Data,
+    Device,
+    JsonFile,
+    Workers,
+    write_json,
+)
 from app.ports import require_port
+from app.security import require_closed
 from app.settings import read_settings
 from app.takedown import takedown
 from index.inverted import IndexType
@@ -35,6 +46,7 @@ from model.errors import WhenceError
 from model.images import list_training_images
 from model.train import train_model
 
+HEADER_BYTES = 16 * 2**10  # of a request, and of a chunk's framing
 DEFAULT_BACKBONE = "vit_base_patch16_224.dino"
 
 cli = typer.Typer(
@@ -46,6 +58,7 @@ cli = typer.Typer(
 )
 cli.add_typer(evaluate, name="evaluate")
 cli.add_typer(takedown, name="takedown")
+cli.add_typer(keys, name="keys")
 
 
 def main() -> None:
@@ -176,6 +189,7 @@ def serve(
     require_port(settings.host, settings.port)
     if settings.metrics_port:
         require_port(settings.metrics_host, settings.metrics_port)
+    require_closed(settings)
     configure_logging(settings.log_level, settings.log_format)
     os.environ.setdefault("OTEL_SERVICE_NAME", "whence")
     out.print(f"whence at http://{settings.host}:{settings.port} (API at /docs)")
@@ -185,6 +199,9 @@ def serve(
         port=settings.port,
         log_config=None,
         access_log=False,
+        http="h11",  # which bounds what headers may take
+        h11_max_incomplete_event_size=HEADER_BYTES,
+        server_header=False,
     )
 
 
@@ -194,12 +211,13 @@ def attribute(
     url: Annotated[
         str | None, typer.Option(help="Ask this server; default: answer from --data, without one.")
     ] = None,
+    key: ApiKey = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, one line an image.")] = False,
     data: Data = Path("data"),
 ) -> None:
     """Ask which source concepts images come from."""
     failed = False
-    for path, answer in attribute_files(images, url=url, data=data):
+    for path, answer in attribute_files(images, url=url, key=key, data=data):
         failed |= "error" in answer
         if as_json:
             sys.stdout.write(json.dumps({"image": str(path), **answer}) + "\n")
@@ -221,7 +239,8 @@ def status(
     models, versions = list_models(folder.models), list_versions(folder.index)
     marks = {published_version(folder.index): "published"}
     if url:
-        served = served_version(url)
+        with Whence(url) as whence:
+            served = whence.ready().index_version
         marks[served] = ", ".join(filter(None, (marks.get(served), "served")))
     out.print(f"models in {folder.models}:" if models else f"no models in {folder.models}")
     for name in models:

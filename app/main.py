@@ -4,11 +4,15 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, nullcontext
 from importlib import metadata
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 
+from app.cors import add_cors
+from app.docs import add_docs
 from app.errors import add_problem_handlers, document_problems
+from app.headers import SecurityHeaders
 from app.metrics import Metrics
 from app.routes import admin, attribute, concepts, exemplars, health, metrics
+from app.security import Gate, require_attribute
 from app.service import Service
 from app.settings import Settings, read_settings
 from app.telemetry import Telemetry
@@ -76,19 +80,28 @@ def create_app(
         version=_version(),
         description=DESCRIPTION,
         lifespan=lifespan,
+        docs_url=None,  # `add_docs` has it without a content delivery network
+        redoc_url=None,
         telemetry=REQUESTS,
     )
     app.state.settings = settings
     app.state.metrics = counted
+    app.state.gate = Gate.of(settings)
     app.add_middleware(
         BodyLimit,
         max_bytes=settings.max_upload_bytes,
         exceptions={"/attribute/batch": settings.max_batch_bytes},
+        seconds=settings.upload_seconds,
     )
+    add_cors(app, settings.cors_origins)
+    app.add_middleware(SecurityHeaders)
     app.add_middleware(Telemetry, metrics=counted)  # the last is the outermost
     add_problem_handlers(app)
-    for routes in (attribute, concepts, exemplars, admin, health, metrics):
+    for routes in (attribute, concepts, exemplars):
+        app.include_router(routes.router, dependencies=[Depends(require_attribute)])
+    for routes in (admin, health, metrics):
         app.include_router(routes.router)
+    add_docs(app)
     document_problems(app)
     return app
 

@@ -1,17 +1,23 @@
-"""What goes over the wire; `app.errors.Problem` is the one more, for errors."""
+"""What goes over the wire; `app.errors.Problem` is the one more, for errors.
+
+`app.client` reads these, too, and shall not load torch for it: what only the server makes them of
+is imported for the type checker alone.
+"""
 
 from datetime import datetime
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from app.errors import Problem
-from app.pipeline import Answer, Timing
-from index.attribution import Attributor, ConceptEvidence, ExemplarEvidence
 from index.calibration import Verdict
-from index.catalog import Concept, Exemplar
-from index.takedown import Kind, Takedown
 from model.config import Facet
+
+if TYPE_CHECKING:
+    from app.pipeline import Answer, Timing
+    from index.attribution import Attributor, ConceptEvidence, ExemplarEvidence
+    from index.catalog import Concept, Exemplar
+    from index.takedown import Takedown
 
 
 def _rounded(value: float) -> float:
@@ -90,7 +96,7 @@ class ExemplarHit(Wire):
     )
 
     @classmethod
-    def of(cls, evidence: ExemplarEvidence) -> "ExemplarHit":
+    def of(cls, evidence: "ExemplarEvidence") -> "ExemplarHit":
         """The wire form."""
         exemplar = evidence.exemplar
         return cls(
@@ -126,7 +132,7 @@ class RankedConcept(Wire):
     exemplars: list[ExemplarHit] = Field(description="Its exemplars nearest to the image.")
 
     @classmethod
-    def of(cls, evidence: ConceptEvidence) -> "RankedConcept":
+    def of(cls, evidence: "ConceptEvidence") -> "RankedConcept":
         """The wire form."""
         scores = evidence.facets
         return cls(
@@ -162,7 +168,7 @@ class TimingMs(Wire):
     total: float = Field(ge=0, description="All of it.")
 
     @classmethod
-    def of(cls, timing: Timing) -> "TimingMs":
+    def of(cls, timing: "Timing") -> "TimingMs":
         """The wire form."""
         return cls(**{name: round(1000 * value, 3) for name, value in vars(timing).items()})
 
@@ -233,7 +239,7 @@ class AttributionResponse(Wire):
     timing_ms: TimingMs = Field(description="Where the time went.")
 
     @classmethod
-    def of(cls, answer: Answer, attributor: Attributor) -> "AttributionResponse":
+    def of(cls, answer: "Answer", attributor: "Attributor") -> "AttributionResponse":
         """The wire form of an answer that ``attributor`` gave."""
         snapshot = attributor.snapshot
         return cls(
@@ -273,7 +279,7 @@ class ConceptSummary(Wire):
     exemplar_count: int = Field(ge=0, description="How many exemplars it has.")
 
     @classmethod
-    def of(cls, concept: Concept) -> "ConceptSummary":
+    def of(cls, concept: "Concept") -> "ConceptSummary":
         """The wire form."""
         return cls(
             id=concept.id,
@@ -305,7 +311,7 @@ class ExemplarDetail(Wire):
     license: str | None = Field(description="Terms under which it may be used.")
 
     @classmethod
-    def of(cls, exemplar: Exemplar) -> "ExemplarDetail":
+    def of(cls, exemplar: "Exemplar") -> "ExemplarDetail":
         """The wire form. The path on the server's disk and free metadata stay on the server."""
         return cls(
             id=exemplar.id,
@@ -353,12 +359,12 @@ class TakedownDetail(Wire):
     id: str = Field(description="For `whence takedown lift`.")
     at: datetime = Field(description="When it was recorded.")
     reason: str = Field(description="Why.")
-    kind: Kind = Field(description="What was named.")
+    kind: Literal["concept", "exemplar", "image"] = Field(description="What was named.")
     target: str = Field(description="Id of the concept or exemplar.")
     exemplars: int = Field(ge=0, description="Files that were named, copies not counted.")
 
     @classmethod
-    def of(cls, takedown: Takedown) -> "TakedownDetail":
+    def of(cls, takedown: "Takedown") -> "TakedownDetail":
         """The wire form."""
         return cls(
             id=takedown.id,
@@ -377,6 +383,6 @@ class Reloaded(Wire):
     previous_version: str | None = Field(description="Version that was served before, if any.")
 
 
-def image_path(exemplar: Exemplar) -> str:
+def image_path(exemplar: "Exemplar") -> str:
     """Where an exemplar's thumbnail is served."""
     return f"/exemplars/{exemplar.id}/image"

@@ -1,5 +1,6 @@
-"""How an image comes in: counted while it arrives, one form field, never on disk."""
+"""How an image comes in: counted and timed while it arrives, one form field, never on disk."""
 
+import asyncio
 from collections.abc import Mapping
 
 from starlette.datastructures import FormData, Headers, UploadFile
@@ -9,6 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import (
     BodyTooLargeError,
+    BodyTooSlowError,
     Fault,
     InvalidRequestError,
     MalformedFormError,
@@ -22,34 +24,50 @@ EMPTY = "is empty: the file has 0 bytes"
 
 
 class BodyLimit:
-    """Middleware that stops reading a body beyond ``max_bytes``, announced or not.
+    """Middleware that stops reading a body that is too large, announced or not, or too slow.
 
     Args:
         app: what it guards.
         max_bytes: of a body.
         exceptions: other limits of single paths.
+        seconds: from the end of the headers to the end of the body.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int, exceptions: Mapping[str, int]) -> None:
+    def __init__(
+        self, app: ASGIApp, max_bytes: int, exceptions: Mapping[str, int], seconds: float
+    ) -> None:
         self.app = app
         self.max_bytes = max_bytes
         self.exceptions = exceptions
+        self.seconds = seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on; reading too much of it raises `BodyTooLargeError`."""
+        """Pass the request on; reading it raises `BodyTooLargeError` or `BodyTooSlowError`."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         max_bytes = self.exceptions.get(scope["path"], self.max_bytes)
         announced = Headers(scope=scope).get("content-length", "")
         too_large = announced.isdecimal() and int(announced[:20]) > max_bytes
+        deadline = asyncio.get_running_loop().time() + self.seconds
         received = 0
+        whole = False
 
-        async def receive_within_limit() -> Message:
-            nonlocal received
+        async def receive_within_limits() -> Message:
+            nonlocal received, whole
+            if whole:  # what is waited for now is that the client leaves
+                return await receive()
             if not too_large:
-                message = await receive()
+                try:
+                    async with asyncio.timeout_at(deadline):
+                        message = await receive()
+                except TimeoutError:
+                    raise BodyTooSlowError(
+                        f"the body was not here after {self.seconds:g} seconds: send a smaller "
+                        "image, or over a faster connection"
+                    ) from None
                 received += len(message.get("body", b""))
+                whole = not message.get("more_body", False)
             if too_large or received > max_bytes:
                 raise BodyTooLargeError(
                     f"the body is larger than {max_bytes:,} bytes, the most that is "
@@ -57,7 +75,7 @@ class BodyLimit:
                 )
             return message
 
-        await self.app(scope, receive_within_limit, send)
+        await self.app(scope, receive_within_limits, send)
 
 
 class _InMemoryParser(MultiPartParser):

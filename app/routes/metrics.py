@@ -2,19 +2,19 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Response, status
+from fastapi import APIRouter, Depends, Header, Request, Response, status
 
 from app import errors
-from app.deps import MetricsDep, SettingsDep
-from app.security import Credentials, require_admin
+from app.deps import MetricsDep
+from app.security import Credentials, require_admin, require_attribute
 
 router = APIRouter(tags=["health"])
 
 
-def require_scrape(settings: SettingsDep, credentials: Credentials) -> None:
-    """Let everybody pass while the server has no admin token, else only its holder."""
-    if settings.admin_token is not None:
-        require_admin(settings, credentials)
+async def require_scrape(request: Request, credentials: Credentials) -> None:
+    """Let whoever may ask pass while the server has no keys, else only keys of scope admin."""
+    configured = request.app.state.gate.keys.configured
+    await (require_admin if configured else require_attribute)(request, credentials)
 
 
 @router.get(
@@ -27,13 +27,13 @@ def require_scrape(settings: SettingsDep, credentials: Credentials) -> None:
             "description": "In the Prometheus text format, or OpenMetrics if that is asked for",
             "content": {"text/plain": {"schema": {"type": "string"}}},
         },
-        **errors.responses(errors.UNAUTHORIZED, errors.INTERNAL_ERROR),
+        **errors.responses(errors.UNAUTHORIZED, errors.FORBIDDEN, errors.INTERNAL_ERROR),
     },
 )
 def show_metrics(metrics: MetricsDep, accept: Annotated[str, Header()] = "") -> Response:
     """Show the server's metrics, for Prometheus.
 
-    With `WHENCE_METRICS_PORT` they are also on a port of their own, where no token is asked for.
+    With `WHENCE_METRICS_PORT` they are also on a port of their own, where no key is asked for.
     """
     text, media_type = metrics.render(accept)
     return Response(text, headers={"Content-Type": media_type, "Cache-Control": "no-store"})

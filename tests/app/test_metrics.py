@@ -17,7 +17,7 @@ from app.main import create_app
 from app.metrics import Metrics
 from app.settings import Settings
 from index.attribution import Attributor
-from tests.app.conftest import CheckProblem
+from tests.app.conftest import CheckProblem, write_keys
 from tests.app.test_admin import BEARER, NAMES, TOKEN, build, load, wait_for
 from tests.pictures import encode, noise
 
@@ -30,6 +30,9 @@ def read(text: str) -> Samples:
         for family in text_string_to_metric_families(text)
         for sample in family.samples
     }
+
+
+ASKS = "a key that may only ask"
 
 
 class Scrape:
@@ -165,7 +168,8 @@ def test_the_format_is_the_one_asked_for(own: TestClient, accept: str, media_typ
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[TestClient]:
     build(tmp_path, *NAMES).close()
-    with TestClient(create_app(Settings(data=tmp_path, admin_token=TOKEN), load=load)) as client:
+    write_keys(tmp_path, {TOKEN: "admin", ASKS: "attribute"})
+    with TestClient(create_app(Settings(data=tmp_path), load=load)) as client:
         yield client
 
 
@@ -214,13 +218,15 @@ def test_without_an_index_there_is_no_info(tmp_path: Path) -> None:
 # Who may ask
 
 
-def test_with_a_token_only_its_holder_may_scrape(
+def test_with_keys_only_those_of_scope_admin_may_scrape(
     server: TestClient, check_problem: CheckProblem
 ) -> None:
     check_problem(server.get("/metrics"), 401, "unauthorized")
     check_problem(
         server.get("/metrics", headers={"Authorization": "Bearer guess"}), 401, "unauthorized"
     )
+    asks = {"Authorization": f"Bearer {ASKS}"}
+    check_problem(server.get("/metrics", headers=asks), 403, "forbidden")
     assert server.get("/metrics", headers=BEARER).status_code == 200
 
 
@@ -229,10 +235,11 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def test_the_metrics_port_asks_for_no_token_and_closes(
+def test_the_metrics_port_asks_for_no_key_and_closes(
     attributor: Attributor, tmp_path: Path
 ) -> None:
-    settings = Settings(data=tmp_path, admin_token=TOKEN, metrics_port=free_port())
+    write_keys(tmp_path, {TOKEN: "admin"})
+    settings = Settings(data=tmp_path, metrics_port=free_port())
     url = f"http://127.0.0.1:{settings.metrics_port}/metrics"
     with TestClient(create_app(settings, attributor)) as client:
         client.get("/health/live")

@@ -27,6 +27,7 @@ from typing import Any
 import httpx
 import numpy as np
 
+from app.keys import KeyFile
 from index.layout import DataFolder
 from index.rebuild import rebuild
 from index.snapshot import open_published, publish
@@ -35,7 +36,6 @@ from index.takedown import TakedownLog, withdraw
 from model.checkpoint import load_embedder
 from tests.benchmarks.pictures import PER_CONCEPT, draw_pictures, save_small_model
 
-TOKEN = "a token of the benchmark"
 EFFECTIVE, TAIL, MEMORY = 1.0, 3.0, 1.1
 SERVE = "from app.cli import main; main()"
 
@@ -104,14 +104,17 @@ async def until(condition: Any, seconds: float = 30) -> float:
 
 
 async def measure(
-    url: str, pid: int, data: DataFolder, versions: dict[str, set[str]], options: Any
+    url: str, key: str, pid: int, data: DataFolder, versions: dict[str, set[str]], options: Any
 ) -> dict[str, Any]:
     """Load, swaps and takedowns."""
     pictures = [path.read_bytes() for path in sorted(data.root.parent.glob("source-0/*/*"))[::97]]
     asked: list[Asked] = []
     takedowns: list[float] = []
     limits = httpx.Limits(max_connections=options.in_flight + 4)
-    async with httpx.AsyncClient(base_url=url, timeout=60, limits=limits) as client:
+    headers = {"Authorization": f"Bearer {key}"}
+    async with httpx.AsyncClient(
+        base_url=url, headers=headers, timeout=60, limits=limits
+    ) as client:
 
         async def ready() -> bool:
             try:
@@ -182,8 +185,7 @@ async def take_down(client: httpx.AsyncClient, data: DataFolder, number: int) ->
 
     began = time.perf_counter()
     if number % 2:
-        headers = {"Authorization": f"Bearer {TOKEN}"}
-        response = await client.delete(f"/concepts/{concept}?reason=benchmark", headers=headers)
+        response = await client.delete(f"/concepts/{concept}?reason=benchmark")
         response.raise_for_status()
     else:
         snapshot = open_published(data.index)
@@ -212,16 +214,17 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         data = DataFolder(Path(name) / "data")
         versions = build(data, Path(name), options.concepts)
+        key = KeyFile(data.keys).add("benchmark", scope="admin")
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         server = subprocess.Popen(
             [sys.executable, "-c", SERVE, "serve", "--port", str(port), "--data", str(data.root)],
-            env={**os.environ, "WHENCE_ADMIN_TOKEN": TOKEN, "WHENCE_LOG_LEVEL": "warning"},
+            env={**os.environ, "WHENCE_LOG_LEVEL": "warning"},
         )
         try:
             url = f"http://127.0.0.1:{port}"
-            result = asyncio.run(measure(url, server.pid, data, versions, options))
+            result = asyncio.run(measure(url, key, server.pid, data, versions, options))
         finally:
             server.terminate()
             server.wait()
