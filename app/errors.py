@@ -5,7 +5,7 @@
             malformed-form                 MalformedFormError
     401     unauthorized                   UnauthorizedError; with WWW-Authenticate
     403     admin-disabled                 AdminDisabledError
-    404     not-found                      NotFoundError, or no such path
+    404     not-found                      NotFoundError, HeatmapGoneError, or no such path
     405     method-not-allowed             by the router
     409     not-reloaded                   ReloadError
     413     body-too-large                 BodyTooLargeError: bytes, counted while they arrive
@@ -105,6 +105,10 @@ class AdminDisabledError(RequestError):
 
 class ReloadError(RequestError):
     """A published index version that cannot be served."""
+
+
+class HeatmapGoneError(RequestError):
+    """A heatmap that was never there or has expired."""
 
 
 class InvalidRequestError(RequestError):
@@ -242,6 +246,7 @@ KINDS: dict[type[WhenceError], ProblemType] = {
     UnauthorizedError: UNAUTHORIZED,
     AdminDisabledError: ADMIN_DISABLED,
     NotFoundError: NOT_FOUND,
+    HeatmapGoneError: NOT_FOUND,
     ReloadError: NOT_RELOADED,
     BodyTooLargeError: BODY_TOO_LARGE,
     ImageTooLargeError: IMAGE_TOO_LARGE,
