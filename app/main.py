@@ -11,7 +11,7 @@ from app.docs import add_docs
 from app.errors import add_problem_handlers, document_problems
 from app.headers import SecurityHeaders
 from app.metrics import Metrics
-from app.routes import admin, attribute, concepts, exemplars, health, metrics
+from app.routes import admin, attribute, concepts, exemplars, health, heatmaps, metrics
 from app.security import Gate, require_attribute
 from app.service import Service
 from app.settings import Settings, read_settings
@@ -99,7 +99,7 @@ def create_app(
     add_problem_handlers(app)
     for routes in (attribute, concepts, exemplars):
         app.include_router(routes.router, dependencies=[Depends(require_attribute)])
-    for routes in (admin, health, metrics):
+    for routes in (admin, health, heatmaps, metrics):
         app.include_router(routes.router)
     add_docs(app)
     document_problems(app)
