@@ -156,7 +156,8 @@ def rebuild(
         )
         version = summary.version
         wanted = _Wanted(embedder.model_id, tuple(sources), index_type, concepts, catalog)
-        if not force and (published := wanted.published_in(data.index)):
+        same_images = ids == before
+        if not force and same_images and (published := wanted.published_in(data.index)):
             seconds = round(time.monotonic() - started, 3)
             return replace(summary, version=published, unchanged=True, seconds=seconds)
         with building(data.index, version) as folder:
@@ -350,7 +351,7 @@ def _write(
         looks into.
     """
     keys = [item.file.key for item in chosen]
-    thumbnails = ((key, cache.thumbnail(key)) for key in dict.fromkeys(keys))
+    thumbnails = cache.thumbnails(list(dict.fromkeys(keys)))
     write_catalog(folder / CATALOG, concepts, catalog, thumbnails)
     facets = sorted(cache.facets())
     dimensions: dict[Facet, int] = {}
