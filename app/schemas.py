@@ -1,7 +1,8 @@
 """What goes over the wire; `app.errors.Problem` is the one more, for errors."""
 
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -9,7 +10,7 @@ from app.service import Answer, Timing
 from index.attribution import Attributor, ConceptEvidence, ExemplarEvidence
 from index.calibration import Verdict
 from index.catalog import Concept, Exemplar
-from index.takedown import Kind, Takedown
+from index.takedown import Hidden, How, Kind, Takedown
 from model.config import Facet
 
 
@@ -60,9 +61,11 @@ class ConceptParameters(Request):
     limit: int = Field(50, ge=1, le=1000, description="Concepts to list, at most.")
 
 
-class TakedownParameters(Request):
-    """Query parameters of the takedowns."""
+class TakedownRequest(Request):
+    """Body of ``POST /takedowns``."""
 
+    kind: Literal["concept", "exemplar"] = Field(description="What `id` names.")
+    id: str = Field(min_length=1, max_length=1000, description="Of the concept or exemplar.")
     reason: str = Field(
         min_length=1, max_length=500, description="Why; kept in the log of takedowns."
     )
@@ -333,6 +336,29 @@ class Ready(Wire):
     )
 
 
+class HiddenExemplar(Wire):
+    """An exemplar that a takedown hides."""
+
+    id: str = Field(description="The exemplar's id, which is no longer answered for.")
+    concept_id: str = Field(description="Its concept.")
+    sha256: str = Field(description="SHA-256 of the original file, hexadecimal.")
+    how: How = Field(
+        description="`named` itself or by its concept; `same content` as a named one; "
+        "`near-duplicate` of one."
+    )
+
+    @classmethod
+    def of(cls, hidden: Hidden) -> "HiddenExemplar":
+        """The wire form."""
+        exemplar = hidden.exemplar
+        return cls(
+            id=exemplar.id,
+            concept_id=exemplar.concept_id,
+            sha256=exemplar.sha256,
+            how=hidden.how,
+        )
+
+
 class TakedownDetail(Wire):
     """A takedown that is in force."""
 
@@ -342,9 +368,12 @@ class TakedownDetail(Wire):
     kind: Kind = Field(description="What was named.")
     target: str = Field(description="Id of the concept or exemplar.")
     exemplars: int = Field(ge=0, description="Files that were named, copies not counted.")
+    hides: list[HiddenExemplar] = Field(
+        description="Exemplars of this index version that were shown until now, copies included."
+    )
 
     @classmethod
-    def of(cls, takedown: Takedown) -> "TakedownDetail":
+    def of(cls, takedown: Takedown, hides: Sequence[Hidden]) -> "TakedownDetail":
         """The wire form."""
         return cls(
             id=takedown.id,
@@ -353,6 +382,7 @@ class TakedownDetail(Wire):
             kind=takedown.kind,
             target=takedown.target,
             exemplars=len(takedown.contents),
+            hides=[HiddenExemplar.of(hidden) for hidden in hides],
         )
 
 

@@ -79,7 +79,7 @@ class EmbeddingCache:
 
     def missing(self, keys: Iterable[str]) -> list[str]:
         """Those of ``keys`` that are not here, in order, without repeats."""
-        known = {row[0] for row in self._db.execute("SELECT key FROM images INDEXED BY sizes")}
+        known = self._keys()
         return [key for key in dict.fromkeys(keys) if key not in known]
 
     def add(self, images: Iterable[EmbeddedImage]) -> None:
@@ -112,6 +112,21 @@ class EmbeddingCache:
                         f"DELETE FROM {table} WHERE key = ? OR (key > ? AND key < ?)",
                         (sha256, f"{sha256}/", f"{sha256}0"),  # 0 follows / in ASCII
                     )
+
+    def holds(self, hashes: Iterable[str]) -> list[str]:
+        """Those of these files of which an image or a vector is here, of a view at least."""
+        held = {key.partition("/")[0] for key in self._keys()}
+        return [sha256 for sha256 in hashes if sha256 in held]
+
+    def compact(self) -> None:
+        """Write the file anew without the space that was freed: nothing of the forgotten is left.
+
+        Overwriting reaches what is forgotten from now on, this also what was freed before.
+        """
+        self._db.execute("VACUUM")
+        [busy] = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[:1]
+        if busy:
+            raise sqlite3.OperationalError("another process reads the embedding cache")
 
     def fingerprints(self) -> dict[str, bytes]:
         """The fingerprints of all files whose picture was ever seen, by SHA-256."""
@@ -167,6 +182,9 @@ class EmbeddingCache:
         if len(found) != len(keys):
             raise KeyError(f"{len(keys) - len(found)} of {len(keys)} images have no {facet} vector")
         return found
+
+    def _keys(self) -> set[str]:
+        return {row[0] for row in self._db.execute("SELECT key FROM images INDEXED BY sizes")}
 
     def _each(self, sql: str, keys: Sequence[str], *values: object) -> Iterator[tuple[Any, ...]]:
         """What ``sql`` finds for ``keys``, its first parameter: SQLite limits how many it takes."""
