@@ -110,6 +110,8 @@ def embed_files(
     """
     by_key = {file.key: file for file in files}
     todo = [by_key[key] for key in cache.missing(by_key)]
+    # A process takes longer to start than a batch to decode.
+    workers = min(workers, len(todo) // BATCH)
     loader = DataLoader(
         _Decoder(todo, embedder), batch_size=BATCH, num_workers=workers, collate_fn=list
     )

@@ -38,3 +38,7 @@ class DataFolder:
     def embeddings(self, model_id: str) -> Path:
         """Embeddings by content hash; may be deleted at any time."""
         return self.root / "cache" / model_id / "embeddings.sqlite"
+
+    def all_embeddings(self) -> list[Path]:
+        """The embeddings of every model that there are."""
+        return sorted(self.root.glob("cache/*/embeddings.sqlite"))
