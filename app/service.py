@@ -258,8 +258,9 @@ class Service:
             admitted = time.perf_counter()
             image = await anyio.to_thread.run_sync(decode_image, data, self._settings.image_limits)
             decoded = time.perf_counter()
+            most = self._settings.max_explained if explain else 0
             made = await asyncio.get_running_loop().run_in_executor(
-                self._inference, self._infer, attributor, image.pixels, top_k, exemplars, explain
+                self._inference, self._infer, attributor, image.pixels, top_k, exemplars, most
             )
         heatmaps: Mapping[str, HeatmapPair] = {}
         drawn = 0.0
@@ -402,7 +403,7 @@ class Service:
         image: Image.Image,
         top_k: int,
         exemplars: int,
-        explain: bool,
+        explain: int,
     ) -> Inference:
         self._embedding_since = time.perf_counter()
         try:
@@ -426,9 +427,9 @@ def infer(
     *,
     top_k: int,
     exemplars: int,
-    explain: bool = False,
+    explain: int = 0,
 ) -> Inference:
-    """Attribute one image in this thread, and explain the answer if that is asked for."""
+    """Attribute one image in this thread, and explain that many exemplars at most."""
     embedder = attributor.embedder
     began = time.perf_counter()
     if explain:
@@ -441,7 +442,9 @@ def infer(
     explanations: Mapping[str, Explanation] = {}
     if explain:
         one = {facet: rows[0] for facet, rows in queries.items()}
-        explanations = explain_answer(attributor, attribution, patches, one, image.size)
+        explanations = explain_answer(
+            attributor, attribution, patches, one, image.size, most=explain
+        )
         explained = time.perf_counter()
     return Inference(attribution, explanations, began, embedded, found, explained)
 

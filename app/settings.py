@@ -7,6 +7,7 @@ from pydantic import BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from index.calibration import DEFAULT_RATE
+from index.explanation import MOST
 from model.errors import WhenceError
 from model.images import DEFAULT_LIMITS, ImageLimits
 
@@ -53,6 +54,11 @@ class Settings(BaseSettings):
         None,
         min_length=16,
         description="Secret that admin requests bear; without one there are no such requests.",
+    )
+    max_explained: int = Field(
+        MOST,
+        ge=0,
+        description="Most exemplars explained in one answer; each costs about as much as a query.",
     )
     heatmap_seconds: float = Field(
         600, gt=0, le=86400, description="How long the heatmaps of an answer can be fetched."
