@@ -69,7 +69,7 @@ class Query:
     size: tuple[int, int]  # width and height of the upright picture
     top_k: int
     exemplars: int
-    explain: bool = False
+    explain: int = 0  # exemplars to explain, at most
 
 
 @dataclass(frozen=True)
@@ -206,7 +206,8 @@ class Pipeline:
             image = await loop.run_in_executor(
                 self._decoders, self._prepare, data, attributor.embedder, patience
             )
-        query = Query(attributor, image.pixels, image.size, top_k, exemplars, explain)
+        most = self._settings.max_explained if explain else 0
+        query = Query(attributor, image.pixels, image.size, top_k, exemplars, most)
         made = await self._batcher.submit(query, patience)
         heatmaps: Mapping[str, HeatmapPair] = {}
         drawn = time.perf_counter()
@@ -307,7 +308,7 @@ def infer(queries: Sequence[Query]) -> list[Inference]:
     is in its batch.
     """
     made: dict[int, Inference] = {}
-    for places in _alike(queries, lambda query: (id(query.attributor.embedder), query.explain)):
+    for places in _alike(queries, lambda q: (id(q.attributor.embedder), q.explain > 0)):
         made.update(zip(places, _infer_together([queries[i] for i in places]), strict=True))
     return [made[i] for i in range(len(queries))]
 
@@ -324,7 +325,7 @@ def _infer_together(queries: Sequence[Query]) -> list[Inference]:
         embeddings = embedder.embed_pixels(pixels)
     embedded = time.perf_counter()
     made: dict[int, Inference] = {}
-    for places in _alike(queries, lambda q: (id(q.attributor), q.top_k, q.exemplars)):
+    for places in _alike(queries, lambda q: (id(q.attributor), q.top_k, q.exemplars, q.explain)):
         first = queries[places[0]]
         attributions = first.attributor.rank(
             {facet: matrix[places] for facet, matrix in embeddings.items()},
@@ -337,7 +338,12 @@ def _infer_together(queries: Sequence[Query]) -> list[Inference]:
             if first.explain:
                 one = {facet: matrix[place] for facet, matrix in embeddings.items()}
                 explanations = explain_answer(
-                    first.attributor, attribution, patches[place], one, queries[place].size
+                    first.attributor,
+                    attribution,
+                    patches[place],
+                    one,
+                    queries[place].size,
+                    most=first.explain,
                 )
             made[place] = Inference(
                 attribution, explanations, began, embedded, found, time.perf_counter()

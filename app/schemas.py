@@ -55,7 +55,8 @@ class AttributeParameters(Request):
     )
     explain: bool = Field(
         False,
-        description="Ask for heatmaps of the regions that correspond, for the first 15 exemplars.",
+        description="Ask for heatmaps of the regions that correspond, for the best exemplar of "
+        "each concept first; the server caps how many are explained (6 by default).",
     )
 
 

@@ -10,6 +10,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from app.logs import LogFormat
 from app.rates import Rate
 from index.calibration import DEFAULT_RATE
+from index.explanation import MOST
 from index.layout import DataFolder
 from model.errors import WhenceError
 from model.images import DEFAULT_LIMITS, ImageLimits
@@ -123,6 +124,11 @@ class Settings(BaseSettings):
         15,
         gt=0,
         description="Without requests for so long, an image is embedded to check it works.",
+    )
+    max_explained: int = Field(
+        MOST,
+        ge=0,
+        description="Most exemplars explained in one answer; each costs about as much as a query.",
     )
     heatmap_seconds: float = Field(
         600, gt=0, le=86400, description="How long the heatmaps of an answer can be fetched."
