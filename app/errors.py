@@ -3,6 +3,7 @@
     status  type (urn:whence:problem:...)  raised as
     400     undecodable-image              UndecodableImageError
             malformed-form                 MalformedFormError
+            malformed-request              by `app.protocol`, to what is no HTTP
             origin-refused                 by `app.cors`, to what a browser asks beforehand
     401     unauthorized                   UnauthorizedError; with WWW-Authenticate
     403     forbidden                      ForbiddenError
@@ -53,6 +54,7 @@ from model.errors import (
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER = 5  # seconds, where the error knows no better
+DETAIL = 1000  # characters: what a request holds may be told back, but not all of it
 RETRIED = {http.HTTPStatus.TOO_MANY_REQUESTS, http.HTTPStatus.SERVICE_UNAVAILABLE}
 
 logger = logging.getLogger(__name__)
@@ -163,6 +165,12 @@ MALFORMED_FORM = ProblemType(
     "malformed-form",
     "The form cannot be read",
     "the multipart body cannot be read: Missing boundary in multipart.",
+)
+MALFORMED_REQUEST = ProblemType(
+    400,
+    "malformed-request",
+    "This is no HTTP request",
+    "Invalid HTTP request received. It is no HTTP/1.1, or its headers are longer than 16384 bytes",
 )
 ORIGIN_REFUSED = ProblemType(
     400,
@@ -388,7 +396,7 @@ def _problem(
         type=kind.urn,
         title=kind.title,
         status=kind.status,
-        detail=detail,
+        detail=detail[:DETAIL],
         instance=instance,
         errors=list(faults) if faults is not None else None,
     )
@@ -409,10 +417,10 @@ def _answer(
         level,
         "%s %r answered %d %s: %r (%s)",
         request.method,
-        request.url.path,
+        request.url.path[:DETAIL],
         kind.status,
         kind.name,
-        cause or detail,
+        cause or problem.detail,
         problem.instance,
     )
     sent = dict(headers or {})

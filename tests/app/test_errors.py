@@ -150,7 +150,7 @@ def test_each_problem_is_documented_with_an_example(description: dict[str, Any])
                 jsonschema.validate(example["value"], schema)
                 assert example["value"]["status"] == int(status)
                 seen.add(name)
-    before_any_route = {"method-not-allowed", "origin-refused"}
+    before_any_route = {"method-not-allowed", "origin-refused", "malformed-request"}
     assert seen == {kind.name for kind in KINDS} - before_any_route
 
 

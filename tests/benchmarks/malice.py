@@ -200,9 +200,13 @@ def mutated_image(self: Attacker, rng: random.Random) -> Attack:
 
 
 def bomb(self: Attacker, rng: random.Random) -> Attack:
-    heavy = rng.random() < 0.01
-    file = rng.choice(heaviest() if heavy else bombs())
-    return Attack("bomb", (self.request(form(file)),))
+    if rng.random() < 0.01:
+        return heavy(self, rng)
+    return Attack("bomb", (self.request(form(rng.choice(bombs()))),))
+
+
+def heavy(self: Attacker, rng: random.Random) -> Attack:
+    return Attack("heaviest image", (self.request(form(rng.choice(heaviest()))),))
 
 
 def slow_body(self: Attacker, rng: random.Random) -> Attack:
