@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -16,6 +17,7 @@ from app.console import err, out, print_error, print_note, print_step, stages
 from app.demo import run_demo
 from app.evaluate import evaluate
 from app.keys_command import keys
+from app.logs import configure_logging
 from app.main import create_app
 from app.options import (
     DEFAULT_WORKERS,
@@ -185,14 +187,18 @@ def serve(
     """Answer POST /attribute; settings come from WHENCE_*, options go before them."""
     settings = read_settings(host=host, port=port, data=data)
     require_port(settings.host, settings.port)
+    if settings.metrics_port:
+        require_port(settings.metrics_host, settings.metrics_port)
     require_closed(settings)
-    logging.getLogger().setLevel(settings.log_level.upper())
+    configure_logging(settings.log_level, settings.log_format)
+    os.environ.setdefault("OTEL_SERVICE_NAME", "whence")
     out.print(f"whence at http://{settings.host}:{settings.port} (API at /docs)")
     uvicorn.run(
         create_app(settings),
         host=settings.host,
         port=settings.port,
-        log_level=settings.log_level,
+        log_config=None,
+        access_log=False,
         http=Protocol,
         h11_max_incomplete_event_size=HEADER_BYTES,
         server_header=False,

@@ -5,6 +5,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from app.metrics import Metrics
 from app.service import Service
 from app.settings import Settings
 from index.attribution import Attributor
@@ -22,6 +23,12 @@ def get_service(request: Request) -> Service:
     return service
 
 
+def get_metrics(request: Request) -> Metrics:
+    """The app's metrics."""
+    metrics: Metrics = request.app.state.metrics
+    return metrics
+
+
 async def get_attributor(
     service: Annotated[Service, Depends(get_service)],
 ) -> AsyncIterator[Attributor]:
@@ -32,4 +39,5 @@ async def get_attributor(
 
 SettingsDep = Annotated[Settings, Depends(get_settings)]
 ServiceDep = Annotated[Service, Depends(get_service)]
+MetricsDep = Annotated[Metrics, Depends(get_metrics)]
 AttributorDep = Annotated[Attributor, Depends(get_attributor)]

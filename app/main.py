@@ -1,7 +1,7 @@
 """The HTTP service, put together: ``uvicorn --factory app.main:create_app``, or `whence serve`."""
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from importlib import metadata
 
 from fastapi import Depends, FastAPI
@@ -10,10 +10,13 @@ from app.cors import add_cors
 from app.docs import add_docs
 from app.errors import add_problem_handlers, document_problems
 from app.headers import SecurityHeaders
-from app.routes import admin, attribute, concepts, exemplars, health
+from app.metrics import Metrics
+from app.routes import admin, attribute, concepts, exemplars, health, metrics
 from app.security import Gate, require_attribute
 from app.service import Service
 from app.settings import Settings, read_settings
+from app.telemetry import Telemetry
+from app.tracing import REQUESTS
 from app.uploads import BodyLimit
 from index.attribution import Attributor, open_attributor
 from index.embedding import ImageEmbedder
@@ -63,11 +66,14 @@ def create_app(
         SettingsError: the environment holds a setting that cannot be.
     """
     settings = settings or read_settings()
+    counted = Metrics()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with Service(settings, load, attributor) as app.state.service:
-            yield
+        port = settings.metrics_port
+        with counted.served(settings.metrics_host, port) if port else nullcontext():
+            async with Service(settings, load, attributor, counted) as app.state.service:
+                yield
 
     app = FastAPI(
         title="Whence",
@@ -76,18 +82,24 @@ def create_app(
         lifespan=lifespan,
         docs_url=None,  # `add_docs` has it without a content delivery network
         redoc_url=None,
+        telemetry=REQUESTS,
     )
     app.state.settings = settings
+    app.state.metrics = counted
     app.state.gate = Gate.of(settings)
     app.add_middleware(
-        BodyLimit, max_bytes=settings.max_upload_bytes, seconds=settings.upload_seconds
+        BodyLimit,
+        max_bytes=settings.max_upload_bytes,
+        exceptions={"/attribute/batch": settings.max_batch_bytes},
+        seconds=settings.upload_seconds,
     )
     add_cors(app, settings.cors_origins)
     app.add_middleware(SecurityHeaders)
+    app.add_middleware(Telemetry, metrics=counted)  # the last is the outermost
     add_problem_handlers(app)
     for routes in (attribute, concepts, exemplars):
         app.include_router(routes.router, dependencies=[Depends(require_attribute)])
-    for routes in (admin, health):
+    for routes in (admin, health, metrics):
         app.include_router(routes.router)
     add_docs(app)
     document_problems(app)

@@ -14,7 +14,7 @@ from index.calibration import Verdict
 from model.config import Facet
 
 if TYPE_CHECKING:
-    from app.service import Answer, Timing
+    from app.pipeline import Answer, Timing
     from index.attribution import Attributor, ConceptEvidence, ExemplarEvidence
     from index.catalog import Concept, Exemplar
     from index.takedown import Takedown

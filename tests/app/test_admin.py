@@ -336,10 +336,10 @@ class Slow(FakeEmbedder):
         self.released = threading.Event()
         self.released.set()
 
-    def embed(self, images: Any) -> Any:
+    def embed_pixels(self, pixels: Any) -> Any:
         self.entered.release()
         assert self.released.wait(30)
-        return super().embed(images)
+        return super().embed_pixels(pixels)
 
 
 def test_a_request_in_flight_ends_on_the_version_it_began_with(data: Path) -> None:
