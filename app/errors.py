@@ -43,6 +43,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from structlog.contextvars import get_contextvars
 
 from app.headers import security_headers
 from index.errors import NotFoundError, SnapshotError, TakedownError
@@ -384,7 +385,8 @@ def add_problem_handlers(app: FastAPI) -> None:
 
 def problem_response(kind: ProblemType, detail: str) -> JSONResponse:
     """The answer to what is refused before any route or log sees it."""
-    return _response(_problem(kind, detail, f"urn:uuid:{uuid.uuid4()}"), {})
+    request_id = get_contextvars().get("request_id") or uuid.uuid4()
+    return _response(_problem(kind, detail, f"urn:whence:request:{request_id}"), {})
 
 
 def responses(*kinds: ProblemType) -> dict[int | str, dict[str, Any]]:
