@@ -29,6 +29,7 @@ from app.options import (
     write_json,
 )
 from app.ports import require_port
+from app.protocol import HEADER_BYTES, Protocol
 from app.security import require_closed
 from app.settings import read_settings
 from app.takedown import takedown
@@ -46,7 +47,6 @@ from model.errors import WhenceError
 from model.images import list_training_images
 from model.train import train_model
 
-HEADER_BYTES = 16 * 2**10  # of a request, and of a chunk's framing
 DEFAULT_BACKBONE = "vit_base_patch16_224.dino"
 
 cli = typer.Typer(
@@ -199,7 +199,7 @@ def serve(
         port=settings.port,
         log_config=None,
         access_log=False,
-        http="h11",  # which bounds what headers may take
+        http=Protocol,
         h11_max_incomplete_event_size=HEADER_BYTES,
         server_header=False,
     )

@@ -3,6 +3,7 @@
     status  type (urn:whence:problem:...)  raised as
     400     undecodable-image              UndecodableImageError
             malformed-form                 MalformedFormError
+            malformed-request              by `app.protocol`, to what is no HTTP
             origin-refused                 by `app.cors`, to what a browser asks beforehand
     401     unauthorized                   UnauthorizedError; with WWW-Authenticate
     403     forbidden                      ForbiddenError
@@ -42,6 +43,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from structlog.contextvars import get_contextvars
 
 from app.headers import security_headers
 from index.errors import NotFoundError, SnapshotError, TakedownError
@@ -56,6 +58,7 @@ from model.errors import (
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER = 5  # seconds, where the error knows no better
+DETAIL = 1000  # characters: what a request holds may be told back, but not all of it
 RETRIED = {http.HTTPStatus.TOO_MANY_REQUESTS, http.HTTPStatus.SERVICE_UNAVAILABLE}
 
 logger = logging.getLogger(__name__)
@@ -193,6 +196,12 @@ MALFORMED_FORM = ProblemType(
     "malformed-form",
     "The form cannot be read",
     "the multipart body cannot be read: Missing boundary in multipart.",
+)
+MALFORMED_REQUEST = ProblemType(
+    400,
+    "malformed-request",
+    "This is no HTTP request",
+    "Invalid HTTP request received. It is no HTTP/1.1, or its headers are longer than 16384 bytes",
 )
 ORIGIN_REFUSED = ProblemType(
     400,
@@ -381,7 +390,8 @@ def add_problem_handlers(app: FastAPI) -> None:
 
 def problem_response(kind: ProblemType, detail: str) -> JSONResponse:
     """The answer to what is refused before any route or log sees it."""
-    return _response(_problem(kind, detail, f"urn:uuid:{uuid.uuid4()}"), {})
+    request_id = get_contextvars().get("request_id") or uuid.uuid4()
+    return _response(_problem(kind, detail, f"urn:whence:request:{request_id}"), {})
 
 
 def responses(*kinds: ProblemType) -> dict[int | str, dict[str, Any]]:
@@ -459,7 +469,7 @@ def _problem(
         type=kind.urn,
         title=kind.title,
         status=kind.status,
-        detail=detail,
+        detail=detail[:DETAIL],
         instance=instance,
         errors=list(faults) if faults is not None else None,
     )
@@ -485,7 +495,7 @@ def _answer(
             "answered %d %s: %r (%s)",
             kind.status,
             kind.name,
-            cause or detail,
+            cause or problem.detail,
             problem.instance,
         )
     sent = {"X-Request-ID": request_id, **(headers or {})}

@@ -27,6 +27,8 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".tif", ".tiff",
 
 # `ImageLimits` is the limit that counts; Pillow's own warning would be a second, vaguer one.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+# Its others repeat parts of a damaged file to the log, and Python keeps the text of each for ever.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 @dataclass(frozen=True)

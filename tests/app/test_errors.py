@@ -153,7 +153,7 @@ def test_each_problem_is_documented_with_an_example(description: dict[str, Any])
                 assert example["value"]["status"] == int(status)
                 seen.add(name)
     # The router's, read by nobody, and what is refused before any route is found.
-    undocumented = {"method-not-allowed", "client-gone", "origin-refused"}
+    undocumented = {"method-not-allowed", "client-gone", "origin-refused", "malformed-request"}
     assert seen == {kind.name for kind in KINDS} - undocumented
 
 
