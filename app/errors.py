@@ -561,5 +561,5 @@ def _fault(error: Mapping[str, Any]) -> Fault:
 
 
 def _sentence(fault: Fault) -> str:
-    what = {"query": "query parameter", "path": "path parameter", "body": "form field"}
+    what = {"query": "query parameter", "path": "path parameter", "body": "field"}
     return f"{what.get(fault.place, fault.place)} {fault.name!r}: {fault.detail}"

@@ -6,6 +6,8 @@ it shows: another format, recompression, another size. Crops, mirrored and edite
 and are not found: as far from one another lie different exemplars of one concept, too.
 """
 
+from collections.abc import Iterable
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -27,7 +29,7 @@ def fingerprint(image: Image.Image) -> bytes:
     return image.resize((GRID, GRID), Image.Resampling.BILINEAR).tobytes()
 
 
-def as_fingerprints(each: list[bytes]) -> Fingerprints:
+def as_fingerprints(each: Iterable[bytes]) -> Fingerprints:
     """(N, `LENGTH`) of N fingerprints."""
     return np.frombuffer(b"".join(each), dtype=np.uint8).reshape(-1, LENGTH)
 
@@ -65,11 +67,16 @@ class Pictures:
         for start in range(0, len(known), step):
             reference = known[start : start + step].astype(np.float32)
             limits = np.minimum(NEAR, 1 + FAINT * reference.std(axis=1))
-            quarters = reference @ QUARTERS
+            # Rounding moved each mean by at most a half, and so the distance.
+            bounds = QUARTERS.shape[1] * np.square(limits + ROUNDING)
+            # |a - b|^2 <= bound as one product: (-2a, 1, |a|^2 - bound) . (b, |b|^2, 1) <= 0
+            means = reference @ QUARTERS
+            ends = np.stack([np.ones_like(bounds), np.square(means).sum(axis=1) - bounds], axis=1)
+            asked = np.concatenate([-2 * means, ends], axis=1).T  # (14, M)
             for first in range(0, len(self.fingerprints), BLOCK):
                 block = self._quarters[first : first + BLOCK].astype(np.float32)
-                # Rounding moved each mean by at most a half, and so the distance.
-                perhaps = _squares(quarters, block) <= np.square(limits + ROUNDING)
+                ends = np.stack([np.square(block).sum(axis=1), np.ones(len(block))], axis=1)
+                perhaps = np.concatenate([block, ends], axis=1, dtype=np.float32) @ asked <= 0
                 theirs, ours = np.nonzero(perhaps)
                 rows, again = np.unique(theirs, return_inverse=True)
                 pictures = self.fingerprints[first + rows].astype(np.float32)
@@ -94,11 +101,3 @@ def _quarters() -> NDArray[np.float32]:
 
 
 QUARTERS = _quarters()
-
-
-def _squares(known: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(N, M) mean squares of the differences of (M, 12) and (N, 12) numbers."""
-    squares = np.square(others).sum(axis=1)[:, None] + np.square(known).sum(axis=1)
-    squares -= 2 * others @ known.T
-    squares /= known.shape[1]
-    return squares

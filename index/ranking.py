@@ -79,7 +79,7 @@ class Ranker:
     def __init__(
         self,
         vectors: VectorStore,
-        concept_of_row: Sequence[int],
+        concept_of_row: Sequence[int] | Rows,
         cohort: Cohort,
         hidden: Rows | None = None,
     ) -> None:

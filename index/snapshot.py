@@ -9,7 +9,7 @@ import json
 import re
 import shutil
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -104,7 +104,7 @@ class Snapshot:
         cohort: Cohort,
         calibration: Calibration,
         reached: Reached | None = None,
-        concept_numbers: Sequence[int] | None = None,
+        concept_numbers: Rows | None = None,
     ) -> None:
         self.folder = folder
         self.manifest = manifest
