@@ -7,6 +7,7 @@ from pydantic import BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from index.calibration import DEFAULT_RATE
+from model.engines import EngineName
 from model.errors import WhenceError
 from model.images import DEFAULT_LIMITS, ImageLimits
 
@@ -28,6 +29,13 @@ class Settings(BaseSettings):
         "auto",
         pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",
         description="Where images are embedded: auto takes CUDA if there is one, else the CPU.",
+    )
+    engine: EngineName = Field(
+        "auto",
+        description="What runs the model; auto takes the fastest that gives the same embeddings.",
+    )
+    threads: int = Field(
+        0, ge=0, le=1024, description="Threads of inference; 0 is one for each core there is."
     )
     false_attribution_rate: float = Field(
         DEFAULT_RATE,
