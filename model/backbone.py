@@ -64,8 +64,8 @@ class Backbone(nn.Module):
     def preprocess(self, image: Image.Image) -> torch.Tensor:
         """An RGB image as the network wants it: (3, S, S) float32.
 
-        What timm's own transform of these settings gives, to one level of 255; but what the central
-        crop would cut off is not resized first.
+        What timm's own transform of these settings gives, to a level or two of 255; but what the
+        central crop would cut off is not resized first.
         """
         config, size, short = self.config, self.config.input_size, self.resized_side
         width, height = image.size
