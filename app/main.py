@@ -21,6 +21,7 @@ from app.uploads import BodyLimit
 from index.attribution import Attributor, open_attributor
 from index.embedding import ImageEmbedder
 from index.layout import DataFolder
+from model.engines import set_threads
 
 DESCRIPTION = """\
 Tells which source concepts a generated image most plausibly derives from, and shows the exemplars
@@ -40,9 +41,11 @@ def open_published_attributor(settings: Settings, embedder: ImageEmbedder | None
         ModelError: the index's model is missing or damaged.
         TakedownError: the log of takedowns cannot be read.
     """
+    set_threads(settings.threads)
     return open_attributor(
         DataFolder(settings.data),
         device=settings.device,
+        engine=settings.engine,
         rate=settings.false_attribution_rate,
         embedder=embedder,
     )

@@ -12,6 +12,7 @@ from app.rates import Rate
 from index.calibration import DEFAULT_RATE
 from index.explanation import MOST
 from index.layout import DataFolder
+from model.engines import EngineName
 from model.errors import WhenceError
 from model.images import DEFAULT_LIMITS, ImageLimits
 
@@ -52,6 +53,13 @@ class Settings(BaseSettings):
         "auto",
         pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",
         description="Where images are embedded: auto takes CUDA if there is one, else the CPU.",
+    )
+    engine: EngineName = Field(
+        "auto",
+        description="What runs the model; auto takes the fastest that gives the same embeddings.",
+    )
+    threads: int = Field(
+        0, ge=0, le=1024, description="Threads of inference; 0 is one for each core there is."
     )
     false_attribution_rate: float = Field(
         DEFAULT_RATE,

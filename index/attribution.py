@@ -15,6 +15,7 @@ from index.snapshot import Snapshot, open_published
 from index.takedown import TakedownLog, Takedowns
 from model.checkpoint import load_embedder
 from model.config import Facet
+from model.engines import EngineName
 from model.errors import ModelError
 from model.images import ImageLimits, decode_image
 
@@ -165,6 +166,7 @@ def open_attributor(
     data: DataFolder,
     *,
     device: str = "auto",
+    engine: EngineName = "eager",
     rate: float = DEFAULT_RATE,
     embedder: ImageEmbedder | None = None,
 ) -> Attributor:
@@ -173,6 +175,7 @@ def open_attributor(
     Args:
         data: the data folder.
         device: where to embed.
+        engine: what runs the model; see `model.engines`.
         rate: see `Attributor`.
         embedder: used instead of loading the model, if it is the index's.
 
@@ -187,7 +190,13 @@ def open_attributor(
         until_masked.callback(snapshot.close)
         if embedder is None or embedder.model_id != snapshot.model_id:
             try:
-                embedder = load_embedder(data.models, snapshot.model_id, device=device)
+                embedder = load_embedder(
+                    data.models,
+                    snapshot.model_id,
+                    device=device,
+                    engine=engine,
+                    engines=data.engines,
+                )
             except ModelError as error:
                 raise ModelError(
                     f"the index version {snapshot.version} needs a model that cannot be loaded: "

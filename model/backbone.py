@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import huggingface_hub
+import numpy as np
 import timm
 import torch
 from huggingface_hub import constants as hub
@@ -18,13 +19,17 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.data.config import resolve_model_data_config
-from timm.data.transforms_factory import create_transform
 from torch import nn
 
 from model.config import BackboneConfig
 from model.errors import BackboneError
 
 HUB_FILE = "model.safetensors"
+RESAMPLING = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
 DATA_OPTIONS = frozenset({"mean", "std", "input_size", "crop_pct", "interpolation"})
 # Options that decide on weights: create_backbone does, and it loads no format that can run code.
 RESERVED_OPTIONS = frozenset(
@@ -58,19 +63,35 @@ class Backbone(nn.Module):
         # Convolutions run several times faster on CPU, and no slower on CUDA, in this layout.
         self.network = network.to(memory_format=torch.channels_last)
         self.config = config
-        self._transform = create_transform(
-            input_size=(3, config.input_size, config.input_size),
-            is_training=False,
-            mean=config.mean,
-            std=config.std,
-            crop_pct=config.crop_pct,
-            interpolation=config.interpolation,
-        )
+
+    @property
+    def resized_side(self) -> int:
+        """Pixels of an image's shorter side after resizing, before the central crop."""
+        return math.floor(self.config.input_size / self.config.crop_pct)
 
     def preprocess(self, image: Image.Image) -> torch.Tensor:
-        """An RGB image as the network wants it: (3, S, S) float32."""
-        tensor: torch.Tensor = self._transform(image)
-        return tensor
+        """An RGB image as the network wants it: (3, S, S) float32.
+
+        What timm's own transform of these settings gives, to a level or two of 255; but what the
+        central crop would cut off is not resized first.
+        """
+        config, size, short = self.config, self.config.input_size, self.resized_side
+        width, height = image.size
+        if width <= height:
+            resized = short, int(short * height / width)
+        else:
+            resized = int(short * width / height), short
+        left, top = (round((side - size) / 2) for side in resized)
+        across, down = width / resized[0], height / resized[1]
+        picture = image.resize(
+            (size, size),
+            RESAMPLING[config.interpolation],
+            box=(left * across, top * down, (left + size) * across, (top + size) * down),
+        )
+        # (S, S, 3) of bytes -> (3, S, S) of floats, with one pass over them for each operation
+        pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
+        mean, std = (torch.tensor(values)[:, None, None] for values in (config.mean, config.std))
+        return pixels.float().sub_(mean * 255).div_(std * 255)
 
     def forward(self, pixels: torch.Tensor) -> BackboneFeatures:
         """Read the network.
