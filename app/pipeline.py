@@ -276,7 +276,7 @@ class Pipeline:
         """On a decoding thread."""
         patience.check()
         began = time.perf_counter()
-        image = decode_image(data, self._settings.image_limits)
+        image = decode_image(data, self._settings.image_limits, enough=embedder.enough)
         pixels = embedder.preprocess(image.pixels)
         return _Prepared(pixels, image.pixels.size, image.sha256, began, time.perf_counter())
 

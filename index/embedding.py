@@ -36,6 +36,10 @@ class ImageEmbedder(Protocol):
     def input_size(self) -> int:
         """Pixels a side of what the backbone sees."""
 
+    @property
+    def enough(self) -> int:
+        """Pixels on an image's shorter side beyond which more do not change its embedding."""
+
     def preprocess(self, image: Image.Image) -> torch.Tensor:
         """Pixels of an RGB image for `embed_pixels`."""
 
