@@ -167,7 +167,7 @@ def test_preprocessing_is_timms_to_a_level_or_two(
     level = 1 / 255 / min(backbone.config.std)
     difference = (backbone.preprocess(image) - own(image)).abs()
     assert float(difference.max()) < 2.01 * level
-    assert float(difference.mean()) < 0.2 * level
+    assert float(difference.mean()) < 0.3 * level
 
 
 @pytest.mark.parametrize("size", [(3, 48, 48), [3, 48, 48], 48])
