@@ -379,7 +379,8 @@ def pipelined(self: Attacker, rng: random.Random) -> Attack:
 
 
 WEIGHTS: list[tuple[Callable[[Attacker, random.Random], Attack], float]] = [
-    (honest, 4), (mutated_image, 49), (batch, 1), (bomb, 5), (slow_body, 1), (aborted, 6), (abandoned, 3),
+    (honest, 4), (mutated_image, 49), (batch, 1), (bomb, 5), (slow_body, 1), (aborted, 6),
+    (abandoned, 3),
     (short_body, 1), (large_body, 3), (large_headers, 3), (long_target, 2), (broken_http, 5),
     (wrong_key, 5), (other_scope, 2), (broken_form, 6), (wrong_parameters, 3), (wrong_method, 2),
     (pipelined, 1),
