@@ -16,7 +16,7 @@ WORKDIR /src
 COPY pyproject.toml .
 RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb')); \
     print(*p['build-system']['requires'], *p['project']['dependencies'], \
-    *p['project']['optional-dependencies']['otel'], sep='\n')" \
+    *(d for extra in ('onnx', 'otel') for d in p['project']['optional-dependencies'][extra]), sep='\n')" \
     > /requirements.txt
 
 

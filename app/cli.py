@@ -43,6 +43,7 @@ from index.verify import SAMPLE, verify
 from index.versions import KEEP, folder_bytes, rollback
 from model.backbone import create_backbone, parse_options
 from model.checkpoint import latest_model, list_models, load_embedder
+from model.engines import EngineName
 from model.errors import WhenceError
 from model.images import list_training_images
 from model.train import train_model
@@ -155,12 +156,21 @@ def rebuild_command(
     json_file: JsonFile = None,
     data: Data = Path("data"),
     device: Device = "auto",
+    engine: Annotated[
+        EngineName, typer.Option(help="What runs the model; see WHENCE_ENGINE.")
+    ] = "eager",
     workers: Workers = DEFAULT_WORKERS,
 ) -> None:
     """Embed the exemplars, write a new version of the index and publish it."""
     folder = DataFolder(data)
     exemplars = read_sources(source, each_image_a_concept=each_image_a_concept, report=print_note)
-    embedder = load_embedder(folder.models, model or latest_model(folder.models), device=device)
+    embedder = load_embedder(
+        folder.models,
+        model or latest_model(folder.models),
+        device=device,
+        engine=engine,
+        engines=folder.engines,
+    )
     with stages() as report:
         summary = rebuild(
             folder,

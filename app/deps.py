@@ -5,6 +5,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from app.heatmaps import HeatmapStore
 from app.metrics import Metrics
 from app.service import Service
 from app.settings import Settings
@@ -29,6 +30,11 @@ def get_metrics(request: Request) -> Metrics:
     return metrics
 
 
+def get_heatmaps(service: Annotated[Service, Depends(get_service)]) -> HeatmapStore:
+    """The heatmaps of the last minutes' answers."""
+    return service.pipeline.heatmaps
+
+
 async def get_attributor(
     service: Annotated[Service, Depends(get_service)],
 ) -> AsyncIterator[Attributor]:
@@ -39,5 +45,6 @@ async def get_attributor(
 
 SettingsDep = Annotated[Settings, Depends(get_settings)]
 ServiceDep = Annotated[Service, Depends(get_service)]
+HeatmapsDep = Annotated[HeatmapStore, Depends(get_heatmaps)]
 MetricsDep = Annotated[Metrics, Depends(get_metrics)]
 AttributorDep = Annotated[Attributor, Depends(get_attributor)]

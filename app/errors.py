@@ -7,7 +7,7 @@
             origin-refused                 by `app.cors`, to what a browser asks beforehand
     401     unauthorized                   UnauthorizedError; with WWW-Authenticate
     403     forbidden                      ForbiddenError
-    404     not-found                      NotFoundError, or no such path
+    404     not-found                      NotFoundError, HeatmapGoneError, or no such path
     405     method-not-allowed             by the router
     408     body-too-slow                  BodyTooSlowError
     409     not-reloaded                   ReloadError
@@ -156,6 +156,10 @@ class KeysError(RequestError):
 
 class ReloadError(RequestError):
     """A published index version that cannot be served."""
+
+
+class HeatmapGoneError(RequestError):
+    """A heatmap that was never there or has expired."""
 
 
 class InvalidRequestError(RequestError):
@@ -344,6 +348,7 @@ KINDS: dict[type[WhenceError], ProblemType] = {
     ForbiddenError: FORBIDDEN,
     NotFoundError: NOT_FOUND,
     BodyTooSlowError: BODY_TOO_SLOW,
+    HeatmapGoneError: NOT_FOUND,
     ReloadError: NOT_RELOADED,
     BodyTooLargeError: BODY_TOO_LARGE,
     ImageTooLargeError: IMAGE_TOO_LARGE,
@@ -556,5 +561,5 @@ def _fault(error: Mapping[str, Any]) -> Fault:
 
 
 def _sentence(fault: Fault) -> str:
-    what = {"query": "query parameter", "path": "path parameter", "body": "form field"}
+    what = {"query": "query parameter", "path": "path parameter", "body": "field"}
     return f"{what.get(fault.place, fault.place)} {fault.name!r}: {fault.detail}"

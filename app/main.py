@@ -11,7 +11,7 @@ from app.docs import add_docs
 from app.errors import add_problem_handlers, document_problems
 from app.headers import SecurityHeaders
 from app.metrics import Metrics
-from app.routes import admin, attribute, concepts, exemplars, health, metrics
+from app.routes import admin, attribute, concepts, exemplars, health, heatmaps, metrics
 from app.security import Gate, require_attribute
 from app.service import Service
 from app.settings import Settings, read_settings
@@ -21,6 +21,7 @@ from app.uploads import BodyLimit
 from index.attribution import Attributor, open_attributor
 from index.embedding import ImageEmbedder
 from index.layout import DataFolder
+from model.engines import set_threads
 
 DESCRIPTION = """\
 Tells which source concepts a generated image most plausibly derives from, and shows the exemplars
@@ -40,9 +41,11 @@ def open_published_attributor(settings: Settings, embedder: ImageEmbedder | None
         ModelError: the index's model is missing or damaged.
         TakedownError: the log of takedowns cannot be read.
     """
+    set_threads(settings.threads)
     return open_attributor(
         DataFolder(settings.data),
         device=settings.device,
+        engine=settings.engine,
         rate=settings.false_attribution_rate,
         embedder=embedder,
     )
@@ -99,7 +102,7 @@ def create_app(
     add_problem_handlers(app)
     for routes in (attribute, concepts, exemplars):
         app.include_router(routes.router, dependencies=[Depends(require_attribute)])
-    for routes in (admin, health, metrics):
+    for routes in (admin, health, heatmaps, metrics):
         app.include_router(routes.router)
     add_docs(app)
     document_problems(app)

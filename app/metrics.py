@@ -12,7 +12,7 @@ from prometheus_client.process_collector import ProcessCollector
 
 from index.calibration import Verdict
 
-Stage = Literal["decode", "queue", "embed", "search", "total"]
+Stage = Literal["decode", "queue", "embed", "search", "explain", "total"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 
 # Bounds of the histograms' buckets: seconds, and images.

@@ -4,10 +4,10 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,14 +17,17 @@ from PIL import Image
 
 from app.batching import Batcher
 from app.errors import QueueFullError, StalledError
+from app.heatmaps import HeatmapPair, HeatmapStore
 from app.metrics import STAGES, Metrics
 from app.patience import Patience
 from app.settings import Settings
 from app.tracing import record_stage
 from index.attribution import Attribution, Attributor
 from index.embedding import ImageEmbedder
+from index.explanation import Explanation, explain_answer
 from model.embedder import choose_device
 from model.errors import ModelError
+from model.explain import Patches
 from model.images import decode_image, read_image
 
 CPU_BATCH = 8  # images in one forward pass, where more gain nothing
@@ -42,6 +45,7 @@ class Timing:
     queue: float
     embed: float
     search: float
+    explain: float
     total: float
 
 
@@ -53,6 +57,7 @@ class Answer:
     image_sha256: str
     created_at: datetime
     timing: Timing
+    heatmaps: Mapping[str, HeatmapPair] = field(default_factory=dict)  # by exemplar id
 
 
 @dataclass(frozen=True)
@@ -61,18 +66,31 @@ class Query:
 
     attributor: Attributor
     pixels: torch.Tensor  # as the embedder's `preprocess` gives them
+    size: tuple[int, int]  # width and height of the upright picture
     top_k: int
     exemplars: int
+    explain: int = 0  # exemplars to explain, at most
 
 
 @dataclass(frozen=True)
 class Inference:
-    """An attribution, and when embedding began and ended and the search ended."""
+    """What the inference thread made of one image, and when: seconds of `time.perf_counter`."""
 
     attribution: Attribution
+    explanations: Mapping[str, Explanation]  # by exemplar id
     began: float
     embedded: float
     found: float
+    explained: float
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    pixels: torch.Tensor
+    size: tuple[int, int]
+    sha256: str
+    began: float
+    ended: float
 
 
 class Pipeline:
@@ -90,6 +108,7 @@ class Pipeline:
         self._settings = settings
         self._metrics = metrics
         metrics.watch_queue(lambda: self._held)
+        self.heatmaps = HeatmapStore(settings.heatmap_seconds, settings.heatmap_bytes)
         self._held = 0  # images taken and not answered yet
         self._receiving = 0  # bodies of requests that are not here yet
         self._seconds = 0.0  # one image takes, lately
@@ -173,8 +192,9 @@ class Pipeline:
         top_k: int,
         exemplars: int,
         patience: Patience,
+        explain: bool = False,
     ) -> Answer:
-        """Answer one uploaded image that was `admitted`.
+        """Answer one uploaded image that was `admitted`; ``explain`` keeps `heatmaps` of it.
 
         Raises:
             ImageError: it cannot be decoded, or is outside the limits.
@@ -183,29 +203,37 @@ class Pipeline:
         arrived = time.perf_counter()
         with self._batcher.expected():
             loop = asyncio.get_running_loop()
-            began, decoded, sha256, pixels = await loop.run_in_executor(
+            image = await loop.run_in_executor(
                 self._decoders, self._prepare, data, attributor.embedder, patience
             )
-        inference = await self._batcher.submit(
-            Query(attributor, pixels, top_k, exemplars), patience
-        )
+        most = self._settings.max_explained if explain else 0
+        query = Query(attributor, image.pixels, image.size, top_k, exemplars, most)
+        made = await self._batcher.submit(query, patience)
+        heatmaps: Mapping[str, HeatmapPair] = {}
+        drawn = time.perf_counter()
+        if made.explanations:
+            heatmaps = await anyio.to_thread.run_sync(self.heatmaps.put_all, made.explanations)
         ended = time.perf_counter()
         timing = Timing(
-            decode=decoded - began,
-            queue=(began - arrived) + (inference.began - decoded),
-            embed=inference.embedded - inference.began,
-            search=inference.found - inference.embedded,
+            decode=image.ended - image.began,
+            queue=(image.began - arrived) + (made.began - image.ended),
+            embed=made.embedded - made.began,
+            search=made.found - made.embedded,
+            explain=(made.explained - made.found) + (ended - drawn) if explain else 0.0,
             total=ended - arrived,
         )
-        self._metrics.verdict(inference.attribution.verdict)
+        self._metrics.verdict(made.attribution.verdict)
         for stage in STAGES:
-            self._metrics.stage(stage, getattr(timing, stage))
-        record_stage("queue", arrived, began)
-        record_stage("decode", began, decoded)
-        record_stage("queue", decoded, inference.began)
-        record_stage("embed", inference.began, inference.embedded)
-        record_stage("search", inference.embedded, inference.found)
-        return Answer(inference.attribution, sha256, datetime.now(UTC), timing)
+            if explain or stage != "explain":
+                self._metrics.stage(stage, getattr(timing, stage))
+        record_stage("queue", arrived, image.began)
+        record_stage("decode", image.began, image.ended)
+        record_stage("queue", image.ended, made.began)
+        record_stage("embed", made.began, made.embedded)
+        record_stage("search", made.embedded, made.found)
+        if explain:
+            record_stage("explain", made.found, ended)
+        return Answer(made.attribution, image.sha256, datetime.now(UTC), timing, heatmaps)
 
     async def probe(self, attributor: Attributor) -> None:
         """Embed and search for an image of no interest, unless a real one was answered lately.
@@ -218,7 +246,7 @@ class Pipeline:
         self._probed = time.monotonic()
         try:
             pixels = attributor.embedder.preprocess(PROBE)
-            query = Query(attributor, pixels, top_k=1, exemplars=0)
+            query = Query(attributor, pixels, PROBE.size, top_k=1, exemplars=0)
             await self._batcher.submit(query, Patience(math.inf))
         except Exception as error:
             # One odd image must not bring the server down, so only what is known to be good counts.
@@ -244,15 +272,13 @@ class Pipeline:
                 f"every embedding fails ({self._failed}; the log tells more); restart the server"
             )
 
-    def _prepare(
-        self, data: bytes, embedder: ImageEmbedder, patience: Patience
-    ) -> tuple[float, float, str, torch.Tensor]:
-        """On a decoding thread: when it began and ended, the file's hash and the pixels."""
+    def _prepare(self, data: bytes, embedder: ImageEmbedder, patience: Patience) -> _Prepared:
+        """On a decoding thread."""
         patience.check()
         began = time.perf_counter()
-        image = decode_image(data, self._settings.image_limits)
+        image = decode_image(data, self._settings.image_limits, enough=embedder.enough)
         pixels = embedder.preprocess(image.pixels)
-        return began, time.perf_counter(), image.sha256, pixels
+        return _Prepared(pixels, image.pixels.size, image.sha256, began, time.perf_counter())
 
     def _infer(self, queries: list[Query]) -> list[Inference]:
         """On the inference thread: embed and search a whole batch."""
@@ -275,42 +301,61 @@ def default_batch(device: str) -> int:
 
 
 def infer(queries: Sequence[Query]) -> list[Inference]:
-    """Embed and search a batch.
+    """Embed and search a batch, and explain the answers of which that is asked.
 
     One forward pass for all that share an embedder, one search for all that ask the same of the
     same index: another `top_k` searches to another depth, so an answer does not depend on what else
     is in its batch.
     """
-    inferences: dict[int, Inference] = {}
-    for together in _alike(range(len(queries)), lambda i: id(queries[i].attributor.embedder)):
-        embedder = queries[together[0]].attributor.embedder
-        began = time.perf_counter()
-        embeddings = embedder.embed_pixels([queries[i].pixels for i in together])
-        embedded = time.perf_counter()
-        row = {i: place for place, i in enumerate(together)}
-        for same in _alike(together, lambda i: _question(queries[i])):
-            query = queries[same[0]]
-            rows = [row[i] for i in same]
-            attributions = query.attributor.rank(
-                {facet: matrix[rows] for facet, matrix in embeddings.items()},
-                top_k=query.top_k,
-                exemplars=query.exemplars,
+    made: dict[int, Inference] = {}
+    for places in _alike(queries, lambda q: (id(q.attributor.embedder), q.explain > 0)):
+        made.update(zip(places, _infer_together([queries[i] for i in places]), strict=True))
+    return [made[i] for i in range(len(queries))]
+
+
+def _infer_together(queries: Sequence[Query]) -> list[Inference]:
+    """`infer` for what one forward pass can embed."""
+    embedder = queries[0].attributor.embedder
+    pixels = [query.pixels for query in queries]
+    patches: list[Patches] = []
+    began = time.perf_counter()
+    if queries[0].explain:
+        embeddings, patches = embedder.embed_with_patches(pixels)
+    else:
+        embeddings = embedder.embed_pixels(pixels)
+    embedded = time.perf_counter()
+    made: dict[int, Inference] = {}
+    for places in _alike(queries, lambda q: (id(q.attributor), q.top_k, q.exemplars, q.explain)):
+        first = queries[places[0]]
+        attributions = first.attributor.rank(
+            {facet: matrix[places] for facet, matrix in embeddings.items()},
+            top_k=first.top_k,
+            exemplars=first.exemplars,
+        )
+        found = time.perf_counter()
+        for place, attribution in zip(places, attributions, strict=True):
+            explanations: Mapping[str, Explanation] = {}
+            if first.explain:
+                one = {facet: matrix[place] for facet, matrix in embeddings.items()}
+                explanations = explain_answer(
+                    first.attributor,
+                    attribution,
+                    patches[place],
+                    one,
+                    queries[place].size,
+                    most=first.explain,
+                )
+            made[place] = Inference(
+                attribution, explanations, began, embedded, found, time.perf_counter()
             )
-            found = time.perf_counter()
-            for i, attribution in zip(same, attributions, strict=True):
-                inferences[i] = Inference(attribution, began, embedded, found)
-    return [inferences[i] for i in range(len(queries))]
+    return [made[i] for i in range(len(queries))]
 
 
-def _question(query: Query) -> Hashable:
-    return id(query.attributor), query.top_k, query.exemplars
-
-
-def _alike(numbers: Iterable[int], key: Callable[[int], Hashable]) -> list[list[int]]:
-    """The numbers, together where their keys are equal."""
+def _alike(queries: Sequence[Query], key: Callable[[Query], Hashable]) -> list[list[int]]:
+    """The places of the queries, together where their keys are equal."""
     groups: dict[Hashable, list[int]] = {}
-    for number in numbers:
-        groups.setdefault(key(number), []).append(number)
+    for place, query in enumerate(queries):
+        groups.setdefault(key(query), []).append(place)
     return list(groups.values())
 
 
@@ -323,12 +368,13 @@ def answer_file(attributor: Attributor, path: Path, *, top_k: int, exemplars: in
     arrived = time.perf_counter()
     image = read_image(path)
     pixels = attributor.embedder.preprocess(image.pixels)
-    [inference] = infer([Query(attributor, pixels, top_k, exemplars)])
+    [made] = infer([Query(attributor, pixels, image.pixels.size, top_k, exemplars)])
     timing = Timing(
-        decode=inference.began - arrived,
+        decode=made.began - arrived,
         queue=0.0,
-        embed=inference.embedded - inference.began,
-        search=inference.found - inference.embedded,
-        total=inference.found - arrived,
+        embed=made.embedded - made.began,
+        search=made.found - made.embedded,
+        explain=0.0,
+        total=made.found - arrived,
     )
-    return Answer(inference.attribution, image.sha256, datetime.now(UTC), timing)
+    return Answer(made.attribution, image.sha256, datetime.now(UTC), timing)

@@ -10,7 +10,9 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from app.logs import LogFormat
 from app.rates import Rate
 from index.calibration import DEFAULT_RATE
+from index.explanation import MOST
 from index.layout import DataFolder
+from model.engines import EngineName
 from model.errors import WhenceError
 from model.images import DEFAULT_LIMITS, ImageLimits
 
@@ -51,6 +53,13 @@ class Settings(BaseSettings):
         "auto",
         pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",
         description="Where images are embedded: auto takes CUDA if there is one, else the CPU.",
+    )
+    engine: EngineName = Field(
+        "auto",
+        description="What runs the model; auto takes the fastest that gives the same embeddings.",
+    )
+    threads: int = Field(
+        0, ge=0, le=1024, description="Threads of inference; 0 is one for each core there is."
     )
     false_attribution_rate: float = Field(
         DEFAULT_RATE,
@@ -123,6 +132,19 @@ class Settings(BaseSettings):
         15,
         gt=0,
         description="Without requests for so long, an image is embedded to check it works.",
+    )
+    max_explained: int = Field(
+        MOST,
+        ge=0,
+        description="Most exemplars explained in one answer; each costs about as much as a query.",
+    )
+    heatmap_seconds: float = Field(
+        600, gt=0, le=86400, description="How long the heatmaps of an answer can be fetched."
+    )
+    heatmap_bytes: int = Field(
+        64 * 2**20,
+        ge=2**20,
+        description="Memory for heatmaps; when it is full, the oldest go before their time.",
     )
     stall_seconds: float = Field(
         120, gt=0, description="An image embedding for longer counts as hung: not live, not ready."

@@ -17,6 +17,7 @@ from index.embedding_cache import EmbeddedImage, EmbeddingCache
 from index.fingerprint import fingerprint
 from model.config import Facet
 from model.errors import ImageError
+from model.explain import Patches
 from model.images import read_image
 from model.views import RandomViews
 
@@ -35,6 +36,10 @@ class ImageEmbedder(Protocol):
     def input_size(self) -> int:
         """Pixels a side of what the backbone sees."""
 
+    @property
+    def enough(self) -> int:
+        """Pixels on an image's shorter side beyond which more do not change its embedding."""
+
     def preprocess(self, image: Image.Image) -> torch.Tensor:
         """Pixels of an RGB image for `embed_pixels`."""
 
@@ -43,6 +48,19 @@ class ImageEmbedder(Protocol):
 
     def embed_pixels(self, pixels: Sequence[torch.Tensor]) -> dict[Facet, NDArray[np.float32]]:
         """`embed` for images that `preprocess` has seen already."""
+
+    def embed_with_patches(
+        self, pixels: Sequence[torch.Tensor]
+    ) -> tuple[dict[Facet, NDArray[np.float32]], list[Patches]]:
+        """`embed_pixels`, with what `contributions` needs of each image."""
+
+    def contributions(
+        self, facet: Facet, pictures: Sequence[Patches], others: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Each picture's cosine with its vector, region by region: (N, G, G) from (N, D)."""
+
+    def view_box(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """The part of a picture of that size which is seen: left, top, right, bottom in pixels."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +114,8 @@ def embed_files(
     """
     by_key = {file.key: file for file in files}
     todo = [by_key[key] for key in cache.missing(by_key)]
+    # A process takes longer to start than a batch to decode.
+    workers = min(workers, len(todo) // BATCH)
     loader = DataLoader(
         _Decoder(todo, embedder), batch_size=BATCH, num_workers=workers, collate_fn=list
     )

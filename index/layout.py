@@ -35,6 +35,15 @@ class DataFolder:
         """Feature banks of training runs; may be deleted at any time."""
         return self.root / "cache" / "features"
 
+    @property
+    def engines(self) -> Path:
+        """Models as inference engines want them; may be deleted at any time."""
+        return self.root / "cache" / "engines"
+
     def embeddings(self, model_id: str) -> Path:
         """Embeddings by content hash; may be deleted at any time."""
         return self.root / "cache" / model_id / "embeddings.sqlite"
+
+    def all_embeddings(self) -> list[Path]:
+        """The embeddings of every model that there are."""
+        return sorted(self.root.glob("cache/*/embeddings.sqlite"))

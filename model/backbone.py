@@ -1,6 +1,7 @@
 """A timm network with its own preprocessing: images in, pooled features and stages out."""
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import httpx
 import huggingface_hub
+import numpy as np
 import timm
 import torch
 from huggingface_hub import constants as hub
@@ -17,13 +19,17 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.data.config import resolve_model_data_config
-from timm.data.transforms_factory import create_transform
 from torch import nn
 
 from model.config import BackboneConfig
 from model.errors import BackboneError
 
 HUB_FILE = "model.safetensors"
+RESAMPLING = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
 DATA_OPTIONS = frozenset({"mean", "std", "input_size", "crop_pct", "interpolation"})
 # Options that decide on weights: create_backbone does, and it loads no format that can run code.
 RESERVED_OPTIONS = frozenset(
@@ -39,6 +45,14 @@ class BackboneFeatures:
 
     pooled: torch.Tensor  # (B, D) what the network would hand to its classifier
     stages: list[torch.Tensor]  # each (B, C, H, W), from early to late
+    final: torch.Tensor  # what is pooled, in the network's own layout: maps or tokens
+
+    def of(self, image: int) -> "BackboneFeatures":
+        """Those of one image, as a batch of one; a view."""
+        one = slice(image, image + 1)
+        return BackboneFeatures(
+            self.pooled[one], [stage[one] for stage in self.stages], self.final[one]
+        )
 
 
 class Backbone(nn.Module):
@@ -49,19 +63,35 @@ class Backbone(nn.Module):
         # Convolutions run several times faster on CPU, and no slower on CUDA, in this layout.
         self.network = network.to(memory_format=torch.channels_last)
         self.config = config
-        self._transform = create_transform(
-            input_size=(3, config.input_size, config.input_size),
-            is_training=False,
-            mean=config.mean,
-            std=config.std,
-            crop_pct=config.crop_pct,
-            interpolation=config.interpolation,
-        )
+
+    @property
+    def resized_side(self) -> int:
+        """Pixels of an image's shorter side after resizing, before the central crop."""
+        return math.floor(self.config.input_size / self.config.crop_pct)
 
     def preprocess(self, image: Image.Image) -> torch.Tensor:
-        """An RGB image as the network wants it: (3, S, S) float32."""
-        tensor: torch.Tensor = self._transform(image)
-        return tensor
+        """An RGB image as the network wants it: (3, S, S) float32.
+
+        What timm's own transform of these settings gives, to a level or two of 255; but what the
+        central crop would cut off is not resized first.
+        """
+        config, size, short = self.config, self.config.input_size, self.resized_side
+        width, height = image.size
+        if width <= height:
+            resized = short, int(short * height / width)
+        else:
+            resized = int(short * width / height), short
+        left, top = (round((side - size) / 2) for side in resized)
+        across, down = width / resized[0], height / resized[1]
+        picture = image.resize(
+            (size, size),
+            RESAMPLING[config.interpolation],
+            box=(left * across, top * down, (left + size) * across, (top + size) * down),
+        )
+        # (S, S, 3) of bytes -> (3, S, S) of floats, with one pass over them for each operation
+        pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
+        mean, std = (torch.tensor(values)[:, None, None] for values in (config.mean, config.std))
+        return pixels.float().sub_(mean * 255).div_(std * 255)
 
     def forward(self, pixels: torch.Tensor) -> BackboneFeatures:
         """Read the network.
@@ -73,7 +103,46 @@ class Backbone(nn.Module):
         pixels = pixels.contiguous(memory_format=torch.channels_last)
         final, stages = network.forward_intermediates(pixels)
         pooled = network.forward_head(final, pre_logits=True)
-        return BackboneFeatures(pooled.flatten(1), list(stages))
+        return BackboneFeatures(pooled.flatten(1), list(stages), final)
+
+    def pool_positions(self, features: BackboneFeatures) -> torch.Tensor:
+        """What each position would be pooled to if the whole picture looked like it.
+
+        Where the network averages its last map and does no more than a linear step after, their
+        mean over the positions is the pooled features. A class token is no such mean.
+
+        Returns:
+            (B, D, H, W), H and W those of the last stage.
+        """
+        network: Any = self.network
+        height, width = features.stages[-1].shape[-2:]
+        final = features.final
+        batch = len(final)
+        if final.ndim == 3:  # tokens (B, prefix + H W, C), a class token and the like before
+            prefix = final.shape[1] - height * width
+            alone = final[:, prefix:].flatten(0, 1)[:, None].expand(-1, prefix + 1, -1)
+        elif final.shape[-2:] == (height, width):  # (B, C, H, W)
+            alone = final.permute(0, 2, 3, 1).flatten(0, 2)[:, :, None, None]
+        else:  # (B, H, W, C)
+            alone = final.flatten(0, 2)[:, None, None]
+        pooled: torch.Tensor = network.forward_head(alone, pre_logits=True)
+        return pooled.reshape(batch, height, width, -1).permute(0, 3, 1, 2)
+
+    def view_box(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """The part of a picture that `preprocess` shows to the network: its central square.
+
+        Args:
+            width: of the upright picture, pixels.
+            height: likewise.
+
+        Returns:
+            left, top, right, bottom in pixels of the picture.
+        """
+        # The transform resizes the shorter side to a whole number of pixels, then crops.
+        resized = math.floor(self.config.input_size / self.config.crop_pct)
+        side = min(width, height) * self.config.input_size / resized
+        left, top = (width - side) / 2, (height - side) / 2
+        return left, top, left + side, top + side
 
 
 def create_backbone(

@@ -93,6 +93,7 @@ async def attribute(
                 data,
                 top_k=parameters.top_k,
                 exemplars=parameters.exemplars,
+                explain=parameters.explain,
                 patience=patience,
             )
     body = AttributionResponse.of(answer, attributor)
@@ -136,6 +137,7 @@ async def attribute_batch(
                 data,
                 top_k=parameters.top_k,
                 exemplars=parameters.exemplars,
+                explain=parameters.explain,
                 patience=patience,
             )
         except WhenceError as error:

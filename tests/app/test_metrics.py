@@ -18,7 +18,7 @@ from app.metrics import Metrics
 from app.settings import Settings
 from index.attribution import Attributor
 from tests.app.conftest import CheckProblem, write_keys
-from tests.app.test_admin import BEARER, NAMES, TOKEN, build, load, wait_for
+from tests.app.test_admin import BEARER, BECAUSE, NAMES, TOKEN, build, load, wait_for
 from tests.pictures import encode, noise
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -199,7 +199,7 @@ def test_failed_reloads_are_counted(server: TestClient, tmp_path: Path) -> None:
 
 
 def test_takedowns_are_counted(server: TestClient) -> None:
-    assert server.delete("/concepts/emerald?reason=asked", headers=BEARER).status_code == 200
+    assert server.delete("/concepts/emerald", headers=BECAUSE).status_code == 200
     scrape = Scrape(server)
     assert scrape("whence_takedowns_total", kind="concept") == 1
     assert scrape("whence_index_exemplars") == 6
