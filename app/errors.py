@@ -531,6 +531,8 @@ async def _answer_validation(request: Request, error: Exception) -> JSONResponse
 
 async def _answer_http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
+    if isinstance(error.__cause__, WhenceError):  # what FastAPI makes of one while it reads JSON
+        return await _answer_named(request, error.__cause__)
     if error.status_code == NOT_FOUND.status:
         return _answer(request, NOT_FOUND, f"there is nothing at {request.url.path}; see /docs")
     if error.status_code == METHOD_NOT_ALLOWED.status:

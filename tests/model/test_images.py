@@ -473,3 +473,26 @@ def test_a_jpeg_of_inks_is_decoded_at_a_fraction_with_its_colours() -> None:
     small, large = decode_image(data, enough=256).pixels, decode_image(data).pixels
     assert small.size == (256, 256)
     assert np.abs(np.subtract(small.getpixel((9, 9)), large.getpixel((9, 9)))).max() <= 1
+
+
+def test_a_damaged_tiff_leaves_nothing_in_the_log() -> None:
+    # Pillow warns of each fault in words that hold a part of the file, and Python keeps them all.
+    program = """
+from model.images import decode_image
+from tests.pictures import encode, noise
+data = bytearray(encode(noise(), "TIFF"))
+entries = int.from_bytes(data[4:8], "little") + 2
+count = int.from_bytes(data[entries - 2 : entries], "little")
+for entry in range(entries, entries + 12 * count, 12):
+    if int.from_bytes(data[entry : entry + 2], "little") not in range(256, 280):
+        data[entry + 4 : entry + 8] = (2**20).to_bytes(4, "little")  # a count beyond the file
+try:
+    decode_image(bytes(data))
+except Exception as error:
+    print(type(error).__name__)
+"""
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True
+    )
+    assert done.stderr == ""
