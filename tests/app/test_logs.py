@@ -24,8 +24,13 @@ from tests.app.test_errors import BrokenEmbedder
 
 @pytest.fixture(autouse=True)
 def _root_logger() -> Iterator[None]:
-    """Give the root logger back as it was."""
+    """Give the root logger back as it was; uvicorn's as they are where it has set up none."""
     root = logging.getLogger()
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
+        logger.setLevel(logging.NOTSET)
     handlers, level = root.handlers[:], root.level
     yield
     root.handlers[:] = handlers
