@@ -30,9 +30,9 @@ import uvicorn
 from fastapi import FastAPI, File
 from PIL import Image, ImageDraw
 
-from app.main import create_app
+from app.main import create_app, open_published_attributor
 from app.settings import Settings
-from index.attribution import Attributor, open_attributor
+from index.attribution import Attributor
 from index.layout import DataFolder
 from index.rebuild import rebuild
 from index.snapshot import open_published
@@ -132,7 +132,7 @@ def one_image(attributor: Attributor, images: Sequence[bytes], seconds: float) -
 def plain_app(data: Path) -> FastAPI:
     """What one writes first: decode, embed and search in the handler."""
     app = FastAPI()
-    attributor = open_attributor(DataFolder(data))
+    attributor = open_published_attributor(Settings(data=data), None)
 
     @app.get("/health/ready")
     def ready() -> None:
@@ -161,7 +161,7 @@ def weightless_app(data: Path) -> FastAPI:
 def measure(data: DataFolder, queries: Path, options: argparse.Namespace) -> dict[str, Any]:
     """In turns, so that a busy neighbour hits all alike."""
     images = [path.read_bytes() for path in sorted(queries.iterdir())]
-    attributor = open_attributor(data)
+    attributor = open_published_attributor(Settings(data=data.root), None)  # the same engine
     threads = Settings().decode_threads
     sizes = {b: run_loop(attributor, images, b, threads, 2) for b in (1, 4, 8, 16)}
     best = max(sizes, key=lambda b: sizes[b])
