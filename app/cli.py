@@ -17,6 +17,7 @@ from app.evaluate import evaluate
 from app.main import create_app
 from app.options import DEFAULT_WORKERS, Data, Device, JsonFile, Workers, write_json
 from app.ports import require_port
+from app.pretrain import pretrain
 from app.settings import read_settings
 from app.takedown import takedown
 from index.inverted import IndexType
@@ -44,6 +45,7 @@ cli = typer.Typer(
 )
 cli.add_typer(evaluate, name="evaluate")
 cli.add_typer(takedown, name="takedown")
+cli.command(name="pretrain")(pretrain)
 
 
 def main() -> None:
