@@ -48,7 +48,7 @@ class PretrainConfig(Frozen):
     learning_rate: float = Field(5e-3, gt=0)
     weight_decay: float = Field(0.02, ge=0)
     warmup: int = Field(100, ge=0)  # steps
-    decay: float = Field(0.3, ge=0, le=1)  # share of the epochs over which the rate falls to 0
+    decay: float = Field(0.55, ge=0, le=1)  # share of the epochs over which the rate falls to 0
     statistics_momentum: float = Field(0.01, gt=0, le=1)  # of batch normalisation
     clip: float = Field(5.0, gt=0)  # norm of the gradient, at most
     temperature: float = Field(0.2, gt=0)  # of InfoNCE
@@ -168,7 +168,7 @@ def pretrain(
     Two views of each image are to find each other in the batch (InfoNCE, as in SimCLR); with a
     teacher, each view's features are also to match the teacher's (`Guide`). Every batch has one of
     the input sizes. The learning rate stays constant after a warm-up and falls to zero over the
-    last epochs. In the second half of these the statistics of batch normalisation stand still: the
+    last epochs. In the last quarter of these the statistics of batch normalisation stand still: the
     network is finished in the form in which it will be used.
 
     Args:
@@ -198,27 +198,54 @@ def pretrain(
     if teacher:
         guide = _guide(teacher.to(target), backbone, learn, config, workers)
     learner = Learner(backbone, guide, config).to(target)
-    _prepare(learner, config, target)
+    if target.type == "cpu":
+        _avoid_slow_kernels(learner)
     optimizer = _optimizer(learner, config)
     history = _resume(place / CHECKPOINT, learner, optimizer)
+    run = _Run(learner, optimizer, config, target, workers)
     for report in history:
         if on_epoch:
             on_epoch(report)
-    augment = BatchAugmentation(mosaic=config.mosaic)
     for epoch in range(len(history) + 1, config.epochs + 1):
+        done = history[-1].steps if history else 0
+        loss, steps = run.train(learn, epoch, done, progress)
+        history.append(run.report(check, epoch, done + steps, loss))
+        export(backbone, _weights(place, epoch))
+        _save(place / CHECKPOINT, learner, optimizer, history)
+        if on_epoch:
+            on_epoch(history[-1])
+    return Pretrained(_weights(place, config.epochs), history[: config.epochs])
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What stays the same from epoch to epoch."""
+
+    learner: Learner
+    optimizer: torch.optim.Optimizer
+    config: PretrainConfig
+    device: torch.device
+    workers: int
+
+    def train(
+        self, images: Sequence[ImageRef], epoch: int, done: int, progress: StepProgress | None
+    ) -> tuple[float, int]:
+        """One epoch, ``done`` steps after the start: its mean loss and its number of steps."""
+        config, learner, optimizer = self.config, self.learner, self.optimizer
         learner.train()
-        if epoch > config.epochs - config.falling // 2:
+        if epoch > config.epochs - config.falling // 4:
             _hold_statistics(learner)
-        plan = plan_epoch(learn, config, epoch)
-        loader = _loader(learn, plan, partial(_two_crops, seed=(config.seed, epoch)), workers)
+        plan = plan_epoch(images, config, epoch)
+        crops = partial(_two_crops, seed=(config.seed, epoch))
         draw = hash((config.seed, epoch)) & 0xFFFFFFFF
         torch.manual_seed(draw)  # of dropout, where a network has any
         generator = torch.Generator().manual_seed(draw)
-        done = history[-1].steps if history else 0
+        augment = BatchAugmentation(mosaic=config.mosaic)
         mean = late = 0.0
-        for batch, pixels in enumerate(loader):
+        for batch, pixels in enumerate(_loader(images, plan, crops, self.workers)):
             _set_rate(optimizer, config, done + batch, epoch - 1 + batch / len(plan))
-            loss = learner(augment(pixels.to(target), generator))
+            _set_momentum(learner, config, done + batch)
+            loss = learner(augment(pixels.to(self.device), generator))
             optimizer.zero_grad()
             loss.total.backward()
             nn.utils.clip_grad_norm_(learner.parameters(), config.clip)
@@ -233,24 +260,32 @@ def pretrain(
             late = value if not batch else 0.95 * late + 0.05 * value
             if progress:
                 progress(epoch, batch + 1, len(plan), late)
-        learner.eval()
-        parts = _held_out(
-            learner, check[: config.held_out_losses], config, augment, target, workers
-        )
-        knn = knn_accuracy(backbone, check, config, target, workers)
-        report = EpochReport(
-            epoch,
-            done + len(plan),
-            mean,
-            *parts,
-            knn=knn,
-        )
-        history.append(report)
-        _save(place / CHECKPOINT, learner, optimizer, history)
-        export(backbone, place / f"epoch-{epoch:04d}.safetensors")
-        if on_epoch:
-            on_epoch(report)
-    return Pretrained(place / f"epoch-{config.epochs:04d}.safetensors", history[: config.epochs])
+        return mean, len(plan)
+
+    @torch.no_grad()
+    def report(
+        self, images: Sequence[ImageRef], epoch: int, steps: int, loss: float
+    ) -> EpochReport:
+        """Look at the held-out images; their views are the same every time."""
+        config, learner = self.config, self.learner.eval()
+        some = images[: config.held_out_losses]
+        plan = _sequential(len(some), min(config.input_sizes), config.batch_size)
+        crops = partial(_two_crops, seed=(config.seed, HELD_OUT_STREAM, 0))
+        generator = torch.Generator().manual_seed(config.seed)
+        augment = BatchAugmentation(mosaic=config.mosaic)
+        sums, count = torch.zeros(4), 0
+        for pixels in _loader(some, plan, crops, self.workers):
+            found = learner(augment(pixels.to(self.device), generator))
+            parts = torch.stack([found.total, found.stages, found.readings, found.contrast])
+            sums += pixels.shape[1] * parts.float().cpu()
+            count += pixels.shape[1]
+        total, stages, readings, contrast = (sums / count).tolist()
+        knn = knn_accuracy(learner.backbone, images, config, self.device, self.workers)
+        return EpochReport(epoch, steps, loss, total, stages, readings, contrast, knn)
+
+
+def _weights(place: Path, epoch: int) -> Path:
+    return place / f"epoch-{epoch:04d}.safetensors"
 
 
 def require_size(images: Sequence[ImageRef], config: PretrainConfig) -> list[ImageRef]:
@@ -442,30 +477,6 @@ def _sequential(count: int, size: int, batch_size: int) -> list[list[Draw]]:
     ]
 
 
-@torch.no_grad()
-def _held_out(
-    learner: Learner,
-    images: Sequence[ImageRef],
-    config: PretrainConfig,
-    augment: BatchAugmentation,
-    device: torch.device,
-    workers: int,
-) -> tuple[float, float, float, float]:
-    """Total, stages, readings and contrast over the held-out images; the same views every time."""
-    size = min(config.input_sizes)
-    plan = _sequential(len(images), size, config.batch_size)
-    crop = partial(_two_crops, seed=(config.seed, HELD_OUT_STREAM, 0))
-    generator = torch.Generator().manual_seed(config.seed)
-    sums, count = torch.zeros(4), 0
-    for pixels in _loader(images, plan, crop, workers):
-        loss = learner(augment(pixels.to(device), generator))
-        parts = torch.stack([loss.total, loss.stages, loss.readings, loss.contrast])
-        sums += pixels.shape[1] * parts.float().cpu()
-        count += pixels.shape[1]
-    total, stages, readings, contrast = (sums / count).tolist()
-    return total, stages, readings, contrast
-
-
 def _split(images: list[ImageRef], config: PretrainConfig) -> tuple[list[ImageRef], list[ImageRef]]:
     """Images to learn from, and held-out ones."""
     held_out = max(2, min(int(config.held_out * len(images)), config.held_out_images))
@@ -501,18 +512,18 @@ def _set_rate(
         group["lr"] = config.learning_rate * rate
 
 
-def _prepare(learner: Learner, config: PretrainConfig, device: torch.device) -> None:
+def _set_momentum(learner: Learner, config: PretrainConfig, step: int) -> None:
+    """Statistics are the mean over all batches at first, then over those of late."""
     for module in learner.backbone.modules():
         if isinstance(module, nn.BatchNorm2d):
-            module.momentum = config.statistics_momentum
-        # oneDNN has no fast bfloat16 gradient of strided depthwise convolutions: 50 times slower
-        # than in float32 (PyTorch 2.15, tests/benchmarks/README.md).
-        if (
-            device.type == "cpu"
-            and isinstance(module, nn.Conv2d)
-            and module.groups > 1
-            and max(module.stride) > 1
-        ):
+            module.momentum = max(config.statistics_momentum, 1 / (step + 1))
+
+
+def _avoid_slow_kernels(learner: Learner) -> None:
+    for module in learner.backbone.modules():
+        # oneDNN has no fast bfloat16 gradient of strided depthwise convolutions; what the detour
+        # through float32 saves is in tests/benchmarks/pretrain_step.py.
+        if isinstance(module, nn.Conv2d) and module.groups > 1 and max(module.stride) > 1:
             module.forward = partial(_in_float32, module.forward)  # type: ignore[method-assign]
 
 
@@ -551,8 +562,8 @@ def _key(
     teacher: Backbone | None,
     config: PretrainConfig,
 ) -> str:
-    """Of everything that a run's epochs depend on, except how many there are to be."""
-    recipe = config.model_dump(mode="json", exclude={"epochs"})
+    """Of everything that a run depends on, except when it is to end."""
+    recipe = config.model_dump(mode="json", exclude={"epochs", "decay"})
     digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode())
     for network in filter(None, (backbone, teacher)):
         digest.update(network.config.model_dump_json().encode())
