@@ -22,6 +22,7 @@ from app.main import create_app
 from app.options import (
     DEFAULT_WORKERS,
     ApiKey,
+    BackboneName,
     Data,
     Device,
     JsonFile,
@@ -29,6 +30,7 @@ from app.options import (
     write_json,
 )
 from app.ports import require_port
+from app.pretrain import pretrain
 from app.protocol import HEADER_BYTES, Protocol
 from app.security import require_closed
 from app.settings import read_settings
@@ -41,14 +43,13 @@ from index.source import read_sources
 from index.takedown import TakedownLog
 from index.verify import SAMPLE, verify
 from index.versions import KEEP, folder_bytes, rollback
-from model.backbone import create_backbone, parse_options
+from model.backbone import parse_options
 from model.checkpoint import latest_model, list_models, load_embedder
 from model.engines import EngineName
 from model.errors import WhenceError
 from model.images import list_training_images
+from model.starter import choose_backbone
 from model.train import train_model
-
-DEFAULT_BACKBONE = "vit_base_patch16_224.dino"
 
 cli = typer.Typer(
     name="whence",
@@ -60,6 +61,7 @@ cli = typer.Typer(
 cli.add_typer(evaluate, name="evaluate")
 cli.add_typer(takedown, name="takedown")
 cli.add_typer(keys, name="keys")
+cli.command(name="pretrain")(pretrain)
 
 
 def main() -> None:
@@ -86,7 +88,7 @@ def train(
     images: Annotated[
         list[Path], typer.Option(help="Image file, or folder searched to any depth; repeatable.")
     ],
-    backbone: Annotated[str, typer.Option(help="A timm model name.")] = DEFAULT_BACKBONE,
+    backbone: BackboneName = None,
     weights: Annotated[
         Path | None, typer.Option(help="Local safetensors weights instead of the hub's.")
     ] = None,
@@ -103,8 +105,11 @@ def train(
 ) -> None:
     """Train aligned and disentangled embeddings on unlabelled images."""
     files = list_training_images(images)
-    network = create_backbone(
-        backbone, weights=weights, options=parse_options(backbone_option or [])
+    network = choose_backbone(
+        backbone,
+        weights=weights,
+        options=parse_options(backbone_option or []),
+        report=print_note,
     )
     folder = DataFolder(data)
     with stages() as report:
@@ -310,9 +315,7 @@ def verify_command(
 def demo(
     data: Data = Path("data"),
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
-    backbone: Annotated[
-        str, typer.Option(help="A timm model name, from the hub if it can be reached.")
-    ] = DEFAULT_BACKBONE,
+    backbone: BackboneName = None,
 ) -> None:
     """Draw a small gallery, train, rebuild, serve, and ask a first question."""
     run_demo(data, port=port, backbone=backbone)

@@ -16,6 +16,11 @@ class DataFolder:
         return self.root / "models"
 
     @property
+    def pretraining(self) -> Path:
+        """Runs of pre-training, a folder each: the checkpoint, and the weights of every epoch."""
+        return self.root / "pretrain"
+
+    @property
     def index(self) -> Path:
         """Index versions, a folder each, and the file naming the published one."""
         return self.root / "index"

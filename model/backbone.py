@@ -2,6 +2,7 @@
 
 import logging
 import math
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from timm.data.config import resolve_model_data_config
 from torch import nn
 
 from model.config import BackboneConfig
-from model.errors import BackboneError
+from model.errors import BackboneError, HubError
 
 HUB_FILE = "model.safetensors"
 RESAMPLING = {
@@ -30,6 +31,7 @@ RESAMPLING = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+PATIENCE = 4.0  # seconds for the hub's first answer
 DATA_OPTIONS = frozenset({"mean", "std", "input_size", "crop_pct", "interpolation"})
 # Options that decide on weights: create_backbone does, and it loads no format that can run code.
 RESERVED_OPTIONS = frozenset(
@@ -157,8 +159,8 @@ def create_backbone(
             ``crop_pct``, ``interpolation`` to override the network's preprocessing.
 
     Raises:
-        BackboneError: the name or an option is unknown, the file does not fit the network, or the
-            hub is out of reach.
+        BackboneError: the name or an option is unknown, or the file does not fit the network.
+        HubError: the weights are not in the local cache and the hub is out of reach.
     """
     given = dict(options or {})
     data = {key: given.pop(key) for key in DATA_OPTIONS & given.keys()}
@@ -320,8 +322,7 @@ def _hub_weights(name: str, repository: str) -> str:
     if isinstance(cached, str):
         return cached
     try:
-        # One short question first: the hub client itself retries for most of a minute.
-        httpx.head(hub.ENDPOINT, timeout=5.0, follow_redirects=True)
+        _ask_hub()
         return str(huggingface_hub.hf_hub_download(repository, HUB_FILE))
     except (httpx.HTTPError, OSError) as error:
         if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
@@ -331,11 +332,35 @@ def _hub_weights(name: str, repository: str) -> str:
                 "or convert them with safetensors.torch.save_file and use --weights FILE"
             ) from error
         cause = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise BackboneError(
+        raise HubError(
             f"the weights of backbone {name!r} are not in the local cache and the hub "
             f"({hub.ENDPOINT}) is out of reach: {cause}. "
             "Use local weights with --weights FILE (safetensors), or connect and try again"
         ) from error
+
+
+def _ask_hub() -> None:
+    """One short question: the hub client itself retries for most of a minute.
+
+    Raises:
+        httpx.HTTPError: no answer.
+    """
+
+    def ask() -> None:
+        try:
+            httpx.head(hub.ENDPOINT, timeout=PATIENCE, follow_redirects=True)
+        except httpx.HTTPError as error:
+            failures.append(error)
+
+    failures: list[httpx.HTTPError] = []
+    # In a thread: looking up a name takes as long as the system likes, whatever the timeout.
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(2 * PATIENCE)
+    if asking.is_alive():
+        raise httpx.ConnectTimeout(f"no answer in {2 * PATIENCE:.0f} seconds")
+    if failures:
+        raise failures[0]
 
 
 def _load_weights(network: nn.Module, path: Path) -> None:
