@@ -1,7 +1,7 @@
 """A frozen teacher that pre-training may be guided by: what of it the student is to match."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -174,7 +174,7 @@ def measure_teacher(
 
 def _read(features: BackboneFeatures) -> dict[Reading, torch.Tensor]:
     with torch.autocast(features.pooled.device.type, enabled=False):
-        lifted = BackboneFeatures(features.pooled.float() + LIFT, features.stages)
+        lifted = replace(features, pooled=features.pooled.float() + LIFT)
         read: dict[Reading, torch.Tensor] = FacetReader()(lifted)
         return read
 
