@@ -1,4 +1,7 @@
-"""What routes depend on."""
+"""What routes depend on.
+
+All are coroutines, even where nothing is awaited: FastAPI runs plain functions in a thread each.
+"""
 
 from collections.abc import AsyncIterator
 from typing import Annotated
@@ -12,25 +15,25 @@ from app.settings import Settings
 from index.attribution import Attributor
 
 
-def get_settings(request: Request) -> Settings:
+async def get_settings(request: Request) -> Settings:
     """The app's settings."""
     settings: Settings = request.app.state.settings
     return settings
 
 
-def get_service(request: Request) -> Service:
+async def get_service(request: Request) -> Service:
     """The app's service, there since startup."""
     service: Service = request.app.state.service
     return service
 
 
-def get_metrics(request: Request) -> Metrics:
+async def get_metrics(request: Request) -> Metrics:
     """The app's metrics."""
     metrics: Metrics = request.app.state.metrics
     return metrics
 
 
-def get_heatmaps(service: Annotated[Service, Depends(get_service)]) -> HeatmapStore:
+async def get_heatmaps(service: Annotated[Service, Depends(get_service)]) -> HeatmapStore:
     """The heatmaps of the last minutes' answers."""
     return service.pipeline.heatmaps
 

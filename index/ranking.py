@@ -14,6 +14,7 @@ Candidates are the concepts of each facet's nearest exemplars. All their similar
 exactly, so a score does not depend on how the candidates were found.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -274,7 +275,7 @@ def _speakers(best: Mapping[Facet, float]) -> tuple[Facet, ...]:
     """The facets that hold a notable part of the evidence, the stronger first."""
     power = {facet: SHARPNESS * FACET_WEIGHT[facet] * level for facet, level in best.items()}
     top = max(power.values())
-    parts = {facet: np.exp(value - top) for facet, value in power.items()}
+    parts = {facet: math.exp(value - top) for facet, value in power.items()}
     whole = sum(parts.values())
     order = sorted(parts, key=lambda facet: -parts[facet])
     return tuple(facet for facet in order if parts[facet] >= SPEAKS * whole)

@@ -27,6 +27,11 @@ class Server:
         """Bytes that belong to the process alone, mapped files not counted."""
         return sum(self._status("RssAnon:", "RssShmem:")) * 1024
 
+    def cpu_seconds(self) -> float:
+        """Processor time taken so far, of all threads."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def open_files(self) -> int:
         """File descriptors."""
         return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))

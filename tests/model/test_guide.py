@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -23,7 +25,7 @@ def normalise(features: BackboneFeatures, measured: Guide) -> BackboneFeatures:
     """A student that has learnt all: the teacher's stages at unit variance."""
     scales = zip(features.stages, measured._means, measured._deviations, strict=True)
     stages = [(x - m[:, None, None]) / d[:, None, None] for x, m, d in scales]
-    return BackboneFeatures(features.pooled, stages)
+    return replace(features, stages=stages)
 
 
 @torch.no_grad()
@@ -45,7 +47,7 @@ def test_a_student_that_knows_nothing_is_far_off() -> None:
     measured = guide(teacher, student)
     with torch.no_grad():
         silent = [torch.zeros_like(stage) for stage in student(pixels()).stages]
-        found = loss(measured, BackboneFeatures(student(pixels()).pooled, silent))
+        found = loss(measured, replace(student(pixels()), stages=silent))
     # To say 0 is to miss all of each channel's variance.
     assert 0.7 < float(found.stages.mean()) < 1.3
     assert float(found.readings) > 0.3
@@ -85,7 +87,7 @@ def test_gradients_are_finite_where_pooled_features_are_zero() -> None:
     measured = guide(teacher, student)
     features = student(pixels())
     nothing = torch.zeros_like(features.pooled, requires_grad=True)
-    found = measured(BackboneFeatures(nothing, features.stages), pixels())
+    found = measured(replace(features, pooled=nothing), pixels())
     found.readings.backward()
     assert nothing.grad is not None
     assert torch.isfinite(nothing.grad).all()
