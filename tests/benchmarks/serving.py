@@ -11,7 +11,7 @@ Builds an index, then measures in turns, several times:
     layer     the service with an embedder that costs nothing: what the web layer takes
 
 Prints JSON; ratios are medians over the turns, and `..._cpu_ms` is the processor time of an image,
-which says more than the clock where others use the machine, too. The last line of the above includes
+which says more than the clock where others use the machine, too. The layer includes
 decoding. Exit status 1 where a ratio misses its aim.
 """
 
