@@ -14,7 +14,8 @@ FROM base AS requirements
 WORKDIR /src
 COPY pyproject.toml .
 RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb')); \
-    print(*p['build-system']['requires'], *p['project']['dependencies'], sep='\n')" \
+    print(*p['build-system']['requires'], *p['project']['dependencies'], \
+    *p['project']['optional-dependencies']['milvus'], sep='\n')" \
     > /requirements.txt
 
 

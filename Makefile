@@ -16,7 +16,7 @@ venv: .venv/.installed  ## Install Whence and its development tools into .venv
 # installs has changed.
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[dev,milvus,ray]'
 	@touch $@
 
 demo: .venv/.installed  ## Draw a gallery, train on it, serve it and ask it a question
@@ -39,7 +39,8 @@ format: .venv/.installed  ## Rewrite the code in the project's format
 # uv resolves for every supported Python at once, which pip cannot. Pins that still fit are kept;
 # LOCK_FLAGS=--upgrade moves all of them.
 lock: $(UV)  ## Work constraints.txt out again from pyproject.toml (LOCK_FLAGS=--upgrade for newer)
-	$(UV) pip compile --no-config --universal --python-version 3.11 --extra dev $(LOCK_FLAGS) \
+	$(UV) pip compile --no-config --universal --python-version 3.11 \
+		--extra dev --extra milvus --extra ray $(LOCK_FLAGS) \
 		--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' \
 		--output-file constraints.txt pyproject.toml
 

@@ -21,6 +21,7 @@ from app.settings import read_settings
 from app.takedown import takedown
 from index.inverted import IndexType
 from index.layout import DataFolder
+from index.milvus import engine_at
 from index.rebuild import CANARY_RATE, RebuildSummary, rebuild
 from index.snapshot import list_versions, published_version
 from index.source import read_sources
@@ -134,6 +135,15 @@ def rebuild_command(
     index_type: Annotated[
         IndexType, typer.Option(help="How to search: exact, ivf, or by size.")
     ] = "auto",
+    vector_store: Annotated[
+        str | None,
+        typer.Option(
+            envvar="WHENCE_VECTOR_STORE",
+            metavar="ADDRESS",
+            help="Put the vectors on a Milvus, milvus://HOST:PORT/COLLECTION, or into a Milvus "
+            "Lite file, FILE.db; default: files in the version's folder.",
+        ),
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Write a new version even if nothing changed.")
     ] = False,
@@ -144,6 +154,7 @@ def rebuild_command(
 ) -> None:
     """Embed the exemplars, write a new version of the index and publish it."""
     folder = DataFolder(data)
+    engine = engine_at(vector_store)
     exemplars = read_sources(source, each_image_a_concept=each_image_a_concept, report=print_note)
     embedder = load_embedder(folder.models, model or latest_model(folder.models), device=device)
     with stages() as report:
@@ -156,6 +167,7 @@ def rebuild_command(
             keep=keep,
             canary_rate=canary_rate,
             index_type=index_type,
+            engine=engine,
             force=force,
             progress=report,
         )

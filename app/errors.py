@@ -17,6 +17,7 @@
     500     internal-error                 anything else; its text is logged, never sent
     503     no-index                       SnapshotError, ModelError; with Retry-After
             stalled                        StalledError; with Retry-After
+            vectors-unreachable            VectorStoreUnavailableError; with Retry-After
             takedowns-unusable             TakedownError; with Retry-After
 
 The errors that only HTTP knows descend from `RequestError`; the others from `model.errors` and
@@ -36,7 +37,12 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
-from index.errors import NotFoundError, SnapshotError, TakedownError
+from index.errors import (
+    NotFoundError,
+    SnapshotError,
+    TakedownError,
+    VectorStoreUnavailableError,
+)
 from model.errors import (
     ImageTooLargeError,
     ImageTooSmallError,
@@ -222,6 +228,13 @@ NO_INDEX = ProblemType(
     "There is no index to answer from",
     "there is no index in data/index yet; run `whence rebuild --source PATH`",
 )
+VECTORS_UNREACHABLE = ProblemType(
+    503,
+    "vectors-unreachable",
+    "The vectors cannot be reached",
+    "the vectors at milvus://milvus:19530/whence cannot be reached (server unavailable); once "
+    "Milvus answers again, nothing else needs doing",
+)
 STALLED = ProblemType(
     503,
     "stalled",
@@ -250,6 +263,7 @@ KINDS: dict[type[WhenceError], ProblemType] = {
     ImageTooSmallError: IMAGE_TOO_SMALL,
     InvalidRequestError: INVALID_REQUEST,
     SnapshotError: NO_INDEX,
+    VectorStoreUnavailableError: VECTORS_UNREACHABLE,
     ModelError: NO_INDEX,
     StalledError: STALLED,
     TakedownError: TAKEDOWNS_UNUSABLE,

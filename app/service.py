@@ -19,7 +19,7 @@ from app.errors import ReloadError, StalledError
 from app.settings import Settings
 from index.attribution import Attribution, Attributor
 from index.embedding import ImageEmbedder
-from index.errors import SnapshotError, TakedownError
+from index.errors import SnapshotError, TakedownError, VectorStoreUnavailableError
 from index.layout import DataFolder
 from index.snapshot import CURRENT
 from index.takedown import Takedown, TakedownLog, withdraw
@@ -354,6 +354,8 @@ class Service:
         attributor = self._load(self._settings, embedder)
         try:
             attributor.warm()
+        except VectorStoreUnavailableError:
+            raise
         except Exception as error:
             raise SnapshotError(
                 f"the index version {attributor.snapshot.version} cannot answer a first query "

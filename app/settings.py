@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
 from index.calibration import DEFAULT_RATE
+from index.milvus import StoreSettings
 from model.errors import WhenceError
 from model.images import DEFAULT_LIMITS, ImageLimits
 
@@ -15,7 +16,7 @@ LogLevel = Annotated[
 ]
 
 
-class Settings(BaseSettings):
+class Settings(StoreSettings):
     """What may differ from one deployment to the next."""
 
     model_config = SettingsConfigDict(env_prefix="WHENCE_", frozen=True, hide_input_in_errors=True)

@@ -84,6 +84,7 @@ class Attributor:
         """
         snapshot = self.snapshot
         rows = takedowns.rows(snapshot.catalog, snapshot.fingerprints)
+        rows = np.union1d(rows, snapshot.vectors.erased)
         if np.array_equal(rows, snapshot.hidden):
             return self
         return Attributor(self.embedder, snapshot.without(rows), rate=self.rate)

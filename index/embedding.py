@@ -45,6 +45,21 @@ class ImageEmbedder(Protocol):
         """`embed` for images that `preprocess` has seen already."""
 
 
+class EmbedFiles(Protocol):
+    """What fills the cache: `embed_files` in this process, or something that does the same."""
+
+    def __call__(
+        self,
+        cache: EmbeddingCache,
+        files: "Sequence[ImageFile]",
+        embedder: ImageEmbedder,
+        *,
+        workers: int = 0,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> "EmbeddingReport":
+        """See `embed_files`."""
+
+
 @dataclass(frozen=True)
 class ImageFile:
     """A file to embed: as it is, or one augmented view of it."""

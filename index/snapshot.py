@@ -29,16 +29,19 @@ from safetensors.numpy import load_file, save_file
 
 from index.calibration import Calibration
 from index.catalog import Catalog
-from index.errors import SnapshotError
+from index.errors import SnapshotError, VectorStoreError
 from index.fingerprint import LENGTH, Fingerprints
+from index.milvus import MARK, engine_at
 from index.ranking import Cohort, Ranker
-from index.vectors import FaissStore, Rows, VectorStore
+from index.vectors import Rows, VectorStore
 from model.checkpoint import sync_to_disk
 from model.config import Facet, Frozen
 
 MANIFEST, CATALOG, COHORT = "manifest.json", "catalog.sqlite", "cohort.safetensors"
 CALIBRATION, FINGERPRINTS, CURRENT = "calibration.json", "fingerprints.npy", "CURRENT"
 BUILDING = ".building-"  # before the name of a version that is not complete
+REMOVED = "removed-"  # after it, before the name of one that was, and is being deleted
+PROBED = 16  # vectors that are fetched when a version is opened, to see that they are its own
 
 
 class FileRecord(Frozen):
@@ -58,6 +61,7 @@ class Manifest(Frozen):
     created_at: AwareDatetime
     dimensions: dict[Facet, int]
     probes: dict[Facet, int]  # lists that a search looks into, of facets with an inverted file
+    store: str | None = None  # address of the Milvus that has the vectors; None: they lie here
     concepts: int
     exemplars: int
     sources: list[str]
@@ -108,7 +112,7 @@ class Snapshot:
         self.fingerprints = fingerprints  # (N, LENGTH), memory-mapped
         self.cohort = cohort
         self.calibration = calibration
-        self.hidden: Rows = np.empty(0, dtype=np.int64) if hidden is None else hidden
+        self.hidden: Rows = vectors.erased if hidden is None else np.union1d(vectors.erased, hidden)
         self.ranker = Ranker(vectors, catalog.concept_numbers(), cohort, self.hidden)
 
     def without(self, hidden: Rows) -> "Snapshot":
@@ -120,7 +124,7 @@ class Snapshot:
         return Snapshot(
             self.folder,
             self.manifest,
-            Catalog(self.folder / CATALOG, hidden),
+            Catalog(self.folder / CATALOG, np.union1d(self.vectors.erased, hidden)),
             self.vectors,
             self.fingerprints,
             self.cohort,
@@ -153,12 +157,15 @@ class Snapshot:
         manifest = read_manifest(folder)
         for name, record in manifest.files.items():
             _check_file(folder / name, record)
-        vectors = FaissStore.open(folder, list(manifest.dimensions), manifest.probes)
-        catalog = Catalog(folder / CATALOG)
+        vectors = engine_at(manifest.store).open(
+            folder, manifest.version, manifest.exemplars, manifest.dimensions, manifest.probes
+        )
+        catalog = Catalog(folder / CATALOG, vectors.erased)
         dimensions = {facet: vectors.dimension(facet) for facet in manifest.dimensions}
-        if vectors.count != catalog.exemplar_count() or dimensions != manifest.dimensions:
+        present = vectors.count - len(vectors.erased)
+        if present != catalog.exemplar_count() or dimensions != manifest.dimensions:
             raise SnapshotError(
-                f"the index version {folder.name} does not fit together: {vectors.count} vectors "
+                f"the index version {folder.name} does not fit together: {present} vectors "
                 f"of dimension {dimensions} for {catalog.exemplar_count()} exemplars; run "
                 "`whence rebuild`"
             )
@@ -175,6 +182,7 @@ class Snapshot:
                 f"the index version {folder.name} does not fit together: fingerprints of shape "
                 f"{fingerprints.shape} for {vectors.count} exemplars; run `whence rebuild`"
             )
+        _check_vectors(folder.name, vectors, cohort)
         return cls(
             folder,
             manifest,
@@ -258,9 +266,22 @@ def building(index: Path, version: str) -> Iterator[Path]:
 def clear_unfinished(index: Path) -> None:
     """Remove what a killed rebuild left behind; only while holding the rebuild lock."""
     for folder in index.glob(f"{BUILDING}*"):
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_version(folder, folder.name.removeprefix(BUILDING).removeprefix(REMOVED))
     for draft in index.glob(f".{CURRENT}-*"):
         draft.unlink(missing_ok=True)
+
+
+def remove_version(folder: Path, version: str) -> None:
+    """Delete a version that is not complete any more, and its vectors wherever they are.
+
+    A folder whose vectors cannot be deleted now stays, so that another attempt can be made.
+    """
+    try:
+        if (folder / MARK).exists():
+            engine_at((folder / MARK).read_text(encoding="utf-8").strip()).remove(version)
+    except (VectorStoreError, OSError):
+        return
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def publish(index: Path, version: str) -> None:
@@ -321,6 +342,18 @@ def file_record(path: Path) -> FileRecord:
 def _checksum(content: dict[str, Any]) -> str:
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _check_vectors(version: str, vectors: VectorStore, cohort: Cohort) -> None:
+    """Refuse vectors that are not the version's: files have checksums, other stores do not."""
+    rows = np.setdiff1d(cohort.rows, vectors.erased)[:PROBED]
+    places = np.searchsorted(cohort.rows, rows)
+    for facet, known in cohort.vectors.items():
+        if not np.allclose(vectors.vectors(facet, rows), known[places], atol=1e-6):
+            raise SnapshotError(
+                f"the {facet} vectors of index version {version} are not those it was built with; "
+                "they are of another model or version: run `whence rebuild`"
+            )
 
 
 def _check_file(path: Path, record: FileRecord) -> None:

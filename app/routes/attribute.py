@@ -54,6 +54,7 @@ UPLOAD: dict[str, Any] = {
         errors.IMAGE_TOO_SMALL,
         errors.INTERNAL_ERROR,
         errors.NO_INDEX,
+        errors.VECTORS_UNREACHABLE,
     ),
 )
 async def attribute(
