@@ -4,6 +4,8 @@ import io
 import json
 import logging
 import sys
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -19,9 +21,11 @@ from app.options import DEFAULT_WORKERS, Data, Device, JsonFile, Workers, write_
 from app.ports import require_port
 from app.settings import read_settings
 from app.takedown import takedown
+from index.embedding import embed_files
 from index.inverted import IndexType
 from index.layout import DataFolder
 from index.milvus import engine_at
+from index.ray_embedding import ray_embedding
 from index.rebuild import CANARY_RATE, RebuildSummary, rebuild
 from index.snapshot import list_versions, published_version
 from index.source import read_sources
@@ -144,6 +148,13 @@ def rebuild_command(
             "Lite file, FILE.db; default: files in the version's folder.",
         ),
     ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Embed on a Ray cluster: HOST:PORT, auto, or local for one on this machine.",
+        ),
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Write a new version even if nothing changed.")
     ] = False,
@@ -156,8 +167,10 @@ def rebuild_command(
     folder = DataFolder(data)
     engine = engine_at(vector_store)
     exemplars = read_sources(source, each_image_a_concept=each_image_a_concept, report=print_note)
-    embedder = load_embedder(folder.models, model or latest_model(folder.models), device=device)
-    with stages() as report:
+    model = model or latest_model(folder.models)
+    embedder = load_embedder(folder.models, model, device=device)
+    load = partial(load_embedder, folder.models.absolute(), model, device=device)
+    with stages() as report, ray_embedding(ray, load) if ray else nullcontext(embed_files) as embed:
         summary = rebuild(
             folder,
             exemplars,
@@ -168,6 +181,7 @@ def rebuild_command(
             canary_rate=canary_rate,
             index_type=index_type,
             engine=engine,
+            embed=embed,
             force=force,
             progress=report,
         )

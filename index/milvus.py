@@ -49,6 +49,7 @@ MARK = "milvus.txt"  # in a version's folder: where its vectors are, before the 
 ERASED = "erased.json"  # in a version's folder: rows whose vectors were deleted
 ROW = "row"
 MOST = 16_384  # hits that Milvus gives at most
+QUERIES = 16  # asked together; more would be long in answering, and Milvus seem to hang
 MESSAGE = 16 * 2**20  # bytes of vectors in one message; Milvus takes up to 64 MiB
 SEGMENT = 2**18  # vectors that Milvus indexes together, about
 QUICK, SLOW = 10.0, 3600.0  # seconds for a question; for indexing and loading
@@ -317,7 +318,7 @@ class _MilvusWriter:
         require_all(_count_rows(connection), self._count)
         probes: dict[Facet, int] = {}
         for facet, most in lists.items():
-            search = _Search(connection, facet, self._dimensions[facet], most)
+            search = _Search(connection, facet, most)
             k = min(NEIGHBOURS, self._count)
             truth = search(asked[facet], k, probes=most)[1]
             probes[facet] = fewest_probes(
@@ -349,7 +350,6 @@ class _Search:
 
     connection: _Connection
     facet: Facet
-    dimension: int
     lists: int  # of the field's inverted file; 0 if it has none
 
     def __call__(
@@ -365,12 +365,10 @@ class _Search:
         """
         similarities = np.full((len(queries), k), -1, dtype=np.float32)
         rows = np.full((len(queries), k), -1, dtype=np.int64)
-        # A message holds 12 bytes a hit and the queries.
-        batch = max(1, min(MESSAGE // (24 * k), MESSAGE // (4 * self.dimension)))
-        for start in range(0, len(queries), batch):
+        for start in range(0, len(queries), QUERIES):
             answers = self.connection.ask(
                 "search",
-                data=list(queries[start : start + batch]),
+                data=list(queries[start : start + QUERIES]),
                 anns_field=self.facet,
                 limit=k,
                 filter=condition,
@@ -422,8 +420,8 @@ class MilvusStore:
                 "`whence rebuild`"
             )
         self._searches = {
-            facet: _Search(connection, facet, length, _lists(count) if facet in probes else 0)
-            for facet, length in dimensions.items()
+            facet: _Search(connection, facet, _lists(count) if facet in probes else 0)
+            for facet in dimensions
         }
         self.count = count
         self.erased = _read_erased(folder)
