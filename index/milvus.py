@@ -52,7 +52,7 @@ MOST = 16_384  # hits that Milvus gives at most
 QUERIES = 16  # asked together; more would be long in answering, and Milvus seem to hang
 MESSAGE = 16 * 2**20  # bytes of vectors in one message; Milvus takes up to 64 MiB
 SEGMENT = 2**18  # vectors that Milvus indexes together, about
-QUICK, SLOW = 10.0, 3600.0  # seconds for a question; for indexing and loading
+WRITE, BUILD = 120.0, 24 * 3600.0  # seconds for a message of vectors; for indexing and loading
 PATIENCE = (1.0, 4.0, 15.0)  # seconds between attempts to write
 NOT_THERE, NOT_LOADED = 100, 101  # Milvus's codes for a collection
 
@@ -69,6 +69,9 @@ class StoreSettings(BaseSettings):
     )
     vector_store_token: SecretStr | None = Field(
         None, description="USER:PASSWORD or API key for a Milvus that asks for one."
+    )
+    vector_store_seconds: float = Field(
+        10, gt=0, description="How long Milvus may take to answer before it counts as gone."
     )
 
     @field_validator("vector_store")
@@ -154,22 +157,16 @@ class MilvusEngine:
     def publish(self, version: str) -> None:
         """Let the alias point to the version's collection."""
         connection, alias = self._connect(version), self._place.collection
-        with connection.named_errors():
-            aliases = connection.client.list_aliases(timeout=QUICK)["aliases"]
-            if alias in aliases:
-                connection.client.alter_alias(connection.collection, alias, timeout=QUICK)
-            else:
-                connection.client.create_alias(connection.collection, alias, timeout=QUICK)
+        known = alias in connection.call("list_aliases")["aliases"]
+        connection.call("alter_alias" if known else "create_alias", connection.collection, alias)
 
     def remove(self, version: str) -> None:
         """Drop the version's collection, if it is there."""
         connection = self._connect(version)
-        with connection.named_errors():
-            if connection.client.has_collection(connection.collection, timeout=QUICK):
-                named = connection.client.list_aliases(connection.collection, timeout=QUICK)
-                for alias in named["aliases"]:  # else Milvus refuses
-                    connection.client.drop_alias(alias, timeout=QUICK)
-                connection.client.drop_collection(connection.collection, timeout=QUICK)
+        if connection.call("has_collection", connection.collection):
+            for alias in connection.call("list_aliases", connection.collection)["aliases"]:
+                connection.call("drop_alias", alias)  # else Milvus refuses
+            connection.call("drop_collection", connection.collection)
 
     def _connect(self, version: str) -> "_Connection":
         name = f"{self._place.collection}_{re.sub(r'[^0-9A-Za-z]', '_', version)}"
@@ -184,11 +181,18 @@ class _Connection:
         self.collection = collection
         self._pymilvus, self._grpc = _libraries()
         try:
-            token = StoreSettings().vector_store_token
+            settings = StoreSettings()
         except ValidationError as error:
-            raise VectorStoreError(f"WHENCE_VECTOR_STORE: {error.errors()[0]['msg']}") from error
+            fault = error.errors()[0]
+            raise VectorStoreError(
+                f"WHENCE_{str(fault['loc'][0]).upper()}: {fault['msg']}"
+            ) from error
+        self.seconds = settings.vector_store_seconds
+        token = settings.vector_store_token
         with self.named_errors():
-            self.client = _client(place.uri, token.get_secret_value() if token else "")
+            self.client = _client(
+                place.uri, token.get_secret_value() if token else "", self.seconds
+            )
 
     @contextmanager
     def named_errors(self) -> Iterator[None]:
@@ -205,21 +209,25 @@ class _Connection:
         except self._grpc.RpcError as error:
             raise self._unavailable(str(error.details())) from error
 
-    def ask(self, method: str, **arguments: Any) -> Any:
+    def call(self, method: str, *arguments: Any, least: float = 0, **options: Any) -> Any:
+        """Call a method of the client, which may take ``least`` seconds."""
+        with self.named_errors():
+            timeout = max(least, self.seconds)
+            return getattr(self.client, method)(*arguments, timeout=timeout, **options)
+
+    def ask(self, method: str, *, least: float = 0, **options: Any) -> Any:
         """Call a method of the client about the collection.
 
         A Milvus that was started again may have the collection on disk alone: then it is loaded
         first.
         """
-        with self.named_errors():
-            call = getattr(self.client, method)
-            try:
-                return call(self.collection, timeout=QUICK, **arguments)
-            except self._pymilvus.MilvusException as error:
-                if error.code != NOT_LOADED:
-                    raise
-            self.client.load_collection(self.collection, timeout=QUICK)
-            return call(self.collection, timeout=QUICK, **arguments)
+        try:
+            return self.call(method, self.collection, least=least, **options)
+        except VectorStoreUnavailableError as error:
+            if getattr(error.__cause__, "code", None) != NOT_LOADED:
+                raise
+        self.call("load_collection", self.collection, least=least)
+        return self.call(method, self.collection, least=least, **options)
 
     def _unavailable(self, reason: str) -> VectorStoreUnavailableError:
         cause = " ".join(str(reason).split())[:200]
@@ -248,8 +256,8 @@ def _libraries() -> tuple[Any, Any]:
 
 
 @lru_cache
-def _client(uri: str, token: str) -> Any:
-    return _libraries()[0].MilvusClient(uri, token=token, timeout=QUICK)
+def _client(uri: str, token: str, seconds: float) -> Any:
+    return _libraries()[0].MilvusClient(uri, token=token, timeout=seconds)
 
 
 class _MilvusWriter:
@@ -270,8 +278,7 @@ class _MilvusWriter:
         schema.add_field(ROW, types.INT64, is_primary=True)
         for facet, length in dimensions.items():
             schema.add_field(facet, types.FLOAT_VECTOR, dim=length)
-        with connection.named_errors():
-            connection.client.create_collection(connection.collection, schema=schema, timeout=QUICK)
+        connection.call("create_collection", connection.collection, schema=schema)
 
     def upsert(self, rows: Rows, vectors: Mapping[Facet, Floats]) -> None:
         sent = {
@@ -290,31 +297,30 @@ class _MilvusWriter:
     def _send(self, records: list[dict[str, Any]]) -> None:
         for wait in PATIENCE:  # hours of writing must not be lost because Milvus was away shortly
             try:
-                self._connection.ask("upsert", data=records)
+                self._connection.ask("upsert", least=WRITE, data=records)
             except VectorStoreUnavailableError:
                 time.sleep(wait)
             else:
                 return
-        self._connection.ask("upsert", data=records)
+        self._connection.ask("upsert", least=WRITE, data=records)
 
     def finish(self, index_type: IndexType, asked: Mapping[Facet, Floats]) -> dict[Facet, int]:
-        connection, client = self._connection, self._connection.client
+        connection = self._connection
         lists: dict[Facet, int] = {}
-        indexes = client.prepare_index_params()
+        indexes = connection.client.prepare_index_params()
         for facet, length in self._dimensions.items():
             parameters: dict[str, Any] = {"index_type": "FLAT"}
             if wants_inverted(index_type, self._count, length):
                 lists[facet] = _lists(self._count)
                 parameters = {"index_type": "IVF_FLAT", "params": {"nlist": lists[facet]}}
             indexes.add_index(field_name=facet, index_name=facet, metric_type="IP", **parameters)
-        with connection.named_errors():
-            client.flush(connection.collection, timeout=SLOW)
-            # Waited for here: the client's own waiting asks what Milvus Lite cannot answer.
-            client.create_index(connection.collection, indexes, timeout=SLOW, sync=False)
-            for facet in self._dimensions:
-                while connection.ask("describe_index", index_name=facet)["state"] != "Finished":
-                    time.sleep(0.2)
-            client.load_collection(connection.collection, timeout=SLOW)
+        connection.ask("flush", least=BUILD)
+        # Waited for here: the client's own waiting asks what Milvus Lite cannot answer.
+        connection.ask("create_index", least=BUILD, index_params=indexes, sync=False)
+        for facet in self._dimensions:
+            while connection.ask("describe_index", index_name=facet)["state"] != "Finished":
+                time.sleep(0.2)
+        connection.ask("load_collection", least=BUILD)
         require_all(_count_rows(connection), self._count)
         probes: dict[Facet, int] = {}
         for facet, most in lists.items():

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
 import torch
 
 from index.embedding import (
@@ -166,7 +167,7 @@ def _table(files: Sequence[ImageFile]) -> Any:
         [file.sha256 for file in files],
         [-1 if file.view is None else file.view for file in files],
     )
-    return importlib.import_module("pyarrow").table(dict(zip(COLUMNS, columns, strict=True)))
+    return pyarrow.table(dict(zip(COLUMNS, columns, strict=True)))
 
 
 def _row(image: EmbeddedImage, reason: str = "") -> dict[str, Any]:
@@ -213,6 +214,7 @@ def _library() -> Any:
     # Read once, when Ray is imported or started.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_worker_niceness", "0")  # else a local cluster gives way to all
     try:
         ray = importlib.import_module("ray")
         importlib.import_module("ray.data")

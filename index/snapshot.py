@@ -260,7 +260,7 @@ def building(index: Path, version: str) -> Iterator[Path]:
         folder.rename(index / version)
         sync_to_disk(index)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_version(folder, version)
 
 
 def clear_unfinished(index: Path) -> None:

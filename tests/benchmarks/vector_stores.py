@@ -1,14 +1,14 @@
 """FAISS and Milvus Lite side by side: writing, searching, and the same answers.
 
     python -m tests.benchmarks.vector_stores [--count 100000] [--json FILE]
-    python -m tests.benchmarks.vector_stores --data FOLDER --pairs FILE --source PATH [--source ...]
+    python -m tests.benchmarks.vector_stores --data FOLDER --pairs FILE [--json FILE]
 
 The first draws structured vectors (`large_index.draw`), writes them as a rebuild does, and asks
 single queries, one after the other; each store and type of index runs in a process of its own, and
 so does the comparison of facets as fields of one collection with a collection each. Prints JSON.
 
-The second rebuilds the index of a copy of a data folder twice, from its embedding cache: once on
-each store. It asks every pair of both, as a server would. Exit status 1 unless all verdicts
+The second writes the vectors of a data folder's published index into Milvus Lite, too, and asks
+every pair of both, as a server would. Exit status 1 unless all verdicts
 and rankings are the same and scores, shares and p-values equal to 1e-5.
 """
 
@@ -16,11 +16,10 @@ import argparse
 import json
 import multiprocessing
 import os
-import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -33,11 +32,8 @@ from index.evaluation.pairs import read_pairs
 from index.inverted import IndexType
 from index.layout import DataFolder
 from index.milvus import engine_at
-from index.rebuild import rebuild
-from index.snapshot import new_version
-from index.source import read_sources
+from index.snapshot import Snapshot, new_version
 from index.vectors import Floats, VectorStore
-from model.checkpoint import latest_model, load_embedder
 from model.config import Facet
 from model.images import read_image
 from tests.benchmarks.large_index import draw
@@ -191,28 +187,36 @@ def compare_speed(count: int) -> Result:
     return outcome
 
 
-def compare_answers(data: Path, pairs: Path, sources: Sequence[Path]) -> Result:
-    """The same pairs asked of an index on each store."""
+def compare_answers(data: Path, pairs: Path) -> Result:
+    """The same pairs asked of the same index on each store."""
     known = read_pairs(pairs)
     images = [read_image(pair.path).pixels for pair in known]
+    attributor = open_attributor(DataFolder(data), device="cpu")
+    parts = [attributor.embedder.embed(images[i : i + 32]) for i in range(0, len(images), 32)]
+    queries = {facet: np.concatenate([part[facet] for part in parts]) for facet in parts[0]}
+    snapshot, manifest = attributor.snapshot, attributor.snapshot.manifest
+    rows = np.arange(manifest.exemplars)
+    vectors = {facet: snapshot.vectors.vectors(facet, rows) for facet in manifest.dimensions}
     answers: dict[str, list[Attribution]] = {}
-    seconds: Result = {}
+    milliseconds: Result = {}
     with tempfile.TemporaryDirectory() as name:
-        folder = DataFolder(Path(shutil.copytree(data, Path(name) / "data")))
-        embedder = load_embedder(folder.models, latest_model(folder.models), device="cpu")
-        parts = [embedder.embed(images[i : i + 32]) for i in range(0, len(images), 32)]
-        queries = {facet: np.concatenate([part[facet] for part in parts]) for facet in parts[0]}
-        exemplars = read_sources(sources, each_image_a_concept=True)
         for store, file in STORES.items():
-            engine = engine_at(file and str(Path(name) / file))
-            began = time.perf_counter()
-            summary = rebuild(folder, exemplars, embedder, engine=engine, force=True)
-            rebuilt = time.perf_counter()
-            attributor = open_attributor(folder, embedder=embedder)
-            answers[store] = attributor.rank(queries, top_k=len(exemplars), depth=DEPTH)
-            seconds[f"{store} rebuild, {summary.embedded} embedded"] = round(rebuilt - began, 1)
-            seconds[f"{store} all pairs"] = round(time.perf_counter() - rebuilt, 1)
-            attributor.snapshot.close()
+            attributor.snapshot = snapshot
+            if file:
+                address = str(Path(name) / file)
+                written, _ = write(
+                    address, Path(name), "exact", vectors, next(iter(vectors.values()))
+                )
+                attributor.snapshot = Snapshot(
+                    snapshot.folder, manifest, snapshot.catalog, written, snapshot.fingerprints,
+                    snapshot.cohort, snapshot.calibration, snapshot.hidden,
+                )  # fmt: skip
+            began, spent = time.perf_counter(), time.process_time()
+            answers[store] = attributor.rank(queries, top_k=manifest.concepts, depth=DEPTH)
+            milliseconds[store] = [
+                round(1000 * seconds / len(known), 1)
+                for seconds in (time.perf_counter() - began, time.process_time() - spent)
+            ]
     one, other = answers.values()
     both = [
         (a, b)
@@ -227,7 +231,7 @@ def compare_answers(data: Path, pairs: Path, sources: Sequence[Path]) -> Result:
         "largest_difference_of_score": max(abs(a.score - b.score) for a, b in both),
         "largest_difference_of_share": max(abs(a.share - b.share) for a, b in both),
         "largest_difference_of_p_value": max(abs(a.p_value - b.p_value) for a, b in both),
-        "seconds": seconds,
+        "milliseconds_a_pair": milliseconds,
     }
 
 
@@ -237,12 +241,12 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=100_000)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--pairs", type=Path)
-    parser.add_argument("--source", type=Path, action="append", default=[])
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     failed = False
+    os.environ.setdefault("WHENCE_VECTOR_STORE_SECONDS", "600")  # a busy machine is no failure
     if arguments.data:
-        outcome = compare_answers(arguments.data, arguments.pairs, arguments.source)
+        outcome = compare_answers(arguments.data, arguments.pairs)
         failed = bool(outcome["other_verdicts"] or outcome["other_places"]) or any(
             value > TOLERANCE for key, value in outcome.items() if key.startswith("largest")
         )

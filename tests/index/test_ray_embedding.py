@@ -3,7 +3,6 @@
 import importlib.util
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -20,6 +19,7 @@ from index.errors import RebuildError
 from index.ray_embedding import _library, _workers, ray_embedding
 from index.rebuild import RebuildSummary
 from index.snapshot import open_published
+from model.errors import ModelError
 from tests.fakes import FakeEmbedder
 from tests.index.conftest import House
 
@@ -90,10 +90,11 @@ def test_the_index_is_the_same_as_of_one_process(
     large.data.embeddings(FakeEmbedder.model_id).unlink()
     seen: list[tuple[str, int, int]] = []
     summary = large.rebuild(embed=embed, progress=lambda *step: seen.append(step))
-    assert large.embedder.count == 0  # none of it in this process
+    assert large.embedder.count == 20  # less than a batch is not worth a worker
     assert contents(large, summary) == alone
     assert summary.skipped[0].reason
-    assert len(list(traces.iterdir())) == _workers({"CPU": os.cpu_count() or 1})[0]
+    assert sum(int(n) for trace in traces.iterdir() for n in trace.read_text().split()) == 246
+    assert str(os.getpid()) not in {trace.name for trace in traces.iterdir()}
     steps = [(done, total) for stage, done, total in seen if stage == "embedding"]
     assert steps == sorted(steps)
     assert steps[-1] == (247, 247)
@@ -121,8 +122,8 @@ def test_a_killed_worker_loses_no_image_and_no_result(
     assert killed.is_set()
     assert contents(large, summary) == alone
     done = sum(int(n) for trace in traces.iterdir() for n in trace.read_text().split())
-    wanted = summary.embedded + 20  # and the calibration's views
-    assert wanted < done <= wanted + 3 * BATCH  # what it held was embedded again, and little more
+    # What it held was embedded again, and little more.
+    assert summary.embedded <= done <= summary.embedded + 3 * BATCH
 
 
 @needs_ray
@@ -142,40 +143,13 @@ def test_what_arrived_before_the_rebuild_was_killed_is_not_embedded_again(
 
 
 @needs_ray
-def test_a_model_that_cannot_be_loaded_is_told_in_one_line(large: House) -> None:
-    code = """
-import sys
-from index.layout import DataFolder
-from index.ray_embedding import ray_embedding
-from index.rebuild import rebuild
-from index.source import read_sources
-from model.errors import ModelError, WhenceError
-from tests.fakes import FakeEmbedder
-from pathlib import Path
-def load():
-    raise ModelError("there is no such model on this machine")
-try:
-    with ray_embedding("local", load) as embed:
-        data, source = DataFolder(Path(sys.argv[1])), [Path(sys.argv[2])]
-        rebuild(data, read_sources(source), FakeEmbedder(), embed=embed)
-except WhenceError as error:
-    print("told:", error)
-"""
-    ended = subprocess.run(
-        [sys.executable, "-c", code, large.data.root, large.source],
-        capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert "told: embedding on the Ray cluster failed" in ended.stdout, ended.stderr
-    assert "there is no such model on this machine" in ended.stdout
+def test_a_model_that_cannot_be_loaded_is_told_in_one_line(large: House, embed: EmbedFiles) -> None:
+    def load() -> FakeEmbedder:
+        raise ModelError("there is no such model on this machine")
 
-
-@needs_ray
-def test_no_cluster_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    with (
-        pytest.raises(RebuildError, match=r"no Ray cluster at '127\.0\.0\.1:9'"),
-        ray_embedding("127.0.0.1:9", FakeEmbedder),
-    ):
-        pass
+    failing = type(embed)(embed._ray, load)  # type: ignore[attr-defined, call-arg]
+    with pytest.raises(RebuildError, match=r"Ray cluster failed.*no such model on this machine"):
+        large.rebuild(embed=failing)
 
 
 def test_without_the_extra_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from index.attribution import Attributor, open_attributor
-from index.errors import SnapshotError, VectorStoreError, VectorStoreUnavailableError
+from index.errors import RebuildError, SnapshotError, VectorStoreError, VectorStoreUnavailableError
 from index.layout import DataFolder
 from index.milvus import MARK, MOST, MilvusAddress, _libraries, engine_at
 from index.rebuild import rebuild
@@ -275,6 +275,14 @@ def test_a_rebuild_publishes_rolls_back_and_prunes(house, engine, built) -> None
         assert snapshot.manifest.store == engine.address
     if engine.address:
         assert served_collection(engine) == names[2]
+
+
+def test_a_rebuild_that_publishes_nothing_leaves_nothing_behind(house, engine, built) -> None:
+    built().close()
+    before = collections(engine), sorted(house.data.index.iterdir())
+    with pytest.raises(RebuildError, match="canary"):
+        house.rebuild(engine=engine, canary_rate=1.1)
+    assert (collections(engine), sorted(house.data.index.iterdir())) == before
 
 
 def house_with_model(house: House) -> None:
