@@ -38,7 +38,7 @@ from model.config import Facet
 from model.images import read_image
 from tests.benchmarks.large_index import draw
 
-K, DEPTH, EVIDENCE, BLOCK = 10, 200, 2000, 10_000
+K, DEPTH, EVIDENCE, BLOCK, LAYOUT = 10, 200, 2000, 10_000, 10_000
 STORES = {"FAISS": None, "Milvus Lite": "vectors.db"}
 TOLERANCE = 1e-5
 Result = dict[str, Any]
@@ -181,8 +181,8 @@ def compare_speed(count: int) -> Result:
             print(name, kind, outcome[f"{name}, {kind}"], file=sys.stderr, flush=True)
     for kind in ("exact", "ivf"):
         for label, together in (("fields", True), ("collections", False)):
-            key = f"facets as {label}, {kind}, {min(count, 20_000)} rows"
-            outcome[key] = apart(measure_layout, min(count, 20_000), kind, together)
+            key = f"facets as {label}, {kind}, {min(count, LAYOUT)} rows"
+            outcome[key] = apart(measure_layout, min(count, LAYOUT), kind, together)
             print(key, outcome[key], file=sys.stderr, flush=True)
     return outcome
 
