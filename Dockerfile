@@ -16,7 +16,8 @@ WORKDIR /src
 COPY pyproject.toml .
 RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb')); \
     print(*p['build-system']['requires'], *p['project']['dependencies'], \
-    *(d for extra in ('onnx', 'otel') for d in p['project']['optional-dependencies'][extra]), sep='\n')" \
+    *(d for extra in ('onnx', 'otel', 'milvus') for d in p['project']['optional-dependencies'][extra]), \
+    sep='\n')" \
     > /requirements.txt
 
 

@@ -16,7 +16,7 @@ venv: .venv/.installed  ## Install Whence and its development tools into .venv
 # installs has changed.
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[dev,milvus,ray]'
 	@touch $@
 
 demo: .venv/.installed  ## Draw a gallery, train on it, serve it and ask it a question

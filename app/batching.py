@@ -43,17 +43,19 @@ class Batcher(Generic[Job, Result]):
     A batch starts as soon as the thread is free and a job is there. It waits for others only while
     some are `expected`, and then for ``wait`` seconds at most; so a lone request never waits. Jobs
     that nobody waits for any more are dropped unworked. A batch that fails is worked on once more,
-    job by job, so that one job cannot spoil the others.
+    job by job, so that one job cannot spoil the others; not so where no job is to blame.
 
     Args:
         work: gives one result a job, in order.
         size: jobs in a batch, at most.
         wait: seconds.
+        blameless: errors that every job of the batch would meet.
     """
 
     work: Callable[[list[Job]], Sequence[Result]]
     size: int
     wait: float
+    blameless: tuple[type[Exception], ...] = ()
     busy_since: float | None = None  # `time.monotonic` when the batch in hand began
     _queue: deque[_Waiting[Job, Result]] = field(default_factory=deque)
     _changed: threading.Condition = field(default_factory=threading.Condition)
@@ -119,8 +121,8 @@ class Batcher(Generic[Job, Result]):
         try:
             return self.work([waiting.job for waiting in batch])
         except Exception as error:
-            if len(batch) == 1:
-                return [error]
+            if len(batch) == 1 or isinstance(error, self.blameless):
+                return [error] * len(batch)
             return [outcome for waiting in batch for outcome in self._outcomes([waiting])]
 
     def _next_batch(self) -> list[_Waiting[Job, Result]]:

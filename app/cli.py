@@ -5,6 +5,8 @@ import json
 import logging
 import os
 import sys
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -35,8 +37,11 @@ from app.protocol import HEADER_BYTES, Protocol
 from app.security import require_closed
 from app.settings import read_settings
 from app.takedown import takedown
+from index.embedding import embed_files
 from index.inverted import IndexType
 from index.layout import DataFolder
+from index.milvus import engine_at
+from index.ray_embedding import ray_embedding
 from index.rebuild import CANARY_RATE, RebuildSummary, rebuild
 from index.snapshot import list_versions, published_version
 from index.source import read_sources
@@ -155,6 +160,22 @@ def rebuild_command(
     index_type: Annotated[
         IndexType, typer.Option(help="How to search: exact, ivf, or by size.")
     ] = "auto",
+    vector_store: Annotated[
+        str | None,
+        typer.Option(
+            envvar="WHENCE_VECTOR_STORE",
+            metavar="ADDRESS",
+            help="Put the vectors on a Milvus, milvus://HOST:PORT/COLLECTION, or into a Milvus "
+            "Lite file, FILE.db; default: files in the version's folder.",
+        ),
+    ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Embed on a Ray cluster: HOST:PORT, auto, or local for one on this machine.",
+        ),
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Write a new version even if nothing changed.")
     ] = False,
@@ -168,15 +189,21 @@ def rebuild_command(
 ) -> None:
     """Embed the exemplars, write a new version of the index and publish it."""
     folder = DataFolder(data)
+    store = engine_at(vector_store)
     exemplars = read_sources(source, each_image_a_concept=each_image_a_concept, report=print_note)
+    model = model or latest_model(folder.models)
     embedder = load_embedder(
-        folder.models,
-        model or latest_model(folder.models),
+        folder.models, model, device=device, engine=engine, engines=folder.engines
+    )
+    load = partial(
+        load_embedder,
+        folder.models.absolute(),
+        model,
         device=device,
         engine=engine,
-        engines=folder.engines,
+        engines=folder.engines.absolute(),
     )
-    with stages() as report:
+    with stages() as report, ray_embedding(ray, load) if ray else nullcontext(embed_files) as embed:
         summary = rebuild(
             folder,
             exemplars,
@@ -186,6 +213,8 @@ def rebuild_command(
             keep=keep,
             canary_rate=canary_rate,
             index_type=index_type,
+            engine=store,
+            embed=embed,
             force=force,
             progress=report,
         )

@@ -24,6 +24,7 @@
     503     no-index                       SnapshotError, ModelError; with Retry-After
             deadline                       DeadlineError; with Retry-After
             stalled                        StalledError; with Retry-After
+            vectors-unreachable            VectorStoreUnavailableError; with Retry-After
             takedowns-unusable             TakedownError; with Retry-After
             keys-unusable                  KeysError; with Retry-After
 
@@ -46,7 +47,12 @@ from starlette.exceptions import HTTPException
 from structlog.contextvars import get_contextvars
 
 from app.headers import security_headers
-from index.errors import NotFoundError, SnapshotError, TakedownError
+from index.errors import (
+    NotFoundError,
+    SnapshotError,
+    TakedownError,
+    VectorStoreUnavailableError,
+)
 from model.errors import (
     ImageTooLargeError,
     ImageTooSmallError,
@@ -320,6 +326,13 @@ DEADLINE = ProblemType(
     "the answer would have taken longer than 30 seconds, the most that a request may take here; "
     "try again later",
 )
+VECTORS_UNREACHABLE = ProblemType(
+    503,
+    "vectors-unreachable",
+    "The vectors cannot be reached",
+    "the vectors at milvus://milvus:19530/whence cannot be reached (server unavailable); once "
+    "Milvus answers again, nothing else needs doing",
+)
 STALLED = ProblemType(
     503,
     "stalled",
@@ -358,6 +371,7 @@ KINDS: dict[type[WhenceError], ProblemType] = {
     InvalidRequestError: INVALID_REQUEST,
     RateLimitedError: RATE_LIMITED,
     SnapshotError: NO_INDEX,
+    VectorStoreUnavailableError: VECTORS_UNREACHABLE,
     ModelError: NO_INDEX,
     QueueFullError: QUEUE_FULL,
     ClientGoneError: CLIENT_GONE,

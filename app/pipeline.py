@@ -24,6 +24,7 @@ from app.settings import Settings
 from app.tracing import record_stage
 from index.attribution import Attribution, Attributor
 from index.embedding import ImageEmbedder
+from index.errors import VectorStoreUnavailableError
 from index.explanation import Explanation, explain_answer
 from model.embedder import choose_device
 from model.errors import ModelError
@@ -120,6 +121,8 @@ class Pipeline:
             work=self._infer,
             size=settings.max_batch or default_batch(settings.device),
             wait=settings.batch_wait_ms / 1000,
+            # Waited for in vain once a batch, not once an image.
+            blameless=(VectorStoreUnavailableError,),
         )
 
     def start(self) -> None:
@@ -199,6 +202,7 @@ class Pipeline:
         Raises:
             ImageError: it cannot be decoded, or is outside the limits.
             ImpatientError: it is not waited for any more.
+            VectorStoreUnavailableError: the index's vectors cannot be reached now.
         """
         arrived = time.perf_counter()
         with self._batcher.expected():
@@ -248,6 +252,8 @@ class Pipeline:
             pixels = attributor.embedder.preprocess(PROBE)
             query = Query(attributor, pixels, PROBE.size, top_k=1, exemplars=0)
             await self._batcher.submit(query, Patience(math.inf))
+        except VectorStoreUnavailableError:
+            pass  # it was embedded; that there is nothing to search now is said by /health/ready
         except Exception as error:
             # One odd image must not bring the server down, so only what is known to be good counts.
             logger.exception("the watchdog's image cannot be embedded")
@@ -283,13 +289,20 @@ class Pipeline:
     def _infer(self, queries: list[Query]) -> list[Inference]:
         """On the inference thread: embed and search a whole batch."""
         began = time.monotonic()
-        inferences = infer(queries)
+        try:
+            inferences = infer(queries)
+        except VectorStoreUnavailableError:
+            self._alive()  # embedding comes before searching
+            raise
         self._metrics.batch(len(queries))
-        self._failed = None
-        self._answered_at = time.monotonic()
+        self._alive()
         latest = (self._answered_at - began) / len(queries)
         self._seconds += (latest - self._seconds) / 8 if self._seconds else latest
         return inferences
+
+    def _alive(self) -> None:
+        self._failed = None
+        self._answered_at = time.monotonic()
 
 
 def default_batch(device: str) -> int:

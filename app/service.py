@@ -17,7 +17,7 @@ from app.pipeline import Pipeline
 from app.settings import Settings
 from index.attribution import Attributor
 from index.embedding import ImageEmbedder
-from index.errors import SnapshotError, TakedownError
+from index.errors import SnapshotError, TakedownError, VectorStoreUnavailableError
 from index.layout import DataFolder
 from index.snapshot import CURRENT
 from index.takedown import Takedown, TakedownLog, withdraw
@@ -309,6 +309,8 @@ class Service:
         attributor = self._load(self._settings, embedder)
         try:
             attributor.warm()
+        except VectorStoreUnavailableError:
+            raise
         except Exception as error:
             raise SnapshotError(
                 f"the index version {attributor.snapshot.version} cannot answer a first query "

@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import NoDecode
 
 from app.logs import LogFormat
 from app.rates import Rate
 from index.calibration import DEFAULT_RATE
 from index.explanation import MOST
 from index.layout import DataFolder
+from index.milvus import StoreSettings
 from model.engines import EngineName
 from model.errors import WhenceError
 from model.images import DEFAULT_LIMITS, ImageLimits
@@ -30,12 +31,8 @@ def _split(value: object) -> object:
     return value
 
 
-class Settings(BaseSettings):
+class Settings(StoreSettings):
     """What may differ from one deployment to the next."""
-
-    model_config = SettingsConfigDict(
-        env_prefix="WHENCE_", env_ignore_empty=True, frozen=True, hide_input_in_errors=True
-    )
 
     data: Path = Field(Path("data"), description="Folder of models, index and caches.")
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 is every one.")

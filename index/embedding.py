@@ -63,6 +63,21 @@ class ImageEmbedder(Protocol):
         """The part of a picture of that size which is seen: left, top, right, bottom in pixels."""
 
 
+class EmbedFiles(Protocol):
+    """What fills the cache: `embed_files` in this process, or something that does the same."""
+
+    def __call__(
+        self,
+        cache: EmbeddingCache,
+        files: "Sequence[ImageFile]",
+        embedder: ImageEmbedder,
+        *,
+        workers: int = 0,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> "EmbeddingReport":
+        """See `embed_files`."""
+
+
 @dataclass(frozen=True)
 class ImageFile:
     """A file to embed: as it is, or one augmented view of it."""
@@ -78,7 +93,9 @@ class ImageFile:
 
 
 @dataclass(frozen=True)
-class _Prepared:
+class Prepared:
+    """A file that is ready for the forward pass."""
+
     file: ImageFile
     width: int
     height: int
@@ -122,25 +139,40 @@ def embed_files(
     unreadable: dict[str, str] = {}
     done = 0
     for batch in loader:
-        prepared = [item for item in batch if isinstance(item, _Prepared)]
-        unreadable |= dict(item for item in batch if not isinstance(item, _Prepared))
-        if prepared:
-            vectors = embedder.embed_pixels([item.pixels for item in prepared])
-            cache.add(
-                EmbeddedImage(
-                    key=item.file.key,
-                    width=item.width,
-                    height=item.height,
-                    thumbnail=item.thumbnail,
-                    fingerprint=item.fingerprint,
-                    vectors={facet: matrix[i] for facet, matrix in vectors.items()},
-                )
-                for i, item in enumerate(prepared)
-            )
+        images, failed = embed_prepared(batch, embedder)
+        cache.add(images)
+        unreadable |= failed
         done += len(batch)
         if progress:
             progress(done, len(todo))
     return EmbeddingReport(embedded=len(todo) - len(unreadable), unreadable=unreadable)
+
+
+def embed_prepared(
+    batch: "Sequence[Prepared | tuple[str, str]]", embedder: ImageEmbedder
+) -> tuple[list[EmbeddedImage], dict[str, str]]:
+    """One forward pass over what a `Preparer` made of some files.
+
+    Returns:
+        What the cache keeps, and of files that could not be used cache key -> reason.
+    """
+    prepared = [item for item in batch if isinstance(item, Prepared)]
+    failed = dict(item for item in batch if not isinstance(item, Prepared))
+    if not prepared:
+        return [], failed
+    vectors = embedder.embed_pixels([item.pixels for item in prepared])
+    images = [
+        EmbeddedImage(
+            key=item.file.key,
+            width=item.width,
+            height=item.height,
+            thumbnail=item.thumbnail,
+            fingerprint=item.fingerprint,
+            vectors={facet: matrix[i] for facet, matrix in vectors.items()},
+        )
+        for i, item in enumerate(prepared)
+    ]
+    return images, failed
 
 
 def hash_file(path: Path) -> str:
@@ -153,19 +185,19 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-class _Decoder(Dataset["_Prepared | tuple[str, str]"]):
-    """Prepares each file for the forward pass, or says (key, why not)."""
+class Preparer:
+    """Makes each file ready for the forward pass, or says (key, why not)."""
 
-    def __init__(self, files: Sequence[ImageFile], embedder: ImageEmbedder) -> None:
-        self._files = files
+    def __init__(self, embedder: ImageEmbedder) -> None:
         self._preprocess = embedder.preprocess
         self._views = RandomViews(1, embedder.input_size)
 
-    def __len__(self) -> int:
-        return len(self._files)
+    def __call__(self, file: ImageFile) -> "Prepared | tuple[str, str]":
+        """Read, check and decode one file.
 
-    def __getitem__(self, index: int) -> "_Prepared | tuple[str, str]":
-        file = self._files[index]
+        Several threads may do it at once for files as they are, but not for views: those are
+        drawn with the random state that all threads share.
+        """
         try:
             decoded = read_image(file.path)
         except ImageError as error:
@@ -178,7 +210,7 @@ class _Decoder(Dataset["_Prepared | tuple[str, str]"]):
             small = thumbnail_of(image)
             buffer = io.BytesIO()
             small.save(buffer, "JPEG", quality=85)
-            return _Prepared(
+            return Prepared(
                 file,
                 width,
                 height,
@@ -187,7 +219,19 @@ class _Decoder(Dataset["_Prepared | tuple[str, str]"]):
                 self._preprocess(image),
             )
         view = self._views.view(image, file.sha256, file.view)
-        return _Prepared(file, width, height, b"", b"", self._preprocess(view))
+        return Prepared(file, width, height, b"", b"", self._preprocess(view))
+
+
+class _Decoder(Dataset["Prepared | tuple[str, str]"]):
+    def __init__(self, files: Sequence[ImageFile], embedder: ImageEmbedder) -> None:
+        self._files = files
+        self._prepare = Preparer(embedder)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, index: int) -> "Prepared | tuple[str, str]":
+        return self._prepare(self._files[index])
 
 
 def thumbnail_of(image: Image.Image) -> Image.Image:

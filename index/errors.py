@@ -3,6 +3,8 @@
 WhenceError
 ├── SourceError       a folder or manifest that exemplars cannot be read from
 ├── SnapshotError     an index that is missing, damaged or of another model
+│   └── VectorStoreError              a vector store that cannot be used as it is set up
+│       └── VectorStoreUnavailableError   one that cannot be reached now
 ├── RebuildError      a rebuild that cannot go on, or whose result must not be published
 ├── TakedownError     a takedown log that cannot be read or written, or a wrong target for it
 ├── EvaluationError   pairs that cannot be read or do not fit the index
@@ -18,6 +20,14 @@ class SourceError(WhenceError):
 
 class SnapshotError(WhenceError):
     """An index that is missing, damaged or of another model."""
+
+
+class VectorStoreError(SnapshotError):
+    """A vector store that cannot be used as it is set up."""
+
+
+class VectorStoreUnavailableError(VectorStoreError):
+    """A vector store that cannot be reached now; later it may be."""
 
 
 class RebuildError(WhenceError):

@@ -6,6 +6,7 @@ the fewest with which real queries find what an exact search finds.
 """
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from index.errors import SnapshotError
 
 Floats = NDArray[np.float32]
+Rows = NDArray[np.int64]
 IndexType = Literal["auto", "exact", "ivf"]
 
 EXACT_FLOATS = 40_000_000  # numbers in a facet's vectors up to which exact search takes some 5 ms
@@ -39,7 +41,7 @@ def write_inverted(path: Path, vectors: Floats) -> None:
         OSError: it cannot be written.
     """
     count, dimension = vectors.shape
-    lists = max(1, min(2 ** round(math.log2(4 * math.sqrt(count))), count // 8))
+    lists = list_count(count)
     quantizer = faiss.IndexFlatIP(dimension)
     index = faiss.IndexIVFScalarQuantizer(
         quantizer, dimension, lists, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT
@@ -55,6 +57,12 @@ def write_inverted(path: Path, vectors: Floats) -> None:
         faiss.write_index(index, str(path))
     except RuntimeError as error:  # FAISS's own; it names the cause at its end
         raise OSError(f"{path}: {error}") from error
+
+
+def list_count(count: int) -> int:
+    """Lists of an inverted file of ``count`` vectors: the power of two nearest to 4 roots of it."""
+    nearest: int = 2 ** round(math.log2(4 * math.sqrt(max(1, count))))
+    return max(1, min(nearest, count // 8))
 
 
 def read_inverted(path: Path) -> faiss.IndexIVF:
@@ -83,17 +91,29 @@ def choose_probes(inverted: Path, vectors: Path, queries: Floats) -> int:
     index = read_inverted(inverted)
     exact = faiss.read_index(str(vectors), faiss.IO_FLAG_MMAP_IFC)
     k = min(NEIGHBOURS, exact.ntotal)
-    truth = exact.search(queries, k)[1]
-    probes = 1
-    while probes < index.nlist:
+
+    def search(probes: int) -> Rows:
         parameters = faiss.SearchParametersIVF(nprobe=probes)  # type: ignore[call-arg]
         # With exact ranking afterwards it is enough to be among the candidates.
-        found = index.search(queries, 4 * k, params=parameters)[1]
-        hits = sum(
-            len(np.intersect1d(row, candidates))
-            for row, candidates in zip(truth, found, strict=True)
-        )
+        found: Rows = index.search(queries, 4 * k, params=parameters)[1]
+        return found
+
+    return fewest_probes(index.nlist, exact.search(queries, k)[1], search)
+
+
+def fewest_probes(lists: int, truth: Rows, search: Callable[[int], Rows]) -> int:
+    """The fewest lists, in steps of a half, with which a search finds `RECALL` of the truth.
+
+    Args:
+        lists: how many there are.
+        truth: (Q, k) the nearest rows of some queries.
+        search: (Q, any) the rows found for them, given how many lists to look into.
+    """
+    probes = 1
+    while probes < lists:
+        found = search(probes)
+        hits = sum(len(np.intersect1d(*pair)) for pair in zip(truth, found, strict=True))
         if hits >= RECALL * truth.size:
             break
         probes += math.ceil(probes / 2)
-    return int(min(probes, index.nlist))
+    return min(probes, lists)

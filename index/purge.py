@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from index.embedding_cache import EmbeddingCache
-from index.errors import RebuildError, SnapshotError
+from index.errors import RebuildError, SnapshotError, VectorStoreUnavailableError
 from index.layout import DataFolder
-from index.snapshot import Snapshot, clear_unfinished, published_version
-from index.takedown import TakedownLog, Takedowns
+from index.snapshot import BUILDING, Snapshot, clear_unfinished, published_version
+from index.takedown import TakedownLog, Takedowns, rows_of
 from index.versions import named_failures, rebuild_lock, remove
 
 
@@ -35,7 +35,8 @@ def purge(data: DataFolder) -> Purged:
     """Erase everything that was made of works whose takedown is in force.
 
     Files are overwritten by SQLite or removed; what a disk keeps of removed files is the disk's.
-    The published version is left as it is, and told of, if it still holds such works.
+    The published version stays, and is told of, if it still holds such works; of its vectors, those
+    on a Milvus go.
 
     Raises:
         TakedownError: the log cannot be read.
@@ -83,16 +84,27 @@ def _remove_versions(index: Path, takedowns: Takedowns) -> tuple[list[str], list
         try:
             with closing(Snapshot.open(folder)) as snapshot:
                 reached = takedowns.reached(snapshot.catalog, snapshot.pictures, {})
-                count = len(set().union(*(rows.tolist() for rows in reached.values())))
+                rows = rows_of(reached)
+                if folder.name == published:
+                    snapshot.vectors.erase(rows)
+        except VectorStoreUnavailableError as error:
+            left.append(
+                f"{folder}, if it holds any: then run `whence takedown purge` again ({error})"
+            )
+            continue
         except (SnapshotError, sqlite3.DatabaseError) as error:
             left.append(f"{folder}, of which nobody can tell what it holds: remove it ({error})")
             continue
-        if count and folder.name == published:
+        if len(rows) and folder.name == published:
             left.append(
-                f"the published version {published}, which holds {count} withdrawn exemplars: run "
-                "`whence rebuild`, then `whence takedown purge` again"
+                f"the published version {published}, which holds {len(rows)} withdrawn exemplars: "
+                "run `whence rebuild`, then `whence takedown purge` again"
             )
-        elif count:
-            remove(index, folder.name)
+        elif len(rows) and remove(index, folder.name):
             removed.append(folder.name)
+    left += [
+        f"{folder}, a removed version whose vectors on a Milvus could not be deleted: once it "
+        "answers, run `whence takedown purge` again"
+        for folder in sorted(index.glob(f"{BUILDING}*"))
+    ]
     return removed, left

@@ -4,7 +4,7 @@ import hashlib
 import math
 import sqlite3
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -16,11 +16,11 @@ import numpy as np
 from index import calibration, embedding, fingerprint, inverted, ranking
 from index.calibration import Calibration
 from index.catalog import Catalog, Concept, Exemplar, write_catalog
-from index.embedding import ImageEmbedder, ImageFile, embed_files
+from index.embedding import EmbeddingReport, EmbedFiles, ImageEmbedder, ImageFile, embed_files
 from index.embedding_cache import EmbeddingCache
 from index.errors import RebuildError, SnapshotError
 from index.fingerprint import LENGTH
-from index.inverted import IndexType, choose_probes, wants_inverted, write_inverted
+from index.inverted import IndexType
 from index.layout import DataFolder
 from index.ranking import DEPTH, Cohort, Ranker
 from index.scan import (
@@ -51,8 +51,8 @@ from index.snapshot import (
 )
 from index.source import SourceConcept, SourceExemplar
 from index.takedown import Extent, TakedownLog, Takedowns
-from index.vectors import FaissStore, inverted_name, write_vectors
-from index.versions import KEEP, named_failures, prune, rebuild_lock
+from index.vectors import FaissEngine, VectorEngine, VectorStore
+from index.versions import KEEP, erase_withdrawn, named_failures, prune, rebuild_lock
 from model import views
 from model.config import Facet
 
@@ -61,6 +61,7 @@ NULL_QUERIES = 1500  # images asked without their own concept, a third of them u
 CANARIES = 100  # of the augmented ones, asked of the finished version before it is published
 CANARY_PLACES = 5  # places among which a canary's own concept counts as found
 CANARY_RATE = 0.5  # share that must be found; docs/operations.md has what models reach
+BLOCK = 10_000  # vectors taken from the cache to the index at once
 SEED = 0
 
 
@@ -97,6 +98,8 @@ def rebuild(
     keep: int = KEEP,
     canary_rate: float = CANARY_RATE,
     index_type: IndexType = "auto",
+    engine: VectorEngine | None = None,
+    embed: EmbedFiles = embed_files,
     force: bool = False,
     progress: Progress | None = None,
 ) -> RebuildSummary:
@@ -115,6 +118,8 @@ def rebuild(
         keep: versions to keep, this one included; older ones are removed.
         canary_rate: share of the canary queries that must find their own concept.
         index_type: how to search; ``auto`` is exact up to `index.inverted.EXACT_FLOATS`.
+        engine: keeps the vectors; by default files in the version's folder.
+        embed: how to fill the embedding cache; by default in this process.
         force: write a new version even if the published one is the very same.
         progress: called with (stage, done, total).
 
@@ -125,6 +130,7 @@ def rebuild(
     """
     started = time.monotonic()
     report = progress or _silent
+    engine = engine or FaissEngine()
     with (
         named_failures(data),
         rebuild_lock(data.index),
@@ -135,11 +141,10 @@ def rebuild(
         for manifest in list_versions(data.index):
             takedowns.require(manifest.takedowns, f"the manifest of version {manifest.version}")
         before = _published_ids(data.index)
-        chosen, skipped, embedded = _collect(exemplars, takedowns, cache, embedder, workers, report)
+        embed = partial(embed, embedder=embedder, workers=workers)
+        chosen, skipped, embedded = _collect(exemplars, takedowns, cache, embed, report)
         null_files = _null_files(chosen)
-        asked = embed_files(
-            cache, null_files, embedder, workers=workers, progress=partial(report, "calibrating")
-        )
+        asked = embed(cache, null_files, progress=partial(report, "calibrating"))
         null_files = [file for file in null_files if file.key not in asked.unreadable]
         concepts, catalog = _catalog(chosen, cache)
         ids = {exemplar.id for exemplar in catalog}
@@ -158,15 +163,15 @@ def rebuild(
             empty_concepts=sorted(named[identifier] for identifier in empty),
         )
         version = summary.version
-        wanted = _Wanted(embedder.model_id, tuple(sources), index_type, concepts, catalog)
+        wanted = _Wanted(
+            embedder.model_id, tuple(sources), index_type, engine.address, concepts, catalog
+        )
         same_images = ids == before
         if not force and same_images and (published := wanted.published_in(data.index)):
             seconds = round(time.monotonic() - started, 3)
             return replace(summary, version=published, unchanged=True, seconds=seconds)
         with building(data.index, version) as folder:
-            dimensions, probes = _write(
-                folder, concepts, catalog, chosen, null_files, cache, index_type
-            )
+            dimensions, probes = _write(folder, wanted, engine, version, chosen, null_files, cache)
             _write_manifest(folder, version, wanted, dimensions, probes, takedowns.extent)
             found_again = _ask_canaries(folder, null_files, cache)
             if found_again < canary_rate:
@@ -175,8 +180,10 @@ def rebuild(
                     f"their own concept, under the {canary_rate:.0%} asked for, so nothing was "
                     "published; train a better model, or set another rate with --canary-rate"
                 )
+        engine.publish(version)
         publish(data.index, version)
         prune(data.index, keep)
+        erase_withdrawn(data.index, takedowns)
     return replace(summary, canaries=found_again, seconds=round(time.monotonic() - started, 3))
 
 
@@ -184,8 +191,7 @@ def _collect(
     exemplars: Sequence[SourceExemplar],
     takedowns: Takedowns,
     cache: EmbeddingCache,
-    embedder: ImageEmbedder,
-    workers: int,
+    embed: Callable[..., EmbeddingReport],
     report: Progress,
 ) -> tuple[list[Identified], list[Skipped], int]:
     """The exemplars to index, embedded; those left out; and how many had to be embedded.
@@ -197,9 +203,7 @@ def _collect(
     # Once before embedding, by content and by what is known; once more for the new pictures.
     found, withdrawn = leave_out(found, takedowns, cache)
     files = [item.file for item in found]
-    outcome = embed_files(
-        cache, files, embedder, workers=workers, progress=partial(report, "embedding")
-    )
+    outcome = embed(cache, files, progress=partial(report, "embedding"))
     chosen, unusable = _choose(found, outcome.unreadable)
     add_fingerprints(chosen, cache)
     chosen, copies = leave_out(chosen, takedowns, cache)
@@ -219,6 +223,7 @@ class _Wanted:
     model_id: str
     sources: tuple[str, ...]
     index_type: IndexType
+    store: str | None
     concepts: list[Concept]
     exemplars: list[Exemplar]
 
@@ -243,6 +248,7 @@ class _Wanted:
                 manifest.model_id == self.model_id
                 and manifest.build_id == self.build_id
                 and manifest.sources == list(self.sources)
+                and manifest.store == self.store
                 and catalog.exemplars() == self.exemplars
                 and sorted(catalog.concepts(), key=lambda c: c.number) == self.concepts
             )
@@ -340,12 +346,12 @@ def _draw(chosen: Sequence[Identified], purpose: str) -> list[int]:
 
 def _write(
     folder: Path,
-    concepts: Sequence[Concept],
-    catalog: Sequence[Exemplar],
+    wanted: _Wanted,
+    engine: VectorEngine,
+    version: str,
     chosen: Sequence[Identified],
     null_files: Sequence[ImageFile],
     cache: EmbeddingCache,
-    index_type: IndexType,
 ) -> tuple[dict[Facet, int], dict[Facet, int]]:
     """Everything but the manifest.
 
@@ -355,19 +361,18 @@ def _write(
     """
     keys = [item.file.key for item in chosen]
     thumbnails = cache.thumbnails(list(dict.fromkeys(keys)))
-    write_catalog(folder / CATALOG, concepts, catalog, thumbnails)
+    write_catalog(folder / CATALOG, wanted.concepts, wanted.exemplars, thumbnails)
     facets = sorted(cache.facets())
-    dimensions: dict[Facet, int] = {}
-    probes: dict[Facet, int] = {}
     asked = [file.key for file in _canaries(null_files)]
-    for facet in facets:
-        vectors = cache.vectors(facet, keys)
-        dimensions[facet] = vectors.shape[1]
-        exact = write_vectors(folder, facet, vectors)
-        if wants_inverted(index_type, *vectors.shape):
-            inverted = folder / inverted_name(facet)
-            write_inverted(inverted, vectors)
-            probes[facet] = choose_probes(inverted, exact, cache.vectors(facet, asked))
+    dimensions = {facet: cache.vectors(facet, keys[:1]).shape[1] for facet in facets}
+    writer = engine.write(folder, version, len(keys), dimensions)
+    for start in range(0, len(keys), BLOCK):
+        part = keys[start : start + BLOCK]
+        rows = np.arange(start, start + len(part))
+        writer.upsert(rows, {facet: cache.vectors(facet, part) for facet in facets})
+    probes = writer.finish(
+        wanted.index_type, {facet: cache.vectors(facet, asked) for facet in facets}
+    )
     known = cache.fingerprints()
     prints = b"".join(known[item.file.sha256] for item in chosen)
     np.save(folder / FINGERPRINTS, np.frombuffer(prints, dtype=np.uint8).reshape(-1, LENGTH))
@@ -376,7 +381,8 @@ def _write(
         members, {facet: cache.vectors(facet, [keys[i] for i in members]) for facet in facets}
     )
     write_cohort(folder / COHORT, cohort)
-    calibration = _calibrate(folder, concepts, catalog, null_files, cohort, probes, cache)
+    store = engine.open(folder, version, len(keys), dimensions, probes)
+    calibration = _calibrate(store, wanted, null_files, cohort, cache)
     (folder / CALIBRATION).write_text(
         calibration.model_dump_json(indent=1) + "\n", encoding="utf-8"
     )
@@ -384,20 +390,18 @@ def _write(
 
 
 def _calibrate(
-    folder: Path,
-    concepts: Sequence[Concept],
-    catalog: Sequence[Exemplar],
+    store: VectorStore,
+    wanted: _Wanted,
     null_files: Sequence[ImageFile],
     cohort: Cohort,
-    probes: Mapping[Facet, int],
     cache: EmbeddingCache,
 ) -> Calibration:
     """Ask the null queries, each without every concept that its image belongs to."""
-    number = {concept.id: concept.number for concept in concepts}
+    catalog = wanted.exemplars
+    number = {concept.id: concept.number for concept in wanted.concepts}
     owners: dict[str, set[int]] = {}
     for exemplar in catalog:
         owners.setdefault(exemplar.sha256, set()).add(number[exemplar.concept_id])
-    store = FaissStore.open(folder, list(cohort.vectors), probes)
     ranker = Ranker(store, [number[exemplar.concept_id] for exemplar in catalog], cohort)
     keys = [file.key for file in null_files]
     rankings = ranker.rank(
@@ -454,6 +458,7 @@ def _write_manifest(
         created_at=datetime.now(UTC),
         dimensions=dimensions,
         probes=probes,
+        store=wanted.store,
         concepts=len(wanted.concepts),
         exemplars=len(wanted.exemplars),
         sources=list(wanted.sources),

@@ -30,11 +30,12 @@ from safetensors.numpy import load_file, save_file
 
 from index.calibration import Calibration
 from index.catalog import Catalog
-from index.errors import SnapshotError
+from index.errors import SnapshotError, VectorStoreError
 from index.fingerprint import LENGTH, Fingerprints, Pictures
+from index.milvus import MARK, engine_at
 from index.ranking import Cohort, Ranker
-from index.takedown import Extent, Reached
-from index.vectors import FaissStore, Rows, VectorStore
+from index.takedown import Extent, Reached, rows_of
+from index.vectors import Rows, VectorStore
 from model.checkpoint import sync_to_disk
 from model.config import Facet, Frozen
 
@@ -42,6 +43,8 @@ MANIFEST, CATALOG, COHORT = "manifest.json", "catalog.sqlite", "cohort.safetenso
 CALIBRATION, FINGERPRINTS, CURRENT = "calibration.json", "fingerprints.npy", "CURRENT"
 BUILDING = ".building-"  # before the name of a version that is not complete
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # of a version: a folder here and nowhere else
+REMOVED = "removed-"  # after it, before the name of one that was, and is being deleted
+PROBED = 16  # vectors that are fetched when a version is opened, to see that they are its own
 
 
 class FileRecord(Frozen):
@@ -61,6 +64,7 @@ class Manifest(Frozen):
     created_at: AwareDatetime
     dimensions: dict[Facet, int]
     probes: dict[Facet, int]  # lists that a search looks into, of facets with an inverted file
+    store: str | None = None  # address of the Milvus that has the vectors; None: they lie here
     concepts: int
     exemplars: int
     sources: list[str]
@@ -104,6 +108,7 @@ class Snapshot:
         cohort: Cohort,
         calibration: Calibration,
         reached: Reached | None = None,
+        hidden: Rows | None = None,
         concept_numbers: Rows | None = None,
     ) -> None:
         self.folder = folder
@@ -114,7 +119,8 @@ class Snapshot:
         self.cohort = cohort
         self.calibration = calibration
         self.reached: Reached = reached or {}  # what takedowns hide
-        self.hidden: Rows = np.unique(np.concatenate([[], *self.reached.values()]).astype(np.int64))
+        # Those, and what was deleted: that stays hidden when its takedown is lifted.
+        self.hidden: Rows = vectors.erased if hidden is None else hidden
         if concept_numbers is None:
             concept_numbers = np.asarray(catalog.concept_numbers(), dtype=np.int64)
         self._concept_numbers = concept_numbers
@@ -126,7 +132,7 @@ class Snapshot:
         Raises:
             SnapshotError: the version's files are gone.
         """
-        hidden = np.unique(np.concatenate([[], *reached.values()]).astype(np.int64))
+        hidden = np.union1d(self.vectors.erased, rows_of(reached))
         return Snapshot(
             self.folder,
             self.manifest,
@@ -136,6 +142,7 @@ class Snapshot:
             self.cohort,
             self.calibration,
             reached,
+            hidden,
             self._concept_numbers,
         )
 
@@ -169,12 +176,16 @@ class Snapshot:
         manifest = read_manifest(folder)
         for name, record in manifest.files.items():
             _check_file(folder / name, record)
-        vectors = FaissStore.open(folder, list(manifest.dimensions), manifest.probes)
-        catalog = Catalog(folder / CATALOG)
+        vectors = engine_at(manifest.store).open(
+            folder, manifest.version, manifest.exemplars, manifest.dimensions, manifest.probes
+        )
+        erased = vectors.erased
+        catalog = Catalog(folder / CATALOG, erased)
         dimensions = {facet: vectors.dimension(facet) for facet in manifest.dimensions}
-        if vectors.count != catalog.exemplar_count() or dimensions != manifest.dimensions:
+        present = vectors.count - len(erased)
+        if present != catalog.exemplar_count() or dimensions != manifest.dimensions:
             raise SnapshotError(
-                f"the index version {folder.name} does not fit together: {vectors.count} vectors "
+                f"the index version {folder.name} does not fit together: {present} vectors "
                 f"of dimension {dimensions} for {catalog.exemplar_count()} exemplars; run "
                 "`whence rebuild`"
             )
@@ -191,6 +202,7 @@ class Snapshot:
                 f"the index version {folder.name} does not fit together: fingerprints of shape "
                 f"{fingerprints.shape} for {vectors.count} exemplars; run `whence rebuild`"
             )
+        _check_vectors(folder.name, vectors, cohort)
         return cls(
             folder,
             manifest,
@@ -199,6 +211,7 @@ class Snapshot:
             Pictures(fingerprints),
             cohort,
             calibration,
+            hidden=erased,
         )
 
     def require_model(self, model_id: str) -> None:
@@ -268,15 +281,28 @@ def building(index: Path, version: str) -> Iterator[Path]:
         folder.rename(index / version)
         sync_to_disk(index)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_version(folder, version)
 
 
 def clear_unfinished(index: Path) -> None:
     """Remove what a killed rebuild left behind; only while holding the rebuild lock."""
     for folder in index.glob(f"{BUILDING}*"):
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_version(folder, folder.name.removeprefix(BUILDING).removeprefix(REMOVED))
     for draft in index.glob(f".{CURRENT}-*"):
         draft.unlink(missing_ok=True)
+
+
+def remove_version(folder: Path, version: str) -> None:
+    """Delete a version that is not complete any more, and its vectors wherever they are.
+
+    A folder whose vectors cannot be deleted now stays, so that another attempt can be made.
+    """
+    try:
+        if (folder / MARK).exists():
+            engine_at((folder / MARK).read_text(encoding="utf-8").strip()).remove(version)
+    except (VectorStoreError, OSError):
+        return
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def publish(index: Path, version: str) -> None:
@@ -343,6 +369,18 @@ def file_record(path: Path) -> FileRecord:
 def _checksum(content: dict[str, Any]) -> str:
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _check_vectors(version: str, vectors: VectorStore, cohort: Cohort) -> None:
+    """Refuse vectors that are not the version's: files have checksums, other stores do not."""
+    rows = np.setdiff1d(cohort.rows, vectors.erased)[:PROBED]
+    places = np.searchsorted(cohort.rows, rows)
+    for facet, known in cohort.vectors.items():
+        if not np.allclose(vectors.vectors(facet, rows), known[places], atol=1e-6):
+            raise SnapshotError(
+                f"the {facet} vectors of index version {version} are not those it was built with; "
+                "they are of another model or version: run `whence rebuild`"
+            )
 
 
 def _check_file(path: Path, record: FileRecord) -> None:

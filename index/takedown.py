@@ -471,6 +471,11 @@ def hidden_by(takedown: Takedown, catalog: Catalog, pictures: Pictures) -> list[
     return hidden
 
 
+def rows_of(reached: Reached) -> Rows:
+    """All rows that takedowns hide, ascending."""
+    return np.unique(np.concatenate([[], *reached.values()]).astype(np.int64))
+
+
 def _named(takedown: Takedown, catalog: Catalog) -> Rows:
     concepts = [takedown.target] if takedown.kind == "concept" else []
     hashes = [content.sha256 for content in takedown.contents]

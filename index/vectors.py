@@ -1,4 +1,9 @@
-"""The exemplars' embeddings, one set a facet: the `VectorStore` protocol and its FAISS form."""
+"""The exemplars' embeddings, one set a facet: what a store of them must do, and its FAISS form.
+
+A `VectorEngine` keeps the vectors of versions: it takes those of a version that is being built
+(`VectorWriter`), opens them (`VectorStore`), and follows what is published and removed.
+`FaissEngine` keeps them as files in the version's folder; `index.milvus.MilvusEngine` on a Milvus.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index.errors import SnapshotError
-from index.inverted import read_inverted
+from index.inverted import (
+    IndexType,
+    choose_probes,
+    read_inverted,
+    wants_inverted,
+    write_inverted,
+)
 from model.config import Facet
 
 Floats = NDArray[np.float32]
@@ -30,6 +41,7 @@ class Mask:
     """
 
     def __init__(self, hidden: Rows, count: int) -> None:
+        self.hidden = hidden
         self.visible = np.ones(count, dtype=np.bool_)  # (count,)
         self.visible[hidden] = False
         self.remaining = int(self.visible.sum())
@@ -41,11 +53,25 @@ class Mask:
 
 
 class VectorStore(Protocol):
-    """Nearest neighbours by inner product of unit vectors; rows are those of the catalog."""
+    """Nearest neighbours by inner product of unit vectors; rows are those of the catalog.
+
+    Where the vectors are elsewhere, all of it but `erased` raises `VectorStoreUnavailableError`
+    while they cannot be reached, and answers again, without being opened anew, once they can.
+    """
 
     @property
     def count(self) -> int:
-        """Rows of each facet."""
+        """Rows of each facet, erased ones included."""
+
+    @property
+    def erased(self) -> Rows:
+        """Rows whose vectors are gone for good, ascending; they must be hidden from searches."""
+
+    def check(self) -> None:
+        """Return if it can be searched now."""
+
+    def erase(self, rows: Rows) -> None:
+        """Delete the vectors of withdrawn rows, where the store can; a mask hides them anyway."""
 
     def dimension(self, facet: Facet) -> int:
         """Length of a facet's vectors."""
@@ -70,6 +96,76 @@ class VectorStore(Protocol):
 
     def similarities(self, facet: Facet, query: Floats, rows: Rows) -> Floats:
         """Exact inner products of one query (D,) with chosen rows (R,)."""
+
+
+class VectorWriter(Protocol):
+    """Takes the vectors of a version that is being built."""
+
+    def upsert(self, rows: Rows, vectors: Mapping[Facet, Floats]) -> None:
+        """Write some rows, in any order; of a row that comes twice the last counts.
+
+        Args:
+            rows: (R,) their numbers.
+            vectors: facet -> (R, D) unit vectors, every facet.
+
+        Raises:
+            SnapshotError: a vector is of the wrong length, not finite or not of unit norm.
+        """
+
+    def finish(self, index_type: IndexType, asked: Mapping[Facet, Floats]) -> dict[Facet, int]:
+        """Complete what was written, so that it can be opened.
+
+        Args:
+            index_type: how to search.
+            asked: facet -> (Q, D) queries such as will be asked, which choose how many lists of an
+                inverted file a search looks into.
+
+        Returns:
+            That number, of those facets that have an inverted file.
+
+        Raises:
+            SnapshotError: rows are missing.
+        """
+
+
+class VectorEngine(Protocol):
+    """Keeps the vectors of versions."""
+
+    @property
+    def address(self) -> str | None:
+        """What a manifest remembers of it; None if the vectors lie in the version's folder."""
+
+    def write(
+        self, folder: Path, version: str, count: int, dimensions: Mapping[Facet, int]
+    ) -> VectorWriter:
+        """Begin a version of ``count`` rows, whose folder is being built."""
+
+    def open(
+        self,
+        folder: Path,
+        version: str,
+        count: int,
+        dimensions: Mapping[Facet, int],
+        probes: Mapping[Facet, int],
+    ) -> VectorStore:
+        """Open a version's vectors.
+
+        Args:
+            folder: of the version, finished or being built.
+            version: its name.
+            count: rows it must have.
+            dimensions: lengths that its vectors must have.
+            probes: what `VectorWriter.finish` returned.
+
+        Raises:
+            SnapshotError: the vectors are missing or not those.
+        """
+
+    def publish(self, version: str) -> None:
+        """Follow the publication of a version, or its return."""
+
+    def remove(self, version: str) -> None:
+        """Delete what there is of a version's vectors outside its folder."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +196,7 @@ class FaissStore:
                 f"the facets' vectors disagree in number ({sorted(counts)}); run `whence rebuild`"
             )
         self.count = int(counts.pop())
+        self.erased: Rows = np.empty(0, dtype=np.int64)  # a version's files never change
 
     @classmethod
     def open(
@@ -121,6 +218,12 @@ class FaissStore:
             for facet, count in (probes or {}).items()
         }
         return cls(indexes, inverted)
+
+    def check(self) -> None:
+        """See `VectorStore.check`; files that are open can be searched."""
+
+    def erase(self, rows: Rows) -> None:
+        """See `VectorStore.erase`: masks hide the rows until the version is pruned."""
 
     def dimension(self, facet: Facet) -> int:
         """Length of a facet's vectors."""
@@ -170,21 +273,104 @@ class FaissStore:
 
     def _checked(self, facet: Facet, queries: Floats) -> Floats:
         # FAISS answers a wrong dimension with an assertion that says nothing.
-        if queries.ndim != 2 or queries.shape[1] != self.dimension(facet):
-            raise SnapshotError(
-                f"the {facet} query has shape {queries.shape}, the index holds vectors of length "
-                f"{self.dimension(facet)}; index and model do not belong together: run "
-                "`whence rebuild`"
-            )
-        return np.ascontiguousarray(queries, dtype=np.float32)
+        return checked_queries(facet, queries, self.dimension(facet))
 
 
-def write_vectors(folder: Path, facet: Facet, vectors: Floats) -> Path:
-    """Write one facet's (N, D) unit vectors for `FaissStore.open`.
+class FaissEngine:
+    """Keeps vectors as files in the version's folder."""
+
+    address: str | None = None
+
+    def write(
+        self,
+        folder: Path,
+        version: str,  # noqa: ARG002
+        count: int,
+        dimensions: Mapping[Facet, int],
+    ) -> VectorWriter:
+        """See `VectorEngine.write`."""
+        return _FaissWriter(folder, count, dimensions)
+
+    def open(
+        self,
+        folder: Path,
+        version: str,  # noqa: ARG002
+        count: int,  # noqa: ARG002
+        dimensions: Mapping[Facet, int],
+        probes: Mapping[Facet, int],
+    ) -> VectorStore:
+        """See `VectorEngine.open`."""
+        return FaissStore.open(folder, list(dimensions), probes)
+
+    def publish(self, version: str) -> None:
+        """See `VectorEngine.publish`: the folder is all there is."""
+
+    def remove(self, version: str) -> None:
+        """See `VectorEngine.remove`: the folder is all there is."""
+
+
+class _FaissWriter:
+    def __init__(self, folder: Path, count: int, dimensions: Mapping[Facet, int]) -> None:
+        self._folder = folder
+        self._vectors = {
+            facet: np.zeros((count, length), np.float32) for facet, length in dimensions.items()
+        }
+        self._written = np.zeros(count, dtype=np.bool_)
+
+    def upsert(self, rows: Rows, vectors: Mapping[Facet, Floats]) -> None:
+        for facet, matrix in self._vectors.items():
+            matrix[rows] = checked_vectors(facet, vectors[facet], matrix.shape[1])
+        self._written[rows] = True
+
+    def finish(self, index_type: IndexType, asked: Mapping[Facet, Floats]) -> dict[Facet, int]:
+        require_all(int(self._written.sum()), len(self._written))
+        probes: dict[Facet, int] = {}
+        for facet in list(self._vectors):
+            vectors = self._vectors.pop(facet)  # one facet's copy in FAISS at a time
+            exact = write_vectors(self._folder, facet, vectors)
+            if wants_inverted(index_type, *vectors.shape):
+                inverted = self._folder / inverted_name(facet)
+                write_inverted(inverted, vectors)
+                probes[facet] = choose_probes(inverted, exact, asked[facet])
+        return probes
+
+
+def require_all(written: int, count: int) -> None:
+    """Refuse a version that has not got all its rows.
 
     Raises:
-        SnapshotError: a vector is not finite or not of unit norm.
+        SnapshotError: fewer or more were written.
     """
+    if written != count:
+        raise SnapshotError(
+            f"{written} of {count} vectors were written; run `whence rebuild` once more"
+        )
+
+
+def checked_queries(facet: Facet, queries: Floats, dimension: int) -> Floats:
+    """Queries as every store wants them: (Q, D) float32, row by row.
+
+    Raises:
+        SnapshotError: they are of another length than the index's vectors.
+    """
+    if queries.ndim != 2 or queries.shape[1] != dimension:
+        raise SnapshotError(
+            f"the {facet} query has shape {queries.shape}, the index holds vectors of length "
+            f"{dimension}; index and model do not belong together: run `whence rebuild`"
+        )
+    return np.ascontiguousarray(queries, dtype=np.float32)
+
+
+def checked_vectors(facet: Facet, vectors: Floats, dimension: int) -> Floats:
+    """Vectors that may be written: (N, D) of unit norm.
+
+    Raises:
+        SnapshotError: they are of another length, not finite or not of unit norm.
+    """
+    if vectors.ndim != 2 or vectors.shape[1] != dimension:
+        raise SnapshotError(
+            f"{facet} vectors of shape {vectors.shape} do not go among those of length {dimension}"
+        )
     norms = np.linalg.norm(vectors, axis=1)
     # NaN fails the comparison, too.
     wrong = np.flatnonzero(~(np.abs(norms - 1) < 1e-3))
@@ -193,6 +379,16 @@ def write_vectors(folder: Path, facet: Facet, vectors: Floats) -> Path:
             f"{len(wrong)} {facet} embeddings are not unit vectors (the first is row {wrong[0]}); "
             "the model is damaged or its features are constant: train it again"
         )
+    return vectors
+
+
+def write_vectors(folder: Path, facet: Facet, vectors: Floats) -> Path:
+    """Write one facet's (N, D) unit vectors for `FaissStore.open`.
+
+    Raises:
+        SnapshotError: a vector is not finite or not of unit norm.
+    """
+    checked_vectors(facet, vectors, vectors.shape[1])
     index = faiss.IndexFlatIP(vectors.shape[1])
     index.add(np.ascontiguousarray(vectors, dtype=np.float32))
     path = folder / file_name(facet)

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from index.catalog import Exemplar
+from index.catalog import Catalog, Exemplar
 from index.embedding import ImageEmbedder
 from index.errors import SnapshotError, TakedownError
 from index.layout import DataFolder
-from index.snapshot import Snapshot, published_version
-from index.takedown import TakedownLog
+from index.snapshot import CATALOG, Snapshot, published_version
+from index.takedown import TakedownLog, rows_of
 from index.versions import require_version
 from model.checkpoint import load_embedder
 from model.errors import ImageError, ModelError
@@ -96,7 +96,7 @@ def verify(
             in_force = TakedownLog(data.takedowns).read()
             in_force.require(manifest.takedowns, f"the manifest of the version {version}")
             reached = in_force.reached(snapshot.catalog, snapshot.pictures, {})
-            hidden = len(set().union(*(rows.tolist() for rows in reached.values())))
+            hidden = len(rows_of(reached))
             text = f"{len(in_force.active)} takedowns in force hide {hidden} exemplars"
             checks.append(Check("takedowns", True, text))
         except TakedownError as error:
@@ -114,7 +114,8 @@ def verify(
 
 def _consistency(snapshot: Snapshot) -> Iterator[Check]:
     """Whether catalog, vectors and manifest speak of the same things."""
-    manifest, catalog, vectors = snapshot.manifest, snapshot.catalog, snapshot.vectors
+    manifest, vectors = snapshot.manifest, snapshot.vectors
+    catalog = Catalog(snapshot.folder / CATALOG)  # with what was erased from the vectors
     found = (catalog.concept_count(), catalog.exemplar_count(), vectors.count)
     yield Check(
         "counts",
@@ -133,18 +134,18 @@ def _consistency(snapshot: Snapshot) -> Iterator[Check]:
         else f"rows {'fit' if rows_fit else 'do not fit'}, {len(orphans)} without a thumbnail; run "
         "`whence rebuild`",
     )
+    catalog.close()
+    present = np.setdiff1d(np.arange(vectors.count), vectors.erased)
     for facet, dimension in manifest.dimensions.items():
         wrong = sum(
             int((~(np.abs(np.linalg.norm(rows, axis=1) - 1) < 1e-3)).sum())  # NaN is wrong, too
-            for start in range(0, vectors.count, BLOCK)
-            for rows in [
-                vectors.vectors(facet, np.arange(start, min(start + BLOCK, vectors.count)))
-            ]
+            for start in range(0, len(present), BLOCK)
+            for rows in [vectors.vectors(facet, present[start : start + BLOCK])]
         )
         yield Check(
             f"vectors of {facet}",
             not wrong,
-            f"{vectors.count} {facet} vectors of dimension {dimension}, {wrong} not of unit norm",
+            f"{len(present)} {facet} vectors of dimension {dimension}, {wrong} not of unit norm",
         )
 
 
@@ -157,7 +158,8 @@ def _embedded_again(
     """Whether a sample's files, where they still lie there, give the vectors of the index."""
     snapshot.require_model(embedder.model_id)
     generator = np.random.default_rng(SEED)
-    rows = np.sort(generator.permutation(snapshot.vectors.count)[:sample])
+    order = generator.permutation(snapshot.vectors.count)
+    rows = np.sort(order[~np.isin(order, snapshot.vectors.erased)][:sample])
     exemplars = snapshot.catalog.exemplars_by_row(rows.tolist())
     wrong: list[str] = []
     lowest, compared = 1.0, 0

@@ -1,9 +1,8 @@
 """The versions of an index as a series: keep some, go back to one, one writer at a time."""
 
-import shutil
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import filelock
@@ -11,14 +10,18 @@ from safetensors import SafetensorError
 
 from index.errors import RebuildError, SnapshotError
 from index.layout import DataFolder
+from index.milvus import engine_at
 from index.snapshot import (
     BUILDING,
+    REMOVED,
     Manifest,
     Snapshot,
     list_versions,
     publish,
     published_version,
+    remove_version,
 )
+from index.takedown import Takedowns, rows_of
 from model.checkpoint import list_models
 from model.errors import ModelError
 
@@ -86,6 +89,7 @@ def rollback(data: DataFolder, version: str | None = None) -> Manifest:
                 f"in {data.models}; restore it from a backup, or roll back to another version"
             )
         Snapshot.open(data.index / manifest.version).close()
+        engine_at(manifest.store).publish(manifest.version)
         publish(data.index, manifest.version)
     return manifest
 
@@ -104,12 +108,29 @@ def prune(index: Path, keep: int) -> list[str]:
     return removed
 
 
-def remove(index: Path, version: str) -> None:
-    """Remove a version; a server that still answers from it has its files open and goes on."""
+def remove(index: Path, version: str) -> bool:
+    """Remove a version; a server that still answers from its files has them open and goes on.
+
+    Returns:
+        Whether nothing of it is left; if vectors elsewhere are, `clear_unfinished` tries again.
+    """
     # Renamed first: a version is there as a whole or not at all.
-    doomed = index / f"{BUILDING}removed-{version}"
+    doomed = index / f"{BUILDING}{REMOVED}{version}"
     (index / version).rename(doomed)
-    shutil.rmtree(doomed, ignore_errors=True)
+    remove_version(doomed, version)
+    return not doomed.exists()
+
+
+def erase_withdrawn(index: Path, takedowns: Takedowns) -> None:
+    """Delete the vectors of withdrawn works from versions whose store can delete.
+
+    A version that cannot be opened now keeps them until the next rebuild; masks hide them anyway.
+    """
+    for manifest in list_versions(index):
+        if manifest.store and takedowns.active:
+            with suppress(SnapshotError), closing(Snapshot.open(index / manifest.version)) as old:
+                reached = takedowns.reached(old.catalog, old.pictures, {})
+                old.vectors.erase(rows_of(reached))
 
 
 def folder_bytes(version: Path) -> int:

@@ -22,14 +22,17 @@ from typer.main import get_command
 
 from app.cli import cli
 from app.main import create_app
+from index.milvus import MilvusAddress
 
 ROOT = Path(__file__).parents[1]
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
 GPU = yaml.safe_load((ROOT / "docker-compose.gpu.yml").read_text(encoding="utf-8"))
-OURS = [name for name, service in COMPOSE["services"].items() if service["image"] == "whence"]
-MONITORING = [name for name in COMPOSE["services"] if name not in OURS]
+OURS = {n: service for n, service in COMPOSE["services"].items() if service["image"] == "whence"}
+SCALE = {n: s for n, s in COMPOSE["services"].items() if s.get("profiles") == ["scale"]}
+REPLICAS = SCALE.keys() & OURS.keys()
+MONITORING = [n for n, s in COMPOSE["services"].items() if s.get("profiles") == ["monitoring"]]
 WORKFLOW = ROOT / ".github/workflows/ci.yml"
 
 
@@ -236,10 +239,14 @@ def test_every_service_keeps_its_data_in_the_named_volume(name: str) -> None:
     assert data == final("VOLUME")
 
 
+@pytest.mark.parametrize("name", OURS)
+def test_every_service_of_ours_writes_to_its_volume_alone(name: str) -> None:
+    assert OURS[name]["read_only"] is True
+
+
 @pytest.mark.parametrize("name", COMPOSE["services"])
 def test_every_service_is_shut_in(name: str) -> None:
     service = COMPOSE["services"][name]
-    assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
 
@@ -247,17 +254,61 @@ def test_every_service_is_shut_in(name: str) -> None:
 def test_only_the_server_starts_by_itself() -> None:
     services = COMPOSE["services"]
     assert {name for name in services if "profiles" not in services[name]} == {"whence"}
-    assert {name for name in services if services[name].get("profiles") == ["jobs"]} == {
-        "train",
-        "rebuild",
-    }
-    assert all(services[name]["profiles"] == ["monitoring"] for name in MONITORING)
+    jobs = {name for name in services if services[name].get("profiles") == ["jobs"]}
+    assert jobs == {"train", "rebuild"}
+    assert SCALE.keys() == {"whence-1", "whence-2", "milvus", "balancer"}
+    assert services.keys() == {"whence"} | jobs | SCALE.keys() | set(MONITORING)
 
 
 def test_servers_are_published_on_this_machine_alone() -> None:
     assert COMPOSE["services"]["whence"]["ports"] == [f"127.0.0.1:8000:{final('EXPOSE')}"]
     for name in MONITORING:
         assert all(port.startswith("127.0.0.1:") for port in COMPOSE["services"][name]["ports"])
+
+
+def test_replicas_are_the_server_again_and_again() -> None:
+    [server] = [s for s in OURS.values() if "profiles" not in s]
+    own = {"profiles": ["scale"], "depends_on": ["milvus"]}
+    assert len(REPLICAS) == 2
+    for name in REPLICAS:
+        assert OURS[name] == {k: v for k, v in server.items() if k != "ports"} | own
+
+
+def test_balancer_leads_to_every_replica_and_is_the_only_way_in() -> None:
+    assert {name for name, service in SCALE.items() if "ports" in service} == {"balancer"}
+    [port] = SCALE["balancer"]["ports"]
+    config = COMPOSE["configs"][SCALE["balancer"]["configs"][0]["source"]]["content"]
+    assert port.startswith("127.0.0.1:")
+    assert f"listen {port.rsplit(':')[-1]};" in config
+    servers = re.findall(r"^ +server ([\w-]+):(\d+) ", config, flags=re.MULTILINE)
+    assert {name for name, _ in servers} == REPLICAS == set(SCALE["balancer"]["depends_on"])
+    assert {port for _, port in servers} == {final("EXPOSE")}
+    assert not re.search(r"(?<!\$)\$(?!\$)", config)  # Compose would put in its own variables
+
+
+def test_milvus_is_where_the_documentation_says() -> None:
+    compose = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
+    [address] = re.findall(r"WHENCE_VECTOR_STORE=(\S+?)\. ", compose)
+    assert MilvusAddress.parse(address).uri == "http://milvus:19530"
+    assert f"WHENCE_VECTOR_STORE={address}" in (ROOT / "docs/scale.md").read_text(encoding="utf-8")
+    assert set(mounts(SCALE["milvus"]).values()) <= set(COMPOSE["volumes"])
+
+
+@pytest.mark.parametrize("name", COMPOSE["services"].keys() - OURS.keys())
+def test_images_of_others_are_pinned(name: str) -> None:
+    assert re.fullmatch(r"[\w/-]+:v?\d+\.\d+\.\d+(-\w+)?", COMPOSE["services"][name]["image"])
+
+
+def test_everything_that_is_used_is_there() -> None:
+    for service in COMPOSE["services"].values():
+        assert {c["source"] for c in service.get("configs", [])} <= COMPOSE["configs"].keys()
+        assert set(service.get("depends_on", [])) <= COMPOSE["services"].keys()
+
+
+def test_image_can_speak_with_milvus() -> None:
+    said = " ".join(rest for _, rest in instructions())
+    [extras] = re.findall(r"for extra in \((.*?)\)", said)
+    assert "'milvus'" in extras
 
 
 def test_gpu_is_asked_for_in_the_override_alone() -> None:

@@ -170,6 +170,18 @@ def test_prometheus_scrapes_the_server_s_metrics_port() -> None:
     assert not any(str(settings.metrics_port) in p for p in COMPOSE["services"]["whence"]["ports"])
 
 
+def test_prometheus_scrapes_every_replica_that_runs() -> None:
+    [job] = PROMETHEUS["scrape_configs"]
+    [found] = job["dns_sd_configs"]
+    replicas = {
+        name: service["environment"]
+        for name, service in COMPOSE["services"].items()
+        if service.get("profiles") == ["scale"] and service["image"] == "whence"
+    }
+    assert set(found["names"]) == replicas.keys()
+    assert {e["WHENCE_METRICS_PORT"] for e in replicas.values()} == {found["port"]}
+
+
 def test_prometheus_finds_its_files() -> None:
     mounts = mounted("prometheus")
     assert all(path.is_file() for path in mounts.values())

@@ -20,6 +20,7 @@ from app.schemas import (
 )
 from app.settings import Settings
 from app.uploads import FIELD, FORM, drain, read_image_field, read_image_fields
+from index.errors import VectorStoreUnavailableError
 from model.errors import WhenceError
 
 router = APIRouter(tags=["attribution"])
@@ -52,6 +53,7 @@ REFUSALS = (
     errors.QUEUE_FULL,
     errors.INTERNAL_ERROR,
     errors.NO_INDEX,
+    errors.VECTORS_UNREACHABLE,
 )
 
 
@@ -140,6 +142,8 @@ async def attribute_batch(
                 explain=parameters.explain,
                 patience=patience,
             )
+        except VectorStoreUnavailableError:
+            raise  # none of the others will be answered either
         except WhenceError as error:
             return BatchAnswer(attribution=None, problem=errors.problem_of(request, error))
         return BatchAnswer(attribution=AttributionResponse.of(answer, attributor), problem=None)

@@ -28,11 +28,14 @@ def live() -> Live:
 @router.get(
     "/ready",
     summary="Can it answer?",
-    responses=errors.responses(errors.NO_INDEX, errors.STALLED, errors.INTERNAL_ERROR),
+    responses=errors.responses(
+        errors.NO_INDEX, errors.VECTORS_UNREACHABLE, errors.STALLED, errors.INTERNAL_ERROR
+    ),
 )
 def ready(service: ServiceDep, attributor: AttributorDep) -> Ready:
-    """Answer 503 while there is no index. One that is published later is found by itself."""
+    """Answer 503 while there is no index, or its vectors are out of reach; both mend themselves."""
     snapshot = attributor.snapshot
+    snapshot.vectors.check()
     manifest = snapshot.manifest
     return Ready(
         model_id=manifest.model_id,

@@ -56,6 +56,30 @@ async def until(condition: Callable[[], object]) -> None:
             await asyncio.sleep(0.001)
 
 
+def test_what_no_job_is_to_blame_for_is_not_tried_job_by_job() -> None:
+    work = Work()
+    batcher: Batcher[int, int] = Batcher(work, size=4, wait=0, blameless=(ValueError,))
+
+    async def ask() -> list[int | BaseException]:
+        work.go_on.clear()
+        first = asyncio.create_task(batcher.submit(1, ENDLESS))
+        await until(work.began.is_set)
+        others = [asyncio.create_task(batcher.submit(job, ENDLESS)) for job in (2, 13, 3)]
+        await until(lambda: batcher.waiting == 3)
+        work.go_on.set()
+        assert await first == 2
+        return await asyncio.gather(*others, return_exceptions=True)
+
+    batcher.start()
+    try:
+        outcomes = asyncio.run(ask())
+    finally:
+        work.go_on.set()
+        batcher.close(30)
+    assert [str(outcome) for outcome in outcomes] == ["13"] * 3
+    assert work.batches == [[1], [2, 13, 3]]
+
+
 def test_what_waits_is_worked_on_together_and_in_order() -> None:
     work = Work()
 

@@ -1,12 +1,14 @@
 """The commands that look after the index: rebuild, status, verify, rollback and takedown."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
 from app.cli import cli
+from index.errors import VectorStoreError
 from index.layout import DataFolder
 from index.snapshot import published_version
 from index.takedown import TakedownLog
@@ -64,6 +66,38 @@ def test_status_of_a_server_out_of_reach_is_an_error(shell: Shell) -> None:
     result = shell.run("status", "--url", "http://127.0.0.1:9")
     assert result.exit_code
     assert "no answer from http://127.0.0.1:9" in str(result.exception)
+
+
+def test_vectors_go_where_the_option_or_the_setting_says(
+    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("milvus_lite", reason="needs the extra: pip install 'whence[milvus]'")
+    first = shell.rebuild("--vector-store", str(tmp_path / "vectors.db"))
+    assert not (shell.data.index / first / "style.faiss").exists()
+    monkeypatch.setenv("WHENCE_VECTOR_STORE", str(tmp_path / "vectors.db"))
+    second = shell.rebuild()
+    assert not (shell.data.index / second / "style.faiss").exists()
+    monkeypatch.delenv("WHENCE_VECTOR_STORE")  # the manifest remembers it
+    assert shell.run("verify").exit_code == 0
+    assert first in shell.run("rollback").output
+    answer = shell.run("attribute", "--json", str(shell.source / "one" / "0.png")).output
+    assert json.loads(answer)["evidence"]["index_version"] == first
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        (("--vector-store", "http://milvus:19530"), "is not one: give milvus://HOST:PORT"),
+        (("--vector-store", "milvus://127.0.0.1:9/whence"), "cannot be reached|extra `milvus`"),
+    ],
+)
+def test_a_vector_store_that_cannot_be_used_is_told(shell: Shell, option, said: str) -> None:
+    version = shell.rebuild()
+    result = shell.run("rebuild", "--source", str(shell.source), "--force", *option)
+    assert result.exit_code == 1
+    assert isinstance(result.exception, VectorStoreError)
+    assert re.search(said, str(result.exception))
+    assert published_version(shell.data.index) == version
 
 
 def test_versions_to_keep_and_the_type_of_index_are_options(shell: Shell) -> None:

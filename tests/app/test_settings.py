@@ -38,6 +38,7 @@ def test_arguments_go_before_the_environment(monkeypatch: pytest.MonkeyPatch) ->
         ("WHENCE_LOG_LEVEL", "loud"),
         ("WHENCE_MAX_UPLOAD_BYTES", "0"),
         ("WHENCE_FALSE_ATTRIBUTION_RATE", "1"),
+        ("WHENCE_VECTOR_STORE", "http://milvus"),
     ],
 )
 def test_wrong_values_are_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:

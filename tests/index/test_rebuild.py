@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from index import rebuild as rebuild_module
+from index import vectors as vectors_module
 from index.embedding import BATCH
 from index.errors import RebuildError, SnapshotError
 from index.rebuild import rebuild
@@ -243,7 +243,7 @@ def test_a_version_that_cannot_be_written_leaves_nothing_behind(house: House, mo
     def fail(*_: object, **__: object) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(rebuild_module, "write_vectors", fail)
+    monkeypatch.setattr(vectors_module, "write_vectors", fail)
     with pytest.raises(RebuildError, match=r"no space left.*nothing was published: make room"):
         house.rebuild()
     assert sorted(path.name for path in house.data.index.iterdir()) == before

@@ -1,0 +1,559 @@
+"""The exemplars' vectors on a Milvus: for collections beyond one machine's memory.
+
+A version is a Milvus collection, `<name>_<version>`: its primary key is the catalog's row, each
+facet is a vector field, compared by inner product, and it is complete before it is published. The
+alias `<name>` points to the published one, for whoever else looks into Milvus; Whence itself goes
+by `CURRENT` and the manifest, so that an answer can never mix two versions.
+
+Indexes are FLAT, or IVF_FLAT for many vectors. Both hold the vectors as they were written, so that
+similarities are exact; how many lists of an IVF_FLAT are looked into is chosen for each version
+(`probes` of its manifest). The same client speaks with a Milvus and with Milvus Lite, an engine in
+this process that keeps its data in a local file, which only one process can open.
+"""
+
+import importlib
+import json
+import logging
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from index.errors import SnapshotError, VectorStoreError, VectorStoreUnavailableError
+from index.inverted import NEIGHBOURS, IndexType, fewest_probes, list_count, wants_inverted
+from index.vectors import (
+    FaissEngine,
+    Floats,
+    Mask,
+    Rows,
+    VectorEngine,
+    VectorStore,
+    VectorWriter,
+    checked_queries,
+    checked_vectors,
+    require_all,
+)
+from model.checkpoint import sync_to_disk
+from model.config import Facet
+
+COLLECTION = "whence"  # the name in a Milvus Lite file
+MARK = "milvus.txt"  # in a version's folder: where its vectors are, before the first one is there
+ERASED = "erased.json"  # in a version's folder: rows whose vectors were deleted
+ROW = "row"
+MOST = 16_384  # hits that Milvus gives at most
+QUERIES = 16  # asked together; more would be long in answering, and Milvus seem to hang
+MESSAGE = 16 * 2**20  # bytes of vectors in one message; Milvus takes up to 64 MiB
+SEGMENT = 2**18  # vectors that Milvus indexes together, about
+WRITE, BUILD = 120.0, 24 * 3600.0  # seconds for a message of vectors; for indexing and loading
+PATIENCE = (1.0, 4.0, 15.0)  # seconds between attempts to write
+NOT_THERE, NOT_LOADED = 100, 101  # Milvus's codes for a collection
+
+
+class StoreSettings(BaseSettings):
+    """How to reach the vectors, from the environment: WHENCE_VECTOR_STORE, ..._TOKEN."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="WHENCE_", env_ignore_empty=True, frozen=True, hide_input_in_errors=True
+    )
+
+    vector_store: str | None = Field(
+        None,
+        description="Where rebuilds put vectors: milvus://HOST:PORT/COLLECTION (milvus+tls://... "
+        "encrypted) or a file FILE.db of Milvus Lite; by default the version's folder.",
+    )
+    vector_store_token: SecretStr | None = Field(
+        None, description="USER:PASSWORD or API key for a Milvus that asks for one."
+    )
+    vector_store_seconds: float = Field(
+        10, gt=0, description="How long Milvus may take to answer before it counts as gone."
+    )
+
+    @field_validator("vector_store")
+    @classmethod
+    def _check_address(cls, text: str | None) -> str | None:
+        try:
+            return MilvusAddress.parse(text).text if text else None
+        except VectorStoreError as error:
+            raise ValueError(str(error)) from error
+
+
+@dataclass(frozen=True)
+class MilvusAddress:
+    """A Milvus, or a Milvus Lite file, and a name in it."""
+
+    text: str  # as given, a file's made absolute
+    uri: str  # for pymilvus
+    collection: str
+
+    @classmethod
+    def parse(cls, text: str) -> "MilvusAddress":
+        """Read ``milvus://host:port/collection``, ``milvus+tls://...`` or the path of a file.
+
+        Raises:
+            VectorStoreError: it is neither.
+        """
+        scheme, separator, rest = text.partition("://")
+        if not separator and text.endswith(".db"):
+            path = str(Path(text).absolute())
+            return cls(path, path, COLLECTION)
+        place, _, collection = rest.partition("/")
+        encrypted = {"milvus": "http", "milvus+tls": "https"}
+        # Milvus's own rule for names; a password in an address would end up in manifests and logs.
+        sound = re.fullmatch(r"[A-Za-z_]\w{0,199}", collection, re.ASCII)
+        if scheme not in encrypted or not re.fullmatch(r"[\w.-]+:\d+|\[[0-9A-Fa-f:]+\]:\d+", place):
+            sound = None
+        if not sound:
+            shown = re.sub(r"//.*@", "//...@", text)
+            raise VectorStoreError(
+                f"the vector store {shown!r} is not one: give milvus://HOST:PORT/COLLECTION (a "
+                "name of letters, digits and _; user and password go into "
+                "WHENCE_VECTOR_STORE_TOKEN), or a Milvus Lite file that ends in .db"
+            )
+        return cls(text, f"{encrypted[scheme]}://{place}", collection)
+
+
+def engine_at(address: str | None) -> VectorEngine:
+    """The engine at an address, or the one that keeps vectors in the version's folder.
+
+    Raises:
+        VectorStoreError: it is no address.
+    """
+    return MilvusEngine(MilvusAddress.parse(address)) if address else FaissEngine()
+
+
+class MilvusEngine:
+    """Keeps a version's vectors in a collection of its own."""
+
+    def __init__(self, place: MilvusAddress) -> None:
+        self._place = place
+        self.address: str | None = place.text
+
+    def write(
+        self, folder: Path, version: str, count: int, dimensions: Mapping[Facet, int]
+    ) -> VectorWriter:
+        """See `VectorEngine.write`."""
+        # So that a killed rebuild's collection can be found and removed.
+        (folder / MARK).write_text(f"{self._place.text}\n", encoding="utf-8")
+        sync_to_disk(folder / MARK)
+        return _MilvusWriter(self._connect(version), count, dimensions)
+
+    def open(
+        self,
+        folder: Path,
+        version: str,
+        count: int,
+        dimensions: Mapping[Facet, int],
+        probes: Mapping[Facet, int],
+    ) -> VectorStore:
+        """See `VectorEngine.open`."""
+        return MilvusStore(self._connect(version), folder, count, dimensions, probes)
+
+    def publish(self, version: str) -> None:
+        """Let the alias point to the version's collection."""
+        connection, alias = self._connect(version), self._place.collection
+        known = alias in connection.call("list_aliases")["aliases"]
+        connection.call("alter_alias" if known else "create_alias", connection.collection, alias)
+
+    def remove(self, version: str) -> None:
+        """Drop the version's collection, if it is there."""
+        connection = self._connect(version)
+        if connection.call("has_collection", connection.collection):
+            for alias in connection.call("list_aliases", connection.collection)["aliases"]:
+                connection.call("drop_alias", alias)  # else Milvus refuses
+            connection.call("drop_collection", connection.collection)
+
+    def _connect(self, version: str) -> "_Connection":
+        name = f"{self._place.collection}_{re.sub(r'[^0-9A-Za-z]', '_', version)}"
+        return _Connection(self._place, name)
+
+
+class _Connection:
+    """One collection, by a client that all of the process shares."""
+
+    def __init__(self, place: MilvusAddress, collection: str) -> None:
+        self.place = place
+        self.collection = collection
+        self._pymilvus, self._grpc = _libraries()
+        try:
+            settings = StoreSettings()
+        except ValidationError as error:
+            fault = error.errors()[0]
+            raise VectorStoreError(
+                f"WHENCE_{str(fault['loc'][0]).upper()}: {fault['msg']}"
+            ) from error
+        self.seconds = settings.vector_store_seconds
+        token = settings.vector_store_token
+        with self.named_errors():
+            self.client = _client(
+                place.uri, token.get_secret_value() if token else "", self.seconds
+            )
+
+    @contextmanager
+    def named_errors(self) -> Iterator[None]:
+        """What Milvus says, as errors of ours."""
+        try:
+            yield
+        except self._pymilvus.MilvusException as error:
+            if error.code == NOT_THERE:
+                raise SnapshotError(
+                    f"the vectors are not in {self.place.text} any more: there is no collection "
+                    f"{self.collection!r}; run `whence rebuild`"
+                ) from error
+            raise self._unavailable(error.message) from error
+        except self._grpc.RpcError as error:
+            raise self._unavailable(str(error.details())) from error
+
+    def call(self, method: str, *arguments: Any, least: float = 0, **options: Any) -> Any:
+        """Call a method of the client, which may take ``least`` seconds."""
+        with self.named_errors():
+            timeout = max(least, self.seconds)
+            return getattr(self.client, method)(*arguments, timeout=timeout, **options)
+
+    def ask(self, method: str, *, least: float = 0, **options: Any) -> Any:
+        """Call a method of the client about the collection.
+
+        A Milvus that was started again may have the collection on disk alone: then it is loaded
+        first.
+        """
+        try:
+            return self.call(method, self.collection, least=least, **options)
+        except VectorStoreUnavailableError as error:
+            if getattr(error.__cause__, "code", None) != NOT_LOADED:
+                raise
+        self.call("load_collection", self.collection, least=least)
+        return self.call(method, self.collection, least=least, **options)
+
+    def _unavailable(self, reason: str) -> VectorStoreUnavailableError:
+        cause = " ".join(str(reason).split())[:200]
+        if "local milvus" in cause:
+            return VectorStoreUnavailableError(
+                f"the Milvus Lite file {self.place.text} cannot be opened; only one process at a "
+                "time can: end the other, or let a Milvus serve both (docs/scale.md)"
+            )
+        return VectorStoreUnavailableError(
+            f"the vectors at {self.place.text} cannot be reached ({cause}); once Milvus answers "
+            "again, nothing else needs doing"
+        )
+
+
+@lru_cache
+def _libraries() -> tuple[Any, Any]:
+    try:
+        pymilvus, grpc = (importlib.import_module(name) for name in ("pymilvus", "grpc"))
+    except ImportError as error:
+        raise VectorStoreError(
+            "vectors on a Milvus need the extra `milvus`: pip install 'whence[milvus]'"
+        ) from error
+    # It would print every error with a traceback; they are raised as well.
+    logging.getLogger("pymilvus").setLevel(logging.CRITICAL + 1)
+    return pymilvus, grpc
+
+
+@lru_cache
+def _client(uri: str, token: str, seconds: float) -> Any:
+    return _libraries()[0].MilvusClient(uri, token=token, timeout=seconds)
+
+
+class _MilvusWriter:
+    """Fills a new collection.
+
+    Upserts, not inserts: what is sent again after a failure replaces what came through.
+    """
+
+    def __init__(
+        self, connection: _Connection, count: int, dimensions: Mapping[Facet, int]
+    ) -> None:
+        self._connection = connection
+        self._count = count
+        self._dimensions = dict(dimensions)
+        self._batch = max(1, MESSAGE // (4 * sum(dimensions.values())))
+        types = connection._pymilvus.DataType
+        schema = connection.client.create_schema(auto_id=False, enable_dynamic_field=False)
+        schema.add_field(ROW, types.INT64, is_primary=True)
+        for facet, length in dimensions.items():
+            schema.add_field(facet, types.FLOAT_VECTOR, dim=length)
+        connection.call("create_collection", connection.collection, schema=schema)
+
+    def upsert(self, rows: Rows, vectors: Mapping[Facet, Floats]) -> None:
+        sent = {
+            facet: checked_vectors(facet, vectors[facet], length)
+            for facet, length in self._dimensions.items()
+        }
+        # Milvus keeps any one of a number's entries in a message.
+        last = len(rows) - 1 - np.unique(rows[::-1], return_index=True)[1]
+        for start in range(0, len(last), self._batch):
+            records = [
+                {ROW: int(rows[place]), **{facet: matrix[place] for facet, matrix in sent.items()}}
+                for place in last[start : start + self._batch]
+            ]
+            self._send(records)
+
+    def _send(self, records: list[dict[str, Any]]) -> None:
+        for wait in PATIENCE:  # hours of writing must not be lost because Milvus was away shortly
+            try:
+                self._connection.ask("upsert", least=WRITE, data=records)
+            except VectorStoreUnavailableError:
+                time.sleep(wait)
+            else:
+                return
+        self._connection.ask("upsert", least=WRITE, data=records)
+
+    def finish(self, index_type: IndexType, asked: Mapping[Facet, Floats]) -> dict[Facet, int]:
+        connection = self._connection
+        lists: dict[Facet, int] = {}
+        indexes = connection.client.prepare_index_params()
+        for facet, length in self._dimensions.items():
+            parameters: dict[str, Any] = {"index_type": "FLAT"}
+            if wants_inverted(index_type, self._count, length):
+                lists[facet] = _lists(self._count)
+                parameters = {"index_type": "IVF_FLAT", "params": {"nlist": lists[facet]}}
+            indexes.add_index(field_name=facet, index_name=facet, metric_type="IP", **parameters)
+        connection.ask("flush", least=BUILD)
+        # Waited for here: the client's own waiting asks what Milvus Lite cannot answer.
+        connection.ask("create_index", least=BUILD, index_params=indexes, sync=False)
+        for facet in self._dimensions:
+            while connection.ask("describe_index", index_name=facet)["state"] != "Finished":
+                time.sleep(0.2)
+        connection.ask("load_collection", least=BUILD)
+        require_all(_count_rows(connection), self._count)
+        probes: dict[Facet, int] = {}
+        for facet, most in lists.items():
+            search = _Search(connection, facet, most)
+            k = min(NEIGHBOURS, self._count)
+            truth = search(asked[facet], k, probes=most)[1]
+            probes[facet] = fewest_probes(
+                most,
+                truth,
+                lambda looked, search=search, facet=facet, k=k: search(  # type: ignore[misc]
+                    asked[facet], k, probes=looked
+                )[1],
+            )
+        return probes
+
+
+def _lists(count: int) -> int:
+    """Lists of an inverted file; Milvus cuts a collection into segments, each with its own."""
+    return list_count(min(count, SEGMENT))
+
+
+def _count_rows(connection: _Connection) -> int:
+    # Strong: counted after every write has reached every node.
+    [found] = connection.ask(
+        "query", filter="", output_fields=["count(*)"], consistency_level="Strong"
+    )
+    return int(found["count(*)"])
+
+
+@dataclass(frozen=True)
+class _Search:
+    """Nearest neighbours in one field, whatever Milvus's limits on one question."""
+
+    connection: _Connection
+    facet: Facet
+    lists: int  # of the field's inverted file; 0 if it has none
+
+    def __call__(
+        self, queries: Floats, k: int, *, probes: int = 0, condition: str = ""
+    ) -> tuple[Floats, Rows]:
+        """Similarities (Q, k) and rows (Q, k), best first; row -1 where fewer were found.
+
+        Args:
+            queries: (Q, D).
+            k: at most `MOST`.
+            probes: lists to look into.
+            condition: on the rows, in Milvus's language.
+        """
+        similarities = np.full((len(queries), k), -1, dtype=np.float32)
+        rows = np.full((len(queries), k), -1, dtype=np.int64)
+        for start in range(0, len(queries), QUERIES):
+            answers = self.connection.ask(
+                "search",
+                data=list(queries[start : start + QUERIES]),
+                anns_field=self.facet,
+                limit=k,
+                filter=condition,
+                output_fields=[ROW],
+                search_params={
+                    "metric_type": "IP",
+                    "params": {"nprobe": probes} if self.lists else {},
+                },
+            )
+            for place, hits in enumerate(answers, start=start):
+                similarities[place, : len(hits)] = [hit["distance"] for hit in hits]
+                rows[place, : len(hits)] = [hit[ROW] for hit in hits]
+        return similarities, rows
+
+
+class MilvusStore:
+    """The vectors of one version in its collection.
+
+    Args:
+        connection: to the collection.
+        folder: of the version; it remembers which rows were erased.
+        count: rows that the version has.
+        dimensions: lengths of its vectors.
+        probes: lists to look into, of those facets that have an inverted file.
+
+    Raises:
+        SnapshotError: the collection is missing, incomplete or of other dimensions.
+    """
+
+    def __init__(
+        self,
+        connection: _Connection,
+        folder: Path,
+        count: int,
+        dimensions: Mapping[Facet, int],
+        probes: Mapping[Facet, int],
+    ) -> None:
+        self._connection = connection
+        self._folder = folder
+        self._probes = dict(probes)
+        fields = connection.ask("describe_collection")["fields"]
+        self._dimensions: dict[Facet, int] = {
+            field["name"]: int(field["params"]["dim"]) for field in fields if field["name"] != ROW
+        }
+        if self._dimensions != dict(dimensions):
+            raise SnapshotError(
+                f"the collection {connection.collection!r} in {connection.place.text} has vectors "
+                f"of dimension {self._dimensions}, the index of {dict(dimensions)}; run "
+                "`whence rebuild`"
+            )
+        self._searches = {
+            facet: _Search(connection, facet, _lists(count) if facet in probes else 0)
+            for facet in dimensions
+        }
+        self.count = count
+        erased = self.erased
+        found = _count_rows(connection)
+        # An erasing that was cut short is finished by the next one.
+        if not count - len(erased) <= found <= count:
+            raise SnapshotError(
+                f"the collection {connection.collection!r} in {connection.place.text} holds "
+                f"{found} vectors for {count} exemplars, of which {len(erased)} were erased; "
+                "run `whence rebuild`"
+            )
+
+    @property
+    def erased(self) -> Rows:
+        """See `VectorStore.erased`; another process may erase while this one serves."""
+        return _read_erased(self._folder)
+
+    def check(self) -> None:
+        """See `VectorStore.check`."""
+        self._connection.ask("query", filter=f"{ROW} == 0", output_fields=[ROW])
+
+    def dimension(self, facet: Facet) -> int:
+        """Length of a facet's vectors."""
+        return self._dimensions[facet]
+
+    def search(
+        self, facet: Facet, queries: Floats, k: int, mask: Mask | None = None
+    ) -> tuple[Floats, Rows]:
+        """See `VectorStore.search`."""
+        search, queries = self._searches[facet], self._checked(facet, queries)
+        k = min(k, mask.remaining if mask else self.count)
+        hidden = _among(mask.hidden, "not in") if mask else ""
+        probes = self._probes.get(facet, 0)
+        if k <= MOST:
+            found = search(queries, k, probes=probes, condition=hidden) if k else None
+            empty = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
+            return found or empty
+        # More than Milvus gives at once: the best of each part of the rows, looked into in full.
+        parts = []
+        for start in range(0, self.count, MOST):
+            part = f"{ROW} >= {start} and {ROW} < {start + MOST}"
+            size = min(MOST, self.count - start)
+            condition = f"{part} and {hidden}" if hidden else part
+            parts.append(search(queries, size, probes=search.lists, condition=condition))
+        similarities, rows = (np.concatenate(part, axis=1) for part in zip(*parts, strict=True))
+        order = np.argsort(np.where(rows < 0, np.inf, -similarities), axis=1, kind="stable")[:, :k]
+        return (
+            np.take_along_axis(similarities, order, axis=1),
+            np.take_along_axis(rows, order, axis=1),
+        )
+
+    def vectors(self, facet: Facet, rows: Rows) -> Floats:
+        """See `VectorStore.vectors`."""
+        wanted, places = np.unique(rows, return_inverse=True)
+        found = np.empty((len(wanted), self._dimensions[facet]), dtype=np.float32)
+        there = np.zeros(len(wanted), dtype=np.bool_)
+        batch = min(MOST, max(1, MESSAGE // (4 * self._dimensions[facet])))
+        for start in range(0, len(wanted), batch):
+            condition = _among(wanted[start : start + batch], "in")
+            for record in self._connection.ask(
+                "query", filter=condition, output_fields=[ROW, facet]
+            ):
+                place = int(np.searchsorted(wanted, record[ROW]))
+                found[place], there[place] = record[facet], True
+        if not there.all():
+            raise SnapshotError(
+                f"{int((~there).sum())} of {len(wanted)} {facet} vectors are not in "
+                f"{self._connection.place.text} any more; run `whence rebuild`"
+            )
+        return found[places]
+
+    def similarities(self, facet: Facet, query: Floats, rows: Rows) -> Floats:
+        """See `VectorStore.similarities`."""
+        queries = self._checked(facet, query[None])
+        search = self._searches[facet]
+        wanted, places = np.unique(rows, return_inverse=True)
+        exact = np.full(len(wanted), np.nan, dtype=np.float32)
+        # Milvus compares where the vectors are and sends numbers: far less than the vectors.
+        for start in range(0, len(wanted), MOST):
+            part = wanted[start : start + MOST]
+            values, hits = search(
+                queries, len(part), probes=search.lists, condition=_among(part, "in")
+            )
+            there = hits[0] >= 0
+            exact[np.searchsorted(wanted, hits[0][there])] = values[0][there]
+        left = wanted[np.isnan(exact)]
+        if len(left):  # an index may pass over some where a condition leaves few
+            exact[np.isnan(exact)] = self.vectors(facet, left) @ queries[0]
+        return exact[places]
+
+    def erase(self, rows: Rows) -> None:
+        """See `VectorStore.erase`: the vectors are deleted from the collection."""
+        known = self.erased
+        erased = np.union1d(known, rows)
+        if len(erased) == len(known) and _count_rows(self._connection) + len(erased) == (
+            self.count
+        ):
+            return
+        # First said, then done: a version never lacks a vector that nobody knows of.
+        draft = self._folder / f".{ERASED}"
+        draft.write_text(json.dumps(erased.tolist()), encoding="utf-8")
+        sync_to_disk(draft)
+        draft.replace(self._folder / ERASED)
+        sync_to_disk(self._folder)
+        for start in range(0, len(erased), MOST):
+            self._connection.ask("delete", filter=_among(erased[start : start + MOST], "in"))
+
+    def _checked(self, facet: Facet, queries: Floats) -> Floats:
+        return checked_queries(facet, queries, self.dimension(facet))
+
+
+def _among(rows: Sequence[int] | Rows, word: str) -> str:
+    """The condition that a row is ``in``, or ``not in``, some rows."""
+    return f"{ROW} {word} [{','.join(map(str, np.asarray(rows).tolist()))}]"
+
+
+def _read_erased(folder: Path) -> Rows:
+    try:
+        text = (folder / ERASED).read_text(encoding="utf-8")
+        return np.asarray(json.loads(text), dtype=np.int64)
+    except FileNotFoundError:
+        return np.empty(0, dtype=np.int64)
+    except (OSError, ValueError) as error:
+        raise SnapshotError(
+            f"{folder / ERASED}, which names rows that were erased, cannot be read ({error}); run "
+            "`whence rebuild`"
+        ) from error
