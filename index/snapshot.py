@@ -202,7 +202,8 @@ class Snapshot:
                 f"the index version {folder.name} does not fit together: fingerprints of shape "
                 f"{fingerprints.shape} for {vectors.count} exemplars; run `whence rebuild`"
             )
-        _check_vectors(folder.name, vectors, cohort)
+        if manifest.store:
+            _check_vectors(folder.name, vectors, cohort)
         return cls(
             folder,
             manifest,

@@ -187,8 +187,12 @@ def test_a_damaged_cache_is_told_in_one_line(house: House) -> None:
 
 
 @pytest.mark.parametrize(
-    "step", ["write_catalog", "write_vectors", "write_cohort", "_calibrate", "publish", "building"]
-)
+    "step",
+    [
+        "rebuild.write_catalog", "vectors.write_vectors", "rebuild.write_cohort",
+        "rebuild._calibrate", "rebuild.publish", "rebuild.building",
+    ],
+)  # fmt: skip
 def test_a_full_disk_at_any_step_publishes_nothing(
     house: House, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
@@ -197,7 +201,7 @@ def test_a_full_disk_at_any_step_publishes_nothing(
     def fail(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(rebuild_module, step, fail)
+    monkeypatch.setattr(f"index.{step}", fail)
     with pytest.raises(RebuildError, match=r"No space left.*nothing was published: make room"):
         house.rebuild()
     monkeypatch.undo()
