@@ -19,6 +19,7 @@ from app.options import DEFAULT_WORKERS, Data, Device, JsonFile, Workers, write_
 from app.ports import require_port
 from app.settings import read_settings
 from app.takedown import takedown
+from app.verify_report import verify_report_command
 from index.inverted import IndexType
 from index.layout import DataFolder
 from index.rebuild import CANARY_RATE, RebuildSummary, rebuild
@@ -44,6 +45,7 @@ cli = typer.Typer(
 )
 cli.add_typer(evaluate, name="evaluate")
 cli.add_typer(takedown, name="takedown")
+cli.command(name="verify-report")(verify_report_command)
 
 
 def main() -> None:

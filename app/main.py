@@ -7,7 +7,7 @@ from importlib import metadata
 from fastapi import FastAPI
 
 from app.errors import add_problem_handlers, document_problems
-from app.routes import admin, attribute, concepts, exemplars, health
+from app.routes import admin, attribute, concepts, exemplars, health, page, report, samples
 from app.service import Service
 from app.settings import Settings, read_settings
 from app.uploads import BodyLimit
@@ -69,8 +69,9 @@ def create_app(
     app.state.settings = settings
     app.add_middleware(BodyLimit, max_bytes=settings.max_upload_bytes)
     add_problem_handlers(app)
-    for routes in (attribute, concepts, exemplars, admin, health):
+    for routes in (attribute, report, concepts, exemplars, samples, admin, health, page):
         app.include_router(routes.router)
+    app.mount("/static", page.PageFiles(), name="static")
     document_problems(app)
     return app
 

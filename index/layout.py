@@ -30,6 +30,10 @@ class DataFolder:
         """Feature banks of training runs; may be deleted at any time."""
         return self.root / "cache" / "features"
 
+    def samples(self, version: str) -> Path:
+        """Images to try an index version with; most have none."""
+        return self.root / "samples" / version
+
     def embeddings(self, model_id: str) -> Path:
         """Embeddings by content hash; may be deleted at any time."""
         return self.root / "cache" / model_id / "embeddings.sqlite"

@@ -69,7 +69,7 @@ async def attribute(
     The answer is evidence of similarity. It does not prove that an image was used in training, and
     it does not name the generator that made the image.
     """
-    _check_caps(parameters, settings)
+    check_caps(parameters, settings)
     data = await read_image_field(request)
     answer = await service.attribute(
         attributor, data, top_k=parameters.top_k, exemplars=parameters.exemplars
@@ -80,7 +80,12 @@ async def attribute(
     return body
 
 
-def _check_caps(parameters: AttributeParameters, settings: Settings) -> None:
+def check_caps(parameters: AttributeParameters, settings: Settings) -> None:
+    """Refuse to list more than the server's settings allow.
+
+    Raises:
+        InvalidRequestError: more is asked for.
+    """
     caps = {"top_k": settings.max_top_k, "exemplars": settings.max_exemplars}
     faults = [
         Fault(place="query", name=name, detail=f"Input should be less than or equal to {cap}")
