@@ -10,13 +10,24 @@ from typing import Annotated
 import typer
 import uvicorn
 
-from app.client import attribute_files, served_version
+from app.ask import attribute_files
+from app.client import Whence
 from app.console import err, out, print_error, print_note, print_step, stages
 from app.demo import run_demo
 from app.evaluate import evaluate
+from app.keys_command import keys
 from app.main import create_app
-from app.options import DEFAULT_WORKERS, Data, Device, JsonFile, Workers, write_json
+from app.options import (
+    DEFAULT_WORKERS,
+    ApiKey,
+    Data,
+    Device,
+    JsonFile,
+    Workers,
+    write_json,
+)
 from app.ports import require_port
+from app.security import require_closed
 from app.settings import read_settings
 from app.takedown import takedown
 from app.verify_report import verify_report_command
@@ -34,6 +45,7 @@ from model.errors import WhenceError
 from model.images import list_training_images
 from model.train import train_model
 
+HEADER_BYTES = 16 * 2**10  # of a request, and of a chunk's framing
 DEFAULT_BACKBONE = "vit_base_patch16_224.dino"
 
 cli = typer.Typer(
@@ -46,6 +58,7 @@ cli = typer.Typer(
 cli.add_typer(evaluate, name="evaluate")
 cli.add_typer(takedown, name="takedown")
 cli.command(name="verify-report")(verify_report_command)
+cli.add_typer(keys, name="keys")
 
 
 def main() -> None:
@@ -174,6 +187,7 @@ def serve(
     """Answer POST /attribute; settings come from WHENCE_*, options go before them."""
     settings = read_settings(host=host, port=port, data=data)
     require_port(settings.host, settings.port)
+    require_closed(settings)
     logging.getLogger().setLevel(settings.log_level.upper())
     out.print(f"whence at http://{settings.host}:{settings.port} (API at /docs)")
     uvicorn.run(
@@ -181,6 +195,9 @@ def serve(
         host=settings.host,
         port=settings.port,
         log_level=settings.log_level,
+        http="h11",  # which bounds what headers may take
+        h11_max_incomplete_event_size=HEADER_BYTES,
+        server_header=False,
     )
 
 
@@ -190,12 +207,13 @@ def attribute(
     url: Annotated[
         str | None, typer.Option(help="Ask this server; default: answer from --data, without one.")
     ] = None,
+    key: ApiKey = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, one line an image.")] = False,
     data: Data = Path("data"),
 ) -> None:
     """Ask which source concepts images come from."""
     failed = False
-    for path, answer in attribute_files(images, url=url, data=data):
+    for path, answer in attribute_files(images, url=url, key=key, data=data):
         failed |= "error" in answer
         if as_json:
             sys.stdout.write(json.dumps({"image": str(path), **answer}) + "\n")
@@ -217,7 +235,8 @@ def status(
     models, versions = list_models(folder.models), list_versions(folder.index)
     marks = {published_version(folder.index): "published"}
     if url:
-        served = served_version(url)
+        with Whence(url) as whence:
+            served = whence.ready().index_version
         marks[served] = ", ".join(filter(None, (marks.get(served), "served")))
     out.print(f"models in {folder.models}:" if models else f"no models in {folder.models}")
     for name in models:

@@ -1,132 +1,406 @@
-"""Asking a running server over HTTP, or the index in a data folder when there is none."""
+"""A typed client of the API, blocking and asynchronous; importing it loads no model and no torch.
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+    from app.client import Whence
+
+    with Whence("http://127.0.0.1:8000", key="whence_...") as whence:
+        answer = whence.attribute("image.png", top_k=3)
+        print(answer.verdict, [concept.name for concept in answer.concepts])
+
+`AsyncWhence` has the same methods to be awaited. Both may be used by several threads or tasks at
+once. They ask again, with growing, random pauses and no sooner than `Retry-After` says, where the
+server is busy (429, 503) or the connection fails: at most ``retries`` times and within ``timeout``
+seconds in all. A takedown is only sent again if it cannot have been carried out.
+"""
+
+import asyncio
+import io
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Generic, Self, TypeVar
+from urllib.parse import quote
 
 import httpx
+from PIL import Image
+from pydantic import BaseModel, ValidationError
 
-from app.schemas import AttributionResponse
-from app.service import answer_file
-from index.attribution import open_attributor
-from index.evaluation.pairs import Answer, Pair
-from index.layout import DataFolder
-from model.errors import ImageError, WhenceError
+from app.errors import Problem
+from app.retries import Retries
+from app.schemas import (
+    AttributionResponse,
+    BatchAnswer,
+    BatchResponse,
+    ConceptDetail,
+    ConceptList,
+    Ready,
+    Reloaded,
+    TakedownDetail,
+)
+from model.errors import WhenceError
 
-TIMEOUT = httpx.Timeout(60.0, connect=5.0)  # seconds
-CONNECTIONS = 4
 TOP_K, EXEMPLARS = 5, 3  # the API's own defaults
-RANKED = 1000  # concepts asked of a server when evaluating
+BATCH = 16  # images that a server takes in one request, unless it is set otherwise
+TIMEOUT, CONNECT_TIMEOUT = 60.0, 5.0  # seconds
+RETRIES = 4
+
+Upload = str | Path | bytes | Image.Image  # path, encoded bytes, or pixels, which are sent as PNG
+T = TypeVar("T")
+Model = TypeVar("Model", bound=BaseModel)
 
 
 class ServerError(WhenceError):
-    """A server that is out of reach, or that refused a request."""
+    """A server that is out of reach, or that refused a request.
+
+    Attributes:
+        status: of its answer; None if there was none.
+        problem: what it said of it; None if it did not speak as Whence does.
+    """
+
+    def __init__(
+        self, message: str, *, status: int | None = None, problem: Problem | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.problem = problem
 
 
-def attribute_files(
-    images: Sequence[Path], *, url: str | None, data: Path
-) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Each image with the answer as the API gives it, or with ``{"error": why}``.
+@dataclass(frozen=True)
+class _Call(Generic[T]):
+    """One request, whoever sends it, and how its answer is read."""
+
+    method: str
+    path: str
+    read: Callable[[httpx.Response], T]
+    parameters: dict[str, Any] = field(default_factory=dict)
+    images: Sequence[Upload] = ()
+    repeatable: bool = True
+
+    def request(self, client: httpx.Client | httpx.AsyncClient, seconds: float) -> httpx.Request:
+        """The request, none of whose steps waits for longer than ``seconds``."""
+        return client.build_request(
+            self.method,
+            self.path,
+            params=self.parameters,
+            files=[("image", _file(image)) for image in self.images] or None,
+            timeout=httpx.Timeout(seconds, connect=min(seconds, CONNECT_TIMEOUT)),
+        )
+
+
+class _Calls:
+    """Every request that can be made."""
+
+    @staticmethod
+    def attribute(
+        image: Upload, top_k: int, exemplars: int, explain: bool
+    ) -> _Call[AttributionResponse]:
+        parameters = _attribution(top_k, exemplars, explain)
+        return _Call("POST", "/attribute", _as(AttributionResponse), parameters, [image])
+
+    @staticmethod
+    def batches(
+        images: Sequence[Upload], top_k: int, exemplars: int, explain: bool, batch: int
+    ) -> Iterator[_Call[BatchResponse]]:
+        parameters = _attribution(top_k, exemplars, explain)
+        for start in range(0, len(images), batch):
+            some = images[start : start + batch]
+            yield _Call("POST", "/attribute/batch", _as(BatchResponse), parameters, some)
+
+    @staticmethod
+    def concepts(q: str, offset: int, limit: int) -> _Call[ConceptList]:
+        parameters = {"q": q, "offset": offset, "limit": limit}
+        return _Call("GET", "/concepts", _as(ConceptList), parameters)
+
+    @staticmethod
+    def concept(concept_id: str) -> _Call[ConceptDetail]:
+        return _Call("GET", f"/concepts/{quote(concept_id, safe='')}", _as(ConceptDetail))
+
+    @staticmethod
+    def exemplar_image(exemplar_id: str) -> _Call[bytes]:
+        return _Call("GET", f"/exemplars/{quote(exemplar_id, safe='')}/image", _bytes)
+
+    @staticmethod
+    def take_down(kind: str, target: str, reason: str) -> _Call[TakedownDetail]:
+        path = f"/{kind}/{quote(target, safe='')}"
+        parameters = {"reason": reason}
+        return _Call("DELETE", path, _as(TakedownDetail), parameters, repeatable=False)
+
+    @staticmethod
+    def reload() -> _Call[Reloaded]:
+        return _Call("POST", "/admin/reload", _as(Reloaded))
+
+    @staticmethod
+    def ready() -> _Call[Ready]:
+        return _Call("GET", "/health/ready", _as(Ready))
+
+
+class Whence:
+    """A client that blocks; a context manager.
+
+    Args:
+        url: of the server, such as ``http://127.0.0.1:8000``.
+        key: API key, if the server asks for one.
+        timeout: seconds that one call may take, retries and pauses included.
+        retries: attempts after the first, at most.
+        transport: how requests travel, if not by the network: for tests.
 
     Raises:
-        WhenceError: there is no index to ask.
+        ServerError: by every method; the server is out of reach, or refused.
+        OSError: by methods that take an image; its file cannot be read.
     """
-    if url:
-        with connect(url) as client:
-            for path in images:
-                try:
-                    yield path, post_image(client, path)
-                except ServerError as error:
-                    yield path, {"error": str(error)}
-        return
-    attributor = open_attributor(DataFolder(data))
-    for path in images:
-        try:
-            answer = answer_file(attributor, path, top_k=TOP_K, exemplars=EXEMPLARS)
-            yield path, AttributionResponse.of(answer, attributor).model_dump(mode="json")
-        except ImageError as error:
-            yield path, {"error": str(error)}
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        key: str | None = None,
+        timeout: float = TIMEOUT,
+        retries: int = RETRIES,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        self._client = httpx.Client(**_options(url, key), transport=transport)
+        self._timeout, self._retries = timeout, retries
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def attribute(
+        self,
+        image: Upload,
+        *,
+        top_k: int = TOP_K,
+        exemplars: int = EXEMPLARS,
+        explain: bool = False,
+    ) -> AttributionResponse:
+        """Which source concepts one image comes from."""
+        return self._send(_Calls.attribute(image, top_k, exemplars, explain))
+
+    def attribute_many(
+        self,
+        images: Sequence[Upload],
+        *,
+        top_k: int = TOP_K,
+        exemplars: int = EXEMPLARS,
+        explain: bool = False,
+        batch: int = BATCH,
+    ) -> list[BatchAnswer]:
+        """The same of many, ``batch`` in a request: for each, in order, an answer or a problem."""
+        calls = _Calls.batches(images, top_k, exemplars, explain, batch)
+        return [answer for call in calls for answer in self._send(call).answers]
+
+    def concepts(self, q: str = "", *, offset: int = 0, limit: int = 50) -> ConceptList:
+        """A page of the concepts whose name contains ``q``."""
+        return self._send(_Calls.concepts(q, offset, limit))
+
+    def concept(self, concept_id: str) -> ConceptDetail:
+        """A concept with its exemplars."""
+        return self._send(_Calls.concept(concept_id))
+
+    def exemplar_image(self, exemplar_id: str) -> bytes:
+        """An exemplar's thumbnail: the bytes of a JPEG."""
+        return self._send(_Calls.exemplar_image(exemplar_id))
+
+    def take_down_concept(self, concept_id: str, *, reason: str) -> TakedownDetail:
+        """Withdraw a concept; needs a key with the scope admin."""
+        return self._send(_Calls.take_down("concepts", concept_id, reason))
+
+    def take_down_exemplar(self, exemplar_id: str, *, reason: str) -> TakedownDetail:
+        """Withdraw an exemplar; needs a key with the scope admin."""
+        return self._send(_Calls.take_down("exemplars", exemplar_id, reason))
+
+    def reload(self) -> Reloaded:
+        """Have the published index loaded now; needs a key with the scope admin."""
+        return self._send(_Calls.reload())
+
+    def ready(self) -> Ready:
+        """Whether the server can answer, and from what."""
+        return self._send(_Calls.ready())
+
+    def _send(self, call: _Call[T]) -> T:
+        patience = Retries(retries=self._retries, seconds=self._timeout, repeatable=call.repeatable)
+        while True:
+            outcome: httpx.Response | httpx.RequestError
+            try:
+                outcome = self._client.send(call.request(self._client, patience.left))
+            except httpx.RequestError as error:
+                outcome = error
+            wait = patience.pause(outcome)
+            if wait is None:
+                return _answer(call, outcome, self._client.base_url)
+            time.sleep(wait)
 
 
-def connect(url: str) -> httpx.Client:
-    """A client of the server at ``url``; the environment's proxies are not for this machine.
+class AsyncWhence:
+    """A client to be awaited; an asynchronous context manager. See `Whence` for the rest."""
 
-    Raises:
-        ServerError: ``url`` is not one.
-    """
+    def __init__(
+        self,
+        url: str,
+        *,
+        key: str | None = None,
+        timeout: float = TIMEOUT,
+        retries: int = RETRIES,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self._client = httpx.AsyncClient(**_options(url, key), transport=transport)
+        self._timeout, self._retries = timeout, retries
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+    async def attribute(
+        self,
+        image: Upload,
+        *,
+        top_k: int = TOP_K,
+        exemplars: int = EXEMPLARS,
+        explain: bool = False,
+    ) -> AttributionResponse:
+        """Which source concepts one image comes from."""
+        return await self._send(_Calls.attribute(image, top_k, exemplars, explain))
+
+    async def attribute_many(
+        self,
+        images: Sequence[Upload],
+        *,
+        top_k: int = TOP_K,
+        exemplars: int = EXEMPLARS,
+        explain: bool = False,
+        batch: int = BATCH,
+    ) -> list[BatchAnswer]:
+        """The same of many, ``batch`` in a request: for each, in order, an answer or a problem."""
+        calls = _Calls.batches(images, top_k, exemplars, explain, batch)
+        return [answer for call in calls for answer in (await self._send(call)).answers]
+
+    async def concepts(self, q: str = "", *, offset: int = 0, limit: int = 50) -> ConceptList:
+        """A page of the concepts whose name contains ``q``."""
+        return await self._send(_Calls.concepts(q, offset, limit))
+
+    async def concept(self, concept_id: str) -> ConceptDetail:
+        """A concept with its exemplars."""
+        return await self._send(_Calls.concept(concept_id))
+
+    async def exemplar_image(self, exemplar_id: str) -> bytes:
+        """An exemplar's thumbnail: the bytes of a JPEG."""
+        return await self._send(_Calls.exemplar_image(exemplar_id))
+
+    async def take_down_concept(self, concept_id: str, *, reason: str) -> TakedownDetail:
+        """Withdraw a concept; needs a key with the scope admin."""
+        return await self._send(_Calls.take_down("concepts", concept_id, reason))
+
+    async def take_down_exemplar(self, exemplar_id: str, *, reason: str) -> TakedownDetail:
+        """Withdraw an exemplar; needs a key with the scope admin."""
+        return await self._send(_Calls.take_down("exemplars", exemplar_id, reason))
+
+    async def reload(self) -> Reloaded:
+        """Have the published index loaded now; needs a key with the scope admin."""
+        return await self._send(_Calls.reload())
+
+    async def ready(self) -> Ready:
+        """Whether the server can answer, and from what."""
+        return await self._send(_Calls.ready())
+
+    async def _send(self, call: _Call[T]) -> T:
+        patience = Retries(retries=self._retries, seconds=self._timeout, repeatable=call.repeatable)
+        while True:
+            outcome: httpx.Response | httpx.RequestError
+            try:
+                outcome = await self._client.send(call.request(self._client, patience.left))
+            except httpx.RequestError as error:
+                outcome = error
+            wait = patience.pause(outcome)
+            if wait is None:
+                return _answer(call, outcome, self._client.base_url)
+            await asyncio.sleep(wait)
+
+
+def _options(url: str, key: str | None) -> dict[str, Any]:
+    """What both httpx clients are made of; the environment's proxies are not for this machine."""
     try:
         parts = httpx.URL(url)
     except httpx.InvalidURL as error:
         raise ServerError(f"--url {url!r} is no address ({error})") from error
     if parts.scheme not in {"http", "https"} or not parts.host:
         raise ServerError(f"--url {url!r} is no address; write it as http://127.0.0.1:8000")
+    if key is not None and not (key.isascii() and key.isprintable()):
+        raise ServerError("the key holds what no key does; was it copied whole, and alone?")
     here = parts.host == "localhost" or parts.host.startswith("127.") or parts.host == "::1"
-    return httpx.Client(base_url=parts, timeout=TIMEOUT, trust_env=not here)
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    return {"base_url": parts, "headers": headers, "trust_env": not here}
 
 
-def ask_server(url: str, pairs: Sequence[Pair]) -> Iterator[Answer]:
-    """Answers to pairs over HTTP, several requests at once; a failed request is an answer, too."""
-
-    def ask(pair: Pair) -> Answer:
-        try:
-            answer = post_image(client, pair.path, top_k=RANKED, exemplars=0)
-        except ServerError as error:
-            return Answer(error=str(error))
-        concepts = answer.get("concepts", [])
-        return Answer(
-            ranked=tuple(concept["id"] for concept in concepts),
-            verdict=answer.get("verdict", ""),
-            p_value=concepts[0]["p_value"] if concepts else None,
-            share=concepts[0]["share"] if concepts else None,
-        )
-
-    with (
-        connect(url) as client,
-        ThreadPoolExecutor(CONNECTIONS) as pool,
-    ):
-        yield from pool.map(ask, pairs)
+def _attribution(top_k: int, exemplars: int, explain: bool) -> dict[str, Any]:
+    return {"top_k": top_k, "exemplars": exemplars, "explain": explain}
 
 
-def served_version(url: str) -> str:
-    """The index version that a server answers from.
-
-    Raises:
-        ServerError: it is out of reach or not ready.
-    """
-    with connect(url) as client:
-        try:
-            response = client.get("/health/ready")
-        except httpx.HTTPError as error:
-            raise ServerError(f"no answer from {client.base_url}: {error}") from error
-    version: str = _answer(response)["index_version"]
-    return version
+def _file(image: Upload) -> tuple[str, bytes]:
+    """A name and the bytes; the server does not care for the name."""
+    if isinstance(image, Image.Image):
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG")
+        return "image.png", buffer.getvalue()
+    if isinstance(image, bytes):
+        return "image", image
+    return "image", Path(image).read_bytes()
 
 
-def post_image(client: httpx.Client, path: Path, **parameters: int) -> dict[str, Any]:
-    """One answer of ``POST /attribute``.
+def _as(model: type[Model]) -> Callable[[httpx.Response], Model]:
+    return lambda response: model.model_validate_json(response.content)
+
+
+def _bytes(response: httpx.Response) -> bytes:
+    return response.content
+
+
+def _answer(call: _Call[T], outcome: httpx.Response | httpx.RequestError, url: httpx.URL) -> T:
+    """What the last attempt gave.
 
     Raises:
-        ServerError: the file cannot be read, the server is out of reach, or it refused.
+        ServerError: it was no answer, or a refusal.
     """
+    if isinstance(outcome, httpx.RequestError):
+        why = str(outcome) or type(outcome).__name__
+        raise ServerError(f"no answer from {url}: {why}") from outcome
+    if outcome.is_success:
+        try:
+            return call.read(outcome)
+        except ValidationError as error:
+            raise ServerError(
+                f"{outcome.url} answers, but not as Whence does; check --url",
+                status=outcome.status_code,
+            ) from error
     try:
-        data = path.read_bytes()
-        response = client.post("/attribute", files={"image": (path.name, data)}, params=parameters)
-    except OSError as error:
-        raise ServerError(f"the file could not be read: {error.strerror or error}") from error
-    except httpx.HTTPError as error:
-        raise ServerError(f"no answer from {client.base_url}: {error}") from error
-    return _answer(response)
-
-
-def _answer(response: httpx.Response) -> dict[str, Any]:
-    try:
-        answer = response.json()
-    except ValueError:
-        answer = None
-    if response.is_success and isinstance(answer, dict):
-        return answer
-    if response.is_success:
-        raise ServerError(f"{response.url} answers, but not as Whence does; check --url")
-    detail = answer.get("detail") if isinstance(answer, dict) else response.text[:200]
-    raise ServerError(f"the server answered {response.status_code}: {detail}")
+        problem = Problem.model_validate_json(outcome.content)
+    except ValidationError:
+        problem = None
+    raise ServerError(
+        f"the server answered {outcome.status_code}: "
+        f"{problem.detail if problem else outcome.text[:200]}",
+        status=outcome.status_code,
+        problem=problem,
+    )

@@ -1,6 +1,5 @@
 """``whence demo``: from nothing to a first answer, on a gallery drawn by code."""
 
-import json
 import shutil
 import threading
 import time
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import uvicorn
 
-from app.client import connect, post_image
+from app.client import Whence
 from app.console import out, print_note, print_step, stages
 from app.gallery import DemoGallery, draw_gallery
 from app.main import create_app
@@ -149,11 +148,11 @@ def _serve(
     settings = read_settings(data=data, host=HOST, port=port)
     with _running(uvicorn.Server(_config(settings, attributor))) as thread:
         url = f"http://{settings.host}:{settings.port}"
-        with connect(url) as client:
-            answer = post_image(client, query, top_k=3, exemplars=1)
+        with Whence(url) as whence:
+            answer = whence.attribute(query, top_k=3, exemplars=1)
         out.print(f"\nserving at {url} (API at {url}/docs); ask it:\n")
         out.print(f"  curl -F image=@{query} '{url}/attribute?top_k=3&exemplars=1'\n")
-        out.print(json.dumps(answer, indent=2))
+        out.print(answer.model_dump_json(indent=2))
         out.print(f"\nmore queries are in {gallery.queries}; stop with Ctrl-C")
         thread.join()
 

@@ -3,10 +3,12 @@
     status  type (urn:whence:problem:...)  raised as
     400     undecodable-image              UndecodableImageError
             malformed-form                 MalformedFormError
+            origin-refused                 by `app.cors`, to what a browser asks beforehand
     401     unauthorized                   UnauthorizedError; with WWW-Authenticate
-    403     admin-disabled                 AdminDisabledError
+    403     forbidden                      ForbiddenError
     404     not-found                      NotFoundError, or no such path
     405     method-not-allowed             by the router
+    408     body-too-slow                  BodyTooSlowError
     409     not-reloaded                   ReloadError
     413     body-too-large                 BodyTooLargeError: bytes, counted while they arrive
             image-too-large                ImageTooLargeError: pixels, read from the header
@@ -14,10 +16,12 @@
             not-a-form                     NotAFormError
     422     image-too-small                ImageTooSmallError
             invalid-request                InvalidRequestError, or FastAPI's validation
+    429     rate-limited                   RateLimitedError; with Retry-After
     500     internal-error                 anything else; its text is logged, never sent
     503     no-index                       SnapshotError, ModelError; with Retry-After
             stalled                        StalledError; with Retry-After
             takedowns-unusable             TakedownError; with Retry-After
+            keys-unusable                  KeysError; with Retry-After
 
 The errors that only HTTP knows descend from `RequestError`; the others from `model.errors` and
 `index.errors`. Each message says what was wrong and what to do, and is sent as it is.
@@ -36,6 +40,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
+from app.headers import security_headers
 from index.errors import NotFoundError, SnapshotError, TakedownError
 from model.errors import (
     ImageTooLargeError,
@@ -47,7 +52,8 @@ from model.errors import (
 )
 
 MEDIA_TYPE = "application/problem+json"
-RETRY_AFTER = 5  # seconds
+RETRY_AFTER = 5  # seconds, where the error knows no better
+RETRIED = {http.HTTPStatus.TOO_MANY_REQUESTS, http.HTTPStatus.SERVICE_UNAVAILABLE}
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +93,10 @@ class BodyTooLargeError(RequestError):
     """A body of more bytes than allowed."""
 
 
+class BodyTooSlowError(RequestError):
+    """A body that takes longer to arrive than allowed."""
+
+
 class NotAFormError(RequestError):
     """A body of another type than multipart/form-data."""
 
@@ -96,11 +106,23 @@ class StalledError(RequestError):
 
 
 class UnauthorizedError(RequestError):
-    """An admin request without the admin token."""
+    """A request without a valid key, where one is needed."""
 
 
-class AdminDisabledError(RequestError):
-    """An admin request to a server that takes none."""
+class ForbiddenError(RequestError):
+    """A request whose key lacks the scope."""
+
+
+class RateLimitedError(RequestError):
+    """A caller that has asked too often; ``retry_after`` is when to ask again, in seconds."""
+
+    def __init__(self, message: str, *, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class KeysError(RequestError):
+    """API keys that cannot be read, written or made."""
 
 
 class ReloadError(RequestError):
@@ -142,19 +164,25 @@ MALFORMED_FORM = ProblemType(
     "The form cannot be read",
     "the multipart body cannot be read: Missing boundary in multipart.",
 )
+ORIGIN_REFUSED = ProblemType(
+    400,
+    "origin-refused",
+    "The page's origin may not ask this",
+    "Disallowed CORS origin; WHENCE_CORS_ORIGINS lists the origins that may ask",
+)
 UNAUTHORIZED = ProblemType(
     401,
     "unauthorized",
-    "The request lacks the admin token",
-    "this needs the admin token: send the server's WHENCE_ADMIN_TOKEN as `Authorization: Bearer "
-    "TOKEN`",
+    "The request lacks a valid key",
+    "this needs an API key: send `Authorization: Bearer KEY` with a key that `whence keys add` "
+    "made on the server",
 )
-ADMIN_DISABLED = ProblemType(
+FORBIDDEN = ProblemType(
     403,
-    "admin-disabled",
-    "The server takes no admin requests",
-    "this server takes no admin requests; set WHENCE_ADMIN_TOKEN to a long random text and restart "
-    "it, then send the same text as `Authorization: Bearer TOKEN`",
+    "forbidden",
+    "The key does not allow this",
+    "the key 'gallery' has the scope attribute; this needs admin: make another with `whence keys "
+    "add NAME --scope admin`",
 )
 NOT_FOUND = ProblemType(
     404, "not-found", "There is no such thing", "there is no concept 'monet' in this index"
@@ -164,6 +192,12 @@ METHOD_NOT_ALLOWED = ProblemType(
     "method-not-allowed",
     "The path does not take this method",
     "GET is not among the methods of this path; the Allow header lists them",
+)
+BODY_TOO_SLOW = ProblemType(
+    408,
+    "body-too-slow",
+    "The body took too long to arrive",
+    "the body was not here after 60 seconds: send a smaller image, or over a faster connection",
 )
 NOT_RELOADED = ProblemType(
     409,
@@ -209,6 +243,12 @@ INVALID_REQUEST = ProblemType(
     "The request is not valid",
     "query parameter 'top_k': Input should be greater than or equal to 1",
 )
+RATE_LIMITED = ProblemType(
+    429,
+    "rate-limited",
+    "The caller asks too often",
+    "more than 600/minute requests: wait 12 seconds before the next",
+)
 INTERNAL_ERROR = ProblemType(
     500,
     "internal-error",
@@ -235,13 +275,21 @@ TAKEDOWNS_UNUSABLE = ProblemType(
     "the takedown log data/takedowns.jsonl cannot be written (No space left on device); nothing "
     "was recorded: make room or give write access, then try again",
 )
+KEYS_UNUSABLE = ProblemType(
+    503,
+    "keys-unusable",
+    "The keys cannot be read",
+    "the file of keys data/keys.json is damaged; restore it from a backup, or remove it and make "
+    "the keys anew with `whence keys add`",
+)
 
 KINDS: dict[type[WhenceError], ProblemType] = {
     UndecodableImageError: UNDECODABLE_IMAGE,
     MalformedFormError: MALFORMED_FORM,
     UnauthorizedError: UNAUTHORIZED,
-    AdminDisabledError: ADMIN_DISABLED,
+    ForbiddenError: FORBIDDEN,
     NotFoundError: NOT_FOUND,
+    BodyTooSlowError: BODY_TOO_SLOW,
     ReloadError: NOT_RELOADED,
     BodyTooLargeError: BODY_TOO_LARGE,
     ImageTooLargeError: IMAGE_TOO_LARGE,
@@ -249,10 +297,12 @@ KINDS: dict[type[WhenceError], ProblemType] = {
     NotAFormError: NOT_A_FORM,
     ImageTooSmallError: IMAGE_TOO_SMALL,
     InvalidRequestError: INVALID_REQUEST,
+    RateLimitedError: RATE_LIMITED,
     SnapshotError: NO_INDEX,
     ModelError: NO_INDEX,
     StalledError: STALLED,
     TakedownError: TAKEDOWNS_UNUSABLE,
+    KeysError: KEYS_UNUSABLE,
 }
 
 
@@ -262,6 +312,11 @@ def add_problem_handlers(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _answer_http)
     app.add_exception_handler(RequestValidationError, _answer_validation)
     app.add_exception_handler(WhenceError, _answer_named)
+
+
+def problem_response(kind: ProblemType, detail: str) -> JSONResponse:
+    """The answer to what is refused before any route or log sees it."""
+    return _response(_problem(kind, detail, f"urn:uuid:{uuid.uuid4()}"), {})
 
 
 def responses(*kinds: ProblemType) -> dict[int | str, dict[str, Any]]:
@@ -280,7 +335,7 @@ def responses(*kinds: ProblemType) -> dict[int | str, dict[str, Any]]:
                 },
             },
         )
-        if kind.status == http.HTTPStatus.SERVICE_UNAVAILABLE:
+        if kind.status in RETRIED:
             response["headers"] = {
                 "Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}
             }
@@ -308,10 +363,22 @@ def document_problems(app: FastAPI) -> None:
     # FastAPI announces its own 422 on every route with a parameter; none is answered in that form.
     for path in description["paths"].values():
         for operation in path.values():
+            if "security" in operation:
+                _document(operation, UNAUTHORIZED, FORBIDDEN, RATE_LIMITED, KEYS_UNUSABLE)
+            if "requestBody" in operation:
+                _document(operation, BODY_TOO_SLOW)
             if "application/json" in operation["responses"].get("422", {}).get("content", {}):
                 del operation["responses"]["422"]
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
+
+
+def _document(operation: dict[str, Any], *kinds: ProblemType) -> None:
+    """Add problems to those that an operation says it answers with."""
+    said = operation["responses"]
+    for status, response in responses(*kinds).items():
+        known = said.setdefault(str(status), response)
+        known["content"][MEDIA_TYPE]["examples"].update(response["content"][MEDIA_TYPE]["examples"])
 
 
 def _problem(
@@ -349,14 +416,18 @@ def _answer(
         problem.instance,
     )
     sent = dict(headers or {})
-    if kind.status == http.HTTPStatus.SERVICE_UNAVAILABLE:
-        sent["Retry-After"] = str(RETRY_AFTER)
+    if kind.status in RETRIED:
+        sent.setdefault("Retry-After", str(RETRY_AFTER))
     if kind is UNAUTHORIZED:
         sent["WWW-Authenticate"] = "Bearer"
-    if kind is BODY_TOO_LARGE:
+    if kind in {BODY_TOO_LARGE, BODY_TOO_SLOW}:
         sent["Connection"] = "close"  # the rest of the body is not read
+    return _response(problem, sent)
+
+
+def _response(problem: Problem, headers: Mapping[str, str]) -> JSONResponse:
     return JSONResponse(
-        problem.model_dump(exclude_none=True), kind.status, headers=sent, media_type=MEDIA_TYPE
+        problem.model_dump(exclude_none=True), problem.status, headers, media_type=MEDIA_TYPE
     )
 
 
@@ -364,7 +435,9 @@ async def _answer_named(request: Request, error: Exception) -> JSONResponse:
     for ancestor in type(error).__mro__:
         if ancestor in KINDS:
             faults = error.faults if isinstance(error, InvalidRequestError) else None
-            return _answer(request, KINDS[ancestor], str(error), faults=faults)
+            wait = getattr(error, "retry_after", None)
+            headers = {"Retry-After": str(wait)} if wait else None
+            return _answer(request, KINDS[ancestor], str(error), faults=faults, headers=headers)
     raise error
 
 
@@ -390,7 +463,10 @@ async def _answer_http(request: Request, error: Exception) -> JSONResponse:
 
 async def _answer_unexpected(request: Request, error: Exception) -> JSONResponse:
     # The server that runs the app logs the traceback right after this.
-    return _answer(request, INTERNAL_ERROR, INTERNAL_ERROR.example, cause=type(error).__name__)
+    # It is answered outside of all middleware, and so bears its headers by itself.
+    headers = security_headers(request.url.path)
+    cause = type(error).__name__
+    return _answer(request, INTERNAL_ERROR, INTERNAL_ERROR.example, headers=headers, cause=cause)
 
 
 def _fault(error: Mapping[str, Any]) -> Fault:

@@ -6,9 +6,18 @@ from typing import Annotated
 
 import typer
 
-from app.client import ask_server
+from app.ask import ask_server
 from app.console import err, out, print_error, stages
-from app.options import DEFAULT_WORKERS, Data, Device, JsonFile, PairsFile, Workers, write_json
+from app.options import (
+    DEFAULT_WORKERS,
+    ApiKey,
+    Data,
+    Device,
+    JsonFile,
+    PairsFile,
+    Workers,
+    write_json,
+)
 from index.attribution import open_attributor
 from index.evaluation.abc import AbcProtocol, AbcReport, evaluate_abc
 from index.evaluation.abc_release import list_distractors, read_release
@@ -25,6 +34,7 @@ evaluate = typer.Typer(help="Measure attribution against known answers.", no_arg
 def pairs_command(
     pairs_file: PairsFile,
     url: Annotated[str | None, typer.Option(help="Ask this server instead of --data.")] = None,
+    key: ApiKey = None,
     json_file: JsonFile = None,
     data: Data = Path("data"),
     device: Device = "auto",
@@ -36,7 +46,9 @@ def pairs_command(
         measured = evaluate_pairs(
             known,
             lambda asked: (
-                ask_attributor(attributor, asked) if attributor else ask_server(str(url), asked)
+                ask_attributor(attributor, asked)
+                if attributor
+                else ask_server(str(url), key, asked)
             ),
             progress=partial(report, "asking"),
         )

@@ -4,10 +4,14 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib import metadata
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 
+from app.cors import add_cors
+from app.docs import add_docs
 from app.errors import add_problem_handlers, document_problems
+from app.headers import SecurityHeaders
 from app.routes import admin, attribute, concepts, exemplars, health, page, report, samples
+from app.security import Gate, require_attribute
 from app.service import Service
 from app.settings import Settings, read_settings
 from app.uploads import BodyLimit
@@ -65,13 +69,28 @@ def create_app(
         async with Service(settings, load, attributor) as app.state.service:
             yield
 
-    app = FastAPI(title="Whence", version=_version(), description=DESCRIPTION, lifespan=lifespan)
+    app = FastAPI(
+        title="Whence",
+        version=_version(),
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        docs_url=None,  # `add_docs` has it without a content delivery network
+        redoc_url=None,
+    )
     app.state.settings = settings
-    app.add_middleware(BodyLimit, max_bytes=settings.max_upload_bytes)
+    app.state.gate = Gate.of(settings)
+    app.add_middleware(
+        BodyLimit, max_bytes=settings.max_upload_bytes, seconds=settings.upload_seconds
+    )
+    add_cors(app, settings.cors_origins)
+    app.add_middleware(SecurityHeaders)
     add_problem_handlers(app)
-    for routes in (attribute, report, concepts, exemplars, samples, admin, health, page):
+    for routes in (attribute, report, concepts, exemplars, samples):
+        app.include_router(routes.router, dependencies=[Depends(require_attribute)])
+    for routes in (admin, health, page):
         app.include_router(routes.router)
     app.mount("/static", page.PageFiles(), name="static")
+    add_docs(app)
     document_problems(app)
     return app
 

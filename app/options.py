@@ -15,6 +15,16 @@ Device = Annotated[
     str, typer.Option(envvar="WHENCE_DEVICE", help="auto, cpu, cuda or cuda:N; auto prefers CUDA.")
 ]
 
+ApiKey = Annotated[
+    str | None,
+    typer.Option(
+        "--key",
+        envvar="WHENCE_KEY",
+        show_envvar=True,
+        help="API key for --url; better in the environment, where `ps` does not show it.",
+    ),
+]
+
 
 def _writable(path: Path | None) -> Path | None:
     """Refuse a place that cannot be written before the work, not after it."""

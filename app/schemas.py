@@ -1,16 +1,23 @@
-"""What goes over the wire; `app.errors.Problem` is the one more, for errors."""
+"""What goes over the wire; `app.errors.Problem` is the one more, for errors.
+
+`app.client` reads these, too, and shall not load torch for it: what only the server makes them of
+is imported for the type checker alone.
+"""
 
 from datetime import datetime
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from app.service import Answer, Timing
-from index.attribution import Attributor, ConceptEvidence, ExemplarEvidence
+from app.errors import Problem
 from index.calibration import Verdict
-from index.catalog import Concept, Exemplar
-from index.takedown import Kind, Takedown
 from model.config import Facet
+
+if TYPE_CHECKING:
+    from app.service import Answer, Timing
+    from index.attribution import Attributor, ConceptEvidence, ExemplarEvidence
+    from index.catalog import Concept, Exemplar
+    from index.takedown import Takedown
 
 
 def _rounded(value: float) -> float:
@@ -89,7 +96,7 @@ class ExemplarHit(Wire):
     )
 
     @classmethod
-    def of(cls, evidence: ExemplarEvidence) -> "ExemplarHit":
+    def of(cls, evidence: "ExemplarEvidence") -> "ExemplarHit":
         """The wire form."""
         exemplar = evidence.exemplar
         return cls(
@@ -125,7 +132,7 @@ class RankedConcept(Wire):
     exemplars: list[ExemplarHit] = Field(description="Its exemplars nearest to the image.")
 
     @classmethod
-    def of(cls, evidence: ConceptEvidence) -> "RankedConcept":
+    def of(cls, evidence: "ConceptEvidence") -> "RankedConcept":
         """The wire form."""
         scores = evidence.facets
         return cls(
@@ -161,7 +168,7 @@ class TimingMs(Wire):
     total: float = Field(ge=0, description="All of it.")
 
     @classmethod
-    def of(cls, timing: Timing) -> "TimingMs":
+    def of(cls, timing: "Timing") -> "TimingMs":
         """The wire form."""
         return cls(**{name: round(1000 * value, 3) for name, value in vars(timing).items()})
 
@@ -232,7 +239,7 @@ class AttributionResponse(Wire):
     timing_ms: TimingMs = Field(description="Where the time went.")
 
     @classmethod
-    def of(cls, answer: Answer, attributor: Attributor) -> "AttributionResponse":
+    def of(cls, answer: "Answer", attributor: "Attributor") -> "AttributionResponse":
         """The wire form of an answer that ``attributor`` gave."""
         snapshot = attributor.snapshot
         return cls(
@@ -250,6 +257,19 @@ class AttributionResponse(Wire):
         )
 
 
+class BatchAnswer(Wire):
+    """What became of one image of a batch: an attribution, or the problem with it."""
+
+    attribution: AttributionResponse | None = Field(description="The answer, if there is one.")
+    problem: Problem | None = Field(description="Why there is none; as an error alone would be.")
+
+
+class BatchResponse(Wire):
+    """The answers to a batch of images."""
+
+    answers: list[BatchAnswer] = Field(description="One for each image, in the order they came.")
+
+
 class ConceptSummary(Wire):
     """A concept of the index."""
 
@@ -260,7 +280,7 @@ class ConceptSummary(Wire):
     image_url: str = Field(description="Path of its first exemplar's thumbnail on this server.")
 
     @classmethod
-    def of(cls, concept: Concept, cover: str) -> "ConceptSummary":
+    def of(cls, concept: "Concept", cover: str) -> "ConceptSummary":
         """The wire form, given the id of the first exemplar."""
         return cls(
             id=concept.id,
@@ -293,7 +313,7 @@ class ExemplarDetail(Wire):
     license: str | None = Field(description="Terms under which it may be used.")
 
     @classmethod
-    def of(cls, exemplar: Exemplar) -> "ExemplarDetail":
+    def of(cls, exemplar: "Exemplar") -> "ExemplarDetail":
         """The wire form. The path on the server's disk and free metadata stay on the server."""
         return cls(
             id=exemplar.id,
@@ -341,12 +361,12 @@ class TakedownDetail(Wire):
     id: str = Field(description="For `whence takedown lift`.")
     at: datetime = Field(description="When it was recorded.")
     reason: str = Field(description="Why.")
-    kind: Kind = Field(description="What was named.")
+    kind: Literal["concept", "exemplar", "image"] = Field(description="What was named.")
     target: str = Field(description="Id of the concept or exemplar.")
     exemplars: int = Field(ge=0, description="Files that were named, copies not counted.")
 
     @classmethod
-    def of(cls, takedown: Takedown) -> "TakedownDetail":
+    def of(cls, takedown: "Takedown") -> "TakedownDetail":
         """The wire form."""
         return cls(
             id=takedown.id,

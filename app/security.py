@@ -1,36 +1,136 @@
-"""Who may change what the server shows: the holder of the admin token."""
+"""Who may ask, and who may change what the server shows: the holders of API keys.
 
-import hmac
+Without keys the server answers what comes in over loopback, or anyone if it was told so; admin
+requests need a key always. A route names what it needs: ``Depends(require_attribute)``.
+"""
+
+import ipaddress
+import socket
+from dataclasses import dataclass
 from typing import Annotated
 
-from fastapi import Depends
+from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from app.deps import SettingsDep
-from app.errors import AdminDisabledError, UnauthorizedError
+from app.errors import ForbiddenError, KeysError, UnauthorizedError
+from app.keys import Key, KeyRing, Scope
+from app.rates import RateLimiter
+from app.settings import Settings
 
 _bearer = HTTPBearer(
-    auto_error=False, scheme_name="admin", description="The server's WHENCE_ADMIN_TOKEN."
+    auto_error=False, scheme_name="key", description="An API key, made by `whence keys add`."
 )
 Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
 
+HOW = "send `Authorization: Bearer KEY` with a key that `whence keys add` made on the server"
 
-def require_admin(settings: SettingsDep, credentials: Credentials) -> None:
-    """Let only the holder of the admin token pass.
+
+@dataclass(frozen=True)
+class Gate:
+    """Lets requests in, or not, and counts them; one to an app."""
+
+    keys: KeyRing
+    rates: RateLimiter
+    allow_anonymous: bool
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Gate":
+        """The gate that the settings ask for."""
+        return cls(_ring(settings), RateLimiter(settings.rate_limit), settings.allow_anonymous)
+
+    def admit(self, request: Request, token: str | None, scope: Scope) -> None:
+        """Let a request in that bears ``token``; ``request.state.key_name`` tells whose it is.
+
+        Raises:
+            UnauthorizedError: it needs a key, and bears none or one that is not valid.
+            ForbiddenError: its key lacks the scope.
+            RateLimitedError: its caller has asked too often.
+            KeysError: the keys cannot be read, so nobody can be let in.
+        """
+        if not self.keys.configured and scope != "admin":
+            self._require_loopback(request)
+            self.rates.admit(f"address {_network(request)}")
+            return
+        key = self._valid_key(token)
+        if not key.allows(scope):
+            raise ForbiddenError(
+                f"the key {key.name!r} has the scope {key.scope}; this needs "
+                f"{scope}: make another with `whence keys add NAME --scope {scope}`"
+            )
+        request.state.key_name = key.name
+        self.rates.admit(f"key {key.name}", key.rate)
+
+    def _valid_key(self, token: str | None) -> Key:
+        if token is None:
+            raise UnauthorizedError(f"this needs an API key: {HOW}")
+        key = self.keys.find(token)
+        if key is None:
+            raise UnauthorizedError(f"this key is unknown, mistyped or revoked: {HOW}")
+        if key.expired:
+            raise UnauthorizedError(f"this key expired at {key.expires_at:%Y-%m-%d %H:%M} UTC")
+        return key
+
+    def _require_loopback(self, request: Request) -> None:
+        # Where the connection arrived, which no header can change.
+        address = _address((request.scope.get("server") or ("", None))[0])
+        # None: a socket in the file system, or no socket at all.
+        if not (self.allow_anonymous or address is None or address.is_loopback):
+            raise UnauthorizedError(
+                "this server has no keys and so answers this machine alone: make one with `whence "
+                "keys add NAME`, or set WHENCE_ALLOW_ANONYMOUS=true to answer anyone"
+            )
+
+
+async def require_attribute(request: Request, credentials: Credentials) -> None:
+    """Let in who may ask."""
+    _admit(request, credentials, "attribute")
+
+
+async def require_admin(request: Request, credentials: Credentials) -> None:
+    """Let in who may change what the server shows."""
+    _admit(request, credentials, "admin")
+
+
+def _admit(request: Request, credentials: HTTPAuthorizationCredentials | None, need: Scope) -> None:
+    gate: Gate = request.app.state.gate
+    gate.admit(request, credentials.credentials if credentials else None, need)
+
+
+def require_closed(settings: Settings) -> None:
+    """Return if nobody who should not can ask the server that these settings make.
 
     Raises:
-        AdminDisabledError: the server has no admin token.
-        UnauthorizedError: the request bears none, or another.
+        KeysError: it would answer other machines without any key, or its keys cannot be read.
     """
-    if settings.admin_token is None:
-        raise AdminDisabledError(
-            "this server takes no admin requests; set WHENCE_ADMIN_TOKEN to a long random text and "
-            "restart it, then send the same text as `Authorization: Bearer TOKEN`"
-        )
-    expected = settings.admin_token.get_secret_value().encode()
-    given = credentials.credentials.encode() if credentials else b""
-    if not hmac.compare_digest(given, expected):
-        raise UnauthorizedError(
-            "this needs the admin token: send the server's WHENCE_ADMIN_TOKEN as "
-            "`Authorization: Bearer TOKEN`"
-        )
+    if _ring(settings).configured or settings.allow_anonymous:
+        return
+    found = socket.getaddrinfo(settings.host, None, flags=socket.AI_PASSIVE)
+    addresses = [_address(str(address[0])) for *_, address in found]
+    if all(address and address.is_loopback for address in addresses):
+        return
+    raise KeysError(
+        f"on {settings.host} anyone could ask, for there are no keys: make one with `whence keys "
+        f"add NAME --data {settings.data}`, listen on 127.0.0.1, or set "
+        "WHENCE_ALLOW_ANONYMOUS=true if whoever reaches the port may ask"
+    )
+
+
+def _ring(settings: Settings) -> KeyRing:
+    return KeyRing(settings.keys_path, required=settings.keys_file is not None)
+
+
+def _network(request: Request) -> str:
+    """Who counts as one caller: an IPv4 address, or the /64 that one IPv6 host has to itself."""
+    address = _address(request.client.host if request.client else "")
+    if isinstance(address, ipaddress.IPv6Address):
+        return str(ipaddress.ip_network((int(address), 64), strict=False))
+    return str(address)
+
+
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The address, an IPv4 one as itself where a dual-stack socket wrote it as IPv6; or None."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address

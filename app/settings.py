@@ -3,10 +3,12 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from app.rates import Rate
 from index.calibration import DEFAULT_RATE
+from index.layout import DataFolder
 from model.errors import WhenceError
 from model.images import DEFAULT_LIMITS, ImageLimits
 
@@ -15,10 +17,18 @@ LogLevel = Annotated[
 ]
 
 
+def _split(value: object) -> object:
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
+
+
 class Settings(BaseSettings):
     """What may differ from one deployment to the next."""
 
-    model_config = SettingsConfigDict(env_prefix="WHENCE_", frozen=True, hide_input_in_errors=True)
+    model_config = SettingsConfigDict(
+        env_prefix="WHENCE_", env_ignore_empty=True, frozen=True, hide_input_in_errors=True
+    )
 
     data: Path = Field(Path("data"), description="Folder of models, index and caches.")
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 is every one.")
@@ -49,14 +59,29 @@ class Settings(BaseSettings):
     )
     max_top_k: int = Field(1000, ge=1, description="Most concepts that one answer may list.")
     max_exemplars: int = Field(50, ge=0, description="Most exemplars listed for one concept.")
-    admin_token: Annotated[SecretStr | None, BeforeValidator(lambda text: text or None)] = Field(
-        None,
-        min_length=16,
-        description="Secret that admin requests bear; without one there are no such requests.",
+    upload_seconds: float = Field(
+        60, gt=0, description="A request body must be here after so long, or the connection ends."
+    )
+    keys_file: Path | None = Field(
+        None, description="File of API keys; by default keys.json in the data folder, if there."
+    )
+    allow_anonymous: bool = Field(
+        False, description="Without keys, answer whoever reaches the port, not this machine alone."
+    )
+    rate_limit: Rate | None = Field(
+        None, description="Requests of one key, or of one address without keys, as 600/minute."
+    )
+    cors_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = Field(
+        (), description="Origins, separated by commas, whose pages may read answers; * is all."
     )
     stall_seconds: float = Field(
         120, gt=0, description="An image embedding for longer counts as hung: not live, not ready."
     )
+
+    @property
+    def keys_path(self) -> Path:
+        """Where the API keys are, if there are any."""
+        return self.keys_file or DataFolder(self.data).keys
 
     @property
     def image_limits(self) -> ImageLimits:

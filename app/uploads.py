@@ -1,4 +1,6 @@
-"""How an image comes in: counted while it arrives, one form field, never on disk."""
+"""How an image comes in: counted and timed while it arrives, one form field, never on disk."""
+
+import asyncio
 
 from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -7,6 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import (
     BodyTooLargeError,
+    BodyTooSlowError,
     Fault,
     InvalidRequestError,
     MalformedFormError,
@@ -19,26 +22,42 @@ MAX_PARTS = 16  # more than are right, so that what is wrong can be said
 
 
 class BodyLimit:
-    """Middleware that stops reading a body beyond ``max_bytes``, announced or not."""
+    """Middleware that stops reading a body beyond ``max_bytes``, announced or not, or ``seconds``.
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+    The seconds count from the end of the headers.
+    """
+
+    def __init__(self, app: ASGIApp, max_bytes: int, seconds: float) -> None:
         self.app = app
         self.max_bytes = max_bytes
+        self.seconds = seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on; reading too much of it raises `BodyTooLargeError`."""
+        """Pass the request on; reading it raises `BodyTooLargeError` or `BodyTooSlowError`."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         announced = Headers(scope=scope).get("content-length", "")
         too_large = announced.isdecimal() and int(announced[:20]) > self.max_bytes
+        deadline = asyncio.get_running_loop().time() + self.seconds
         received = 0
+        whole = False
 
-        async def receive_within_limit() -> Message:
-            nonlocal received
+        async def receive_within_limits() -> Message:
+            nonlocal received, whole
+            if whole:  # what is waited for now is that the client leaves
+                return await receive()
             if not too_large:
-                message = await receive()
+                try:
+                    async with asyncio.timeout_at(deadline):
+                        message = await receive()
+                except TimeoutError:
+                    raise BodyTooSlowError(
+                        f"the body was not here after {self.seconds:g} seconds: send a smaller "
+                        "image, or over a faster connection"
+                    ) from None
                 received += len(message.get("body", b""))
+                whole = not message.get("more_body", False)
             if too_large or received > self.max_bytes:
                 raise BodyTooLargeError(
                     f"the body is larger than {self.max_bytes:,} bytes, the most that is "
@@ -46,7 +65,7 @@ class BodyLimit:
                 )
             return message
 
-        await self.app(scope, receive_within_limit, send)
+        await self.app(scope, receive_within_limits, send)
 
 
 class _InMemoryParser(MultiPartParser):

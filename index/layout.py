@@ -26,6 +26,11 @@ class DataFolder:
         return self.root / "takedowns.jsonl"
 
     @property
+    def keys(self) -> Path:
+        """The API keys' hashes."""
+        return self.root / "keys.json"
+
+    @property
     def features(self) -> Path:
         """Feature banks of training runs; may be deleted at any time."""
         return self.root / "cache" / "features"

@@ -12,8 +12,6 @@ from app.security import require_admin
 router = APIRouter(tags=["admin"], dependencies=[Depends(require_admin)])
 
 TAKEDOWN_PROBLEMS = errors.responses(
-    errors.UNAUTHORIZED,
-    errors.ADMIN_DISABLED,
     errors.NOT_FOUND,
     errors.INVALID_REQUEST,
     errors.INTERNAL_ERROR,
@@ -56,8 +54,6 @@ async def take_down_exemplar(
     "/admin/reload",
     summary="Load the published index",
     responses=errors.responses(
-        errors.UNAUTHORIZED,
-        errors.ADMIN_DISABLED,
         errors.NOT_RELOADED,
         errors.INTERNAL_ERROR,
     ),

@@ -1,7 +1,9 @@
 """An index over drawn pictures, an app that answers from it, and a client that asks."""
 
+import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -10,6 +12,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from PIL import Image
 
+from app.keys import Scope
 from app.main import create_app
 from app.settings import Settings
 from index.attribution import Attributor
@@ -33,6 +36,21 @@ def shade(name: str, number: int) -> Image.Image:
     image = Image.new("RGB", (64, 48), COLOURS[name])
     image.paste(noise(16, 16, seed=number), (8 * number, 8))
     return image
+
+
+def write_keys(data: Path, tokens: Mapping[str, Scope]) -> None:
+    """Keys of a data folder whose text a test knows, each with its scope."""
+    made_at = "2026-01-01T00:00:00Z"
+    keys = [
+        {
+            "name": f"key-{number}",
+            "sha256": hashlib.sha256(token.encode()).hexdigest(),
+            "scope": scope,
+            "created_at": made_at,
+        }
+        for number, (token, scope) in enumerate(tokens.items())
+    ]
+    (data / "keys.json").write_text(json.dumps({"keys": keys}))
 
 
 @pytest.fixture(scope="session")

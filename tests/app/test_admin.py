@@ -3,7 +3,6 @@
 import shutil
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,15 +13,16 @@ import pytest
 from fastapi.testclient import TestClient
 
 from app import service
+from app.keys import KeyFile
 from app.main import create_app
-from app.settings import Settings, SettingsError
+from app.settings import Settings
 from index.attribution import Attributor, open_attributor
 from index.embedding import ImageEmbedder
 from index.errors import TakedownError
 from index.layout import DataFolder
 from index.snapshot import MANIFEST, Manifest, Snapshot, publish, published_version
 from index.takedown import TakedownLog
-from tests.app.conftest import CheckProblem, shade
+from tests.app.conftest import CheckProblem, shade, write_keys
 from tests.fakes import FakeEmbedder, build_snapshot
 from tests.pictures import encode
 
@@ -44,13 +44,14 @@ def build(data: Path, *names: str, number: int = 3) -> Snapshot:
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     build(tmp_path, *NAMES).close()
+    write_keys(tmp_path, {TOKEN: "admin"})
     return tmp_path
 
 
 @pytest.fixture
 def server(data: Path) -> Iterator[TestClient]:
-    app = create_app(Settings(data=data, admin_token=TOKEN), load=load)
-    with TestClient(app, raise_server_exceptions=False) as client:
+    app = create_app(Settings(data=data), load=load)
+    with TestClient(app, raise_server_exceptions=False, headers=BEARER) as client:
         yield client
 
 
@@ -85,38 +86,56 @@ REQUESTS = [
 
 
 @pytest.mark.parametrize(("method", "path"), REQUESTS)
-def test_a_server_without_a_token_takes_no_admin_requests(
-    client: TestClient, check_problem: CheckProblem, method: str, path: str
+@pytest.mark.parametrize("headers", [{}, BEARER])
+def test_a_server_without_keys_takes_no_admin_requests(
+    client: TestClient, check_problem: CheckProblem, method: str, path: str, headers: dict[str, str]
 ) -> None:
-    problem = check_problem(client.request(method, path, headers=BEARER), 403, "admin-disabled")
-    assert "WHENCE_ADMIN_TOKEN" in problem["detail"]
+    problem = check_problem(client.request(method, path, headers=headers), 401, "unauthorized")
+    assert "whence keys add" in problem["detail"]
 
 
 @pytest.mark.parametrize(("method", "path"), REQUESTS)
 @pytest.mark.parametrize(
-    "headers", [{}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {TOKEN}"}]
+    "authorization", [None, "Bearer wrong", "Bearer ", "Bearer", f"Basic {TOKEN}", f"Token {TOKEN}"]
 )
-def test_without_the_right_token_nothing_is_done(
-    server: TestClient, check_problem: CheckProblem, method: str, path: str, headers: dict[str, str]
+def test_without_the_right_key_nothing_is_done(
+    server: TestClient,
+    check_problem: CheckProblem,
+    method: str,
+    path: str,
+    authorization: str | None,
 ) -> None:
+    headers = {"Authorization": authorization} if authorization else None
+    kept = server.headers.pop("Authorization")
     response = server.request(method, path, headers=headers)
+    server.headers["Authorization"] = kept
     check_problem(response, 401, "unauthorized")
     assert response.headers["www-authenticate"] == "Bearer"
     assert len(concepts(server)) == 3
 
 
-def test_an_empty_token_is_none_and_a_short_one_is_refused(tmp_path: Path) -> None:
-    assert Settings(data=tmp_path, admin_token="").admin_token is None
-    with pytest.raises(ValueError, match="admin_token"):
-        Settings(data=tmp_path, admin_token="short")
-    assert TOKEN not in repr(Settings(data=tmp_path, admin_token=TOKEN))
+@pytest.mark.parametrize(("method", "path"), REQUESTS)
+def test_a_key_that_may_only_ask_changes_nothing(
+    server: TestClient, data: Path, check_problem: CheckProblem, method: str, path: str
+) -> None:
+    other = KeyFile(DataFolder(data).keys).add("asks")
+    headers = {"Authorization": f"Bearer {other}"}
+    check_problem(wait_known(server, method, path, headers), 403, "forbidden")
+    assert len(concepts(server)) == 3
 
 
-def test_a_token_that_cannot_be_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WHENCE_ADMIN_TOKEN", "hunter2")
-    with pytest.raises(SettingsError, match="WHENCE_ADMIN_TOKEN") as caught:
-        create_app()
-    assert "hunter2" not in "".join(traceback.format_exception(caught.value))
+def wait_known(
+    server: TestClient, method: str, path: str, headers: dict[str, str]
+) -> httpx.Response:
+    """The answer once the server knows the key."""
+    answers: list[httpx.Response] = []
+
+    def known() -> bool:
+        answers.append(server.request(method, path, headers=headers))
+        return answers[-1].status_code != 401
+
+    assert wait_for(known) < 1
+    return answers[-1]
 
 
 # Takedowns
@@ -218,7 +237,8 @@ def test_a_damaged_log_keeps_a_server_from_starting_to_serve(
     data: Path, check_problem: CheckProblem
 ) -> None:
     (data / "takedowns.jsonl").write_text("garbage\n")
-    with TestClient(create_app(Settings(data=data), load=load)) as client:
+    app = create_app(Settings(data=data), load=load)
+    with TestClient(app, headers=BEARER) as client:
         check_problem(client.get("/concepts"), 503, "takedowns-unusable")
 
 
@@ -236,8 +256,8 @@ def test_an_attributor_given_to_the_app_is_masked_too(
     data: Path, check_problem: CheckProblem
 ) -> None:
     given = open_attributor(DataFolder(data), embedder=FakeEmbedder())
-    app = create_app(Settings(data=data, admin_token=TOKEN), given)
-    with TestClient(app) as client:
+    app = create_app(Settings(data=data), given)
+    with TestClient(app, headers=BEARER) as client:
         client.delete("/concepts/emerald?reason=r", headers=BEARER)
         assert concepts(client) == ["crimson", "navy-blue"]
     assert given.snapshot.catalog.concept_count() == 3  # it is the caller's, and still open
@@ -331,8 +351,8 @@ def test_a_request_in_flight_ends_on_the_version_it_began_with(data: Path) -> No
             DataFolder(settings.data), embedder=FakeEmbedder() if again else embedder
         )
 
-    app = create_app(Settings(data=data, admin_token=TOKEN), load=load_slow)
-    with TestClient(app) as client, ThreadPoolExecutor(1) as pool:
+    app = create_app(Settings(data=data), load=load_slow)
+    with TestClient(app, headers=BEARER) as client, ThreadPoolExecutor(1) as pool:
         old = version_of(client)
         while embedder.entered.acquire(blocking=False):
             pass  # what warming left
@@ -360,8 +380,8 @@ def test_a_takedown_does_not_wait_for_a_version_that_is_being_opened(data: Path)
         assert released.wait(30)
         return opened
 
-    app = create_app(Settings(data=data, admin_token=TOKEN), load=load_slow)
-    with TestClient(app) as client, ThreadPoolExecutor(1) as pool:
+    app = create_app(Settings(data=data), load=load_slow)
+    with TestClient(app, headers=BEARER) as client, ThreadPoolExecutor(1) as pool:
         old = version_of(client)
         entered.clear()
         released.clear()
@@ -406,8 +426,8 @@ def test_the_model_is_loaded_once_for_versions_that_share_it(data: Path) -> None
         embedders.append(embedder)
         return load(settings, embedder)
 
-    app = create_app(Settings(data=data, admin_token=TOKEN), load=watched)
-    with TestClient(app) as client:
+    app = create_app(Settings(data=data), load=watched)
+    with TestClient(app, headers=BEARER) as client:
         client.post("/admin/reload", headers=BEARER)
         ask(client)
     assert embedders[0] is None

@@ -1,7 +1,9 @@
 import asyncio
 import tempfile
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -13,6 +15,7 @@ from app.main import create_app
 from app.settings import Settings
 from index.attribution import Attributor
 from tests.app.conftest import BYTES, CheckProblem
+from tests.fakes import FakeEmbedder
 from tests.pictures import encode, noise, png_bomb
 
 Post = Callable[..., httpx.Response]
@@ -240,3 +243,62 @@ def test_uploads_stay_in_memory(
     with TestClient(create_app(Settings(data=tmp_path), attributor)) as client:
         response = client.post("/attribute", files={"image": data})
     assert response.status_code == 200
+
+
+# The time limit
+
+
+class Slow(Chunks):
+    """Rests before each chunk."""
+
+    rest = 0.05
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for chunk in super().__aiter__():
+            await asyncio.sleep(self.rest)
+            yield chunk
+
+
+def test_a_body_that_is_not_here_in_time_is_not_waited_for(
+    attributor: Attributor, tmp_path: Path, check_problem: CheckProblem
+) -> None:
+    settings = Settings(data=tmp_path, upload_seconds=0.2)
+    chunks = Slow(BYTES)
+    began = time.monotonic()
+    response = post_raw(settings, attributor, aiter(chunks))
+    problem = check_problem(response, 408, "body-too-slow")
+    assert "0.2 seconds" in problem["detail"]
+    assert response.headers["connection"] == "close"
+    assert time.monotonic() - began < 2
+    assert chunks.taken < BYTES / 2
+
+
+def test_a_slow_body_that_is_here_in_time_is_read(
+    attributor: Attributor, tmp_path: Path, check_problem: CheckProblem
+) -> None:
+    settings = Settings(data=tmp_path, upload_seconds=30)
+    response = post_raw(settings, attributor, aiter(Slow(BYTES)))
+    check_problem(response, 415, "unsupported-image-type")
+
+
+def test_an_answer_may_take_longer_than_its_upload(
+    attributor: Attributor, tmp_path: Path, query: bytes
+) -> None:
+    class Thoughtful(FakeEmbedder):
+        def embed(self, images: Any) -> Any:
+            time.sleep(0.3)
+            return super().embed(images)
+
+    settings = Settings(data=tmp_path, upload_seconds=0.1)
+    app = create_app(settings, Attributor(Thoughtful(), attributor.snapshot))
+    with TestClient(app) as client:
+        assert client.post("/attribute", files={"image": query}).status_code == 200
+
+
+@pytest.mark.parametrize("header", ["X-Long: " + "a" * 10_000, "\r\n".join(["X: a"] * 50)])
+def test_long_and_many_headers_of_a_part_are_refused(
+    client: TestClient, check_problem: CheckProblem, header: str
+) -> None:
+    body = HEAD.replace(b"\r\n\r\n", b"\r\n" + header.encode() + b"\r\n\r\n") + b"data" + TAIL
+    response = client.post("/attribute", headers=BOUNDARY, content=body)
+    check_problem(response, 400, "malformed-form")

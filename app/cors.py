@@ -1,0 +1,39 @@
+"""Whose pages may read answers: by default those of this server alone."""
+
+from collections.abc import Sequence
+
+from fastapi import FastAPI
+from starlette.datastructures import Headers
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
+
+from app.errors import ORIGIN_REFUSED, problem_response
+
+PREFLIGHT_SECONDS = 600  # that a browser keeps the answer to a preflight request
+
+
+def add_cors(app: FastAPI, origins: Sequence[str]) -> None:
+    """Let pages of ``origins`` ask ``app`` and read its answers; with none, nothing changes."""
+    if origins:
+        app.add_middleware(
+            _Cors,
+            allow_origins=origins,
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["Authorization"],
+            expose_headers=["Retry-After", "Server-Timing", "X-Request-ID"],
+            max_age=PREFLIGHT_SECONDS,
+        )
+
+
+class _Cors(CORSMiddleware):
+    """Starlette's, with a problem for what it refuses."""
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        """Whether the page of another origin may send what it wants to."""
+        response = super().preflight_response(request_headers)
+        if response.status_code < 400:
+            return response
+        said = bytes(response.body).decode()
+        return problem_response(
+            ORIGIN_REFUSED, f"{said}; WHENCE_CORS_ORIGINS lists the origins that may ask"
+        )

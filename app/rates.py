@@ -1,0 +1,66 @@
+"""How often one caller may ask: a moving window for each key, or address without keys."""
+
+import math
+import time
+from typing import Annotated
+
+from limits import parse
+from limits.storage import MemoryStorage
+from limits.strategies import MovingWindowRateLimiter
+from pydantic import AfterValidator
+
+from app.errors import RateLimitedError
+
+SWEEP = 10_000  # requests between two looks for callers that have long been gone
+
+
+def _check(rate: str) -> str:
+    try:
+        parse(rate)
+    except ValueError as error:
+        raise ValueError(f"{rate!r} is no rate; write it as 600/minute or 5/second") from error
+    return rate
+
+
+Rate = Annotated[str, AfterValidator(_check)]
+
+
+class RateLimiter:
+    """Counts requests in this process's memory; another process counts its own.
+
+    Args:
+        default: rate of whoever has none of his own, such as ``600/minute``; None is no limit.
+    """
+
+    def __init__(self, default: str | None) -> None:
+        self._default = default
+        self._storage = MemoryStorage()
+        self._limiter = MovingWindowRateLimiter(self._storage)
+        self._hits = 0
+
+    def admit(self, caller: str, rate: str | None = None) -> None:
+        """Count a request of ``caller``, whose own rate goes before the default.
+
+        Raises:
+            RateLimitedError: there have been too many; it was not counted.
+        """
+        rate = rate or self._default
+        if rate is None:
+            return
+        self._sweep()
+        item = parse(rate)
+        if self._limiter.hit(item, caller):
+            return
+        # The window is full: it opens when its oldest request leaves it.
+        opens = self._limiter.get_window_stats(item, caller).reset_time
+        wait = max(1, math.ceil(opens - time.time()))
+        raise RateLimitedError(
+            f"more than {rate} requests: wait {wait} seconds before the next", retry_after=wait
+        )
+
+    def _sweep(self) -> None:
+        """Forget callers without a request in their window: the storage keeps their names."""
+        self._hits += 1
+        if self._hits % SWEEP == 0:
+            for name in [name for name, events in self._storage.events.items() if not events]:
+                self._storage.clear(name)

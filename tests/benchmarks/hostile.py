@@ -1,0 +1,384 @@
+"""100,000 hostile requests to a real server.
+
+    python -m tests.benchmarks.hostile [--requests 100000] [--seed 0] [--generated 0.2]
+
+Starts `whence serve` in a process of its own, with keys, on a small index, and sends it what
+`tests.benchmarks.malice` makes, and a share that schemathesis generates from the server's own
+OpenAPI description, valid and not, with the right key and without. Every answer is judged: a
+refusal must be a problem+json of the right form, with Retry-After where it belongs; what the HTTP
+parser refuses before the application sees it is counted apart. Memory, file descriptors and threads
+of the server are sampled each second. Prints JSON; exit status 1 if the server crashed, answered
+500 or not at all, refused in another form, logged a traceback, answered an honest request wrongly,
+or grew.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import platform
+import random
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import hypothesis
+import numpy as np
+import schemathesis
+from pydantic import ValidationError
+from schemathesis import GenerationMode
+
+from app.client import Whence
+from app.errors import Problem
+from app.keys import KeyFile
+from index.layout import DataFolder
+from index.rebuild import rebuild
+from index.source import read_sources
+from model.checkpoint import load_embedder
+from tests.benchmarks.malice import Attack, Attacker
+from tests.benchmarks.pictures import draw_pictures, save_small_model
+
+SERVE = "from app.cli import main; main()"
+IN_FLIGHT = 16
+PATIENCE = 60.0  # seconds until an answer must be there
+MAX_BYTES, UPLOAD_SECONDS = 2 * 2**20, 2.0
+WARM, GROWTH, ROOM = 0.2, 1.05, 16 * 2**20  # share of the requests; at most 5% or 16 MiB more
+CHUNK = 100  # examples that schemathesis makes at a time
+PARSER = b"Invalid HTTP request received."
+
+
+@dataclass
+class Tally:
+    """What came back."""
+
+    sent: Counter[str] = field(default_factory=Counter)
+    statuses: Counter[int] = field(default_factory=Counter)
+    by_parser: int = 0  # refused by the HTTP parser, in its own words
+    unanswered: Counter[str] = field(default_factory=Counter)  # of these kinds it may be so
+    faults: list[str] = field(default_factory=list)
+    samples: list[tuple[int, int, int, int]] = field(default_factory=list)
+
+    @property
+    def total(self) -> int:
+        return sum(self.sent.values())
+
+    def judge(self, kind: str, status: int, headers: httpx.Headers, body: bytes) -> None:
+        """Count an answer that came, and note what is wrong with it."""
+        self.statuses[status] += 1
+        if status < 400:
+            return
+        if refused_by_parser(status, body):
+            self.by_parser += 1
+            return
+        if status == 500:
+            self.faults.append(f"{kind}: 500 {body[:300]!r}")
+        try:
+            problem = Problem.model_validate_json(body)
+        except ValidationError:
+            self.faults.append(f"{kind}: {status} is no problem: {body[:200]!r}")
+            return
+        if headers.get("content-type") != "application/problem+json" or problem.status != status:
+            self.faults.append(f"{kind}: {status} is mislabelled: {headers!r} {body[:200]!r}")
+        if status in {429, 503} and not headers.get("retry-after", "").isdecimal():
+            self.faults.append(f"{kind}: {status} without Retry-After")
+
+
+def refused_by_parser(status: int, body: bytes) -> bool:
+    """Whether uvicorn's own words came back; after a broken request it may say them in chunks."""
+    return status == 400 and PARSER in body[: len(PARSER) + 4]
+
+
+# Sockets
+
+
+async def send(port: int, attack: Attack, tally: Tally) -> None:
+    """Carry an attack out and judge what comes back."""
+    tally.sent[attack.kind] += 1
+    received = bytearray()
+    try:
+        async with asyncio.timeout(PATIENCE):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            reading = asyncio.create_task(read_all(reader, received))
+            try:
+                await write_all(writer, attack)
+                if not attack.hang_up:
+                    await reading
+            finally:
+                reading.cancel()
+                writer.transport.abort() if attack.hang_up else writer.close()
+    except TimeoutError:
+        tally.faults.append(f"{attack.kind}: no answer in {PATIENCE:.0f} s")
+        return
+    except OSError as error:
+        tally.faults.append(f"{attack.kind}: no connection: {error}")
+        return
+    if attack.hang_up:
+        return
+    replies = list(parse(bytes(received)))
+    if not replies:
+        tally.unanswered[attack.kind] += 1
+        if not attack.broken:
+            tally.faults.append(f"{attack.kind}: the connection was closed without an answer")
+    for status, headers, body in replies:
+        tally.judge(attack.kind, status, headers, body)
+        busy = status in {429, 503}
+        if attack.expected and status not in attack.expected and not busy:
+            tally.faults.append(f"{attack.kind}: answered {status}: {body[:200]!r}")
+
+
+async def read_all(reader: asyncio.StreamReader, into: bytearray) -> None:
+    """Read to the end; what was read before a reset stays."""
+    try:
+        while chunk := await reader.read(2**16):
+            into += chunk
+    except ConnectionError:
+        pass
+
+
+async def write_all(writer: asyncio.StreamWriter, attack: Attack) -> None:
+    """Write as long as the other side takes it."""
+    try:
+        for piece in attack.pieces:
+            if isinstance(piece, float):
+                await asyncio.sleep(piece)
+            else:
+                writer.write(piece)
+                await writer.drain()
+    except ConnectionError:
+        pass
+
+
+def parse(data: bytes) -> Iterator[tuple[int, httpx.Headers, bytes]]:
+    """The answers in what a connection gave; those to HEAD requests have no body."""
+    while data.startswith(b"HTTP/1.1 "):
+        head, _, rest = data.partition(b"\r\n\r\n")
+        first, *lines = head.split(b"\r\n")
+        headers = httpx.Headers([tuple(line.split(b": ", 1)) for line in lines])
+        length = int(headers.get("content-length", len(rest)))
+        yield int(first.split()[1]), headers, rest[:length]
+        data = rest[length:]
+
+
+async def attack_all(port: int, attacker: Attacker, count: int, seed: int, tally: Tally) -> None:
+    """``count`` attacks, a fixed number at a time."""
+    rng, left = random.Random(seed), iter(range(count))
+
+    async def work() -> None:
+        for _ in left:
+            await send(port, attacker.attack(rng), tally)
+
+    await asyncio.gather(*(work() for _ in range(IN_FLIGHT)))
+
+
+# schemathesis
+
+
+def generate(url: str, keys: list[str], count: int, seed: int, tally: Tally) -> None:
+    """Requests from the description, in turn of each operation, valid and not."""
+    schema = schemathesis.openapi.from_url(f"{url}/openapi.json")
+    operations = [found.ok() for found in schema.get_all_operations()]
+    turns = [(o, mode) for o in operations for mode in GenerationMode]
+    documented = {o.label: {int(s) for s in o.definition.raw["responses"]} for o in operations}
+    done = 0
+    while done < count:
+        operation, mode = turns[(done // CHUNK) % len(turns)]
+        reload = operation.path == "/admin/reload"
+        size = min(CHUNK, count - done) // (10 if reload else 1) or 1
+        done += CHUNK if not reload else size
+        ask(url, operation, mode, size, seed + done, keys, documented[operation.label], tally)
+
+
+def ask(
+    url: str,
+    operation: Any,
+    mode: GenerationMode,
+    size: int,
+    seed: int,
+    keys: list[str],
+    documented: set[int],
+    tally: Tally,
+) -> None:
+    """``size`` generated requests to one operation."""
+    made = 0
+
+    @hypothesis.seed(seed)
+    @hypothesis.settings(
+        max_examples=size,
+        database=None,
+        deadline=None,
+        derandomize=False,
+        phases=[hypothesis.Phase.generate],
+        suppress_health_check=list(hypothesis.HealthCheck),
+    )
+    @hypothesis.given(case=operation.as_strategy(generation_mode=mode))
+    def try_case(case: Any) -> None:
+        nonlocal made
+        made += 1
+        key = keys[made % len(keys)]
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        tally.sent["generated"] += 1
+        try:
+            response = case.call(base_url=url, headers=headers, timeout=PATIENCE)
+        except Exception as error:  # of requests, which is not ours to name
+            tally.faults.append(f"generated {operation.label}: {type(error).__name__}: {error}")
+            return
+        headers = httpx.Headers({name: values[0] for name, values in response.headers.items()})
+        status, body = response.status_code, response.content
+        tally.judge(f"generated {operation.label}", status, headers, body)
+        # A generated path may lead elsewhere: to another operation, or to none.
+        if status not in documented | {404, 405, 307} and not refused_by_parser(status, body):
+            tally.faults.append(f"generated {operation.label}: {status} is not documented")
+
+    # Nothing can be wrong with a request that takes nothing.
+    with contextlib.suppress(hypothesis.errors.Unsatisfiable):
+        try_case()
+
+
+# The server
+
+
+@contextlib.contextmanager
+def serving(root: Path) -> Iterator[tuple[subprocess.Popen[bytes], str, list[str], Path]]:
+    """A server on a small index: its process, address, keys (asking, admin) and log."""
+    data = DataFolder(root / "data")
+    embedder = load_embedder(data.models, save_small_model(data.models))
+    draw_pictures(root / "source", range(300), side=96)
+    rebuild(data, read_sources([root / "source"]), embedder, canary_rate=0)
+    file = KeyFile(data.keys)
+    keys = [file.add("asks"), file.add("boss", scope="admin")]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = root / "log"
+    limits = {
+        "WHENCE_MAX_UPLOAD_BYTES": str(MAX_BYTES),
+        "WHENCE_UPLOAD_SECONDS": str(UPLOAD_SECONDS),
+        "WHENCE_LOG_LEVEL": "error",  # h11 warns of each broken request
+    }
+    with log.open("wb") as file_of_log:
+        server = subprocess.Popen(
+            [sys.executable, "-c", SERVE, "serve", "--port", str(port), "--data", str(data.root)],
+            env={**os.environ, **limits},
+            stdout=file_of_log,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        url = f"http://127.0.0.1:{port}"
+        with Whence(url, retries=60, timeout=120) as whence:
+            whence.ready()
+        yield server, url, keys, log
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def sample(pid: int) -> tuple[int, int, int]:
+    """Bytes that belong to a process alone, its open files, its threads."""
+    status = dict(
+        line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines()
+    )
+    files = len(list(Path(f"/proc/{pid}/fd").iterdir()))
+    return int(status["RssAnon"].split()[0]) * 1024, files, int(status["Threads"])
+
+
+def watch(server: subprocess.Popen[bytes], tally: Tally, stop: threading.Event) -> None:
+    """A sample each second, with the requests sent by then."""
+    while not stop.wait(1) and server.poll() is None:
+        tally.samples.append((tally.total, *sample(server.pid)))
+        if len(tally.samples) % 30 == 0:
+            sent, memory, files, _ = tally.samples[-1]
+            line = f"{sent} sent, {memory / 2**20:.0f} MiB, {files} files, {len(tally.faults)}"
+            print(line, "faults", file=sys.stderr, flush=True)
+
+
+def growth(tally: Tally) -> dict[str, Any]:
+    """Memory over the requests, once warm."""
+    warm = [s for s in tally.samples if s[0] >= WARM * tally.total] or tally.samples
+    sent, memory = (np.array([s[place] for s in warm], dtype=float) for place in (0, 1))
+    tenth = max(1, len(warm) // 10)
+    slope = float(np.polyfit(sent, memory, 1)[0]) if len(set(sent)) > 1 else 0.0
+    first, last = np.median(memory[:tenth]), np.median(memory[-tenth:])
+    return {
+        "warm_mib": round(float(first) / 2**20, 1),
+        "end_mib": round(float(last) / 2**20, 1),
+        "highest_mib": round(float(memory.max()) / 2**20, 1),
+        "slope_mib_per_10000_requests": round(slope * 10_000 / 2**20, 2),
+        "open_files": [warm[0][2], warm[-1][2]],
+        "threads": [warm[0][3], warm[-1][3]],
+        "grew": bool(last > max(GROWTH * first, first + ROOM)),
+        "curve_mib": [round(m / 2**20, 1) for m in memory[:: max(1, len(memory) // 20)]],
+    }
+
+
+def main() -> int:
+    """Serve, attack, judge and print."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--requests", type=int, default=100_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--generated", type=float, default=0.2, help="share of schemathesis")
+    options = parser.parse_args()
+    tally, stop = Tally(), threading.Event()
+    with (
+        tempfile.TemporaryDirectory() as name,
+        serving(Path(name)) as (server, url, keys, log),
+        Whence(url, key=keys[0]) as whence,
+    ):
+        query = next((Path(name) / "source").glob("*/*.jpg"))
+        before = whence.attribute(query).concepts
+        watcher = threading.Thread(target=watch, args=(server, tally, stop))
+        generated = int(options.generated * options.requests)
+        every = [*keys, "wrong", ""]
+        generator = threading.Thread(
+            target=generate, args=(url, every, generated, options.seed, tally)
+        )
+        began = time.monotonic()
+        watcher.start()
+        generator.start()
+        attacker = Attacker(keys[0], MAX_BYTES, UPLOAD_SECONDS)
+        count = options.requests - generated
+        port = int(url.rpartition(":")[2])
+        asyncio.run(attack_all(port, attacker, count, options.seed, tally))
+        generator.join()
+        seconds = time.monotonic() - began
+        time.sleep(2)
+        stop.set()
+        watcher.join()
+        crashed = server.poll() is not None
+        if not crashed:
+            tally.samples.append((tally.total, *sample(server.pid)))
+        same = not crashed and whence.attribute(query).concepts == before
+        logged = log.read_text(errors="replace")
+    result = {
+        "machine": f"{platform.node()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}",
+        "requests": tally.total,
+        "seconds": round(seconds),
+        "sent": dict(tally.sent.most_common()),
+        "answers_by_status": {str(s): n for s, n in sorted(tally.statuses.items())},
+        "refused_by_the_parser": tally.by_parser,
+        "closed_without_an_answer": dict(tally.unanswered),
+        "crashed": crashed,
+        "tracebacks_logged": logged.count("Traceback"),
+        "answers_as_before": same,
+        "memory": growth(tally),
+        "faults": len(tally.faults),
+        "first_faults": tally.faults[:20],
+    }
+    print(json.dumps(result, indent=1))
+    if "Traceback" in logged:
+        print(logged[-4000:], file=sys.stderr)
+    bad = crashed or not same or tally.faults or "Traceback" in logged or result["memory"]["grew"]
+    return int(bool(bad))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
