@@ -5,6 +5,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from app.heatmaps import HeatmapStore
 from app.service import Service
 from app.settings import Settings
 from index.attribution import Attributor
@@ -22,6 +23,11 @@ def get_service(request: Request) -> Service:
     return service
 
 
+def get_heatmaps(service: Annotated[Service, Depends(get_service)]) -> HeatmapStore:
+    """The heatmaps of the last minutes' answers."""
+    return service.heatmaps
+
+
 async def get_attributor(
     service: Annotated[Service, Depends(get_service)],
 ) -> AsyncIterator[Attributor]:
@@ -32,4 +38,5 @@ async def get_attributor(
 
 SettingsDep = Annotated[Settings, Depends(get_settings)]
 ServiceDep = Annotated[Service, Depends(get_service)]
+HeatmapsDep = Annotated[HeatmapStore, Depends(get_heatmaps)]
 AttributorDep = Annotated[Attributor, Depends(get_attributor)]

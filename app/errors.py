@@ -6,7 +6,7 @@
             origin-refused                 by `app.cors`, to what a browser asks beforehand
     401     unauthorized                   UnauthorizedError; with WWW-Authenticate
     403     forbidden                      ForbiddenError
-    404     not-found                      NotFoundError, or no such path
+    404     not-found                      NotFoundError, HeatmapGoneError, or no such path
     405     method-not-allowed             by the router
     408     body-too-slow                  BodyTooSlowError
     409     not-reloaded                   ReloadError
@@ -127,6 +127,10 @@ class KeysError(RequestError):
 
 class ReloadError(RequestError):
     """A published index version that cannot be served."""
+
+
+class HeatmapGoneError(RequestError):
+    """A heatmap that was never there or has expired."""
 
 
 class InvalidRequestError(RequestError):
@@ -290,6 +294,7 @@ KINDS: dict[type[WhenceError], ProblemType] = {
     ForbiddenError: FORBIDDEN,
     NotFoundError: NOT_FOUND,
     BodyTooSlowError: BODY_TOO_SLOW,
+    HeatmapGoneError: NOT_FOUND,
     ReloadError: NOT_RELOADED,
     BodyTooLargeError: BODY_TOO_LARGE,
     ImageTooLargeError: IMAGE_TOO_LARGE,

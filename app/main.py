@@ -10,7 +10,17 @@ from app.cors import add_cors
 from app.docs import add_docs
 from app.errors import add_problem_handlers, document_problems
 from app.headers import SecurityHeaders
-from app.routes import admin, attribute, concepts, exemplars, health, page, report, samples
+from app.routes import (
+    admin,
+    attribute,
+    concepts,
+    exemplars,
+    health,
+    heatmaps,
+    page,
+    report,
+    samples,
+)
 from app.security import Gate, require_attribute
 from app.service import Service
 from app.settings import Settings, read_settings
@@ -87,7 +97,7 @@ def create_app(
     add_problem_handlers(app)
     for routes in (attribute, report, concepts, exemplars, samples):
         app.include_router(routes.router, dependencies=[Depends(require_attribute)])
-    for routes in (admin, health, page):
+    for routes in (heatmaps, admin, health, page):
         app.include_router(routes.router)
     app.mount("/static", page.PageFiles(), name="static")
     add_docs(app)

@@ -194,7 +194,7 @@ def make_report(
         ),
         answer=ReportedAnswer(
             verdict=attribution.verdict,
-            concepts=[RankedConcept.of(concept) for concept in attribution.concepts],
+            concepts=[RankedConcept.of(concept, {}) for concept in attribution.concepts],
             unattributed_share=attribution.unattributed_share,
             evidence=Evidence(
                 model_id=snapshot.model_id,

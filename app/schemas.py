@@ -14,6 +14,9 @@ from index.calibration import Verdict
 from model.config import Facet
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from app.heatmaps import HeatmapPair
     from app.service import Answer, Timing
     from index.attribution import Attributor, ConceptEvidence, ExemplarEvidence
     from index.catalog import Concept, Exemplar
@@ -53,7 +56,7 @@ class AttributeParameters(Request):
     )
     explain: bool = Field(
         False,
-        description="Ask for heatmaps. This version draws none: every `heatmap_url` is null.",
+        description="Ask for heatmaps of the regions that correspond, for the first 15 exemplars.",
     )
 
 
@@ -82,6 +85,27 @@ class FacetScores(Wire):
     style: float | None = Field(description="By how it is drawn, painted or photographed.")
 
 
+class Heatmaps(Wire):
+    """Which regions of the query and the exemplar make them similar.
+
+    Each is a PNG of one colour and the whole picture's shape, to be laid over it: the more opaque,
+    the more a region adds to the similarity, relative to the rest of the same picture.
+    """
+
+    query_url: str = Field(description="Path of the one for the query.")
+    exemplar_url: str = Field(description="Path of the one for the exemplar's thumbnail.")
+    expires_at: datetime = Field(description="From when on they may be gone, UTC.")
+
+    @classmethod
+    def of(cls, pair: "HeatmapPair") -> "Heatmaps":
+        """The wire form."""
+        return cls(
+            query_url=f"/heatmaps/{pair.query_id}.png",
+            exemplar_url=f"/heatmaps/{pair.exemplar_id}.png",
+            expires_at=pair.expires_at,
+        )
+
+
 class ExemplarHit(Wire):
     """An exemplar that speaks for a concept."""
 
@@ -91,12 +115,14 @@ class ExemplarHit(Wire):
     image_url: str = Field(description="Path of its thumbnail on this server.")
     source_url: str | None = Field(description="Where the exemplar was found.")
     license: str | None = Field(description="Terms under which it may be used.")
-    heatmap_url: str | None = Field(
-        None, description="Path of the heatmap; null unless asked for with `explain`."
+    heatmaps: Heatmaps | None = Field(
+        description="Why they are similar, in `facet`; null unless asked for with `explain`."
     )
 
     @classmethod
-    def of(cls, evidence: "ExemplarEvidence") -> "ExemplarHit":
+    def of(
+        cls, evidence: "ExemplarEvidence", heatmaps: "HeatmapPair | None" = None
+    ) -> "ExemplarHit":
         """The wire form."""
         exemplar = evidence.exemplar
         return cls(
@@ -106,6 +132,7 @@ class ExemplarHit(Wire):
             image_url=image_path(exemplar.id),
             source_url=exemplar.source_url,
             license=exemplar.license,
+            heatmaps=Heatmaps.of(heatmaps) if heatmaps else None,
         )
 
 
@@ -132,8 +159,10 @@ class RankedConcept(Wire):
     exemplars: list[ExemplarHit] = Field(description="Its exemplars nearest to the image.")
 
     @classmethod
-    def of(cls, evidence: "ConceptEvidence") -> "RankedConcept":
-        """The wire form."""
+    def of(
+        cls, evidence: "ConceptEvidence", heatmaps: "Mapping[str, HeatmapPair]"
+    ) -> "RankedConcept":
+        """The wire form; heatmaps by exemplar id."""
         scores = evidence.facets
         return cls(
             rank=evidence.rank,
@@ -144,7 +173,9 @@ class RankedConcept(Wire):
             p_value=evidence.p_value,
             facets=FacetScores(subject=scores.get("subject"), style=scores.get("style")),
             found_by=list(evidence.found_by),
-            exemplars=[ExemplarHit.of(hit) for hit in evidence.exemplars],
+            exemplars=[
+                ExemplarHit.of(hit, heatmaps.get(hit.exemplar.id)) for hit in evidence.exemplars
+            ],
         )
 
 
@@ -165,6 +196,7 @@ class TimingMs(Wire):
     queue: float = Field(ge=0, description="Waiting for other requests.")
     embed: float = Field(ge=0, description="Embedding the image.")
     search: float = Field(ge=0, description="Searching the index and weighing what was found.")
+    explain: float = Field(ge=0, description="Making heatmaps; 0 without `explain`.")
     total: float = Field(ge=0, description="All of it.")
 
     @classmethod
@@ -199,7 +231,7 @@ class AttributionResponse(Wire):
                                     "image_url": "/exemplars/ccf6807262d21da0a2e2/image",
                                     "source_url": "https://example.org/waves/3",
                                     "license": "CC0-1.0",
-                                    "heatmap_url": None,
+                                    "heatmaps": None,
                                 }
                             ],
                         }
@@ -218,6 +250,7 @@ class AttributionResponse(Wire):
                         "queue": 0.2,
                         "embed": 38.5,
                         "search": 2.4,
+                        "explain": 0.0,
                         "total": 45.3,
                     },
                 }
@@ -244,7 +277,10 @@ class AttributionResponse(Wire):
         snapshot = attributor.snapshot
         return cls(
             verdict=answer.attribution.verdict,
-            concepts=[RankedConcept.of(concept) for concept in answer.attribution.concepts],
+            concepts=[
+                RankedConcept.of(concept, answer.heatmaps)
+                for concept in answer.attribution.concepts
+            ],
             unattributed_share=answer.attribution.unattributed_share,
             evidence=Evidence(
                 model_id=snapshot.model_id,

@@ -3,10 +3,10 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -16,10 +16,12 @@ import anyio.to_thread
 from PIL import Image
 
 from app.errors import ReloadError, StalledError
+from app.heatmaps import HeatmapPair, HeatmapStore
 from app.settings import Settings
 from index.attribution import Attribution, Attributor
 from index.embedding import ImageEmbedder
 from index.errors import SnapshotError, TakedownError
+from index.explanation import Explanation, explain_answer
 from index.layout import DataFolder
 from index.snapshot import CURRENT
 from index.takedown import Takedown, TakedownLog, withdraw
@@ -44,6 +46,7 @@ class Timing:
     queue: float
     embed: float
     search: float
+    explain: float
     total: float
 
 
@@ -55,6 +58,19 @@ class Answer:
     image_sha256: str
     created_at: datetime
     timing: Timing
+    heatmaps: Mapping[str, HeatmapPair] = field(default_factory=dict)  # by exemplar id
+
+
+@dataclass(frozen=True)
+class Inference:
+    """What the inference thread made of one image, and when: seconds of `time.perf_counter`."""
+
+    attribution: Attribution
+    explanations: Mapping[str, Explanation]  # by exemplar id
+    began: float
+    embedded: float
+    found: float
+    explained: float
 
 
 class _Serving:
@@ -124,6 +140,7 @@ class Service:
         self._pipeline = asyncio.Semaphore(PIPELINE)
         self._inference = ThreadPoolExecutor(max_workers=1, thread_name_prefix="inference")
         self._embedding_since: float | None = None
+        self.heatmaps = HeatmapStore(settings.heatmap_seconds, settings.heatmap_bytes)
         self._watches: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> "Service":
@@ -223,9 +240,15 @@ class Service:
         return takedown
 
     async def attribute(
-        self, attributor: Attributor, data: bytes, *, top_k: int, exemplars: int
+        self,
+        attributor: Attributor,
+        data: bytes,
+        *,
+        top_k: int,
+        exemplars: int,
+        explain: bool = False,
     ) -> Answer:
-        """Answer one uploaded image.
+        """Answer one uploaded image; ``explain`` keeps heatmaps of it in `heatmaps`.
 
         Raises:
             ImageError: it cannot be decoded, or is outside the limits.
@@ -235,17 +258,24 @@ class Service:
             admitted = time.perf_counter()
             image = await anyio.to_thread.run_sync(decode_image, data, self._settings.image_limits)
             decoded = time.perf_counter()
-            attribution, began, embedded, found = await asyncio.get_running_loop().run_in_executor(
-                self._inference, self._infer, attributor, image.pixels, top_k, exemplars
+            made = await asyncio.get_running_loop().run_in_executor(
+                self._inference, self._infer, attributor, image.pixels, top_k, exemplars, explain
             )
+        heatmaps: Mapping[str, HeatmapPair] = {}
+        drawn = 0.0
+        if made.explanations:
+            began = time.perf_counter()
+            heatmaps = await anyio.to_thread.run_sync(self.heatmaps.put_all, made.explanations)
+            drawn = time.perf_counter() - began
         timing = Timing(
             decode=decoded - admitted,
-            queue=(admitted - arrived) + (began - decoded),
-            embed=embedded - began,
-            search=found - embedded,
+            queue=(admitted - arrived) + (made.began - decoded),
+            embed=made.embedded - made.began,
+            search=made.found - made.embedded,
+            explain=made.explained - made.found + drawn,
             total=time.perf_counter() - arrived,
         )
-        return Answer(attribution, image.sha256, datetime.now(UTC), timing)
+        return Answer(made.attribution, image.sha256, datetime.now(UTC), timing, heatmaps)
 
     def check_responsive(self) -> None:
         """Notice an embedding that never ends.
@@ -367,11 +397,16 @@ class Service:
         return seen, attributor.masked(TakedownLog(self._data.takedowns).read())
 
     def _infer(
-        self, attributor: Attributor, image: Image.Image, top_k: int, exemplars: int
-    ) -> tuple[Attribution, float, float, float]:
+        self,
+        attributor: Attributor,
+        image: Image.Image,
+        top_k: int,
+        exemplars: int,
+        explain: bool,
+    ) -> Inference:
         self._embedding_since = time.perf_counter()
         try:
-            return infer(attributor, image, top_k=top_k, exemplars=exemplars)
+            return infer(attributor, image, top_k=top_k, exemplars=exemplars, explain=explain)
         finally:
             self._embedding_since = None
 
@@ -386,14 +421,29 @@ def _stamp(path: Path) -> _Stamp:
 
 
 def infer(
-    attributor: Attributor, image: Image.Image, *, top_k: int, exemplars: int
-) -> tuple[Attribution, float, float, float]:
-    """The attribution, and when embedding began and ended and the search ended."""
+    attributor: Attributor,
+    image: Image.Image,
+    *,
+    top_k: int,
+    exemplars: int,
+    explain: bool = False,
+) -> Inference:
+    """Attribute one image in this thread, and explain the answer if that is asked for."""
+    embedder = attributor.embedder
     began = time.perf_counter()
-    queries = attributor.embedder.embed([image])
+    if explain:
+        queries, [patches] = embedder.embed_with_patches([embedder.preprocess(image)])
+    else:
+        queries = embedder.embed([image])
     embedded = time.perf_counter()
     [attribution] = attributor.rank(queries, top_k=top_k, exemplars=exemplars)
-    return attribution, began, embedded, time.perf_counter()
+    found = explained = time.perf_counter()
+    explanations: Mapping[str, Explanation] = {}
+    if explain:
+        one = {facet: rows[0] for facet, rows in queries.items()}
+        explanations = explain_answer(attributor, attribution, patches, one, image.size)
+        explained = time.perf_counter()
+    return Inference(attribution, explanations, began, embedded, found, explained)
 
 
 def answer_file(attributor: Attributor, path: Path, *, top_k: int, exemplars: int) -> Answer:
@@ -404,14 +454,13 @@ def answer_file(attributor: Attributor, path: Path, *, top_k: int, exemplars: in
     """
     arrived = time.perf_counter()
     image = read_image(path)
-    attribution, began, embedded, found = infer(
-        attributor, image.pixels, top_k=top_k, exemplars=exemplars
-    )
+    made = infer(attributor, image.pixels, top_k=top_k, exemplars=exemplars)
     timing = Timing(
-        decode=began - arrived,
+        decode=made.began - arrived,
         queue=0.0,
-        embed=embedded - began,
-        search=found - embedded,
-        total=found - arrived,
+        embed=made.embedded - made.began,
+        search=made.found - made.embedded,
+        explain=0.0,
+        total=made.found - arrived,
     )
-    return Answer(attribution, image.sha256, datetime.now(UTC), timing)
+    return Answer(made.attribution, image.sha256, datetime.now(UTC), timing)

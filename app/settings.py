@@ -74,6 +74,14 @@ class Settings(BaseSettings):
     cors_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = Field(
         (), description="Origins, separated by commas, whose pages may read answers; * is all."
     )
+    heatmap_seconds: float = Field(
+        600, gt=0, le=86400, description="How long the heatmaps of an answer can be fetched."
+    )
+    heatmap_bytes: int = Field(
+        64 * 2**20,
+        ge=2**20,
+        description="Memory for heatmaps; when it is full, the oldest go before their time.",
+    )
     stall_seconds: float = Field(
         120, gt=0, description="An image embedding for longer counts as hung: not live, not ready."
     )

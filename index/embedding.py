@@ -17,6 +17,7 @@ from index.embedding_cache import EmbeddedImage, EmbeddingCache
 from index.fingerprint import fingerprint
 from model.config import Facet
 from model.errors import ImageError
+from model.explain import Patches
 from model.images import read_image
 from model.views import RandomViews
 
@@ -43,6 +44,19 @@ class ImageEmbedder(Protocol):
 
     def embed_pixels(self, pixels: Sequence[torch.Tensor]) -> dict[Facet, NDArray[np.float32]]:
         """`embed` for images that `preprocess` has seen already."""
+
+    def embed_with_patches(
+        self, pixels: Sequence[torch.Tensor]
+    ) -> tuple[dict[Facet, NDArray[np.float32]], list[Patches]]:
+        """`embed_pixels`, with what `contributions` needs of each image."""
+
+    def contributions(
+        self, facet: Facet, pictures: Sequence[Patches], others: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Each picture's cosine with its vector, region by region: (N, G, G) from (N, D)."""
+
+    def view_box(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """The part of a picture of that size which is seen: left, top, right, bottom in pixels."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """A timm network with its own preprocessing: images in, pooled features and stages out."""
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,14 @@ class BackboneFeatures:
 
     pooled: torch.Tensor  # (B, D) what the network would hand to its classifier
     stages: list[torch.Tensor]  # each (B, C, H, W), from early to late
+    final: torch.Tensor  # what is pooled, in the network's own layout: maps or tokens
+
+    def of(self, image: int) -> "BackboneFeatures":
+        """Those of one image, as a batch of one; a view."""
+        one = slice(image, image + 1)
+        return BackboneFeatures(
+            self.pooled[one], [stage[one] for stage in self.stages], self.final[one]
+        )
 
 
 class Backbone(nn.Module):
@@ -73,7 +82,46 @@ class Backbone(nn.Module):
         pixels = pixels.contiguous(memory_format=torch.channels_last)
         final, stages = network.forward_intermediates(pixels)
         pooled = network.forward_head(final, pre_logits=True)
-        return BackboneFeatures(pooled.flatten(1), list(stages))
+        return BackboneFeatures(pooled.flatten(1), list(stages), final)
+
+    def pool_positions(self, features: BackboneFeatures) -> torch.Tensor:
+        """What each position would be pooled to if the whole picture looked like it.
+
+        Where the network averages its last map and does no more than a linear step after, their
+        mean over the positions is the pooled features. A class token is no such mean.
+
+        Returns:
+            (B, D, H, W), H and W those of the last stage.
+        """
+        network: Any = self.network
+        height, width = features.stages[-1].shape[-2:]
+        final = features.final
+        batch = len(final)
+        if final.ndim == 3:  # tokens (B, prefix + H W, C), a class token and the like before
+            prefix = final.shape[1] - height * width
+            alone = final[:, prefix:].flatten(0, 1)[:, None].expand(-1, prefix + 1, -1)
+        elif final.shape[-2:] == (height, width):  # (B, C, H, W)
+            alone = final.permute(0, 2, 3, 1).flatten(0, 2)[:, :, None, None]
+        else:  # (B, H, W, C)
+            alone = final.flatten(0, 2)[:, None, None]
+        pooled: torch.Tensor = network.forward_head(alone, pre_logits=True)
+        return pooled.reshape(batch, height, width, -1).permute(0, 3, 1, 2)
+
+    def view_box(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """The part of a picture that `preprocess` shows to the network: its central square.
+
+        Args:
+            width: of the upright picture, pixels.
+            height: likewise.
+
+        Returns:
+            left, top, right, bottom in pixels of the picture.
+        """
+        # The transform resizes the shorter side to a whole number of pixels, then crops.
+        resized = math.floor(self.config.input_size / self.config.crop_pct)
+        side = min(width, height) * self.config.input_size / resized
+        left, top = (width - side) / 2, (height - side) / 2
+        return left, top, left + side, top + side
 
 
 def create_backbone(

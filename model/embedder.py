@@ -1,6 +1,7 @@
 """`Embedder.embed(images)`: one unit-norm matrix per facet from one forward pass."""
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 from model.backbone import Backbone
 from model.config import Facet, ModelConfig, Reading
 from model.errors import ModelError
+from model.explain import Patches, facet_contributions
 from model.facets import FacetReader
 from model.head import AttributionHead
 
@@ -29,7 +31,10 @@ class AttributionModel(nn.Module):
 
     def forward(self, pixels: torch.Tensor) -> dict[Facet, torch.Tensor]:
         """Embed (B, 3, S, S) preprocessed pixels: facet -> (B, K) float32 of unit norm."""
-        readings = self.reader(self.backbone(pixels))
+        return self.compare(self.reader(self.backbone(pixels)))
+
+    def compare(self, readings: Mapping[Reading, torch.Tensor]) -> dict[Facet, torch.Tensor]:
+        """What is compared: reading -> (B, D) to facet -> (B, K) of unit norm."""
         facets: dict[Facet, torch.Tensor] = {}
         for facet, weights in self.config.facets.items():
             total = sum(weights.values())
@@ -77,6 +82,62 @@ class Embedder:
             facet: np.concatenate([batch[facet].float().cpu().numpy() for batch in batches])
             for facet in self._model.config.facets
         }
+
+    @torch.inference_mode()
+    def embed_with_patches(
+        self, pixels: Sequence[torch.Tensor]
+    ) -> tuple[dict[Facet, NDArray[np.float32]], list[Patches]]:
+        """`embed_pixels`, with what `contributions` needs of each image: N of them, in order."""
+        model = self._model
+        embeddings: list[dict[Facet, torch.Tensor]] = []
+        patches: list[Patches] = []
+        for start in range(0, len(pixels), self.batch_size):
+            batch = torch.stack(list(pixels[start : start + self.batch_size])).to(self.device)
+            features = model.backbone(batch)
+            readings = model.reader(features)
+            embeddings.append(model.compare(readings))
+            patches += (
+                Patches(
+                    features.of(image),
+                    {name: values[image : image + 1] for name, values in readings.items()},
+                )
+                for image in range(len(batch))
+            )
+        return {
+            facet: np.concatenate([batch[facet].float().cpu().numpy() for batch in embeddings])
+            for facet in model.config.facets
+        }, patches
+
+    @torch.inference_mode()
+    def contributions(
+        self, facet: Facet, pictures: Sequence[Patches], others: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """How much each region of each picture adds to its cosine with another.
+
+        Args:
+            facet: the one to explain.
+            pictures: N of them, from `embed_with_patches`; one may come several times.
+            others: (N, K) unit vectors of that facet, one for each picture.
+
+        Returns:
+            (N, GRID, GRID) over the part of the picture that `view_box` names. Each sums to the
+            picture's cosine with its vector; a cell below 0 speaks against.
+        """
+        model = self._model
+        weights = model.config.facets[facet]
+        maps = facet_contributions(
+            model.backbone,
+            model.reader,
+            {reading: cast("AttributionHead", model.heads[reading]) for reading in weights},
+            weights,
+            pictures,
+            torch.from_numpy(np.ascontiguousarray(others)).to(self.device),
+        )
+        return np.asarray(maps.cpu().numpy(), dtype=np.float32)
+
+    def view_box(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """The part of a picture of that size which is seen: left, top, right, bottom in pixels."""
+        return self._model.backbone.view_box(width, height)
 
 
 def choose_device(name: str = "auto") -> torch.device:

@@ -46,15 +46,21 @@ class FacetReader(nn.Module):
 
     def forward(self, features: BackboneFeatures) -> dict[Reading, torch.Tensor]:
         """Each reading of a batch, (B, D) float32, D differing between readings."""
-        stages = features.stages
-        *early, late = (stages[_stage_at(part, len(stages))] for part in (1, 2, 3, 4))
         pooled = features.pooled.float()
         return {
             # The signed root tames the few channels that would outweigh all others.
             "pooled": pooled.sign() * pooled.abs().sqrt(),
-            "late": channel_correlations(late),
-            "early": torch.cat([channel_correlations(stage) for stage in early], dim=1),
+            **{
+                name: torch.cat([channel_correlations(stage) for stage in stages], dim=1)
+                for name, stages in self.correlated(features).items()
+            },
         }
+
+    def correlated(self, features: BackboneFeatures) -> dict[Reading, list[torch.Tensor]]:
+        """The stages, (B, C, H, W) each, whose channel correlations a reading is, in its order."""
+        stages = features.stages
+        *early, late = (stages[_stage_at(part, len(stages))] for part in (1, 2, 3, 4))
+        return {"late": [late], "early": early}
 
 
 def channel_correlations(maps: torch.Tensor) -> torch.Tensor:
@@ -62,21 +68,44 @@ def channel_correlations(maps: torch.Tensor) -> torch.Tensor:
 
     The correlation of each pair of channels over all positions; 0 where a channel does not vary.
     """
-    # Positions before channels: as the backbone lays its maps out, so that nothing is copied.
-    x = maps.float().permute(0, 2, 3, 1).flatten(1, 2)  # (B, P, C)
-    if x.shape[2] > CHANNELS:
-        x = x @ _directions(x.shape[2], x.device)
+    x = _channels(maps)
     mean = x.mean(dim=1, keepdim=True)  # (B, 1, C)
     second_moment = x.transpose(1, 2) @ x / x.shape[1]  # (B, C, C)
     covariance = second_moment - mean.transpose(1, 2) @ mean
-    # What rounding leaves of a constant channel is no variance.
-    noise = 1e-5 * second_moment.diagonal(dim1=1, dim2=2) + 1e-12
-    variance = covariance.diagonal(dim1=1, dim2=2)
-    scale = torch.where(variance > noise, variance.clamp(min=1e-12).rsqrt(), 0)  # (B, C)
+    scale = _scale(
+        covariance.diagonal(dim1=1, dim2=2), second_moment.diagonal(dim1=1, dim2=2)
+    )  # (B, C)
     correlations = covariance * scale[:, :, None] * scale[:, None, :]
     width = correlations.shape[1]
     first, second = torch.triu_indices(width, width, offset=1, device=x.device)
     return correlations[:, first, second]
+
+
+def standardised_channels(maps: torch.Tensor) -> torch.Tensor:
+    """Channels of mean 0 and variance 1, whose mean products are `channel_correlations`.
+
+    (B, C, H, W) -> (B, C, H, W) float32, C being `CHANNELS` at most; 0 where one does not vary.
+    """
+    x = _channels(maps)
+    mean = x.mean(dim=1, keepdim=True)  # (B, 1, C)
+    second_moment = x.square().mean(dim=1)  # (B, C)
+    scale = _scale(second_moment - mean[:, 0].square(), second_moment)
+    standardised: torch.Tensor = (x - mean) * scale[:, None]
+    return standardised.transpose(1, 2).reshape(len(maps), -1, *maps.shape[2:])
+
+
+def _channels(maps: torch.Tensor) -> torch.Tensor:
+    """(B, C, H, W) -> (B, P, C), C being `CHANNELS` at most."""
+    # Positions before channels: as the backbone lays its maps out, so that nothing is copied.
+    x = maps.float().permute(0, 2, 3, 1).flatten(1, 2)
+    return x @ _directions(x.shape[2], x.device) if x.shape[2] > CHANNELS else x
+
+
+def _scale(variance: torch.Tensor, second_moment: torch.Tensor) -> torch.Tensor:
+    """What brings a channel to unit variance; 0 where it does not vary."""
+    # What rounding leaves of a constant channel is no variance.
+    noise = 1e-5 * second_moment + 1e-12
+    return torch.where(variance > noise, variance.clamp(min=1e-12).rsqrt(), 0)
 
 
 def _stage_at(fifths: int, count: int) -> int:

@@ -12,9 +12,10 @@ from index.layout import DataFolder
 from index.rebuild import rebuild
 from index.snapshot import Snapshot, open_published
 from index.source import read_sources
-from model.backbone import create_random_backbone
+from model.backbone import BackboneFeatures, create_random_backbone
 from model.config import Facet, ModelConfig
 from model.embedder import AttributionModel
+from model.explain import Patches
 from model.facets import FACETS, FacetReader
 from model.head import AttributionHead
 
@@ -39,6 +40,28 @@ class FakeEmbedder:
             "subject": _unit(batch.flatten(1)),
             "style": _unit(torch.cat([batch.mean((2, 3)), batch.std((2, 3))], dim=1)),
         }
+
+    def embed_with_patches(
+        self, pixels: Sequence[torch.Tensor]
+    ) -> tuple[dict[Facet, NDArray[np.float32]], list[Patches]]:
+        cells = [one[None] - 0.5 for one in pixels]  # (1, 3, g, g)
+        features = [BackboneFeatures(cell.flatten(1), [cell], cell) for cell in cells]
+        return self.embed_pixels(pixels), [Patches(one, {}) for one in features]
+
+    def contributions(
+        self, facet: Facet, pictures: Sequence[Patches], others: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        cells = torch.cat([picture.features.final for picture in pictures])  # (N, 3, g, g)
+        if facet == "subject":  # a sum over the cells
+            there = torch.from_numpy(others).view_as(cells)
+            length = cells.flatten(1).norm(dim=1)[:, None, None]
+            return ((cells * there).sum(dim=1) / length).numpy()
+        own = self.embed_pixels([cell + 0.5 for cell in cells])["style"]  # everywhere alike
+        cosines = (own * others).sum(axis=1)[:, None, None]
+        return np.broadcast_to(cosines / self.grid**2, (len(own), self.grid, self.grid))
+
+    def view_box(self, width: int, height: int) -> tuple[float, float, float, float]:
+        return 0.0, 0.0, float(width), float(height)
 
 
 def patches(seed: int, side: int = 32, cells: int = 4) -> Image.Image:

@@ -72,7 +72,11 @@ async def attribute(
     check_caps(parameters, settings)
     data = await read_image_field(request)
     answer = await service.attribute(
-        attributor, data, top_k=parameters.top_k, exemplars=parameters.exemplars
+        attributor,
+        data,
+        top_k=parameters.top_k,
+        exemplars=parameters.exemplars,
+        explain=parameters.explain,
     )
     body = AttributionResponse.of(answer, attributor)
     response.headers["Server-Timing"] = _server_timing(body.timing_ms)

@@ -36,11 +36,11 @@ def test_the_source_comes_first_with_its_evidence(
     assert 0 < first["p_value"] <= 1
     hit = first["exemplars"][0]
     assert set(hit) == {
-        "id", "similarity", "facet", "image_url", "source_url", "license", "heatmap_url"
+        "id", "similarity", "facet", "image_url", "source_url", "license", "heatmaps"
     }  # fmt: skip
     assert hit["similarity"] == pytest.approx(1, abs=1e-4)
     assert hit["image_url"] == f"/exemplars/{hit['id']}/image"
-    assert hit["heatmap_url"] is None
+    assert hit["heatmaps"] is None
     evidence = answer["evidence"]
     assert evidence.pop("created_at").endswith("Z")
     assert evidence == {
@@ -73,11 +73,6 @@ def test_parameters_set_how_much_is_listed(post: Post, query: bytes) -> None:
     assert [concept["exemplars"] for concept in short] == [[], []]
 
 
-def test_explain_is_accepted_and_draws_nothing_yet(post: Post, query: bytes) -> None:
-    concepts = post(query, explain="true").json()["concepts"]
-    assert all(hit["heatmap_url"] is None for c in concepts for hit in c["exemplars"])
-
-
 def test_the_answer_is_the_one_the_index_gives(
     post: Post, query: bytes, attributor: Attributor
 ) -> None:
@@ -95,8 +90,8 @@ def test_the_answer_is_the_one_the_index_gives(
 def test_timing_adds_up(post: Post, query: bytes) -> None:
     response = post(query)
     timing = response.json()["timing_ms"]
-    assert set(timing) == {"decode", "queue", "embed", "search", "total"}
-    parts = sum(timing[name] for name in ("decode", "queue", "embed", "search"))
+    assert set(timing) == {"decode", "queue", "embed", "search", "explain", "total"}
+    parts = sum(timing[name] for name in ("decode", "queue", "embed", "search", "explain"))
     assert parts <= timing["total"] + 0.01
     assert f"embed;dur={timing['embed']}" in response.headers["Server-Timing"]
 

@@ -403,3 +403,34 @@ def test_weights_that_the_hub_has_only_as_a_pickle_are_refused(fake_hub, tmp_pat
 def test_a_network_without_published_weights_asks_for_a_file(no_hub: Path) -> None:
     with pytest.raises(BackboneError, match=r"no pretrained weights.*--weights"):
         create_backbone("resnetblur18")
+
+
+@pytest.mark.parametrize("crop_pct", [0.875, 0.9, 1.0])
+@pytest.mark.parametrize("size", [(64, 64), (300, 200), (97, 331), (1000, 40)])
+def test_the_view_box_is_the_part_of_a_picture_that_is_seen(size, crop_pct: float) -> None:
+    backbone = create_random_backbone(
+        "test_efficientnet",
+        options={
+            "input_size": 64,
+            "crop_pct": crop_pct,
+            "interpolation": "bilinear",
+            "mean": (0, 0, 0),
+            "std": (1, 1, 1),
+        },
+    )
+    width, height = size
+    # Red rises to the right and green downwards: a pixel's colour says where it comes from.
+    x, y = (np.arange(width) + 0.5) / width, (np.arange(height) + 0.5) / height
+    picture = np.zeros((height, width, 3))
+    picture[..., 0], picture[..., 1] = x[None], y[:, None]
+    seen = backbone.preprocess(Image.fromarray((255 * picture).round().astype(np.uint8))).numpy()
+    left, top, right, bottom = backbone.view_box(width, height)
+    assert right - left == pytest.approx(bottom - top)
+    for channel, begin, end, axis, whole in (
+        (0, left, right, 1, width),
+        (1, top, bottom, 0, height),
+    ):
+        places = seen[channel].mean(axis=1 - axis) * whole  # in pixels of the picture
+        cells = begin + (np.arange(64) + 0.5) / 64 * (end - begin)
+        inner = slice(4, -4)  # resizing bends the ramp at the picture's edge
+        assert np.abs(places - cells)[inner].max() < 0.01 * whole + 0.5

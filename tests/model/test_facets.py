@@ -187,7 +187,7 @@ def test_stages_are_read_at_fifths_of_the_depth(count: int, places: list[int]) -
         torch.from_numpy(random_maps(2 + number, side=4 + number % 3, seed=number)).float()
         for number in range(count)
     ]
-    readings = FacetReader()(BackboneFeatures(torch.zeros(2, 3), stages))
+    readings = FacetReader()(BackboneFeatures(torch.zeros(2, 3), stages, stages[-1]))
     *early, late = (channel_correlations(stages[place]) for place in places)
     assert torch.equal(readings["early"], torch.cat(early, dim=1))
     assert torch.equal(readings["late"], late)
@@ -197,7 +197,7 @@ def test_the_pooled_reading_is_the_signed_root() -> None:
     pooled = torch.tensor([[4.0, -9.0, 0.0, 0.25, -0.01]])
     stages = [torch.from_numpy(random_maps(3, images=1)).float()] * 5
     for given in (pooled, pooled.bfloat16()):
-        read = FacetReader()(BackboneFeatures(given, stages))["pooled"]
+        read = FacetReader()(BackboneFeatures(given, stages, stages[-1]))["pooled"]
         assert read.dtype == torch.float32
         assert torch.allclose(read, torch.tensor([[2, -3, 0, 0.5, -0.1]]), atol=1e-3)
 
