@@ -57,7 +57,7 @@ def _check_base64(text: str) -> str:
 class Picture(Wire):
     """The bytes of an image file."""
 
-    media_type: str
+    media_type: str = Field(description="Its kind of file.")
     data: Annotated[str, AfterValidator(_check_base64)] = Field(description="Base64.")
 
     @classmethod
@@ -79,23 +79,23 @@ class Picture(Wire):
 class Software(Wire):
     """What made the report."""
 
-    name: Literal["whence"] = "whence"
-    version: str
+    name: Literal["whence"] = Field("whence", description="Always `whence`.")
+    version: str = Field(description="Its version.")
     layout: str = Field(description="Identity of the page's template.")
 
 
 class Parameters(Wire):
     """What was asked for."""
 
-    top_k: int
-    exemplars: int
+    top_k: int = Field(description="Concepts to list, at most.")
+    exemplars: int = Field(description="Exemplars to list for each concept, at most.")
 
 
 class Query(Wire):
     """The image that was asked about."""
 
     sha256: str = Field(description="Of the uploaded file, hexadecimal.")
-    bytes: int
+    bytes: int = Field(description="Size of that file.")
     width: int = Field(description="Pixels, upright.")
     height: int = Field(description="Pixels, upright.")
     original: Picture = Field(description="The uploaded file.")
@@ -105,34 +105,34 @@ class Query(Wire):
 class ReportedAnswer(Wire):
     """The answer as `POST /attribute` gives it; how long it took is no evidence."""
 
-    verdict: Verdict
-    concepts: list[RankedConcept]
-    unattributed_share: Fraction
-    evidence: Evidence
+    verdict: Verdict = Field(description="The answer in one word.")
+    concepts: list[RankedConcept] = Field(description="The most plausible concepts, best first.")
+    unattributed_share: Fraction = Field(description="What no listed concept takes.")
+    evidence: Evidence = Field(description="What the answer rests on.")
 
 
 class ReportedExemplar(ExemplarDetail):
     """An exemplar that the answer names."""
 
-    concept_id: str
-    thumbnail: Picture
+    concept_id: str = Field(description="The concept that it is of.")
+    thumbnail: Picture = Field(description="Its thumbnail, as the index holds it.")
 
 
 class ReportedIndex(Wire):
     """The index version that was searched."""
 
-    version: str
-    created_at: AwareDatetime
-    manifest_checksum: str
-    concepts: int
-    exemplars: int
+    version: str = Field(description="Its name.")
+    created_at: AwareDatetime = Field(description="When it was built.")
+    manifest_checksum: str = Field(description="SHA-256 over the checksums of all its files.")
+    concepts: int = Field(description="Concepts that it showed at the time.")
+    exemplars: int = Field(description="Exemplars that it showed at the time.")
     taken_down: int = Field(description="Exemplars that takedowns hid at the time.")
 
 
 class ReportedCalibration(Wire):
     """What turned scores into p-values and a verdict."""
 
-    id: str
+    id: str = Field(description="Identity of the calibration.")
     rate: float = Field(description="Share of images from elsewhere that may pass as a match.")
     null_queries: int = Field(description="Images from elsewhere whose scores are known.")
 
@@ -140,17 +140,17 @@ class ReportedCalibration(Wire):
 class Report(Wire):
     """An evidence report; `sha256` is of all the rest in the canonical form of RFC 8785."""
 
-    format: Literal["whence-report/1"] = "whence-report/1"
-    software: Software
-    created_at: datetime
-    parameters: Parameters
-    query: Query
-    answer: ReportedAnswer
+    format: Literal["whence-report/1"] = Field("whence-report/1", description="Of this JSON.")
+    software: Software = Field(description="The program that wrote this.")
+    created_at: datetime = Field(description="When the answer was made, UTC.")
+    parameters: Parameters = Field(description="How much was asked for.")
+    query: Query = Field(description="The image in question.")
+    answer: ReportedAnswer = Field(description="The answer.")
     exemplars: dict[str, ReportedExemplar] = Field(description="By id: all that are named.")
-    index: ReportedIndex
-    calibration: ReportedCalibration
+    index: ReportedIndex = Field(description="What was searched.")
+    calibration: ReportedCalibration = Field(description="How scores became a verdict.")
     limits: list[str] = Field(description="What the answer does not say.")
-    sha256: str = ""
+    sha256: str = Field("", description="Of all the rest, hexadecimal.")
 
 
 def make_report(

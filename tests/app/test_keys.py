@@ -169,8 +169,8 @@ def test_what_tells_nothing_needs_no_key(server: TestClient, path: str) -> None:
 def test_every_other_route_needs_a_key(server: TestClient, check_problem: CheckProblem) -> None:
     for path, operations in server.get("/openapi.json").json()["paths"].items():
         for method, operation in operations.items():
-            response = server.request(method, path.format(concept_id="x", exemplar_id="x"))
-            if path in OPEN:
+            response = server.request(method, re.sub(r"{\w+}", "x", path))
+            if path in {*OPEN, "/heatmaps/{heatmap_id}.png"}:
                 assert "security" not in operation
             else:
                 check_problem(response, 401, "unauthorized")
