@@ -11,12 +11,12 @@ export function notice(text) {
   at("notice").replaceChildren(...(text ? [h("p", { class: "notice", role: "alert" }, text)] : []));
 }
 
-/** Call `ask(file)` with every image that is given, wherever on the page. */
-export function installAsk(ask) {
+/** Call `ask(file)` with every image that is given, wherever on the page; `home()` shows this. */
+export function installAsk(ask, home) {
   const file = at("file");
   const take = (files, what) => {
     const [first, ...others] = [...files];
-    if (!first) return notice(what);
+    if (!first) return home(), notice(what);
     notice("");
     ask(first, others.length ? `One image at a time: this is the first of ${others.length + 1}.` : "");
   };
@@ -59,7 +59,6 @@ export function installAsk(ask) {
     over(0);
     const why = "That was a link, not a file. Save the image first, then drop the file here.";
     take(event.dataTransfer.files, why);
-    if (!event.dataTransfer.files.length) location.hash = "#/";
   });
 }
 

@@ -89,9 +89,16 @@ function give(file, remark) {
   show();
 }
 
+/** Go to where an image is given, unless that is where we are. */
+function home() {
+  if (!at("ask").hidden) return;
+  history.pushState(null, "", "#/");
+  show();
+}
+
 installSettings();
 installCompare();
-installAsk(give);
+installAsk(give, home);
 history.scrollRestoration = "manual";
 addEventListener("scroll", () => here && (here.scroll = scrollY), { passive: true });
 addEventListener("popstate", () => {
