@@ -333,6 +333,5 @@ function save(blob, name) {
 }
 
 function dataOf(text, format) {
-  if (format === "json") return JSON.parse(text);
-  return JSON.parse(new DOMParser().parseFromString(text, "text/html").getElementById("whence-report").textContent);
+  return JSON.parse(format === "json" ? text : /id="whence-report">(.*?)<\/script>/s.exec(text)[1]);
 }

@@ -23,8 +23,8 @@ const unreachable = () =>
 
 const headers = () => (key.get() ? { Authorization: `Bearer ${key.get()}` } : {});
 
-/** A response to a GET, or a Problem thrown. */
-export async function get(path, { signal } = {}) {
+/** A response to a GET, or a Problem thrown; `quiet` does not ask the reader for a key. */
+export async function get(path, { signal, quiet = false } = {}) {
   let response;
   try {
     response = await fetch(path, { headers: headers(), signal });
@@ -32,7 +32,7 @@ export async function get(path, { signal } = {}) {
     throw error.name === "AbortError" ? error : unreachable();
   }
   if (!response.ok) {
-    throw problemOf(response.status, await response.text().catch(() => ""), response.headers.get("Retry-After"));
+    throw problemOf(response.status, await response.text().catch(() => ""), response.headers.get("Retry-After"), quiet);
   }
   return response;
 }
@@ -91,7 +91,7 @@ function second(signal) {
   });
 }
 
-function problemOf(status, text, retryAfter) {
+function problemOf(status, text, retryAfter, quiet = false) {
   let told = {};
   try {
     told = JSON.parse(text);
@@ -102,6 +102,6 @@ function problemOf(status, text, retryAfter) {
     { title: `The server answered ${status}`, detail: "it gave no reason; try again later", ...told, status },
     Math.ceil(Number(retryAfter) || 0),
   );
-  if (status === 401) document.dispatchEvent(new CustomEvent("key-needed", { detail: problem }));
+  if (status === 401 && !quiet) document.dispatchEvent(new CustomEvent("key-needed", { detail: problem }));
   return problem;
 }

@@ -28,6 +28,7 @@ from tests.pictures import encode, noise
 
 CONCEPTS = 1000
 NAMES = {0: "Amber Vale", 1: "Blue Harbour", 2: "Étude in ochre"}
+TRIPLETS = (3, 4, 5)  # concepts of nearly the same picture
 SIDE = 96
 # What Chromium writes when a server answers with an error: no fault of the page's.
 FAILED_LOAD = "Failed to load resource"
@@ -75,30 +76,21 @@ def picture(number: int, *, side: int = SIDE) -> Image.Image:
     return patches(number, side=side)
 
 
-def blend(one: int, other: int) -> Image.Image:
-    """Half of one picture beside half of another."""
-    image = picture(one)
-    image.paste(picture(other).crop((SIDE // 2, 0, SIDE, SIDE)), (SIDE // 2, 0))
+def marked(image: Image.Image, turn: int) -> Image.Image:
+    """It with a small mark, another one every turn; without one the first time."""
+    if turn:
+        ImageDraw.Draw(image).rectangle((8 * turn, 8, 8 * turn + 6, 14), fill="white")
     return image
 
 
-def undecided(attributor: Attributor) -> Image.Image:
-    """A picture that two concepts claim alike."""
-    pairs = ((one, other) for one in range(3, 40) for other in range(one + 1, 40))
-    tried = (blend(*pair) for pair in pairs)
-    return next(one for one in tried if attributor.attribute([one])[0].verdict == "uncertain")
-
-
 @pytest.fixture(scope="session")
-def images(
-    tmp_path_factory: pytest.TempPathFactory, attributor: Attributor
-) -> Callable[[str], Path]:
+def images(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Files to give: one for every verdict and for every way to be wrong."""
     folder = tmp_path_factory.mktemp("images")
     files = {
         "known.png": encode(picture(0)),
         "tall.png": encode(picture(1).resize((60, 240))),
-        "blend.png": encode(undecided(attributor)),
+        "shared.png": encode(picture(TRIPLETS[0])),
         "strange.png": encode(noise(SIDE, SIDE, seed=7)),
         "damaged.png": encode(picture(0, side=400))[:700],
         "words.png": b"these are words",
@@ -122,9 +114,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number in range(CONCEPTS):
         name = NAMES.get(number, f"Painter {number:04d}")
         for turn in range(3 if number < 3 else 1):
-            image = picture(number)
-            if turn:
-                ImageDraw.Draw(image).rectangle((8 * turn, 8, 8 * turn + 6, 14), fill="white")
+            image = marked(picture(number), turn)
+            if number in TRIPLETS:
+                image = marked(picture(TRIPLETS[0]), 1 + number - TRIPLETS[0])
             file = f"{number}-{turn}.png"
             image.save(source / file)
             # The host cannot be reached, and need not be: nothing is ever fetched from it.
@@ -136,7 +128,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     samples = folder.samples(open_published(folder.index).version)
     samples.mkdir(parents=True)
     picture(0).save(samples / "Sample 1.jpg", quality=95)
-    picture(5).save(samples / "Sample 2.jpg", quality=95)
+    picture(9).save(samples / "Sample 2.jpg", quality=95)
     return folder.root
 
 

@@ -51,7 +51,7 @@ def test_asking(page: Page) -> None:
     check(page)
 
 
-@pytest.mark.parametrize("image", ["known.png", "blend.png", "strange.png"])
+@pytest.mark.parametrize("image", ["known.png", "shared.png", "strange.png"])
 def test_answers(page: Page, images: Images, image: str) -> None:
     give(page, images(image))
     page.locator(".hits img").first.wait_for()

@@ -112,7 +112,7 @@ def test_what_the_browser_cannot_show_is_answered_all_the_same(page: Page, image
     ("image", "title", "text"),
     [
         ("known.png", "Most likely drawn from Amber Vale", "appears by chance about once in"),
-        ("blend.png", "Uncertain: more than one source may be behind this", "no single concept"),
+        ("shared.png", "Uncertain: more than one source may be behind this", "no single concept"),
         ("strange.png", "No match in this collection", "do not read them as sources"),
     ],
 )
@@ -149,7 +149,7 @@ def test_a_card_tells_what_speaks_for_a_concept(page: Page, images: Images) -> N
 
 def test_the_shares_drawn_are_the_shares_told(page: Page, images: Images) -> None:
     with page.expect_response(re.compile("/attribute")) as answered:
-        page.set_input_files("#file", images("blend.png"))
+        page.set_input_files("#file", images("shared.png"))
     answer = answered.value.json()
     page.wait_for_selector(".verdict")
     stack = page.locator(".stack").bounding_box()
@@ -332,7 +332,7 @@ def test_the_settings_are_kept(page: Page, images: Images) -> None:
     expect(drawer).to_be_hidden()
     page.reload()
     with page.expect_request(re.compile("/attribute")) as asked:
-        page.set_input_files("#file", images("blend.png"))
+        page.set_input_files("#file", images("shared.png"))
     parameters = parse_qs(urlsplit(asked.value.url).query)
     assert parameters == {"top_k": ["7"], "exemplars": ["1"], "explain": ["false"]}
     expect(page.locator(".card")).to_have_count(7)
