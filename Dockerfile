@@ -1,6 +1,7 @@
 # Whence as a service. Everything it keeps lies in /data: mount a volume there.
 #
 #   docker build -t whence .
+#   docker run --rm -v whence-data:/data whence keys add NAME      prints a key, which requests bear
 #   docker run --rm -p 127.0.0.1:8000:8000 -v whence-data:/data whence
 #
 # docker-compose.yml adds the training and rebuild jobs, docker-compose.gpu.yml the GPU.
@@ -14,7 +15,8 @@ FROM base AS requirements
 WORKDIR /src
 COPY pyproject.toml .
 RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb')); \
-    print(*p['build-system']['requires'], *p['project']['dependencies'], sep='\n')" \
+    print(*p['build-system']['requires'], *p['project']['dependencies'], \
+    *(d for extra in ('onnx', 'otel') for d in p['project']['optional-dependencies'][extra]), sep='\n')" \
     > /requirements.txt
 
 

@@ -39,7 +39,7 @@ format: .venv/.installed  ## Rewrite the code in the project's format
 # uv resolves for every supported Python at once, which pip cannot. Pins that still fit are kept;
 # LOCK_FLAGS=--upgrade moves all of them.
 lock: $(UV)  ## Work constraints.txt out again from pyproject.toml (LOCK_FLAGS=--upgrade for newer)
-	$(UV) pip compile --no-config --universal --python-version 3.11 --extra dev $(LOCK_FLAGS) \
+	$(UV) pip compile --no-config --universal --python-version 3.11 --all-extras $(LOCK_FLAGS) \
 		--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' \
 		--output-file constraints.txt pyproject.toml
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from app.client import EXEMPLARS, TOP_K, ServerError, Whence
+from app.pipeline import answer_file
 from app.schemas import AttributionResponse
-from app.service import answer_file
 from index.attribution import open_attributor
 from index.evaluation.pairs import Answer, Pair
 from index.layout import DataFolder

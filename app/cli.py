@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -16,10 +17,12 @@ from app.console import err, out, print_error, print_note, print_step, stages
 from app.demo import run_demo
 from app.evaluate import evaluate
 from app.keys_command import keys
+from app.logs import configure_logging
 from app.main import create_app
 from app.options import (
     DEFAULT_WORKERS,
     ApiKey,
+    BackboneName,
     Data,
     Device,
     JsonFile,
@@ -27,6 +30,8 @@ from app.options import (
     write_json,
 )
 from app.ports import require_port
+from app.pretrain import pretrain
+from app.protocol import HEADER_BYTES, Protocol
 from app.security import require_closed
 from app.settings import read_settings
 from app.takedown import takedown
@@ -39,14 +44,13 @@ from index.source import read_sources
 from index.takedown import TakedownLog
 from index.verify import SAMPLE, verify
 from index.versions import KEEP, folder_bytes, rollback
-from model.backbone import create_backbone, parse_options
+from model.backbone import parse_options
 from model.checkpoint import latest_model, list_models, load_embedder
+from model.engines import EngineName
 from model.errors import WhenceError
 from model.images import list_training_images
+from model.starter import choose_backbone
 from model.train import train_model
-
-HEADER_BYTES = 16 * 2**10  # of a request, and of a chunk's framing
-DEFAULT_BACKBONE = "vit_base_patch16_224.dino"
 
 cli = typer.Typer(
     name="whence",
@@ -59,6 +63,7 @@ cli.add_typer(evaluate, name="evaluate")
 cli.add_typer(takedown, name="takedown")
 cli.command(name="verify-report")(verify_report_command)
 cli.add_typer(keys, name="keys")
+cli.command(name="pretrain")(pretrain)
 
 
 def main() -> None:
@@ -85,7 +90,7 @@ def train(
     images: Annotated[
         list[Path], typer.Option(help="Image file, or folder searched to any depth; repeatable.")
     ],
-    backbone: Annotated[str, typer.Option(help="A timm model name.")] = DEFAULT_BACKBONE,
+    backbone: BackboneName = None,
     weights: Annotated[
         Path | None, typer.Option(help="Local safetensors weights instead of the hub's.")
     ] = None,
@@ -102,8 +107,11 @@ def train(
 ) -> None:
     """Train aligned and disentangled embeddings on unlabelled images."""
     files = list_training_images(images)
-    network = create_backbone(
-        backbone, weights=weights, options=parse_options(backbone_option or [])
+    network = choose_backbone(
+        backbone,
+        weights=weights,
+        options=parse_options(backbone_option or []),
+        report=print_note,
     )
     folder = DataFolder(data)
     with stages() as report:
@@ -155,12 +163,21 @@ def rebuild_command(
     json_file: JsonFile = None,
     data: Data = Path("data"),
     device: Device = "auto",
+    engine: Annotated[
+        EngineName, typer.Option(help="What runs the model; see WHENCE_ENGINE.")
+    ] = "eager",
     workers: Workers = DEFAULT_WORKERS,
 ) -> None:
     """Embed the exemplars, write a new version of the index and publish it."""
     folder = DataFolder(data)
     exemplars = read_sources(source, each_image_a_concept=each_image_a_concept, report=print_note)
-    embedder = load_embedder(folder.models, model or latest_model(folder.models), device=device)
+    embedder = load_embedder(
+        folder.models,
+        model or latest_model(folder.models),
+        device=device,
+        engine=engine,
+        engines=folder.engines,
+    )
     with stages() as report:
         summary = rebuild(
             folder,
@@ -187,15 +204,19 @@ def serve(
     """Answer POST /attribute; settings come from WHENCE_*, options go before them."""
     settings = read_settings(host=host, port=port, data=data)
     require_port(settings.host, settings.port)
+    if settings.metrics_port:
+        require_port(settings.metrics_host, settings.metrics_port)
     require_closed(settings)
-    logging.getLogger().setLevel(settings.log_level.upper())
+    configure_logging(settings.log_level, settings.log_format)
+    os.environ.setdefault("OTEL_SERVICE_NAME", "whence")
     out.print(f"whence at http://{settings.host}:{settings.port} (API at /docs)")
     uvicorn.run(
         create_app(settings),
         host=settings.host,
         port=settings.port,
-        log_level=settings.log_level,
-        http="h11",  # which bounds what headers may take
+        log_config=None,
+        access_log=False,
+        http=Protocol,
         h11_max_incomplete_event_size=HEADER_BYTES,
         server_header=False,
     )
@@ -296,9 +317,7 @@ def verify_command(
 def demo(
     data: Data = Path("data"),
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
-    backbone: Annotated[
-        str, typer.Option(help="A timm model name, from the hub if it can be reached.")
-    ] = DEFAULT_BACKBONE,
+    backbone: BackboneName = None,
 ) -> None:
     """Draw a small gallery, train, rebuild, serve, and ask a first question."""
     run_demo(data, port=port, backbone=backbone)

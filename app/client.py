@@ -75,6 +75,7 @@ class _Call(Generic[T]):
     read: Callable[[httpx.Response], T]
     parameters: dict[str, Any] = field(default_factory=dict)
     images: Sequence[Upload] = ()
+    body: dict[str, Any] | None = None
     repeatable: bool = True
 
     def request(self, client: httpx.Client | httpx.AsyncClient, seconds: float) -> httpx.Request:
@@ -84,6 +85,7 @@ class _Call(Generic[T]):
             self.path,
             params=self.parameters,
             files=[("image", _file(image)) for image in self.images] or None,
+            json=self.body,
             timeout=httpx.Timeout(seconds, connect=min(seconds, CONNECT_TIMEOUT)),
         )
 
@@ -122,9 +124,8 @@ class _Calls:
 
     @staticmethod
     def take_down(kind: str, target: str, reason: str) -> _Call[TakedownDetail]:
-        path = f"/{kind}/{quote(target, safe='')}"
-        parameters = {"reason": reason}
-        return _Call("DELETE", path, _as(TakedownDetail), parameters, repeatable=False)
+        body = {"kind": kind, "id": target, "reason": reason}
+        return _Call("POST", "/takedowns", _as(TakedownDetail), body=body, repeatable=False)
 
     @staticmethod
     def reload() -> _Call[Reloaded]:
@@ -215,11 +216,11 @@ class Whence:
 
     def take_down_concept(self, concept_id: str, *, reason: str) -> TakedownDetail:
         """Withdraw a concept; needs a key with the scope admin."""
-        return self._send(_Calls.take_down("concepts", concept_id, reason))
+        return self._send(_Calls.take_down("concept", concept_id, reason))
 
     def take_down_exemplar(self, exemplar_id: str, *, reason: str) -> TakedownDetail:
         """Withdraw an exemplar; needs a key with the scope admin."""
-        return self._send(_Calls.take_down("exemplars", exemplar_id, reason))
+        return self._send(_Calls.take_down("exemplar", exemplar_id, reason))
 
     def reload(self) -> Reloaded:
         """Have the published index loaded now; needs a key with the scope admin."""
@@ -311,11 +312,11 @@ class AsyncWhence:
 
     async def take_down_concept(self, concept_id: str, *, reason: str) -> TakedownDetail:
         """Withdraw a concept; needs a key with the scope admin."""
-        return await self._send(_Calls.take_down("concepts", concept_id, reason))
+        return await self._send(_Calls.take_down("concept", concept_id, reason))
 
     async def take_down_exemplar(self, exemplar_id: str, *, reason: str) -> TakedownDetail:
         """Withdraw an exemplar; needs a key with the scope admin."""
-        return await self._send(_Calls.take_down("exemplars", exemplar_id, reason))
+        return await self._send(_Calls.take_down("exemplar", exemplar_id, reason))
 
     async def reload(self) -> Reloaded:
         """Have the published index loaded now; needs a key with the scope admin."""

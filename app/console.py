@@ -22,7 +22,7 @@ from model.train import TrainingStep
 out = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
 err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
-Stages = Callable[[str, int, int], None]  # (stage, done, total)
+Stages = Callable[..., None]  # (stage, done, total), and a note to show behind them
 
 
 def print_error(text: str, about: str = "") -> None:
@@ -64,14 +64,15 @@ def stages() -> Iterator[Stages]:
         MofNCompleteColumn(),
         RateColumn(),
         TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
         console=err,
     ) as bars:
         tasks: dict[str, TaskID] = {}
 
-        def report(stage: str, done: int, total: int) -> None:
+        def report(stage: str, done: int, total: int, note: str = "") -> None:
             if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=total)
-            bars.update(tasks[stage], completed=done, total=total)
+                tasks[stage] = bars.add_task(stage, total=total, note=note)
+            bars.update(tasks[stage], completed=done, total=total, note=note)
 
         try:
             yield report

@@ -24,14 +24,13 @@ from index.layout import DataFolder
 from index.rebuild import rebuild
 from index.snapshot import list_versions, published_version
 from index.source import read_sources
-from model.backbone import Backbone, create_backbone, create_random_backbone
 from model.checkpoint import load_embedder
-from model.errors import BackboneError, WhenceError
+from model.errors import WhenceError
 from model.images import list_training_images
+from model.starter import choose_backbone
 from model.train import train_model
 
 HOST = "127.0.0.1"
-FALLBACK = "mobilenetv3_small_100"
 SAMPLES = 6  # queries that the page offers
 STARTUP = 60.0  # seconds until the server must answer
 
@@ -40,14 +39,14 @@ class DemoError(WhenceError):
     """A data folder that is not the demo's to write to."""
 
 
-def run_demo(data: Path, *, port: int = 8000, backbone: str) -> None:
+def run_demo(data: Path, *, port: int = 8000, backbone: str | None = None) -> None:
     """Draw, train, rebuild, serve on 127.0.0.1 and ask one question; serves until interrupted."""
     folder = DataFolder(data)
     require_port(HOST, port)
     require_own_index(folder, data / "demo")
     with stages() as report:
         gallery = draw_gallery(data / "demo", progress=partial(report, "drawing"))
-        network = choose_backbone(backbone)
+        network = choose_backbone(backbone, report=print_note)
         trained = train_model(
             list_training_images([gallery.exemplars]),
             network,
@@ -82,20 +81,6 @@ def run_demo(data: Path, *, port: int = 8000, backbone: str) -> None:
         )
     _lay_out_samples(folder.samples(summary.version), measured)
     _serve(data, port, attributor, gallery, _example(measured))
-
-
-def choose_backbone(name: str) -> Backbone:
-    """The named backbone from the hub, else one with random weights, saying so."""
-    try:
-        return create_backbone(name)
-    except BackboneError as error:
-        print_note(str(error))
-        print_note(
-            f"the demo goes on with {FALLBACK} and random weights. They tell this gallery's simple "
-            "pictures apart by colour and texture; for real images their answers are poor. Train "
-            "with a real backbone before you trust an answer."
-        )
-        return create_random_backbone(FALLBACK)
 
 
 def require_own_index(folder: DataFolder, demo: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from app.heatmaps import HeatmapStore
+from app.metrics import Metrics
 from app.service import Service
 from app.settings import Settings
 from index.attribution import Attributor
@@ -23,9 +24,15 @@ def get_service(request: Request) -> Service:
     return service
 
 
+def get_metrics(request: Request) -> Metrics:
+    """The app's metrics."""
+    metrics: Metrics = request.app.state.metrics
+    return metrics
+
+
 def get_heatmaps(service: Annotated[Service, Depends(get_service)]) -> HeatmapStore:
     """The heatmaps of the last minutes' answers."""
-    return service.heatmaps
+    return service.pipeline.heatmaps
 
 
 async def get_attributor(
@@ -39,4 +46,5 @@ async def get_attributor(
 SettingsDep = Annotated[Settings, Depends(get_settings)]
 ServiceDep = Annotated[Service, Depends(get_service)]
 HeatmapsDep = Annotated[HeatmapStore, Depends(get_heatmaps)]
+MetricsDep = Annotated[Metrics, Depends(get_metrics)]
 AttributorDep = Annotated[Attributor, Depends(get_attributor)]

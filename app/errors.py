@@ -3,6 +3,7 @@
     status  type (urn:whence:problem:...)  raised as
     400     undecodable-image              UndecodableImageError
             malformed-form                 MalformedFormError
+            malformed-request              by `app.protocol`, to what is no HTTP
             origin-refused                 by `app.cors`, to what a browser asks beforehand
     401     unauthorized                   UnauthorizedError; with WWW-Authenticate
     403     forbidden                      ForbiddenError
@@ -16,9 +17,12 @@
             not-a-form                     NotAFormError
     422     image-too-small                ImageTooSmallError
             invalid-request                InvalidRequestError, or FastAPI's validation
-    429     rate-limited                   RateLimitedError; with Retry-After
+    429     queue-full                     QueueFullError; with Retry-After
+            rate-limited                   RateLimitedError; with Retry-After
+    499     client-gone                    ClientGoneError: logged and counted, read by nobody
     500     internal-error                 anything else; its text is logged, never sent
     503     no-index                       SnapshotError, ModelError; with Retry-After
+            deadline                       DeadlineError; with Retry-After
             stalled                        StalledError; with Retry-After
             takedowns-unusable             TakedownError; with Retry-After
             keys-unusable                  KeysError; with Retry-After
@@ -39,6 +43,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from structlog.contextvars import get_contextvars
 
 from app.headers import security_headers
 from index.errors import NotFoundError, SnapshotError, TakedownError
@@ -53,6 +58,7 @@ from model.errors import (
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER = 5  # seconds, where the error knows no better
+DETAIL = 1000  # characters: what a request holds may be told back, but not all of it
 RETRIED = {http.HTTPStatus.TOO_MANY_REQUESTS, http.HTTPStatus.SERVICE_UNAVAILABLE}
 
 logger = logging.getLogger(__name__)
@@ -75,7 +81,10 @@ class Problem(BaseModel):
     title: str = Field(description="The kind of error in words; the same for every occurrence.")
     status: int = Field(description="The HTTP status code.")
     detail: str = Field(description="What was wrong this time and what to do about it.")
-    instance: str = Field(description="URN of this occurrence; the server's log names it too.")
+    instance: str = Field(
+        description="URN of this occurrence; it ends with the answer's X-Request-ID, under which "
+        "the server's log tells more."
+    )
     errors: list[Fault] | None = Field(
         None, description="Each faulty part; only with type `urn:whence:problem:invalid-request`."
     )
@@ -105,20 +114,40 @@ class StalledError(RequestError):
     """The embedding of an image takes so long that it must be hanging."""
 
 
+class BusyError(RequestError):
+    """A request that may be sent again in ``retry_after`` seconds."""
+
+    def __init__(self, message: str, *, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class QueueFullError(BusyError):
+    """An image for which there is no room now."""
+
+
+class RateLimitedError(BusyError):
+    """A caller that has asked too often."""
+
+
+class ImpatientError(RequestError):
+    """An answer that nobody waits for."""
+
+
+class ClientGoneError(ImpatientError):
+    """A connection that was closed before its answer."""
+
+
+class DeadlineError(ImpatientError):
+    """A request that took longer than requests may."""
+
+
 class UnauthorizedError(RequestError):
     """A request without a valid key, where one is needed."""
 
 
 class ForbiddenError(RequestError):
     """A request whose key lacks the scope."""
-
-
-class RateLimitedError(RequestError):
-    """A caller that has asked too often; ``retry_after`` is when to ask again, in seconds."""
-
-    def __init__(self, message: str, *, retry_after: int) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
 
 
 class KeysError(RequestError):
@@ -167,6 +196,12 @@ MALFORMED_FORM = ProblemType(
     "malformed-form",
     "The form cannot be read",
     "the multipart body cannot be read: Missing boundary in multipart.",
+)
+MALFORMED_REQUEST = ProblemType(
+    400,
+    "malformed-request",
+    "This is no HTTP request",
+    "Invalid HTTP request received. It is no HTTP/1.1, or its headers are longer than 16384 bytes",
 )
 ORIGIN_REFUSED = ProblemType(
     400,
@@ -247,6 +282,18 @@ INVALID_REQUEST = ProblemType(
     "The request is not valid",
     "query parameter 'top_k': Input should be greater than or equal to 1",
 )
+QUEUE_FULL = ProblemType(
+    429,
+    "queue-full",
+    "There is no room for more images now",
+    "the server is answering 32 images, the most it takes at once; try again in 2 seconds",
+)
+CLIENT_GONE = ProblemType(
+    499,
+    "client-gone",
+    "Nobody waits for the answer",
+    "the connection was closed before there was an answer",
+)
 RATE_LIMITED = ProblemType(
     429,
     "rate-limited",
@@ -265,6 +312,13 @@ NO_INDEX = ProblemType(
     "no-index",
     "There is no index to answer from",
     "there is no index in data/index yet; run `whence rebuild --source PATH`",
+)
+DEADLINE = ProblemType(
+    503,
+    "deadline",
+    "The answer would have come too late",
+    "the answer would have taken longer than 30 seconds, the most that a request may take here; "
+    "try again later",
 )
 STALLED = ProblemType(
     503,
@@ -305,10 +359,25 @@ KINDS: dict[type[WhenceError], ProblemType] = {
     RateLimitedError: RATE_LIMITED,
     SnapshotError: NO_INDEX,
     ModelError: NO_INDEX,
+    QueueFullError: QUEUE_FULL,
+    ClientGoneError: CLIENT_GONE,
+    DeadlineError: DEADLINE,
     StalledError: STALLED,
     TakedownError: TAKEDOWNS_UNUSABLE,
     KeysError: KEYS_UNUSABLE,
 }
+
+
+def kind_of(error: WhenceError) -> ProblemType:
+    """How an error is told to a client."""
+    return next(KINDS[cls] for cls in type(error).__mro__ if cls in KINDS)
+
+
+def problem_of(request: Request, error: WhenceError) -> Problem:
+    """A problem that is a part of an answer to ``request``."""
+    kind = kind_of(error)
+    request.app.state.metrics.refused(kind.name)
+    return _problem(kind, str(error), _instance(request))
 
 
 def add_problem_handlers(app: FastAPI) -> None:
@@ -321,7 +390,8 @@ def add_problem_handlers(app: FastAPI) -> None:
 
 def problem_response(kind: ProblemType, detail: str) -> JSONResponse:
     """The answer to what is refused before any route or log sees it."""
-    return _response(_problem(kind, detail, f"urn:uuid:{uuid.uuid4()}"), {})
+    request_id = get_contextvars().get("request_id") or uuid.uuid4()
+    return _response(_problem(kind, detail, f"urn:whence:request:{request_id}"), {})
 
 
 def responses(*kinds: ProblemType) -> dict[int | str, dict[str, Any]]:
@@ -351,7 +421,9 @@ def responses(*kinds: ProblemType) -> dict[int | str, dict[str, Any]]:
                     "schema": {"type": "string"},
                 }
             }
-        problem = _problem(kind, kind.example, "urn:uuid:6f2b1c1e-9d57-4c5b-8d1c-0d8c2a5b7e11")
+        problem = _problem(
+            kind, kind.example, "urn:whence:request:6f2b1c1e-9d57-4c5b-8d1c-0d8c2a5b7e11"
+        )
         response["content"][MEDIA_TYPE]["examples"][kind.name] = {
             "summary": kind.title,
             "value": problem.model_dump(exclude_none=True),
@@ -378,6 +450,10 @@ def document_problems(app: FastAPI) -> None:
         schemas.pop(name, None)
 
 
+def _instance(request: Request) -> str:
+    return f"urn:whence:request:{request.state.request_id}"
+
+
 def _document(operation: dict[str, Any], *kinds: ProblemType) -> None:
     """Add problems to those that an operation says it answers with."""
     said = operation["responses"]
@@ -393,7 +469,7 @@ def _problem(
         type=kind.urn,
         title=kind.title,
         status=kind.status,
-        detail=detail,
+        detail=detail[:DETAIL],
         instance=instance,
         errors=list(faults) if faults is not None else None,
     )
@@ -408,19 +484,21 @@ def _answer(
     headers: Mapping[str, str] | None = None,
     cause: str | None = None,  # for the log alone, in place of the detail
 ) -> JSONResponse:
-    problem = _problem(kind, detail, f"urn:uuid:{uuid.uuid4()}", faults)
-    level = logging.ERROR if kind is INTERNAL_ERROR else logging.INFO
-    logger.log(
-        level,
-        "%s %r answered %d %s: %r (%s)",
-        request.method,
-        request.url.path,
-        kind.status,
-        kind.name,
-        cause or detail,
-        problem.instance,
-    )
-    sent = dict(headers or {})
+    request_id: str = request.state.request_id
+    problem = _problem(kind, detail, _instance(request), faults)
+    request.app.state.metrics.refused(kind.name)
+    request.state.problem = kind.name  # for the line that the log has of every request
+    # Other details may repeat what the caller sent, which is no business of the log's.
+    if kind.status >= http.HTTPStatus.INTERNAL_SERVER_ERROR:
+        logger.log(
+            logging.ERROR if kind is INTERNAL_ERROR else logging.INFO,
+            "answered %d %s: %r (%s)",
+            kind.status,
+            kind.name,
+            cause or problem.detail,
+            problem.instance,
+        )
+    sent = {"X-Request-ID": request_id, **(headers or {})}
     if kind.status in RETRIED:
         sent.setdefault("Retry-After", str(RETRY_AFTER))
     if kind is UNAUTHORIZED:
@@ -437,13 +515,12 @@ def _response(problem: Problem, headers: Mapping[str, str]) -> JSONResponse:
 
 
 async def _answer_named(request: Request, error: Exception) -> JSONResponse:
-    for ancestor in type(error).__mro__:
-        if ancestor in KINDS:
-            faults = error.faults if isinstance(error, InvalidRequestError) else None
-            wait = getattr(error, "retry_after", None)
-            headers = {"Retry-After": str(wait)} if wait else None
-            return _answer(request, KINDS[ancestor], str(error), faults=faults, headers=headers)
-    raise error
+    assert isinstance(error, WhenceError)
+    faults = error.faults if isinstance(error, InvalidRequestError) else None
+    headers = {}
+    if isinstance(error, BusyError):
+        headers["Retry-After"] = str(error.retry_after)
+    return _answer(request, kind_of(error), str(error), faults=faults, headers=headers)
 
 
 async def _answer_validation(request: Request, error: Exception) -> JSONResponse:
@@ -454,6 +531,8 @@ async def _answer_validation(request: Request, error: Exception) -> JSONResponse
 
 async def _answer_http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
+    if isinstance(error.__cause__, WhenceError):  # what FastAPI makes of one while it reads JSON
+        return await _answer_named(request, error.__cause__)
     if error.status_code == NOT_FOUND.status:
         return _answer(request, NOT_FOUND, f"there is nothing at {request.url.path}; see /docs")
     if error.status_code == METHOD_NOT_ALLOWED.status:
@@ -484,5 +563,5 @@ def _fault(error: Mapping[str, Any]) -> Fault:
 
 
 def _sentence(fault: Fault) -> str:
-    what = {"query": "query parameter", "path": "path parameter", "body": "form field"}
+    what = {"query": "query parameter", "path": "path parameter", "body": "field"}
     return f"{what.get(fault.place, fault.place)} {fault.name!r}: {fault.detail}"

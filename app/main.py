@@ -1,7 +1,7 @@
 """The HTTP service, put together: ``uvicorn --factory app.main:create_app``, or `whence serve`."""
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from importlib import metadata
 
 from fastapi import Depends, FastAPI
@@ -10,6 +10,7 @@ from app.cors import add_cors
 from app.docs import add_docs
 from app.errors import add_problem_handlers, document_problems
 from app.headers import SecurityHeaders
+from app.metrics import Metrics
 from app.routes import (
     admin,
     attribute,
@@ -17,6 +18,7 @@ from app.routes import (
     exemplars,
     health,
     heatmaps,
+    metrics,
     page,
     report,
     samples,
@@ -24,10 +26,13 @@ from app.routes import (
 from app.security import Gate, require_attribute
 from app.service import Service
 from app.settings import Settings, read_settings
+from app.telemetry import Telemetry
+from app.tracing import REQUESTS
 from app.uploads import BodyLimit
 from index.attribution import Attributor, open_attributor
 from index.embedding import ImageEmbedder
 from index.layout import DataFolder
+from model.engines import set_threads
 
 DESCRIPTION = """\
 Tells which source concepts a generated image most plausibly derives from, and shows the exemplars
@@ -47,9 +52,11 @@ def open_published_attributor(settings: Settings, embedder: ImageEmbedder | None
         ModelError: the index's model is missing or damaged.
         TakedownError: the log of takedowns cannot be read.
     """
+    set_threads(settings.threads)
     return open_attributor(
         DataFolder(settings.data),
         device=settings.device,
+        engine=settings.engine,
         rate=settings.false_attribution_rate,
         embedder=embedder,
     )
@@ -73,11 +80,14 @@ def create_app(
         SettingsError: the environment holds a setting that cannot be.
     """
     settings = settings or read_settings()
+    counted = Metrics()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with Service(settings, load, attributor) as app.state.service:
-            yield
+        port = settings.metrics_port
+        with counted.served(settings.metrics_host, port) if port else nullcontext():
+            async with Service(settings, load, attributor, counted) as app.state.service:
+                yield
 
     app = FastAPI(
         title="Whence",
@@ -86,18 +96,24 @@ def create_app(
         lifespan=lifespan,
         docs_url=None,  # `add_docs` has it without a content delivery network
         redoc_url=None,
+        telemetry=REQUESTS,
     )
     app.state.settings = settings
+    app.state.metrics = counted
     app.state.gate = Gate.of(settings)
     app.add_middleware(
-        BodyLimit, max_bytes=settings.max_upload_bytes, seconds=settings.upload_seconds
+        BodyLimit,
+        max_bytes=settings.max_upload_bytes,
+        exceptions={"/attribute/batch": settings.max_batch_bytes},
+        seconds=settings.upload_seconds,
     )
     add_cors(app, settings.cors_origins)
     app.add_middleware(SecurityHeaders)
+    app.add_middleware(Telemetry, metrics=counted)  # the last is the outermost
     add_problem_handlers(app)
     for routes in (attribute, report, concepts, exemplars, samples):
         app.include_router(routes.router, dependencies=[Depends(require_attribute)])
-    for routes in (heatmaps, admin, health, page):
+    for routes in (admin, health, heatmaps, metrics, page):
         app.include_router(routes.router)
     app.mount("/static", page.PageFiles(), name="static")
     add_docs(app)

@@ -14,6 +14,13 @@ Workers = Annotated[int, typer.Option(min=0, help="Processes that decode images.
 Device = Annotated[
     str, typer.Option(envvar="WHENCE_DEVICE", help="auto, cpu, cuda or cuda:N; auto prefers CUDA.")
 ]
+BackboneName = Annotated[
+    str | None,
+    typer.Option(
+        help="A timm model name, or starter; default vit_base_patch16_224.dino where it is in "
+        "reach, else starter."
+    ),
+]
 
 ApiKey = Annotated[
     str | None,

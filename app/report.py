@@ -18,8 +18,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 from pydantic import AfterValidator, AwareDatetime, Field, ValidationError
 
+from app.pipeline import Answer
 from app.schemas import Evidence, ExemplarDetail, Fraction, RankedConcept, Wire
-from app.service import Answer
 from index.attribution import Attributor
 from index.calibration import Verdict
 from index.embedding import thumbnail_of

@@ -4,6 +4,7 @@
 is imported for the type checker alone.
 """
 
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -14,13 +15,11 @@ from index.calibration import Verdict
 from model.config import Facet
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from app.heatmaps import HeatmapPair
-    from app.service import Answer, Timing
+    from app.pipeline import Answer, Timing
     from index.attribution import Attributor, ConceptEvidence, ExemplarEvidence
     from index.catalog import Concept, Exemplar
-    from index.takedown import Takedown
+    from index.takedown import Hidden, Takedown
 
 
 def _rounded(value: float) -> float:
@@ -56,7 +55,8 @@ class AttributeParameters(Request):
     )
     explain: bool = Field(
         False,
-        description="Ask for heatmaps of the regions that correspond, for the first 15 exemplars.",
+        description="Ask for heatmaps of the regions that correspond, for the best exemplar of "
+        "each concept first; the server caps how many are explained (6 by default).",
     )
 
 
@@ -70,9 +70,11 @@ class ConceptParameters(Request):
     limit: int = Field(50, ge=1, le=1000, description="Concepts to list, at most.")
 
 
-class TakedownParameters(Request):
-    """Query parameters of the takedowns."""
+class TakedownRequest(Request):
+    """Body of ``POST /takedowns``."""
 
+    kind: Literal["concept", "exemplar"] = Field(description="What `id` names.")
+    id: str = Field(min_length=1, max_length=1000, description="Of the concept or exemplar.")
     reason: str = Field(
         min_length=1, max_length=500, description="Why; kept in the log of takedowns."
     )
@@ -391,6 +393,29 @@ class Ready(Wire):
     )
 
 
+class HiddenExemplar(Wire):
+    """An exemplar that a takedown hides."""
+
+    id: str = Field(description="The exemplar's id, which is no longer answered for.")
+    concept_id: str = Field(description="Its concept.")
+    sha256: str = Field(description="SHA-256 of the original file, hexadecimal.")
+    how: Literal["named", "same content", "near-duplicate"] = Field(
+        description="`named` itself or by its concept; `same content` as a named one; "
+        "`near-duplicate` of one."
+    )
+
+    @classmethod
+    def of(cls, hidden: "Hidden") -> "HiddenExemplar":
+        """The wire form."""
+        exemplar = hidden.exemplar
+        return cls(
+            id=exemplar.id,
+            concept_id=exemplar.concept_id,
+            sha256=exemplar.sha256,
+            how=hidden.how,
+        )
+
+
 class TakedownDetail(Wire):
     """A takedown that is in force."""
 
@@ -400,9 +425,12 @@ class TakedownDetail(Wire):
     kind: Literal["concept", "exemplar", "image"] = Field(description="What was named.")
     target: str = Field(description="Id of the concept or exemplar.")
     exemplars: int = Field(ge=0, description="Files that were named, copies not counted.")
+    hides: list[HiddenExemplar] = Field(
+        description="Exemplars of this index version that were shown until now, copies included."
+    )
 
     @classmethod
-    def of(cls, takedown: "Takedown") -> "TakedownDetail":
+    def of(cls, takedown: "Takedown", hides: "Sequence[Hidden]") -> "TakedownDetail":
         """The wire form."""
         return cls(
             id=takedown.id,
@@ -411,6 +439,7 @@ class TakedownDetail(Wire):
             kind=takedown.kind,
             target=takedown.target,
             exemplars=len(takedown.contents),
+            hides=[HiddenExemplar.of(hidden) for hidden in hides],
         )
 
 

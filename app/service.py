@@ -1,34 +1,28 @@
-"""What lives as long as the server: the loaded index and model, and the one thread that embeds."""
+"""What lives as long as the server: the index and model of the moment, and the pipeline."""
 
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Literal
 
 import anyio.to_thread
-from PIL import Image
 
-from app.errors import ReloadError, StalledError
-from app.heatmaps import HeatmapPair, HeatmapStore
+from app.errors import ReloadError
+from app.metrics import Metrics
+from app.pipeline import Pipeline
 from app.settings import Settings
-from index.attribution import Attribution, Attributor
+from index.attribution import Attributor
 from index.embedding import ImageEmbedder
 from index.errors import SnapshotError, TakedownError
-from index.explanation import Explanation, explain_answer
 from index.layout import DataFolder
 from index.snapshot import CURRENT
 from index.takedown import Takedown, TakedownLog, withdraw
 from model.errors import ModelError, WhenceError
-from model.images import decode_image, read_image
 
-PIPELINE = 4  # decoded images held at once: one is embedded, the next ones are made ready
 RETRY_SECONDS = 1.0
 WATCH_SECONDS = 0.25  # between two looks at what is published and taken down
 
@@ -36,41 +30,6 @@ LoadError = (SnapshotError, ModelError, TakedownError)  # why an index cannot be
 _Stamp = tuple[int, int, int] | None
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Seconds spent on each step."""
-
-    decode: float
-    queue: float
-    embed: float
-    search: float
-    explain: float
-    total: float
-
-
-@dataclass(frozen=True)
-class Answer:
-    """An attribution and how it came about."""
-
-    attribution: Attribution
-    image_sha256: str
-    created_at: datetime
-    timing: Timing
-    heatmaps: Mapping[str, HeatmapPair] = field(default_factory=dict)  # by exemplar id
-
-
-@dataclass(frozen=True)
-class Inference:
-    """What the inference thread made of one image, and when: seconds of `time.perf_counter`."""
-
-    attribution: Attribution
-    explanations: Mapping[str, Explanation]  # by exemplar id
-    began: float
-    embedded: float
-    found: float
-    explained: float
 
 
 class _Serving:
@@ -105,7 +64,6 @@ class _Serving:
 class Service:
     """Answers uploads with the attributor of the moment; an async context manager.
 
-    Embedding and search run on one thread, where torch and faiss have all cores to themselves.
     Two tasks look several times a second whether another version was published and whether the log
     of takedowns has grown. What is new is opened and warmed on another thread and takes the place
     of the old between two requests; if it cannot be opened, the old goes on and `trouble` says why.
@@ -119,15 +77,18 @@ class Service:
             of the time.
         attributor: answers instead of what ``load`` gives, whatever is published; takedowns reach
             it all the same.
+        metrics: count and time what happens.
     """
 
     def __init__(
         self,
         settings: Settings,
         load: Callable[[Settings, ImageEmbedder | None], Attributor],
-        attributor: Attributor | None = None,
+        attributor: Attributor | None,
+        metrics: Metrics,
     ) -> None:
         self._settings = settings
+        self._metrics = metrics
         self._data = DataFolder(settings.data)
         self._load = load
         self._fixed = attributor is not None
@@ -137,18 +98,17 @@ class Service:
         self._seen: dict[Path, _Stamp] = {}
         self._loading = asyncio.Lock()  # held while a version is opened
         self._changing = asyncio.Lock()  # held, shortly, while what is served changes; taken last
-        self._pipeline = asyncio.Semaphore(PIPELINE)
-        self._inference = ThreadPoolExecutor(max_workers=1, thread_name_prefix="inference")
-        self._embedding_since: float | None = None
-        self.heatmaps = HeatmapStore(settings.heatmap_seconds, settings.heatmap_bytes)
+        self.pipeline = Pipeline(settings, metrics)
         self._watches: list[asyncio.Task[None]] = []
+        if attributor:
+            self._tell_serving(attributor)
 
     async def __aenter__(self) -> "Service":
         """Load the index if there is one; a server without one still starts."""
+        self.pipeline.start()
         await self._refresh()
-        self._watches = [
-            asyncio.create_task(self._repeat(look)) for look in (self._refresh, self._hide)
-        ]
+        looks = (self._refresh, self._hide, self._probe)
+        self._watches = [asyncio.create_task(self._repeat(look)) for look in looks]
         return self
 
     async def __aexit__(
@@ -157,12 +117,12 @@ class Service:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Let the work in hand end."""
+        """Answer what was taken."""
         for watch in self._watches:
             watch.cancel()
         if self._watches:
             await asyncio.wait(self._watches)
-        await anyio.to_thread.run_sync(self._inference.shutdown)
+        await self.pipeline.close()
         if self._serving:
             self._serving.retire()
 
@@ -230,6 +190,7 @@ class Service:
                 reason=reason,
             )
         )
+        self._metrics.taken_down(kind)
         logger.info("recorded takedown %s of %s %r", takedown.id, kind, target)
         await self._hide()
         if trouble := self._failures.get("takedowns"):
@@ -239,57 +200,6 @@ class Service:
             )
         return takedown
 
-    async def attribute(
-        self,
-        attributor: Attributor,
-        data: bytes,
-        *,
-        top_k: int,
-        exemplars: int,
-        explain: bool = False,
-    ) -> Answer:
-        """Answer one uploaded image; ``explain`` keeps heatmaps of it in `heatmaps`.
-
-        Raises:
-            ImageError: it cannot be decoded, or is outside the limits.
-        """
-        arrived = time.perf_counter()
-        async with self._pipeline:
-            admitted = time.perf_counter()
-            image = await anyio.to_thread.run_sync(decode_image, data, self._settings.image_limits)
-            decoded = time.perf_counter()
-            made = await asyncio.get_running_loop().run_in_executor(
-                self._inference, self._infer, attributor, image.pixels, top_k, exemplars, explain
-            )
-        heatmaps: Mapping[str, HeatmapPair] = {}
-        drawn = 0.0
-        if made.explanations:
-            began = time.perf_counter()
-            heatmaps = await anyio.to_thread.run_sync(self.heatmaps.put_all, made.explanations)
-            drawn = time.perf_counter() - began
-        timing = Timing(
-            decode=decoded - admitted,
-            queue=(admitted - arrived) + (made.began - decoded),
-            embed=made.embedded - made.began,
-            search=made.found - made.embedded,
-            explain=made.explained - made.found + drawn,
-            total=time.perf_counter() - arrived,
-        )
-        return Answer(made.attribution, image.sha256, datetime.now(UTC), timing, heatmaps)
-
-    def check_responsive(self) -> None:
-        """Notice an embedding that never ends.
-
-        Raises:
-            StalledError: the one that runs has taken longer than the settings allow.
-        """
-        since = self._embedding_since
-        seconds = 0.0 if since is None else time.perf_counter() - since
-        if seconds > self._settings.stall_seconds:
-            raise StalledError(
-                f"an image has been embedding for {seconds:.0f} seconds; restart the server"
-            )
-
     async def _repeat(self, look: Callable[[], Awaitable[None]]) -> None:
         while True:
             await asyncio.sleep(WATCH_SECONDS)
@@ -297,6 +207,12 @@ class Service:
                 await look()
             except Exception:  # whatever it was, the next look may succeed
                 logger.exception("looking for a new index version or takedown failed")
+
+    async def _probe(self) -> None:
+        """Have an image embedded now and then, to know that it can be."""
+        if self._serving:
+            with self._serving.in_use() as attributor:
+                await self.pipeline.probe(attributor)
 
     async def _refresh(self, *, again: bool = False) -> None:
         """Bring what is served up to date with the disk.
@@ -350,6 +266,7 @@ class Service:
                 self._fail("index", error)
                 self._failures.pop("takedowns", None)
                 self._serving = None
+                self._metrics.index_lost()
                 serving.retire()
             except LoadError as error:
                 self._fail("takedowns", error)
@@ -359,6 +276,7 @@ class Service:
                 self._serve(masked)
 
     def _fail(self, what: str, error: WhenceError) -> None:
+        self._metrics.reload_failed()
         if str(error) != str(self._failures.get(what)):
             state = "the server goes on as it was" if self._serving else "not ready"
             logger.warning("%s: %s", state, error)
@@ -372,12 +290,19 @@ class Service:
         self._serving = _Serving(attributor)
         if old:
             old.retire()
+        self._tell_serving(attributor)
         snapshot = attributor.snapshot
         logger.info(
             "serving index %s, model %s, %d exemplars taken down",
             snapshot.version,
             snapshot.model_id,
             len(snapshot.hidden),
+        )
+
+    def _tell_serving(self, attributor: Attributor) -> None:
+        snapshot, hidden = attributor.snapshot, len(attributor.snapshot.hidden)
+        self._metrics.swapped(
+            snapshot.version, snapshot.model_id, snapshot.manifest.exemplars - hidden, hidden
         )
 
     def _open(self, embedder: ImageEmbedder | None) -> Attributor:
@@ -396,20 +321,6 @@ class Service:
         seen = _stamp(self._data.takedowns)
         return seen, attributor.masked(TakedownLog(self._data.takedowns).read())
 
-    def _infer(
-        self,
-        attributor: Attributor,
-        image: Image.Image,
-        top_k: int,
-        exemplars: int,
-        explain: bool,
-    ) -> Inference:
-        self._embedding_since = time.perf_counter()
-        try:
-            return infer(attributor, image, top_k=top_k, exemplars=exemplars, explain=explain)
-        finally:
-            self._embedding_since = None
-
 
 def _stamp(path: Path) -> _Stamp:
     """What changes when a file does; None while there is none."""
@@ -418,49 +329,3 @@ def _stamp(path: Path) -> _Stamp:
     except FileNotFoundError:
         return None
     return state.st_mtime_ns, state.st_size, state.st_ino
-
-
-def infer(
-    attributor: Attributor,
-    image: Image.Image,
-    *,
-    top_k: int,
-    exemplars: int,
-    explain: bool = False,
-) -> Inference:
-    """Attribute one image in this thread, and explain the answer if that is asked for."""
-    embedder = attributor.embedder
-    began = time.perf_counter()
-    if explain:
-        queries, [patches] = embedder.embed_with_patches([embedder.preprocess(image)])
-    else:
-        queries = embedder.embed([image])
-    embedded = time.perf_counter()
-    [attribution] = attributor.rank(queries, top_k=top_k, exemplars=exemplars)
-    found = explained = time.perf_counter()
-    explanations: Mapping[str, Explanation] = {}
-    if explain:
-        one = {facet: rows[0] for facet, rows in queries.items()}
-        explanations = explain_answer(attributor, attribution, patches, one, image.size)
-        explained = time.perf_counter()
-    return Inference(attribution, explanations, began, embedded, found, explained)
-
-
-def answer_file(attributor: Attributor, path: Path, *, top_k: int, exemplars: int) -> Answer:
-    """Answer one image file in this thread, without a server.
-
-    Raises:
-        ImageError: it cannot be read or decoded.
-    """
-    arrived = time.perf_counter()
-    image = read_image(path)
-    made = infer(attributor, image.pixels, top_k=top_k, exemplars=exemplars)
-    timing = Timing(
-        decode=made.began - arrived,
-        queue=0.0,
-        embed=made.embedded - made.began,
-        search=made.found - made.embedded,
-        explain=0.0,
-        total=made.found - arrived,
-    )
-    return Answer(made.attribution, image.sha256, datetime.now(UTC), timing)

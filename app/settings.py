@@ -1,20 +1,27 @@
 """Settings of the server, each an environment variable: WHENCE_DATA, WHENCE_PORT, ..."""
 
+import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from app.logs import LogFormat
 from app.rates import Rate
 from index.calibration import DEFAULT_RATE
+from index.explanation import MOST
 from index.layout import DataFolder
+from model.engines import EngineName
 from model.errors import WhenceError
 from model.images import DEFAULT_LIMITS, ImageLimits
 
 LogLevel = Annotated[
     Literal["critical", "error", "warning", "info", "debug"], BeforeValidator(str.lower)
 ]
+
+
+DEFAULT_DECODERS = min(8, os.cpu_count() or 1)
 
 
 def _split(value: object) -> object:
@@ -34,10 +41,25 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 is every one.")
     port: int = Field(8000, ge=1, le=65535, description="Port to listen on.")
     log_level: LogLevel = Field("info", description="Least severe message that is logged.")
+    log_format: LogFormat = Field(
+        "auto",
+        description="json: a JSON object a line; console: for people; auto: console on a terminal.",
+    )
+    metrics_port: int | None = Field(
+        None, ge=1, le=65535, description="Port for Prometheus alone, without a key; default none."
+    )
+    metrics_host: str = Field("127.0.0.1", description="Address that the metrics port listens on.")
     device: str = Field(
         "auto",
         pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",
         description="Where images are embedded: auto takes CUDA if there is one, else the CPU.",
+    )
+    engine: EngineName = Field(
+        "auto",
+        description="What runs the model; auto takes the fastest that gives the same embeddings.",
+    )
+    threads: int = Field(
+        0, ge=0, le=1024, description="Threads of inference; 0 is one for each core there is."
     )
     false_attribution_rate: float = Field(
         DEFAULT_RATE,
@@ -74,6 +96,48 @@ class Settings(BaseSettings):
     cors_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = Field(
         (), description="Origins, separated by commas, whose pages may read answers; * is all."
     )
+    max_batch: int | None = Field(
+        None,
+        ge=1,
+        description="Images in one forward pass, at most; by default 8 on a CPU, else 64.",
+    )
+    batch_wait_ms: float = Field(
+        2,
+        ge=0,
+        description="Longest wait for images that are being decoded, to embed them together.",
+    )
+    decode_threads: int = Field(
+        DEFAULT_DECODERS, ge=1, description="Threads that decode; by default the processor's cores."
+    )
+    max_queue: int = Field(
+        32,
+        ge=1,
+        description="Images taken and not answered, at most; beyond it requests get 429.",
+    )
+    max_uploads: int = Field(
+        64,
+        ge=1,
+        description="Uploads arriving at the same time, at most; beyond it requests get 429.",
+    )
+    max_batch_images: int = Field(
+        16, ge=1, description="Images in one request to /attribute/batch, at most."
+    )
+    max_batch_bytes: int = Field(
+        64 * 2**20, ge=1, description="Largest body of a request to /attribute/batch."
+    )
+    deadline_seconds: float = Field(
+        30, gt=0, description="An image that is not begun by then is not computed and gets 503."
+    )
+    watchdog_seconds: float = Field(
+        15,
+        gt=0,
+        description="Without requests for so long, an image is embedded to check it works.",
+    )
+    max_explained: int = Field(
+        MOST,
+        ge=0,
+        description="Most exemplars explained in one answer; each costs about as much as a query.",
+    )
     heatmap_seconds: float = Field(
         600, gt=0, le=86400, description="How long the heatmaps of an answer can be fetched."
     )
@@ -85,6 +149,16 @@ class Settings(BaseSettings):
     stall_seconds: float = Field(
         120, gt=0, description="An image embedding for longer counts as hung: not live, not ready."
     )
+
+    @model_validator(mode="after")
+    def _batch_fits_the_queue(self) -> Self:
+        if self.max_batch_images > self.max_queue:
+            raise ValueError(
+                f"WHENCE_MAX_QUEUE is {self.max_queue}, less than the {self.max_batch_images} "
+                "images that one request may hold (WHENCE_MAX_BATCH_IMAGES): no such request would "
+                "ever be taken"
+            )
+        return self
 
     @property
     def keys_path(self) -> Path:

@@ -1,16 +1,26 @@
 """``whence takedown``: withdraw works, list what is withdrawn, and lift a takedown."""
 
-from contextlib import closing
+import contextlib
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from app.console import err, out
+from app.console import err, out, print_error
 from app.options import Data, JsonFile, write_json
 from index.layout import DataFolder
-from index.snapshot import open_published
-from index.takedown import Content, Kind, Takedown, TakedownLog, content_of_file, contents_of
+from index.purge import purge
+from index.snapshot import Snapshot, list_versions, open_published, published_version
+from index.takedown import (
+    Content,
+    Kind,
+    Takedown,
+    TakedownLog,
+    content_of_file,
+    contents_of,
+    hidden_by,
+)
 
 takedown = typer.Typer(
     help="Withdraw works: hidden by running servers within a second, and from every rebuild.",
@@ -38,14 +48,22 @@ def add(
         *(("concept", target) for target in concept or []),
         *(("exemplar", target) for target in exemplar or []),
     ]
-    if named:
-        with closing(open_published(folder.index)) as snapshot:
-            catalog, prints = snapshot.catalog, snapshot.fingerprints
-            for kind, target in named:
-                works.append((kind, target, contents_of(catalog, prints, kind, target)))
-    works.extend(("image", path.name, [content_of_file(path)]) for path in image or [])
-    for one in TakedownLog(folder.takedowns).add_all(works, reason=reason):
-        _say(one)
+    log = TakedownLog(folder.takedowns)
+    with contextlib.ExitStack() as opened:
+        snapshot: Snapshot | None = None
+        if named or published_version(folder.index):
+            snapshot = open_published(folder.index)
+            opened.callback(snapshot.close)
+        for kind, target in named:
+            assert snapshot
+            prints = snapshot.fingerprints
+            works.append((kind, target, contents_of(snapshot.catalog, prints, kind, target)))
+        works.extend(("image", path.name, [content_of_file(path)]) for path in image or [])
+        for one in log.add_all(works, reason=reason):
+            _say(one)
+            for hidden in hidden_by(one, snapshot.catalog, snapshot.pictures) if snapshot else ():
+                found = hidden.exemplar
+                out.print(f"  hides {found.id} of {found.concept_id} ({hidden.how}): {found.path}")
 
 
 @takedown.command(name="list")
@@ -86,6 +104,35 @@ def lift(
     """End a takedown; its images are shown again where the index still holds them."""
     one = TakedownLog(DataFolder(data).takedowns).lift(takedown_id, reason=reason)
     out.print(f"lifted {one.id}: {one.kind} {one.target}")
+
+
+@takedown.command(name="purge")
+def purge_command(json_file: JsonFile = None, data: Data = Path("data")) -> None:
+    """Erase what caches, feature banks and older index versions hold of withdrawn works."""
+    done = purge(DataFolder(data))
+    out.print(
+        f"erased {done.images} withdrawn images from {done.caches} embedding caches, "
+        f"{'all' if done.features else 'no'} feature banks and {len(done.versions)} versions of "
+        f"the index{''.join(f' {version}' for version in done.versions)}"
+    )
+    write_json(json_file, asdict(done))
+    for left in done.left:
+        print_error(f"not erased: {left}")
+    if done.left:
+        raise typer.Exit(1)
+
+
+@takedown.command()
+def accept(reason: Reason, data: Data = Path("data")) -> None:
+    """Go on with a log that has lost records and of which there is no backup."""
+    folder = DataFolder(data)
+    told = [manifest.takedowns for manifest in list_versions(folder.index)]
+    accepted = TakedownLog(folder.takedowns).accept(told, reason=reason)
+    lost = max(extent.records for extent in accepted.extents)
+    out.print(
+        f"the log is accepted without what it held once, {lost} records; name lost works again "
+        "with `whence takedown add`"
+    )
 
 
 def _say(one: Takedown) -> None:

@@ -1,6 +1,7 @@
 """How an image comes in: counted and timed while it arrives, one form field, never on disk."""
 
 import asyncio
+from collections.abc import Mapping
 
 from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -18,18 +19,26 @@ from app.errors import (
 
 FIELD = "image"
 FORM = "multipart/form-data"
-MAX_PARTS = 16  # more than are right, so that what is wrong can be said
+SPARE = 16  # parts beyond those that are right, so that what is wrong can be said
+EMPTY = "is empty: the file has 0 bytes"
 
 
 class BodyLimit:
-    """Middleware that stops reading a body beyond ``max_bytes``, announced or not, or ``seconds``.
+    """Middleware that stops reading a body that is too large, announced or not, or too slow.
 
-    The seconds count from the end of the headers.
+    Args:
+        app: what it guards.
+        max_bytes: of a body.
+        exceptions: other limits of single paths.
+        seconds: from the end of the headers to the end of the body.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int, seconds: float) -> None:
+    def __init__(
+        self, app: ASGIApp, max_bytes: int, exceptions: Mapping[str, int], seconds: float
+    ) -> None:
         self.app = app
         self.max_bytes = max_bytes
+        self.exceptions = exceptions
         self.seconds = seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -37,8 +46,9 @@ class BodyLimit:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        max_bytes = self.exceptions.get(scope["path"], self.max_bytes)
         announced = Headers(scope=scope).get("content-length", "")
-        too_large = announced.isdecimal() and int(announced[:20]) > self.max_bytes
+        too_large = announced.isdecimal() and int(announced[:20]) > max_bytes
         deadline = asyncio.get_running_loop().time() + self.seconds
         received = 0
         whole = False
@@ -58,10 +68,10 @@ class BodyLimit:
                     ) from None
                 received += len(message.get("body", b""))
                 whole = not message.get("more_body", False)
-            if too_large or received > self.max_bytes:
+            if too_large or received > max_bytes:
                 raise BodyTooLargeError(
-                    f"the body is larger than {self.max_bytes:,} bytes, the most that is "
-                    "accepted: send a smaller image"
+                    f"the body is larger than {max_bytes:,} bytes, the most that is "
+                    "accepted: send less"
                 )
             return message
 
@@ -88,7 +98,22 @@ async def read_image_field(request: Request) -> bytes:
         InvalidRequestError: the field is missing, empty, repeated, or there are others.
         BodyTooLargeError: the body exceeds the limit.
     """
-    form = await _read_form(request)
+    [data] = await read_image_fields(request, most=1)
+    if not data:
+        raise _invalid(FIELD, EMPTY)
+    return data
+
+
+async def read_image_fields(request: Request, *, most: int) -> list[bytes]:
+    """The files of the form's one field, which is repeated for each; some may be empty.
+
+    Raises:
+        NotAFormError: the body is of another type.
+        MalformedFormError: the body is broken.
+        InvalidRequestError: the field is missing, there are more than ``most``, or others.
+        BodyTooLargeError: the body exceeds the limit.
+    """
+    form = await _read_form(request, most)
     others = [name for name in form if name != FIELD]
     if others:
         raise _invalid(
@@ -97,17 +122,22 @@ async def read_image_field(request: Request) -> bytes:
     values = form.getlist(FIELD)
     if not values:
         raise _invalid(FIELD, f"is missing: send the image as a file of this name, in {FORM}")
-    if len(values) > 1:
-        raise _invalid(FIELD, f"was sent {len(values)} times: send one image a request")
-    if not isinstance(values[0], UploadFile):
+    if len(values) > most:
+        allowed = "one image" if most == 1 else f"at most {most} images"
+        raise _invalid(FIELD, f"was sent {len(values)} times: send {allowed} a request")
+    files = [value for value in values if isinstance(value, UploadFile)]
+    if len(files) < len(values):
         raise _invalid(FIELD, "is text: send the image as a file, with a filename")
-    data = await values[0].read()
-    if not data:
-        raise _invalid(FIELD, "is empty: the file has 0 bytes")
-    return data
+    return [await file.read() for file in files]
 
 
-async def _read_form(request: Request) -> FormData:
+async def drain(request: Request) -> None:
+    """Read a body away, so that a client that still sends it gets to see the answer."""
+    async for _ in request.stream():
+        pass
+
+
+async def _read_form(request: Request, most: int) -> FormData:
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if not content_type:
         return FormData()
@@ -116,7 +146,7 @@ async def _read_form(request: Request) -> FormData:
             f"the body is {content_type[:100]}; send {FORM} with the image in the field {FIELD!r}"
         )
     parser = _InMemoryParser(
-        request.headers, request.stream(), max_files=MAX_PARTS, max_fields=MAX_PARTS
+        request.headers, request.stream(), max_files=most + SPARE, max_fields=SPARE
     )
     try:
         form = await parser.parse()

@@ -212,18 +212,18 @@ def _against_index(
         return
     with closing(snapshot):
         then = takedowns_at(takedowns, report.created_at)
-        hidden = then.rows(snapshot.catalog, snapshot.fingerprints)
-        with closing(snapshot.without(hidden)) as masked:
+        reached = then.reached(snapshot.catalog, snapshot.pictures, {})
+        with closing(snapshot.without(reached)) as masked:
             yield _identity(report, masked)
             yield _catalog(report, masked.catalog)
             yield from _taken_down_since(report, snapshot, takedowns)
-            if len(hidden) != report.index.taken_down:
+            if len(masked.hidden) != report.index.taken_down:
                 yield Finding(
                     "scores",
                     None,
                     f"{report.index.taken_down} exemplars were taken down when the report was "
-                    f"made, and {len(hidden)} by the log of takedowns, so that the same question "
-                    "cannot be asked again",
+                    f"made, and {len(masked.hidden)} by the log of takedowns, so that the same "
+                    "question cannot be asked again",
                 )
                 return
             try:
@@ -338,7 +338,8 @@ def _elsewhere(report: Report, data: DataFolder, takedowns: Takedowns) -> Iterat
 
 def _shown(report: Report, snapshot: Snapshot, takedowns: Takedowns) -> set[str]:
     """Ids of the report's exemplars whose content the index holds and no takedown reaches."""
-    hidden = {int(row) for row in takedowns.rows(snapshot.catalog, snapshot.fingerprints)}
+    reached = takedowns.reached(snapshot.catalog, snapshot.pictures, {})
+    hidden = {int(row) for rows in reached.values() for row in rows}
     return {
         name
         for name, exemplar in report.exemplars.items()

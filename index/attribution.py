@@ -1,9 +1,9 @@
 """The whole answer: images -> embeddings -> hits -> ranked concepts -> calibrated evidence."""
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from PIL import Image
 
 from index.calibration import DEFAULT_RATE, Verdict
@@ -15,6 +15,7 @@ from index.snapshot import Snapshot, open_published
 from index.takedown import TakedownLog, Takedowns
 from model.checkpoint import load_embedder
 from model.config import Facet
+from model.engines import EngineName
 from model.errors import ModelError
 from model.images import ImageLimits, decode_image
 
@@ -81,12 +82,15 @@ class Attributor:
 
         Raises:
             SnapshotError: the index version's files are gone.
+            TakedownError: the log has lost records since the version was built.
         """
         snapshot = self.snapshot
-        rows = takedowns.rows(snapshot.catalog, snapshot.fingerprints)
-        if np.array_equal(rows, snapshot.hidden):
+        version = f"the manifest of the index version {snapshot.version}"
+        takedowns.require(snapshot.manifest.takedowns, version)
+        reached = takedowns.reached(snapshot.catalog, snapshot.pictures, snapshot.reached)
+        if reached.keys() == snapshot.reached.keys():
             return self
-        return Attributor(self.embedder, snapshot.without(rows), rate=self.rate)
+        return Attributor(self.embedder, snapshot.without(reached), rate=self.rate)
 
     def warm(self) -> None:
         """Answer a first query, so that the next one does not wait for pages and kernels."""
@@ -162,6 +166,7 @@ def open_attributor(
     data: DataFolder,
     *,
     device: str = "auto",
+    engine: EngineName = "eager",
     rate: float = DEFAULT_RATE,
     embedder: ImageEmbedder | None = None,
 ) -> Attributor:
@@ -170,6 +175,7 @@ def open_attributor(
     Args:
         data: the data folder.
         device: where to embed.
+        engine: what runs the model; see `model.engines`.
         rate: see `Attributor`.
         embedder: used instead of loading the model, if it is the index's.
 
@@ -180,18 +186,26 @@ def open_attributor(
     """
     takedowns = TakedownLog(data.takedowns).read()
     snapshot = open_published(data.index)
-    if embedder is None or embedder.model_id != snapshot.model_id:
-        try:
-            embedder = load_embedder(data.models, snapshot.model_id, device=device)
-        except ModelError as error:
-            raise ModelError(
-                f"the index version {snapshot.version} needs a model that cannot be loaded: "
-                f"{error}; or build the index anew with another: `whence rebuild --source PATH`"
-            ) from error
-    opened = Attributor(embedder, snapshot, rate=rate)
-    masked = opened.masked(takedowns)
-    if masked is not opened:
-        snapshot.close()
+    with contextlib.ExitStack() as until_masked:
+        until_masked.callback(snapshot.close)
+        if embedder is None or embedder.model_id != snapshot.model_id:
+            try:
+                embedder = load_embedder(
+                    data.models,
+                    snapshot.model_id,
+                    device=device,
+                    engine=engine,
+                    engines=data.engines,
+                )
+            except ModelError as error:
+                raise ModelError(
+                    f"the index version {snapshot.version} needs a model that cannot be loaded: "
+                    f"{error}; or build the index anew with another: `whence rebuild --source PATH`"
+                ) from error
+        opened = Attributor(embedder, snapshot, rate=rate)
+        masked = opened.masked(takedowns)
+        if masked is opened:
+            until_masked.pop_all()
     return masked
 
 

@@ -36,6 +36,10 @@ class ImageEmbedder(Protocol):
     def input_size(self) -> int:
         """Pixels a side of what the backbone sees."""
 
+    @property
+    def enough(self) -> int:
+        """Pixels on an image's shorter side beyond which more do not change its embedding."""
+
     def preprocess(self, image: Image.Image) -> torch.Tensor:
         """Pixels of an RGB image for `embed_pixels`."""
 
@@ -110,6 +114,8 @@ def embed_files(
     """
     by_key = {file.key: file for file in files}
     todo = [by_key[key] for key in cache.missing(by_key)]
+    # A process takes longer to start than a batch to decode.
+    workers = min(workers, len(todo) // BATCH)
     loader = DataLoader(
         _Decoder(todo, embedder), batch_size=BATCH, num_workers=workers, collate_fn=list
     )

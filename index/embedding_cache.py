@@ -2,7 +2,7 @@
 
 import json
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,9 +35,11 @@ CREATE TABLE IF NOT EXISTS files (
     stamp  TEXT NOT NULL,         -- size and times: equal as long as the file is
     sha256 TEXT NOT NULL
 ) WITHOUT ROWID;
+-- What is asked of every image at once lies beside the thumbnails, not among them.
+CREATE INDEX IF NOT EXISTS sizes ON images (key, width, height);
 """
 
-BLOCK = 10_000  # vectors asked for at once
+BLOCK = 10_000  # images asked for at once
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class EmbeddingCache:
         try:
             self._db = sqlite3.connect(path)
             self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA secure_delete = ON")  # what is forgotten is overwritten
             self._db.execute("PRAGMA synchronous = NORMAL")  # a power cut may cost the last batch
             self._db.executescript(f"BEGIN; {SCHEMA} COMMIT;")
         except sqlite3.DatabaseError as error:
@@ -76,7 +79,7 @@ class EmbeddingCache:
 
     def missing(self, keys: Iterable[str]) -> list[str]:
         """Those of ``keys`` that are not here, in order, without repeats."""
-        known = {row[0] for row in self._db.execute("SELECT key FROM images")}
+        known = self._keys()
         return [key for key in dict.fromkeys(keys) if key not in known]
 
     def add(self, images: Iterable[EmbeddedImage]) -> None:
@@ -110,6 +113,21 @@ class EmbeddingCache:
                         (sha256, f"{sha256}/", f"{sha256}0"),  # 0 follows / in ASCII
                     )
 
+    def holds(self, hashes: Iterable[str]) -> list[str]:
+        """Those of these files of which an image or a vector is here, of a view at least."""
+        held = {key.partition("/")[0] for key in self._keys()}
+        return [sha256 for sha256 in hashes if sha256 in held]
+
+    def compact(self) -> None:
+        """Write the file anew without the space that was freed: nothing of the forgotten is left.
+
+        Overwriting reaches what is forgotten from now on, this also what was freed before.
+        """
+        self._db.execute("VACUUM")
+        [busy] = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[:1]
+        if busy:
+            raise sqlite3.OperationalError("another process reads the embedding cache")
+
     def fingerprints(self) -> dict[str, bytes]:
         """The fingerprints of all files whose picture was ever seen, by SHA-256."""
         return dict(self._db.execute("SELECT sha256, fingerprint FROM fingerprints"))
@@ -135,29 +153,40 @@ class EmbeddingCache:
 
     def sizes(self) -> dict[str, tuple[int, int]]:
         """Width and height of every image here."""
-        rows = self._db.execute("SELECT key, width, height FROM images")
+        rows = self._db.execute("SELECT key, width, height FROM images INDEXED BY sizes")
         return {key: (width, height) for key, width, height in rows}
 
     def thumbnail(self, key: str) -> bytes:
         """An image's thumbnail."""
-        thumbnail: bytes = self._one("SELECT thumbnail FROM images WHERE key = ?", key)[0]
-        return thumbnail
+        for _, thumbnail in self.thumbnails([key]):
+            return thumbnail
+        raise KeyError(key)
+
+    def thumbnails(self, keys: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+        """(key, thumbnail) of these images, in order."""
+        yield from self._each(
+            "SELECT k.value, i.thumbnail FROM json_each(?) AS k JOIN images AS i "
+            "ON i.key = k.value ORDER BY k.key",
+            keys,
+        )
 
     def vectors(self, facet: Facet, keys: Sequence[str]) -> NDArray[np.float32]:
         """(N, D) vectors of these images, in order."""
-        sql = (
+        rows = self._each(
             "SELECT v.vector FROM json_each(?) AS k JOIN vectors AS v "
-            "ON v.key = k.value AND v.facet = ? ORDER BY k.key"
+            "ON v.key = k.value AND v.facet = ? ORDER BY k.key",
+            keys,
+            facet,
         )
-        blocks = [json.dumps(list(keys[i : i + BLOCK])) for i in range(0, len(keys), BLOCK)]
-        rows = (row[0] for block in blocks for row in self._db.execute(sql, (block, facet)))
-        found = np.stack([np.frombuffer(row, dtype="<f4") for row in rows]).astype(np.float32)
+        found = np.stack([np.frombuffer(row[0], dtype="<f4") for row in rows]).astype(np.float32)
         if len(found) != len(keys):
             raise KeyError(f"{len(keys) - len(found)} of {len(keys)} images have no {facet} vector")
         return found
 
-    def _one(self, sql: str, key: str) -> tuple[Any, ...]:
-        row: tuple[Any, ...] | None = self._db.execute(sql, (key,)).fetchone()
-        if row is None:
-            raise KeyError(key)
-        return row
+    def _keys(self) -> set[str]:
+        return {row[0] for row in self._db.execute("SELECT key FROM images INDEXED BY sizes")}
+
+    def _each(self, sql: str, keys: Sequence[str], *values: object) -> Iterator[tuple[Any, ...]]:
+        """What ``sql`` finds for ``keys``, its first parameter: SQLite limits how many it takes."""
+        for start in range(0, len(keys), BLOCK):
+            yield from self._db.execute(sql, (json.dumps(keys[start : start + BLOCK]), *values))

@@ -3,6 +3,7 @@
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +15,8 @@ from model.config import Facet
 from model.explain import Patches
 from model.images import decode_image
 
-MOST = 15  # exemplars explained in one answer, those of the first concepts first
-SIDE = 96  # pixels, the longer side of a drawn heatmap
+MOST = 6  # exemplars explained in one answer, unless told otherwise
+SIDE = 64  # pixels, the longer side of a drawn heatmap
 COLOUR = (255, 64, 0)
 PEAK = 0.99  # the quantile of a heatmap from which on it is drawn opaque
 
@@ -67,11 +68,14 @@ def explain_answer(
     patches: Patches,
     embedding: Mapping[Facet, Floats],
     size: tuple[int, int],
+    *,
+    most: int = MOST,
 ) -> dict[str, Explanation]:
-    """Explain the exemplars of an answer, `MOST` at most, each in the facet it stands out in.
+    """Explain the exemplars of an answer, each in the facet it stands out in.
 
     The exemplars' thumbnails are embedded in one more forward pass: they are all that an index
-    keeps of its pictures. Runs on the thread that embeds.
+    keeps of its pictures. So each exemplar costs about as much as a query. Runs on the thread that
+    embeds.
 
     Args:
         attributor: that gave the answer.
@@ -79,12 +83,14 @@ def explain_answer(
         patches: the query's, from the forward pass that embedded it.
         embedding: the query's, each facet (D,) of unit norm.
         size: width and height of the query.
+        most: exemplars to explain at most: the first of each concept, then the second ones, ...
 
     Returns:
         exemplar id -> its explanation.
     """
     embedder, snapshot = attributor.embedder, attributor.snapshot
-    shown = [evidence for concept in attribution.concepts for evidence in concept.exemplars][:MOST]
+    columns = zip_longest(*(concept.exemplars for concept in attribution.concepts))
+    shown = [evidence for column in columns for evidence in column if evidence][:most]
     if not shown:
         return {}
     thumbnails = [

@@ -16,6 +16,11 @@ class DataFolder:
         return self.root / "models"
 
     @property
+    def pretraining(self) -> Path:
+        """Runs of pre-training, a folder each: the checkpoint, and the weights of every epoch."""
+        return self.root / "pretrain"
+
+    @property
     def index(self) -> Path:
         """Index versions, a folder each, and the file naming the published one."""
         return self.root / "index"
@@ -39,6 +44,15 @@ class DataFolder:
         """Images to try an index version with; most have none."""
         return self.root / "samples" / version
 
+    @property
+    def engines(self) -> Path:
+        """Models as inference engines want them; may be deleted at any time."""
+        return self.root / "cache" / "engines"
+
     def embeddings(self, model_id: str) -> Path:
         """Embeddings by content hash; may be deleted at any time."""
         return self.root / "cache" / model_id / "embeddings.sqlite"
+
+    def all_embeddings(self) -> list[Path]:
+        """The embeddings of every model that there are."""
+        return sorted(self.root.glob("cache/*/embeddings.sqlite"))

@@ -79,7 +79,7 @@ class Ranker:
     def __init__(
         self,
         vectors: VectorStore,
-        concept_of_row: Sequence[int],
+        concept_of_row: Sequence[int] | Rows,
         cohort: Cohort,
         hidden: Rows | None = None,
     ) -> None:
@@ -250,9 +250,11 @@ def score_concepts(evidence: Doubles, sizes: NDArray[np.int64], background: Doub
     Returns:
         (C,) float64.
     """
-    group = np.repeat(np.arange(len(sizes)), sizes)
+    # In the smallest type that holds them: short integers are sorted by counting.
+    group = np.repeat(np.arange(len(sizes), dtype=np.min_scalar_type(len(sizes))), sizes)
     starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-    descending = evidence[np.lexsort((-evidence, group))]
+    order = np.argsort(-evidence, kind="stable")
+    descending = evidence[order[np.argsort(group[order], kind="stable")]]
     k = np.arange(len(evidence)) - np.repeat(starts, sizes)  # 0, 1, ... within each concept
     by_chance = _quantile(background, 1 - (k + 1) / (np.maximum(sizes, MOST)[group] + 1))
     allowed = _quantile(background, 1 - (k + 1) / (MOST + 1))

@@ -42,6 +42,7 @@ from index.snapshot import (
     building,
     clear_unfinished,
     file_record,
+    list_versions,
     new_version,
     open_published,
     publish,
@@ -49,7 +50,7 @@ from index.snapshot import (
     write_cohort,
 )
 from index.source import SourceConcept, SourceExemplar
-from index.takedown import TakedownLog, Takedowns
+from index.takedown import Extent, TakedownLog, Takedowns
 from index.vectors import FaissStore, inverted_name, write_vectors
 from index.versions import KEEP, named_failures, prune, rebuild_lock
 from model import views
@@ -131,6 +132,8 @@ def rebuild(
     ):
         clear_unfinished(data.index)
         takedowns = TakedownLog(data.takedowns).read()
+        for manifest in list_versions(data.index):
+            takedowns.require(manifest.takedowns, f"the manifest of version {manifest.version}")
         before = _published_ids(data.index)
         chosen, skipped, embedded = _collect(exemplars, takedowns, cache, embedder, workers, report)
         null_files = _null_files(chosen)
@@ -156,14 +159,15 @@ def rebuild(
         )
         version = summary.version
         wanted = _Wanted(embedder.model_id, tuple(sources), index_type, concepts, catalog)
-        if not force and (published := wanted.published_in(data.index)):
+        same_images = ids == before
+        if not force and same_images and (published := wanted.published_in(data.index)):
             seconds = round(time.monotonic() - started, 3)
             return replace(summary, version=published, unchanged=True, seconds=seconds)
         with building(data.index, version) as folder:
             dimensions, probes = _write(
                 folder, concepts, catalog, chosen, null_files, cache, index_type
             )
-            _write_manifest(folder, version, wanted, dimensions, probes)
+            _write_manifest(folder, version, wanted, dimensions, probes, takedowns.extent)
             found_again = _ask_canaries(folder, null_files, cache)
             if found_again < canary_rate:
                 raise RebuildError(
@@ -350,7 +354,7 @@ def _write(
         looks into.
     """
     keys = [item.file.key for item in chosen]
-    thumbnails = ((key, cache.thumbnail(key)) for key in dict.fromkeys(keys))
+    thumbnails = cache.thumbnails(list(dict.fromkeys(keys)))
     write_catalog(folder / CATALOG, concepts, catalog, thumbnails)
     facets = sorted(cache.facets())
     dimensions: dict[Facet, int] = {}
@@ -441,6 +445,7 @@ def _write_manifest(
     wanted: _Wanted,
     dimensions: dict[Facet, int],
     probes: dict[Facet, int],
+    takedowns: Extent,
 ) -> None:
     manifest = Manifest(
         version=version,
@@ -452,6 +457,7 @@ def _write_manifest(
         concepts=len(wanted.concepts),
         exemplars=len(wanted.exemplars),
         sources=list(wanted.sources),
+        takedowns=takedowns,
         files={path.name: file_record(path) for path in sorted(folder.iterdir())},
     )
     (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")

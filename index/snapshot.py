@@ -6,6 +6,7 @@ index/CURRENT        the published version's name, replaced atomically
 
 import hashlib
 import json
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -30,8 +31,9 @@ from safetensors.numpy import load_file, save_file
 from index.calibration import Calibration
 from index.catalog import Catalog
 from index.errors import SnapshotError
-from index.fingerprint import LENGTH, Fingerprints
+from index.fingerprint import LENGTH, Fingerprints, Pictures
 from index.ranking import Cohort, Ranker
+from index.takedown import Extent, Reached
 from index.vectors import FaissStore, Rows, VectorStore
 from model.checkpoint import sync_to_disk
 from model.config import Facet, Frozen
@@ -39,6 +41,7 @@ from model.config import Facet, Frozen
 MANIFEST, CATALOG, COHORT = "manifest.json", "catalog.sqlite", "cohort.safetensors"
 CALIBRATION, FINGERPRINTS, CURRENT = "calibration.json", "fingerprints.npy", "CURRENT"
 BUILDING = ".building-"  # before the name of a version that is not complete
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # of a version: a folder here and nowhere else
 
 
 class FileRecord(Frozen):
@@ -61,6 +64,7 @@ class Manifest(Frozen):
     concepts: int
     exemplars: int
     sources: list[str]
+    takedowns: Extent = Extent()  # of the log when this was built: since then it has only grown
     files: dict[str, FileRecord]
 
     @model_serializer(mode="wrap")
@@ -96,37 +100,49 @@ class Snapshot:
         manifest: Manifest,
         catalog: Catalog,
         vectors: VectorStore,
-        fingerprints: Fingerprints,
+        pictures: Pictures,
         cohort: Cohort,
         calibration: Calibration,
-        hidden: Rows | None = None,
+        reached: Reached | None = None,
+        concept_numbers: Rows | None = None,
     ) -> None:
         self.folder = folder
         self.manifest = manifest
         self.catalog = catalog
         self.vectors = vectors
-        self.fingerprints = fingerprints  # (N, LENGTH), memory-mapped
+        self.pictures = pictures
         self.cohort = cohort
         self.calibration = calibration
-        self.hidden: Rows = np.empty(0, dtype=np.int64) if hidden is None else hidden
-        self.ranker = Ranker(vectors, catalog.concept_numbers(), cohort, self.hidden)
+        self.reached: Reached = reached or {}  # what takedowns hide
+        self.hidden: Rows = np.unique(np.concatenate([[], *self.reached.values()]).astype(np.int64))
+        if concept_numbers is None:
+            concept_numbers = np.asarray(catalog.concept_numbers(), dtype=np.int64)
+        self._concept_numbers = concept_numbers
+        self.ranker = Ranker(vectors, concept_numbers, cohort, self.hidden)
 
-    def without(self, hidden: Rows) -> "Snapshot":
-        """The same version as if these rows, and only these, were not in it.
+    def without(self, reached: Reached) -> "Snapshot":
+        """The same version as if the rows that takedowns reach, and only these, were not in it.
 
         Raises:
             SnapshotError: the version's files are gone.
         """
+        hidden = np.unique(np.concatenate([[], *reached.values()]).astype(np.int64))
         return Snapshot(
             self.folder,
             self.manifest,
             Catalog(self.folder / CATALOG, hidden),
             self.vectors,
-            self.fingerprints,
+            self.pictures,
             self.cohort,
             self.calibration,
-            hidden,
+            reached,
+            self._concept_numbers,
         )
+
+    @property
+    def fingerprints(self) -> Fingerprints:
+        """(N, LENGTH) of its rows, memory-mapped."""
+        return self.pictures.fingerprints
 
     @property
     def version(self) -> str:
@@ -180,7 +196,7 @@ class Snapshot:
             manifest,
             catalog,
             vectors,
-            fingerprints,
+            Pictures(fingerprints),
             cohort,
             calibration,
         )
@@ -275,7 +291,7 @@ def publish(index: Path, version: str) -> None:
 def published_version(index: Path) -> str | None:
     """The current version's name, or None while nothing is published."""
     try:
-        return (index / CURRENT).read_text(encoding="utf-8").strip() or None
+        version = (index / CURRENT).read_text(encoding="utf-8").strip()
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:
@@ -283,6 +299,12 @@ def published_version(index: Path) -> str | None:
             f"{index / CURRENT}, which names the published version, cannot be read ({error}); "
             "mend its permissions, or name a version again with `whence rollback VERSION`"
         ) from error
+    if version and not NAME.fullmatch(version):
+        raise SnapshotError(
+            f"{index / CURRENT} holds {version[:80]!r}, which is no version's name; name one again "
+            "with `whence rollback VERSION`"
+        )
+    return version or None
 
 
 def open_published(index: Path) -> Snapshot:

@@ -94,7 +94,9 @@ def verify(
         checks += _consistency(snapshot)
         try:
             in_force = TakedownLog(data.takedowns).read()
-            hidden = len(in_force.rows(snapshot.catalog, snapshot.fingerprints))
+            in_force.require(manifest.takedowns, f"the manifest of the version {version}")
+            reached = in_force.reached(snapshot.catalog, snapshot.pictures, {})
+            hidden = len(set().union(*(rows.tolist() for rows in reached.values())))
             text = f"{len(in_force.active)} takedowns in force hide {hidden} exemplars"
             checks.append(Check("takedowns", True, text))
         except TakedownError as error:

@@ -11,7 +11,14 @@ from safetensors import SafetensorError
 
 from index.errors import RebuildError, SnapshotError
 from index.layout import DataFolder
-from index.snapshot import Manifest, Snapshot, list_versions, publish, published_version
+from index.snapshot import (
+    BUILDING,
+    Manifest,
+    Snapshot,
+    list_versions,
+    publish,
+    published_version,
+)
 from model.checkpoint import list_models
 from model.errors import ModelError
 
@@ -93,17 +100,24 @@ def prune(index: Path, keep: int) -> list[str]:
     names = [manifest.version for manifest in list_versions(index)]
     removed = [name for name in names[: max(0, len(names) - keep)] if name != published]
     for name in removed:
-        # Renamed first: a version is there as a whole or not at all. A server that still answers
-        # from it has its files open and goes on.
-        doomed = index / f".building-removed-{name}"
-        (index / name).rename(doomed)
-        shutil.rmtree(doomed, ignore_errors=True)
+        remove(index, name)
     return removed
 
 
+def remove(index: Path, version: str) -> None:
+    """Remove a version; a server that still answers from it has its files open and goes on."""
+    # Renamed first: a version is there as a whole or not at all.
+    doomed = index / f"{BUILDING}removed-{version}"
+    (index / version).rename(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
 def folder_bytes(version: Path) -> int:
-    """What a version takes on the disk."""
-    return sum(path.stat().st_size for path in version.iterdir())
+    """What a version takes on the disk; nothing, if it is removed in the meantime."""
+    try:
+        return sum(path.stat().st_size for path in version.iterdir())
+    except FileNotFoundError:
+        return 0
 
 
 def require_version(index: Path, version: str) -> Manifest:

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import httpx
 import huggingface_hub
+import numpy as np
 import timm
 import torch
 from huggingface_hub import constants as hub
@@ -18,13 +20,18 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.data.config import resolve_model_data_config
-from timm.data.transforms_factory import create_transform
 from torch import nn
 
 from model.config import BackboneConfig
-from model.errors import BackboneError
+from model.errors import BackboneError, HubError
 
 HUB_FILE = "model.safetensors"
+RESAMPLING = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+PATIENCE = 4.0  # seconds for the hub's first answer
 DATA_OPTIONS = frozenset({"mean", "std", "input_size", "crop_pct", "interpolation"})
 # Options that decide on weights: create_backbone does, and it loads no format that can run code.
 RESERVED_OPTIONS = frozenset(
@@ -58,19 +65,35 @@ class Backbone(nn.Module):
         # Convolutions run several times faster on CPU, and no slower on CUDA, in this layout.
         self.network = network.to(memory_format=torch.channels_last)
         self.config = config
-        self._transform = create_transform(
-            input_size=(3, config.input_size, config.input_size),
-            is_training=False,
-            mean=config.mean,
-            std=config.std,
-            crop_pct=config.crop_pct,
-            interpolation=config.interpolation,
-        )
+
+    @property
+    def resized_side(self) -> int:
+        """Pixels of an image's shorter side after resizing, before the central crop."""
+        return math.floor(self.config.input_size / self.config.crop_pct)
 
     def preprocess(self, image: Image.Image) -> torch.Tensor:
-        """An RGB image as the network wants it: (3, S, S) float32."""
-        tensor: torch.Tensor = self._transform(image)
-        return tensor
+        """An RGB image as the network wants it: (3, S, S) float32.
+
+        What timm's own transform of these settings gives, to a level or two of 255; but what the
+        central crop would cut off is not resized first.
+        """
+        config, size, short = self.config, self.config.input_size, self.resized_side
+        width, height = image.size
+        if width <= height:
+            resized = short, int(short * height / width)
+        else:
+            resized = int(short * width / height), short
+        left, top = (round((side - size) / 2) for side in resized)
+        across, down = width / resized[0], height / resized[1]
+        picture = image.resize(
+            (size, size),
+            RESAMPLING[config.interpolation],
+            box=(left * across, top * down, (left + size) * across, (top + size) * down),
+        )
+        # (S, S, 3) of bytes -> (3, S, S) of floats, with one pass over them for each operation
+        pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
+        mean, std = (torch.tensor(values)[:, None, None] for values in (config.mean, config.std))
+        return pixels.float().sub_(mean * 255).div_(std * 255)
 
     def forward(self, pixels: torch.Tensor) -> BackboneFeatures:
         """Read the network.
@@ -136,8 +159,8 @@ def create_backbone(
             ``crop_pct``, ``interpolation`` to override the network's preprocessing.
 
     Raises:
-        BackboneError: the name or an option is unknown, the file does not fit the network, or the
-            hub is out of reach.
+        BackboneError: the name or an option is unknown, or the file does not fit the network.
+        HubError: the weights are not in the local cache and the hub is out of reach.
     """
     given = dict(options or {})
     data = {key: given.pop(key) for key in DATA_OPTIONS & given.keys()}
@@ -299,8 +322,7 @@ def _hub_weights(name: str, repository: str) -> str:
     if isinstance(cached, str):
         return cached
     try:
-        # One short question first: the hub client itself retries for most of a minute.
-        httpx.head(hub.ENDPOINT, timeout=5.0, follow_redirects=True)
+        _ask_hub()
         return str(huggingface_hub.hf_hub_download(repository, HUB_FILE))
     except (httpx.HTTPError, OSError) as error:
         if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
@@ -310,11 +332,35 @@ def _hub_weights(name: str, repository: str) -> str:
                 "or convert them with safetensors.torch.save_file and use --weights FILE"
             ) from error
         cause = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise BackboneError(
+        raise HubError(
             f"the weights of backbone {name!r} are not in the local cache and the hub "
             f"({hub.ENDPOINT}) is out of reach: {cause}. "
             "Use local weights with --weights FILE (safetensors), or connect and try again"
         ) from error
+
+
+def _ask_hub() -> None:
+    """One short question: the hub client itself retries for most of a minute.
+
+    Raises:
+        httpx.HTTPError: no answer.
+    """
+
+    def ask() -> None:
+        try:
+            httpx.head(hub.ENDPOINT, timeout=PATIENCE, follow_redirects=True)
+        except httpx.HTTPError as error:
+            failures.append(error)
+
+    failures: list[httpx.HTTPError] = []
+    # In a thread: looking up a name takes as long as the system likes, whatever the timeout.
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(2 * PATIENCE)
+    if asking.is_alive():
+        raise httpx.ConnectTimeout(f"no answer in {2 * PATIENCE:.0f} seconds")
+    if failures:
+        raise failures[0]
 
 
 def _load_weights(network: nn.Module, path: Path) -> None:

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from model.backbone import restore_backbone
 from model.config import ModelConfig
 from model.embedder import AttributionModel, Embedder
+from model.engines import EngineName
 from model.errors import BackboneError, ModelError
 from model.head import AttributionHead
 
@@ -79,11 +80,19 @@ def save_model(models: Path, model: AttributionModel, training: dict[str, Any]) 
     return model_id
 
 
-def load_embedder(models: Path, model_id: str, *, device: str = "auto") -> Embedder:
-    """The embedder of a saved model.
+def load_embedder(
+    models: Path,
+    model_id: str,
+    *,
+    device: str = "auto",
+    engine: EngineName = "eager",
+    engines: Path | None = None,
+) -> Embedder:
+    """The embedder of a saved model; ``device``, ``engine`` and ``engines`` as in `Embedder`.
 
     Raises:
-        ModelError: there is no such model, or its files are damaged or do not fit together.
+        ModelError: there is no such model, its files are damaged or do not fit together, or the
+            device or the engine cannot be used here.
     """
     folder = models / model_id
     if not (folder / CONFIG).is_file():
@@ -110,7 +119,7 @@ def load_embedder(models: Path, model_id: str, *, device: str = "auto") -> Embed
             f"model {model_id!r} in {models} is not what its name says: its files have changed "
             "since it was trained; restore it from a backup or train it again"
         )
-    return Embedder(model, model_id, device=device)
+    return Embedder(model, model_id, device=device, engine=engine, engines=engines)
 
 
 def list_models(models: Path) -> list[str]:

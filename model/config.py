@@ -22,7 +22,7 @@ class BackboneConfig(Frozen):
 
     name: str
     options: dict[str, bool | int | float | str] = Field(default_factory=dict)  # of create_model
-    weights: Literal["hub", "file", "random"] = "hub"
+    weights: Literal["hub", "file", "random", "starter"] = "hub"
     input_size: int = Field(224, ge=16, le=2048)  # pixels a side
     mean: tuple[Finite, Finite, Finite] = (0.485, 0.456, 0.406)
     std: tuple[Positive, Positive, Positive] = (0.229, 0.224, 0.225)

@@ -6,7 +6,8 @@
     │   ├── UnsupportedImageError      not an accepted format
     │   ├── ImageTooLargeError         more pixels (or frames' worth of them) than allowed
     │   └── ImageTooSmallError         too few pixels to describe
-    ├── BackboneError              unknown name, bad option, weights out of reach or that do not fit
+    ├── BackboneError              unknown name, bad option, weights that do not fit
+    │   └── HubError                   weights that are neither in the local cache nor in reach
     ├── TrainingError              images that nothing can be learnt from
     └── ModelError                 a stored model that is missing, damaged or of another version, or
                                    a device that it cannot run on
@@ -41,6 +42,10 @@ class ImageTooSmallError(ImageError):
 
 class BackboneError(WhenceError):
     """A backbone that cannot be built."""
+
+
+class HubError(BackboneError):
+    """Weights that are not in the local cache, and a hub that is out of reach."""
 
 
 class TrainingError(WhenceError):

@@ -27,6 +27,8 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".tif", ".tiff",
 
 # `ImageLimits` is the limit that counts; Pillow's own warning would be a second, vaguer one.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+# Its others repeat parts of a damaged file to the log, and Python keeps the text of each for ever.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 @dataclass(frozen=True)
@@ -49,11 +51,20 @@ class DecodedImage:
     sha256: str  # of the encoded bytes
 
 
-def decode_image(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> DecodedImage:
+def decode_image(
+    data: bytes, limits: ImageLimits = DEFAULT_LIMITS, *, enough: int | None = None
+) -> DecodedImage:
     """Decode one image: first frame, EXIF orientation applied, alpha over white, 8-bit RGB.
 
     The size is checked from the header, before any pixel is decoded, so that a small file cannot
     unfold into gigabytes.
+
+    Args:
+        data: the encoded image.
+        limits: what is accepted.
+        enough: pixels on the shorter side that the caller can make use of, such as
+            `Embedder.enough`. A JPEG that keeps them at a half, a quarter or an eighth of its size
+            is decoded at that size, in a fraction of the time.
 
     Raises:
         UnsupportedImageError: not one of `FORMATS`.
@@ -66,6 +77,8 @@ def decode_image(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> DecodedIm
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_size(image.width, image.height, limits)
+            if enough:
+                image.draft(None, (enough, enough))
             rgb = _to_rgb(image)
     except ImageError:
         raise
@@ -84,7 +97,9 @@ def decode_image(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> DecodedIm
     return DecodedImage(rgb, hashlib.sha256(data).hexdigest())
 
 
-def read_image(path: Path, limits: ImageLimits = DEFAULT_LIMITS) -> DecodedImage:
+def read_image(
+    path: Path, limits: ImageLimits = DEFAULT_LIMITS, *, enough: int | None = None
+) -> DecodedImage:
     """`decode_image` of a file.
 
     Raises:
@@ -96,7 +111,7 @@ def read_image(path: Path, limits: ImageLimits = DEFAULT_LIMITS) -> DecodedImage
         raise UndecodableImageError(
             f"the file could not be read: {error.strerror or error}"
         ) from error
-    return decode_image(data, limits)
+    return decode_image(data, limits, enough=enough)
 
 
 def find_images(folder: Path) -> list[Path]:

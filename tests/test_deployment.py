@@ -28,6 +28,8 @@ DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
 GPU = yaml.safe_load((ROOT / "docker-compose.gpu.yml").read_text(encoding="utf-8"))
+OURS = [name for name, service in COMPOSE["services"].items() if service["image"] == "whence"]
+MONITORING = [name for name in COMPOSE["services"] if name not in OURS]
 WORKFLOW = ROOT / ".github/workflows/ci.yml"
 
 
@@ -208,7 +210,7 @@ def command_of(service: dict[str, Any]) -> list[str]:
     return service["command"] if "command" in service else json.loads(final("CMD"))
 
 
-@pytest.mark.parametrize("name", COMPOSE["services"])
+@pytest.mark.parametrize("name", OURS)
 def test_every_service_s_command_is_one_that_whence_accepts(name: str, tmp_path: Path) -> None:
     service = COMPOSE["services"][name]
     args = command_of(service)
@@ -224,7 +226,7 @@ def test_a_command_that_whence_does_not_know_would_be_noticed(args: list[str]) -
         parse(args)
 
 
-@pytest.mark.parametrize("name", COMPOSE["services"])
+@pytest.mark.parametrize("name", OURS)
 def test_every_service_keeps_its_data_in_the_named_volume(name: str) -> None:
     service = COMPOSE["services"][name]
     data = service["environment"]["WHENCE_DATA"]
@@ -249,15 +251,18 @@ def test_only_the_server_starts_by_itself() -> None:
         "train",
         "rebuild",
     }
+    assert all(services[name]["profiles"] == ["monitoring"] for name in MONITORING)
 
 
-def test_server_is_published_on_this_machine_alone() -> None:
+def test_servers_are_published_on_this_machine_alone() -> None:
     assert COMPOSE["services"]["whence"]["ports"] == [f"127.0.0.1:8000:{final('EXPOSE')}"]
+    for name in MONITORING:
+        assert all(port.startswith("127.0.0.1:") for port in COMPOSE["services"][name]["ports"])
 
 
 def test_gpu_is_asked_for_in_the_override_alone() -> None:
     assert not any("deploy" in service for service in COMPOSE["services"].values())
-    assert set(GPU["services"]) == set(COMPOSE["services"])
+    assert set(GPU["services"]) == set(OURS)
     for service in GPU["services"].values():
         (device,) = service["deploy"]["resources"]["reservations"]["devices"]
         assert device["driver"] == "nvidia"

@@ -1,13 +1,18 @@
 """What changes the running server: takedowns, and loading another index version at once."""
 
-from typing import Annotated
+from typing import Annotated, Literal
+from urllib.parse import unquote
 
-from fastapi import APIRouter, Depends, Query
+import anyio.to_thread
+from fastapi import APIRouter, Depends, Header, Query, status
 
 from app import errors
 from app.deps import AttributorDep, ServiceDep
-from app.schemas import Reloaded, TakedownDetail, TakedownParameters
+from app.schemas import Reloaded, Request, TakedownDetail, TakedownRequest
 from app.security import require_admin
+from app.service import Service
+from index.attribution import Attributor
+from index.takedown import hidden_by
 
 router = APIRouter(tags=["admin"], dependencies=[Depends(require_admin)])
 
@@ -18,36 +23,73 @@ TAKEDOWN_PROBLEMS = errors.responses(
     errors.NO_INDEX,
     errors.TAKEDOWNS_UNUSABLE,
 )
-Parameters = Annotated[TakedownParameters, Query()]
+# Not in the path or query: those end up in access logs.
+Reason = Annotated[
+    str,
+    Header(
+        alias="X-Whence-Reason",
+        min_length=1,
+        max_length=1500,
+        description="Why; kept in the log of takedowns. Percent-encode what is not ASCII.",
+    ),
+]
+
+
+class NoParameters(Request):
+    """Refuses every query parameter, a reason above all."""
+
+
+Nothing = Annotated[NoParameters, Query()]
+
+
+@router.post(
+    "/takedowns",
+    summary="Take a concept or an exemplar down",
+    status_code=status.HTTP_201_CREATED,
+    responses=TAKEDOWN_PROBLEMS,
+)
+async def take_down(
+    wanted: TakedownRequest, service: ServiceDep, attributor: AttributorDep
+) -> TakedownDetail:
+    """Withdraw it, and copies of it, now and for every later version of the index.
+
+    The answer lists what it hides. `whence takedown lift` brings it back.
+    """
+    return await _take_down(service, attributor, wanted.kind, wanted.id, wanted.reason)
 
 
 @router.delete("/concepts/{concept_id}", summary="Take a concept down", responses=TAKEDOWN_PROBLEMS)
 async def take_down_concept(
-    concept_id: str, parameters: Parameters, service: ServiceDep, attributor: AttributorDep
+    concept_id: str, reason: Reason, _: Nothing, service: ServiceDep, attributor: AttributorDep
 ) -> TakedownDetail:
-    """Withdraw a concept with all its exemplars, now and for every later version of the index.
+    """Withdraw a concept with all its exemplars, as `POST /takedowns` does.
 
-    Its images, and copies of them, are hidden in every other concept, too. `whence takedown lift`
-    brings them back.
+    Its images, and copies of them, are hidden in every other concept, too.
     """
-    takedown = await service.take_down(attributor, "concept", concept_id, reason=parameters.reason)
-    return TakedownDetail.of(takedown)
+    return await _take_down(service, attributor, "concept", concept_id, unquote(reason))
 
 
 @router.delete(
     "/exemplars/{exemplar_id}", summary="Take an exemplar down", responses=TAKEDOWN_PROBLEMS
 )
 async def take_down_exemplar(
-    exemplar_id: str, parameters: Parameters, service: ServiceDep, attributor: AttributorDep
+    exemplar_id: str, reason: Reason, _: Nothing, service: ServiceDep, attributor: AttributorDep
 ) -> TakedownDetail:
-    """Withdraw an image, and copies of it, now and for every later version of the index.
+    """Withdraw an image, and copies of it, as `POST /takedowns` does."""
+    return await _take_down(service, attributor, "exemplar", exemplar_id, unquote(reason))
 
-    `whence takedown lift` brings it back.
-    """
-    takedown = await service.take_down(
-        attributor, "exemplar", exemplar_id, reason=parameters.reason
-    )
-    return TakedownDetail.of(takedown)
+
+async def _take_down(
+    service: Service,
+    attributor: Attributor,
+    kind: Literal["concept", "exemplar"],
+    target: str,
+    reason: str,
+) -> TakedownDetail:
+    takedown = await service.take_down(attributor, kind, target, reason=reason)
+    snapshot = attributor.snapshot  # as it was before
+    hides = await anyio.to_thread.run_sync(hidden_by, takedown, snapshot.catalog, snapshot.pictures)
+    return TakedownDetail.of(takedown, hides)
 
 
 @router.post(

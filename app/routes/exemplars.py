@@ -9,8 +9,8 @@ from app.deps import AttributorDep
 
 router = APIRouter(prefix="/exemplars", tags=["exemplars"])
 
-# A day, though the picture never changes: once it is taken down, no cache shows it for longer.
-CACHING = "public, max-age=86400, immutable"
+# The picture never changes, but it can be taken down: whoever keeps it asks each time.
+CACHING = "private, no-cache"
 
 
 @router.get(

@@ -9,7 +9,7 @@ from app.schemas import Live, Ready
 
 def check_responsive(service: ServiceDep) -> None:
     """Refuse while an embedding hangs."""
-    service.check_responsive()
+    service.pipeline.check_responsive()
 
 
 router = APIRouter(prefix="/health", tags=["health"], dependencies=[Depends(check_responsive)])

@@ -9,9 +9,8 @@ from pydantic import Field
 from app import errors
 from app.deps import AttributorDep, ServiceDep, SettingsDep
 from app.report import Parameters, Report, as_html, as_json, make_report
-from app.routes.attribute import UPLOAD, check_caps
+from app.routes.attribute import IMAGE, REFUSALS_OF_ONE, answer_upload, upload
 from app.schemas import AttributeParameters
-from app.uploads import read_image_field
 
 router = APIRouter(tags=["attribution"])
 
@@ -30,25 +29,14 @@ class ReportParameters(AttributeParameters):
     "/attribute/report",
     summary="Report on an image",
     response_class=Response,
-    openapi_extra=UPLOAD,
+    openapi_extra=upload(IMAGE),
     responses={
         status.HTTP_200_OK: {
             "description": "The evidence report, as a file",
             "model": Report,
             "content": {"text/html": {"schema": {"type": "string"}}},
         },
-        **errors.responses(
-            errors.UNDECODABLE_IMAGE,
-            errors.MALFORMED_FORM,
-            errors.BODY_TOO_LARGE,
-            errors.IMAGE_TOO_LARGE,
-            errors.UNSUPPORTED_IMAGE_TYPE,
-            errors.NOT_A_FORM,
-            errors.INVALID_REQUEST,
-            errors.IMAGE_TOO_SMALL,
-            errors.INTERNAL_ERROR,
-            errors.NO_INDEX,
-        ),
+        **errors.responses(*REFUSALS_OF_ONE),
     },
 )
 async def report(
@@ -64,11 +52,7 @@ async def report(
     the identities of model, index and calibration, and a SHA-256 over all of it. `whence
     verify-report` checks it against the index.
     """
-    check_caps(parameters, settings)
-    data = await read_image_field(request)
-    answer = await service.attribute(
-        attributor, data, top_k=parameters.top_k, exemplars=parameters.exemplars
-    )
+    data, answer = await answer_upload(request, parameters, settings, service, attributor)
 
     def write() -> tuple[Report, bytes]:
         made = make_report(

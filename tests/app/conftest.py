@@ -110,7 +110,7 @@ def check_problem(app: FastAPI) -> CheckProblem:
         assert problem["status"] == status
         assert problem["title"]
         assert problem["detail"]
-        assert problem["instance"].startswith("urn:uuid:")
+        assert problem["instance"].startswith("urn:whence:request:")
         assert set(problem) <= {"type", "title", "status", "detail", "instance", "errors"}
         assert "Traceback" not in response.text
         return problem

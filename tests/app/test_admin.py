@@ -28,6 +28,7 @@ from tests.pictures import encode
 
 TOKEN = "a token that is long enough"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
+BECAUSE = {**BEARER, "X-Whence-Reason": "r"}
 NAMES = ("Crimson", "Emerald", "Navy blue")
 
 
@@ -79,8 +80,9 @@ def wait_for(condition: Callable[[], object], seconds: float = 5) -> float:
 
 
 REQUESTS = [
-    ("DELETE", "/concepts/emerald?reason=r"),
-    ("DELETE", "/exemplars/x?reason=r"),
+    ("POST", "/takedowns"),
+    ("DELETE", "/concepts/emerald"),
+    ("DELETE", "/exemplars/x"),
     ("POST", "/admin/reload"),
 ]
 
@@ -144,7 +146,8 @@ def wait_known(
 def test_a_concept_taken_down_is_gone_with_the_answer(server: TestClient, data: Path) -> None:
     assert ask(server)["concepts"][0]["id"] == "emerald"
     image = server.get("/concepts/emerald").json()["exemplars"][0]["image_url"]
-    response = server.delete("/concepts/emerald?reason=the artist", headers=BEARER)
+    headers = {**BEARER, "X-Whence-Reason": "the%20artist%2C%20Ren%C3%A9e"}
+    response = server.delete("/concepts/emerald", headers=headers)
     assert response.status_code == 200
     body = response.json()
     assert (body["kind"], body["target"], body["exemplars"]) == ("concept", "emerald", 3)
@@ -155,12 +158,12 @@ def test_a_concept_taken_down_is_gone_with_the_answer(server: TestClient, data: 
     ready = server.get("/health/ready").json()
     assert (ready["concepts"], ready["exemplars"], ready["taken_down"]) == (2, 6, 3)
     [one] = TakedownLog(DataFolder(data).takedowns).read().active
-    assert (one.id, one.reason) == (body["id"], "the artist")
+    assert (one.id, one.reason) == (body["id"], "the artist, Renée")
 
 
 def test_an_exemplar_taken_down_is_gone_and_the_others_stay(server: TestClient) -> None:
     [first, *_] = server.get("/concepts/emerald").json()["exemplars"]
-    assert server.delete(f"/exemplars/{first['id']}?reason=r", headers=BEARER).status_code == 200
+    assert server.delete(f"/exemplars/{first['id']}", headers=BECAUSE).status_code == 200
     left = server.get("/concepts/emerald").json()
     assert left["exemplar_count"] == len(left["exemplars"]) == 2
     shown = [e["id"] for concept in ask(server)["concepts"] for e in concept["exemplars"]]
@@ -170,17 +173,65 @@ def test_an_exemplar_taken_down_is_gone_and_the_others_stay(server: TestClient) 
 def test_what_is_not_there_cannot_be_taken_down(
     server: TestClient, check_problem: CheckProblem
 ) -> None:
-    for path in ("/concepts/nobody?reason=r", "/exemplars/nobody?reason=r"):
-        check_problem(server.delete(path, headers=BEARER), 404, "not-found")
-    server.delete("/concepts/emerald?reason=r", headers=BEARER)
-    again = server.delete("/concepts/emerald?reason=r", headers=BEARER)
+    for path in ("/concepts/nobody", "/exemplars/nobody"):
+        check_problem(server.delete(path, headers=BECAUSE), 404, "not-found")
+    server.delete("/concepts/emerald", headers=BECAUSE)
+    again = server.delete("/concepts/emerald", headers=BECAUSE)
     check_problem(again, 404, "not-found")
 
 
-@pytest.mark.parametrize("query", ["", "?reason=", "?why=r"])
-def test_a_reason_is_needed(server: TestClient, check_problem: CheckProblem, query: str) -> None:
-    response = server.delete(f"/concepts/emerald{query}", headers=BEARER)
+def test_a_takedown_can_be_posted_and_tells_what_it_hides(server: TestClient, data: Path) -> None:
+    exemplars = server.get("/concepts/emerald").json()["exemplars"]
+    wanted = {"kind": "exemplar", "id": exemplars[0]["id"], "reason": "the artist, Renée"}
+    response = server.post("/takedowns", json=wanted, headers=BEARER)
+    assert response.status_code == 201
+    body = response.json()
+    assert body["reason"] == "the artist, Renée"
+    assert body["hides"] == [
+        {
+            "id": exemplars[0]["id"],
+            "concept_id": "emerald",
+            "sha256": exemplars[0]["sha256"],
+            "how": "named",
+        }
+    ]
+    concept = server.delete("/concepts/emerald", headers=BECAUSE).json()
+    assert [one["id"] for one in concept["hides"]] == [one["id"] for one in exemplars[1:]]
+    assert concepts(server) == ["crimson", "navy-blue"]
+
+
+@pytest.mark.parametrize(
+    "headers", [BEARER, {**BEARER, "X-Whence-Reason": ""}, {**BEARER, "X-Reason": "r"}]
+)
+def test_a_reason_is_needed(
+    server: TestClient, check_problem: CheckProblem, headers: dict[str, str]
+) -> None:
+    problem = check_problem(
+        server.delete("/concepts/emerald", headers=headers), 422, "invalid-request"
+    )
+    assert "X-Whence-Reason" in problem["detail"]
+    assert len(concepts(server)) == 3
+
+
+def test_a_reason_in_the_address_is_refused(
+    server: TestClient, check_problem: CheckProblem
+) -> None:
+    response = server.delete("/concepts/emerald?reason=r", headers=BECAUSE)
     check_problem(response, 422, "invalid-request")
+    assert len(concepts(server)) == 3
+
+
+@pytest.mark.parametrize(
+    "change", [{"reason": ""}, {"reason": None}, {"kind": "image"}, {"id": ""}, {"more": 1}]
+)
+def test_a_posted_takedown_is_checked(
+    server: TestClient, check_problem: CheckProblem, change: dict[str, Any]
+) -> None:
+    wanted = {"kind": "concept", "id": "emerald", "reason": "r", **change}
+    response = server.post("/takedowns", json=wanted, headers=BEARER)
+    check_problem(response, 422, "invalid-request")
+    garbage = server.post("/takedowns", content=b"{", headers=BEARER)
+    check_problem(garbage, 422, "invalid-request")
     assert len(concepts(server)) == 3
 
 
@@ -198,7 +249,7 @@ def test_a_log_that_cannot_be_written_is_a_problem_and_nothing_is_hidden(
     server: TestClient, data: Path, check_problem: CheckProblem
 ) -> None:
     (data / "takedowns.jsonl").mkdir()
-    response = server.delete("/concepts/emerald?reason=r", headers=BEARER)
+    response = server.delete("/concepts/emerald", headers=BECAUSE)
     check_problem(response, 503, "takedowns-unusable")
     assert len(concepts(server)) == 3
 
@@ -208,7 +259,7 @@ def test_a_damaged_log_takes_no_takedown(
 ) -> None:
     (data / "takedowns.jsonl").write_text("garbage\n")
     problem = check_problem(
-        server.delete("/concepts/emerald?reason=r", headers=BEARER), 503, "takedowns-unusable"
+        server.delete("/concepts/emerald", headers=BECAUSE), 503, "takedowns-unusable"
     )
     assert "line 1" in problem["detail"]
     assert (data / "takedowns.jsonl").read_text() == "garbage\n"
@@ -224,7 +275,7 @@ def test_a_takedown_that_is_not_in_force_is_not_told_as_done(
         raise TakedownError("the log cannot be read")
 
     monkeypatch.setattr(TakedownLog, "read", fail)
-    response = server.delete("/concepts/emerald?reason=r", headers=BEARER)
+    response = server.delete("/concepts/emerald", headers=BECAUSE)
     detail = check_problem(response, 503, "takedowns-unusable")["detail"]
     assert "recorded but not in force" in detail
     monkeypatch.undo()
@@ -245,7 +296,7 @@ def test_a_damaged_log_keeps_a_server_from_starting_to_serve(
 def test_a_log_damaged_later_is_told_and_what_is_hidden_stays_hidden(
     server: TestClient, data: Path
 ) -> None:
-    server.delete("/concepts/emerald?reason=r", headers=BEARER)
+    server.delete("/concepts/emerald", headers=BECAUSE)
     (data / "takedowns.jsonl").write_text("garbage\n")
     wait_for(lambda: server.get("/health/ready").json()["reload_error"])
     assert "damaged" in server.get("/health/ready").json()["reload_error"]
@@ -258,7 +309,7 @@ def test_an_attributor_given_to_the_app_is_masked_too(
     given = open_attributor(DataFolder(data), embedder=FakeEmbedder())
     app = create_app(Settings(data=data), given)
     with TestClient(app, headers=BEARER) as client:
-        client.delete("/concepts/emerald?reason=r", headers=BEARER)
+        client.delete("/concepts/emerald", headers=BECAUSE)
         assert concepts(client) == ["crimson", "navy-blue"]
     assert given.snapshot.catalog.concept_count() == 3  # it is the caller's, and still open
 
@@ -306,7 +357,7 @@ def test_a_broken_new_version_leaves_the_old_one_serving_and_is_told(
     assert "style.faiss is missing" in detail
     assert "style.faiss" in server.get("/health/ready").json()["reload_error"]
     assert len(concepts(server)) == 3
-    server.delete("/concepts/emerald?reason=r", headers=BEARER)
+    server.delete("/concepts/emerald", headers=BECAUSE)
     assert len(concepts(server)) == 2  # takedowns reach the old one as well
     publish(data / "index", before)
     assert server.post("/admin/reload", headers=BEARER).status_code == 200
@@ -318,7 +369,7 @@ def test_a_takedown_holds_in_the_next_version_and_after_a_rollback(
 ) -> None:
     first = published_version(data / "index")
     assert first
-    server.delete("/concepts/emerald?reason=r", headers=BEARER)
+    server.delete("/concepts/emerald", headers=BECAUSE)
     build(data, *NAMES).close()
     server.post("/admin/reload", headers=BEARER)
     assert concepts(server) == ["crimson", "navy-blue"]
@@ -336,10 +387,10 @@ class Slow(FakeEmbedder):
         self.released = threading.Event()
         self.released.set()
 
-    def embed(self, images: Any) -> Any:
+    def embed_pixels(self, pixels: Any) -> Any:
         self.entered.release()
         assert self.released.wait(30)
-        return super().embed(images)
+        return super().embed_pixels(pixels)
 
 
 def test_a_request_in_flight_ends_on_the_version_it_began_with(data: Path) -> None:
@@ -389,7 +440,7 @@ def test_a_takedown_does_not_wait_for_a_version_that_is_being_opened(data: Path)
             new = build(data, *NAMES).version
             reloaded = pool.submit(client.post, "/admin/reload", headers=BEARER)
             assert entered.wait(30)
-            response = client.delete("/concepts/emerald?reason=r", headers=BEARER)
+            response = client.delete("/concepts/emerald", headers=BECAUSE)
             assert response.status_code == 200
             assert concepts(client) == ["crimson", "navy-blue"]
             TakedownLog(DataFolder(data).takedowns).add("concept", "crimson", [], reason="r")

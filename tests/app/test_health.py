@@ -4,10 +4,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import pytest
+import torch
 from fastapi.testclient import TestClient
 from numpy.typing import NDArray
-from PIL import Image
 
 from app import service
 from app.main import create_app
@@ -107,10 +108,10 @@ class HangingEmbedder(FakeEmbedder):
         self.entered = threading.Event()
         self.released = threading.Event()
 
-    def embed(self, images: Sequence[Image.Image]) -> dict[Facet, NDArray]:
+    def embed_pixels(self, pixels: Sequence[torch.Tensor]) -> dict[Facet, NDArray]:
         self.entered.set()
         assert self.released.wait(30)
-        return super().embed(images)
+        return super().embed_pixels(pixels)
 
 
 @contextmanager
@@ -145,3 +146,33 @@ def test_a_hung_embedding_is_noticed(
                 embedder.released.set()
         assert client.get(path).status_code == 200
     assert statuses == [200]
+
+
+def test_embedding_that_fails_is_noticed_without_requests_and_forgiven(
+    attributor: Attributor, tmp_path: Path, check_problem: CheckProblem
+) -> None:
+    class Failing(FakeEmbedder):
+        fails = True
+
+        def embed_pixels(self, pixels: Sequence[torch.Tensor]) -> dict[Facet, NDArray]:
+            if self.fails:
+                raise RuntimeError("secret")
+            return super().embed_pixels(pixels)
+
+    embedder = Failing()
+    settings = Settings(data=tmp_path, watchdog_seconds=0.01)
+    with TestClient(create_app(settings, Attributor(embedder, attributor.snapshot))) as client:
+        response = wait_for(client, "/health/live", 503)
+        detail = check_problem(response, 503, "stalled")["detail"]
+        assert "RuntimeError" in detail
+        assert "secret" not in detail
+        embedder.fails = False
+        wait_for(client, "/health/live", 200)
+
+
+def wait_for(client: TestClient, path: str, status: int) -> httpx.Response:
+    until = time.monotonic() + 30
+    while (response := client.get(path)).status_code != status:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    return response

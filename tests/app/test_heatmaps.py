@@ -128,7 +128,7 @@ def test_explain_gives_heatmaps_of_both_pictures(
             assert caching
             assert 540 < int(caching[1]) <= 600
             with Image.open(io.BytesIO(drawn.content)) as picture:
-                assert picture.size == (96, 72)  # of 64 x 48
+                assert picture.size == (64, 48)
     assert len(urls) == 8
 
 
@@ -143,10 +143,12 @@ def test_explaining_changes_nothing_else(post: Post, query: bytes) -> None:
 
 
 def test_only_the_first_exemplars_are_explained(post: Post, query: bytes) -> None:
-    shown = hits(post(query, explain="true", top_k=20, exemplars=10))
-    assert [hit["heatmaps"] is not None for hit in shown] == [True] * 15 + [False] * (
-        len(shown) - 15
-    )
+    response = post(query, explain="true", top_k=4, exemplars=3)
+    explained = [
+        [hit["heatmaps"] is not None for hit in concept["exemplars"]]
+        for concept in response.json()["concepts"]
+    ]
+    assert explained == [[True, True, False]] * 2 + [[True, False, False]] * 2
 
 
 def test_without_explain_nothing_is_drawn(post: Post, query: bytes) -> None:

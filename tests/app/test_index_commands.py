@@ -157,3 +157,48 @@ def test_a_damaged_log_takes_no_takedown(shell: Shell) -> None:
     assert result.exit_code == 1
     assert "line 1" in str(result.exception)
     assert shell.data.takedowns.read_text() == "garbage\n"
+
+
+def test_a_takedown_lists_what_it_hides(shell: Shell, tmp_path: Path) -> None:
+    shell.rebuild()
+    patches(10, side=96).save(tmp_path / "theirs.jpg", quality=70)
+    image = shell.run("takedown", "add", "--image", str(tmp_path / "theirs.jpg"), "--reason", "r")
+    [line] = [line for line in image.output.splitlines() if "hides" in line]
+    assert "of two (near-duplicate)" in line
+    assert line.endswith("10.png")
+    concept = shell.run("takedown", "add", "--concept", "one", "--reason", "r")
+    assert concept.output.count("of one (named)") == 2
+
+
+def test_an_image_can_be_taken_down_before_there_is_an_index(shell: Shell, tmp_path: Path) -> None:
+    patches(10, side=48).save(tmp_path / "theirs.png")
+    result = shell.run("takedown", "add", "--image", str(tmp_path / "theirs.png"), "--reason", "r")
+    assert result.exit_code == 0, result.output
+    shell.rebuild()
+    assert "2 concepts, 3 exemplars" in shell.run("status").output
+
+
+def test_withdrawn_works_are_purged(shell: Shell, tmp_path: Path) -> None:
+    old = shell.rebuild()
+    shell.run("takedown", "add", "--concept", "one", "--reason", "r")
+    early = shell.run("takedown", "purge")
+    assert early.exit_code == 1
+    assert f"not erased: the published version {old}" in " ".join(early.output.split())
+    new = shell.rebuild()
+    result = shell.run("takedown", "purge", "--json", str(tmp_path / "purged.json"))
+    assert result.exit_code == 0, result.output
+    assert json.loads((tmp_path / "purged.json").read_text())["versions"] == [old]
+    assert [path.name for path in shell.data.index.iterdir() if path.is_dir()] == [new]
+
+
+def test_a_lost_log_is_told_and_can_be_accepted(shell: Shell) -> None:
+    shell.rebuild()
+    shell.run("takedown", "add", "--concept", "one", "--reason", "r")
+    shell.data.takedowns.unlink()
+    for command in (["takedown", "list"], ["status"], ["takedown", "lift", "x", "--reason", "r"]):
+        result = shell.run(*command)
+        assert result.exit_code == 1
+        assert "whence takedown accept" in str(result.exception)
+    assert shell.run("takedown", "accept", "--reason", "no backup").exit_code == 0
+    assert shell.run("status").exit_code == 0
+    assert "lacks no record" in str(shell.run("takedown", "accept", "--reason", "r").exception)

@@ -302,3 +302,10 @@ def test_long_and_many_headers_of_a_part_are_refused(
     body = HEAD.replace(b"\r\n\r\n", b"\r\n" + header.encode() + b"\r\n\r\n") + b"data" + TAIL
     response = client.post("/attribute", headers=BOUNDARY, content=body)
     check_problem(response, 400, "malformed-form")
+
+
+def test_other_bodies_have_the_same_limits(client: TestClient, check_problem: CheckProblem) -> None:
+    headers = {"content-type": "application/json"}
+    response = client.post("/takedowns", headers=headers, content=bytes(BYTES + 1))
+    check_problem(response, 413, "body-too-large")
+    assert response.headers["connection"] == "close"

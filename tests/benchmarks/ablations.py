@@ -29,7 +29,7 @@ from index.evaluation.pairs import Pair, read_pairs
 from index.rebuild import COHORT_SIZE, SEED
 from index.source import read_sources
 from index.vectors import FaissStore
-from model.backbone import create_backbone, parse_options
+from model.backbone import Backbone, create_backbone, parse_options
 from model.cca import canonical_map
 from model.config import Facet, Reading, TrainConfig
 from model.embedder import choose_device
@@ -73,15 +73,20 @@ class Row:
 
 
 def load(arguments: argparse.Namespace) -> Data:
-    """Compute or reuse the features."""
-    torch.manual_seed(0)
-    gallery = read_sources([arguments.exemplars, *arguments.distractors], each_image_a_concept=True)
-    pairs = read_pairs(arguments.pairs)
+    """Compute or reuse the features of the backbone that the options name."""
     backbone = create_backbone(
         arguments.backbone,
         weights=arguments.weights,
         options=parse_options(arguments.backbone_option),
     )
+    return load_features(arguments, backbone)
+
+
+def load_features(arguments: argparse.Namespace, backbone: Backbone, views: int = 2) -> Data:
+    """Compute or reuse a backbone's features, the gallery's with that many augmented views."""
+    torch.manual_seed(0)
+    gallery = read_sources([arguments.exemplars, *arguments.distractors], each_image_a_concept=True)
+    pairs = read_pairs(arguments.pairs)
     size = backbone.config.input_size
 
     def bank(paths: list[Path], views: int) -> dict[Reading, np.ndarray]:
@@ -96,7 +101,7 @@ def load(arguments: argparse.Namespace) -> Data:
             progress=lambda done, total: print(f"\r{done}/{total}", end="", file=sys.stderr),
         ).readings
 
-    rows = bank([item.path for item in gallery], 2)
+    rows = bank([item.path for item in gallery], views)
     asked = bank([pair.path for pair in pairs], 1)
     return Data(
         gallery=rows,
@@ -346,14 +351,24 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawTextHelpFormatter
     )
-    options.add_argument("--exemplars", type=Path, required=True)
-    options.add_argument("--distractors", type=Path, action="append", default=[])
-    options.add_argument("--pairs", type=Path, required=True)
+    add_data(options)
     options.add_argument("--backbone", required=True)
     options.add_argument("--weights", type=Path)
     options.add_argument("--backbone-option", action="append", default=[])
-    options.add_argument("--cache", type=Path, default=Path("data/cache/ablations"))
     return options
+
+
+def add_data(options: argparse.ArgumentParser) -> None:
+    """The options that name the images, and where their features are kept."""
+    options.add_argument("--exemplars", type=Path, required=True)
+    options.add_argument("--distractors", type=Path, action="append", default=[])
+    options.add_argument("--pairs", type=Path, required=True)
+    options.add_argument("--cache", type=Path, default=Path("data/cache/ablations"))
+
+
+def show_header() -> None:
+    """What the columns are."""
+    print(f"{'':48} {'mAP':>12} {'R@1':>12} {'R@5':>6} {'style@1':>7} {'subj@1':>7}", flush=True)
 
 
 def show(row: Row) -> None:
@@ -415,7 +430,7 @@ def main() -> None:
     options.add_argument("--only", action="append", default=[])
     arguments = options.parse_args()
     data = load(arguments)
-    print(f"{'':48} {'mAP':>12} {'R@1':>12} {'R@5':>6} {'style@1':>7} {'subj@1':>7}")
+    show_header()
     found = []
     for name, compute in rows(data):
         if arguments.only and not any(part in name for part in arguments.only):

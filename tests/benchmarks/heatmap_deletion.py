@@ -1,6 +1,6 @@
 """Do heatmaps point at what makes two pictures similar? Cover it and see how the cosine falls.
 
-    python -m tests.benchmarks.heatmap_deletion --data DIR --pairs pairs.csv [--each 4]
+    python -m tests.benchmarks.heatmap_deletion --data DIR --pairs pairs.csv [--each 2]
 
 Each query is explained by the nearest exemplar of the concept it comes from, in both facets. Then
 the fifth of what the model sees that adds most is covered with the query's mean colour, or the
@@ -80,7 +80,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--pairs", type=Path, required=True)
-    parser.add_argument("--each", type=int, default=4, help="take every n-th query")
+    parser.add_argument("--each", type=int, default=2, help="take every n-th query")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     attributor = open_attributor(DataFolder(arguments.data), device="cpu")

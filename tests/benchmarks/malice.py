@@ -199,10 +199,20 @@ def mutated_image(self: Attacker, rng: random.Random) -> Attack:
     return Attack("mutated image", (self.request(form(mutate(rng, rng.choice(seeds())))),))
 
 
+def batch(self: Attacker, rng: random.Random) -> Attack:
+    some = rng.choices(seeds(), k=rng.randint(1, 20))
+    images = [mutate(rng, image) if rng.random() < 0.5 else image for image in some]
+    return Attack("batch", (self.request(form(*images), target=b"/attribute/batch"),))
+
+
 def bomb(self: Attacker, rng: random.Random) -> Attack:
-    heavy = rng.random() < 0.01
-    file = rng.choice(heaviest() if heavy else bombs())
-    return Attack("bomb", (self.request(form(file)),))
+    if rng.random() < 0.01:
+        return heavy(self, rng)
+    return Attack("bomb", (self.request(form(rng.choice(bombs()))),))
+
+
+def heavy(self: Attacker, rng: random.Random) -> Attack:
+    return Attack("heaviest image", (self.request(form(rng.choice(heaviest()))),))
 
 
 def slow_body(self: Attacker, rng: random.Random) -> Attack:
@@ -301,7 +311,7 @@ def wrong_key(self: Attacker, rng: random.Random) -> Attack:
 
 
 def other_scope(self: Attacker, rng: random.Random) -> Attack:
-    method, target = rng.choice([(b"DELETE", b"/concepts/x?reason=r"), (b"POST", b"/admin/reload")])
+    method, target = rng.choice([(b"DELETE", b"/concepts/x"), (b"POST", b"/admin/reload")])
     data = self.request(b"", method=method, target=target)
     return Attack("other scope", (data,), expected=frozenset({403}))
 
@@ -369,7 +379,8 @@ def pipelined(self: Attacker, rng: random.Random) -> Attack:
 
 
 WEIGHTS: list[tuple[Callable[[Attacker, random.Random], Attack], float]] = [
-    (honest, 4), (mutated_image, 50), (bomb, 5), (slow_body, 1), (aborted, 6), (abandoned, 3),
+    (honest, 4), (mutated_image, 49), (batch, 1), (bomb, 5), (slow_body, 1), (aborted, 6),
+    (abandoned, 3),
     (short_body, 1), (large_body, 3), (large_headers, 3), (long_target, 2), (broken_http, 5),
     (wrong_key, 5), (other_scope, 2), (broken_form, 6), (wrong_parameters, 3), (wrong_method, 2),
     (pipelined, 1),

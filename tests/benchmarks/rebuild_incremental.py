@@ -17,7 +17,6 @@ import tempfile
 import time
 from pathlib import Path
 
-from app.demo import FALLBACK
 from index.layout import DataFolder
 from index.rebuild import RebuildSummary, rebuild
 from index.scan import SETTLED
@@ -33,7 +32,7 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--count", type=int, default=10_000)
     parser.add_argument("--workers", type=int, default=min(4, os.cpu_count() or 1))
-    parser.add_argument("--backbone", default=FALLBACK)
+    parser.add_argument("--backbone", default="mobilenetv3_small_100")
     parser.add_argument("--input-size", type=int, default=224)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:

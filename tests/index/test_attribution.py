@@ -188,11 +188,17 @@ def test_rebuilding_again_gives_the_same_answers(house: DataFolder) -> None:
     assert np.allclose([c.score for c in before], [c.score for c in after])
 
 
-def test_an_index_whose_model_has_gone_is_refused_with_what_to_do(house, tmp_path) -> None:
+def test_an_index_whose_model_has_gone_is_refused_with_what_to_do(
+    house: DataFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = DataFolder(Path(shutil.copytree(house.root, tmp_path / "copy")))
     shutil.rmtree(data.models)
+    closed: list[Snapshot] = []
+    close = Snapshot.close
+    monkeypatch.setattr(Snapshot, "close", lambda self: closed.append(self) or close(self))
     with pytest.raises(ModelError, match=r"test_.*whence train"):
         open_attributor(data)
+    assert len(closed) == 1  # a server tries again each second
 
 
 def test_no_index_is_told_with_the_command_that_makes_one(tmp_path: Path) -> None:

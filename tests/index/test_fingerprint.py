@@ -6,15 +6,27 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from index.fingerprint import LENGTH, Fingerprints, fingerprint, near_duplicates
+from index.fingerprint import (
+    FAINT,
+    LENGTH,
+    NEAR,
+    Fingerprints,
+    Pictures,
+    as_fingerprints,
+    fingerprint,
+)
 from tests.fakes import patches
 
 EVAL = Path(__file__).parents[3] / "shared" / "eval" / "exemplars"
 
 
 def prints(*images: Image.Image) -> Fingerprints:
-    joined = b"".join(fingerprint(image) for image in images)
-    return np.frombuffer(joined, dtype=np.uint8).reshape(-1, LENGTH)
+    return as_fingerprints([fingerprint(image) for image in images])
+
+
+def near(known: Fingerprints, others: Fingerprints) -> list[tuple[int, int]]:
+    places, rows = Pictures(others).near(known)
+    return list(zip(places.tolist(), rows.tolist(), strict=True))
 
 
 def recompressed(image: Image.Image, format_name: str, quality: int) -> Image.Image:
@@ -42,8 +54,8 @@ def test_a_copy_is_found_and_another_picture_is_not(copy: str) -> None:
     originals = [patches(seed, side=128) for seed in range(30)]
     copies = [COPIES[copy](image) for image in originals]
     others = [patches(seed, side=128) for seed in range(100, 130)]
-    nearest = near_duplicates(prints(*originals), prints(*copies, *others))
-    assert nearest.tolist() == [*range(30), *[-1] * 30]
+    found = near(prints(*originals), prints(*copies, *others))
+    assert found == [(place, place) for place in range(30)]
 
 
 def test_faint_drawings_are_told_apart() -> None:
@@ -52,13 +64,37 @@ def test_faint_drawings_are_told_apart() -> None:
         return Image.fromarray(np.where(ink, 180, 255).astype(np.uint8)).convert("RGB")
 
     drawings = [drawing(seed) for seed in range(20)]
-    nearest = near_duplicates(prints(*drawings[:10]), prints(*drawings))
-    assert nearest.tolist() == [*range(10), *[-1] * 10]
+    found = near(prints(*drawings[:10]), prints(*drawings))
+    assert found == [(place, place) for place in range(10)]
 
 
 def test_nothing_known_finds_nothing() -> None:
-    assert near_duplicates(prints(), prints(patches(0))).tolist() == [-1]
-    assert near_duplicates(prints(patches(0)), prints()).tolist() == []
+    assert near(prints(), prints(patches(0))) == []
+    assert near(prints(patches(0)), prints()) == []
+
+
+@pytest.mark.parametrize("spread", [1, 3, 6, 12])
+def test_what_is_passed_over_by_its_quarters_is_never_near(spread: int) -> None:
+    """As comparing every fingerprint with every other one, at distances around the limit."""
+    random = np.random.default_rng(spread)
+    known = random.integers(0, 256, (40, 1, LENGTH)) * random.random((40, 1, 1))
+    known[::5] = known[::5].mean(axis=-1, keepdims=True)  # without any contrast
+    changes = np.concatenate(
+        [
+            random.integers(-spread, spread + 1, (40, 200, LENGTH)),
+            np.broadcast_to(random.integers(-spread, spread + 1, (40, 100, 1)), (40, 100, LENGTH)),
+        ],
+        axis=1,
+    )
+    others = (known + changes).clip(0, 255).astype(np.uint8).reshape(-1, LENGTH)
+    known = known[:, 0].astype(np.uint8)
+    limits = np.minimum(NEAR, 1 + FAINT * known.std(axis=1))
+    squares = np.square(known[:, None].astype(np.float64) - others).mean(axis=2)  # (M, N)
+    clear = np.abs(np.sqrt(squares) - limits[:, None]) > 1e-4  # float32 may err at the limit itself
+    expected = {(m, n) for m, n in np.argwhere((squares <= limits[:, None] ** 2) & clear).tolist()}
+    found = {(m, n) for m, n in near(known, others) if clear[m, n]}
+    assert found == expected
+    assert expected or spread == 12
 
 
 @pytest.mark.shared
@@ -68,10 +104,9 @@ def test_real_copies_are_near_and_real_exemplars_of_one_concept_are_not() -> Non
     images = [Image.open(path).convert("RGB") for path in files]
     known = prints(*images)
     for name, change in COPIES.items():
-        found = near_duplicates(known, prints(*map(change, images[::4])))
-        assert (found >= 0).all(), name
+        copies = range(0, len(images), 4)
+        found = near(known, prints(*(change(images[place]) for place in copies)))
+        assert {(place, row) for row, place in enumerate(copies)} <= set(found), name
     # The collection itself holds one picture twice, in two files of two sizes.
-    pairs = 0
-    for row in range(len(files)):
-        pairs += int(near_duplicates(np.delete(known, row, axis=0), known[row : row + 1])[0] >= 0)
-    assert pairs <= 2  # the one of the other, and the other of the one
+    pairs = [(place, row) for place, row in near(known, known) if place < row]
+    assert len(pairs) == 1

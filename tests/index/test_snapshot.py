@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import shutil
@@ -253,3 +254,23 @@ def test_names_of_versions_sort_by_time() -> None:
     earlier = new_version()
     time.sleep(0.002)
     assert earlier < new_version()
+
+
+@pytest.mark.parametrize(
+    "text", ["..", "../elsewhere", "/etc", ".hidden", "a/b", "two\nnames", "é"]
+)
+def test_what_is_published_is_a_plain_name_and_no_path(tmp_path: Path, text: str) -> None:
+    (tmp_path / "CURRENT").write_text(text, encoding="utf-8")
+    with pytest.raises(SnapshotError, match=r"CURRENT holds .* `whence rollback VERSION`"):
+        open_published(tmp_path)
+    (tmp_path / "CURRENT").write_text(new_version() + "\n")
+    assert published_version(tmp_path)
+
+
+def test_a_manifest_of_before_the_log_was_witnessed_asks_for_none(version: Path) -> None:
+    content = json.loads((version / "manifest.json").read_bytes())
+    del content["takedowns"], content["checksum"]
+    text = json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
+    content["checksum"] = hashlib.sha256(text).hexdigest()
+    (version / "manifest.json").write_text(json.dumps(content))
+    assert read_manifest(version).takedowns.records == 0

@@ -5,16 +5,18 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from index.attribution import Attributor
+from index.attribution import Attributor, open_attributor
 from index.errors import NotFoundError, RebuildError, TakedownError
-from index.snapshot import Snapshot, open_published, publish
-from index.takedown import Takedown, TakedownLog, content_of_file, withdraw
+from index.fingerprint import Pictures
+from index.snapshot import Snapshot, list_versions, open_published, publish
+from index.takedown import Takedown, TakedownLog, content_of_file, hidden_by, withdraw
 from tests.fakes import FakeEmbedder, patches
 from tests.index.conftest import House
 
@@ -95,6 +97,110 @@ def test_a_record_whose_writing_was_cut_short_is_dropped_and_overwritten(log: Ta
     assert log.read().active == (one, two)
 
 
+def test_a_record_that_lacks_only_its_newline_counts_and_stays(log: TakedownLog) -> None:
+    one = log.add("concept", "one", [], reason="r")
+    two = log.add("concept", "two", [], reason="r")
+    log.path.write_bytes(log.path.read_bytes().rstrip(b"\n"))
+    assert log.read().active == (one, two)
+    three = log.add("concept", "three", [], reason="r")
+    assert log.read().active == (one, two, three)
+    assert len(log.path.read_text().splitlines()) == 3
+
+
+# A log that is missing, shortened or another one
+
+
+def lose_everything(log: TakedownLog) -> None:
+    log.path.unlink()
+
+
+def lose_the_last(log: TakedownLog) -> None:
+    log.path.write_text(log.path.read_text().splitlines(keepends=True)[0])
+
+
+def change_a_record(log: TakedownLog) -> None:
+    log.path.write_text(log.path.read_text().replace("the reason", "a reason"))
+
+
+LOSSES = [lose_everything, lose_the_last, change_a_record]
+
+
+@pytest.mark.parametrize("lose", LOSSES)
+def test_lost_records_are_noticed(
+    house: House, log: TakedownLog, lose: Callable[[TakedownLog], None]
+) -> None:
+    house.rebuild()
+    log.add("concept", "one", [], reason="the reason")
+    log.add("image", "other", [], reason="the reason")
+    written = log.path.read_bytes()
+    lose(log)
+    for use in (
+        log.read,
+        house.rebuild,
+        lambda: log.add("concept", "two", [], reason="r"),
+        lambda: open_attributor(house.data, embedder=FakeEmbedder()),
+    ):
+        with pytest.raises(TakedownError, match=r"takedowns\.extent.*from a backup.*accept"):
+            use()
+    log.path.write_bytes(written)
+    assert house.rebuild().concepts == 1
+
+
+@pytest.mark.parametrize("lose", LOSSES)
+def test_a_version_knows_the_log_it_was_built_with(
+    house: House, log: TakedownLog, lose: Callable[[TakedownLog], None]
+) -> None:
+    house.rebuild()
+    log.add("concept", "one", [], reason="the reason")
+    log.add("image", "other", [], reason="the reason")
+    house.rebuild()
+    log.extent_file.unlink()  # as if the log had been copied back alone
+    answering(house)
+    lose(log)
+    with pytest.raises(TakedownError, match="manifest of the index version"):
+        answering(house)
+    with pytest.raises(TakedownError, match="manifest of version"):
+        house.rebuild()
+
+
+def test_a_log_that_has_grown_since_is_the_same_log(house: House, log: TakedownLog) -> None:
+    log.add("concept", "else", [], reason="r")
+    house.rebuild()
+    one = log.add("concept", "one", [], reason="r")
+    log.lift(one.id, reason="r")
+    log.extent_file.unlink()
+    assert named(answering(house), 0)[0] == "one"
+    assert house.rebuild().concepts == 2
+
+
+def test_a_loss_without_a_backup_is_accepted_with_a_reason(house: House, log: TakedownLog) -> None:
+    log.add("concept", "one", [], reason="r")
+    house.rebuild()
+    log.add("image", "other", [], reason="r")
+    log.path.unlink()
+    told = [manifest.takedowns for manifest in list_versions(house.data.index)]
+    accepted = log.accept(told, reason="the disk burnt")
+    assert [extent.records for extent in accepted.extents] == [1, 2]
+    assert named(answering(house), 10) == ["two"]
+    assert house.rebuild().concepts == 2  # what nobody knows of comes back,
+    take_down(house, "concept", "one")  # until it is named again
+    assert house.rebuild().concepts == 1
+    with pytest.raises(TakedownError, match="lacks no record"):
+        log.accept(told, reason="again")
+    lose_everything(log)
+    with pytest.raises(TakedownError, match="0 records of at least 2"):
+        log.read()
+
+
+def test_an_extent_that_cannot_be_read_is_named(log: TakedownLog) -> None:
+    log.add("concept", "one", [], reason="r")
+    log.extent_file.write_text("garbage")
+    with pytest.raises(TakedownError, match=r"takedowns\.extent.*delete it"):
+        log.read()
+    log.extent_file.unlink()
+    assert len(log.read().active) == 1
+
+
 @pytest.mark.parametrize("line", ["garbage", "{}", '{"action": "add"}', '{"action": "other"}', ""])
 def test_a_damaged_log_stops_everything(house: House, log: TakedownLog, line: str) -> None:
     house.rebuild()
@@ -157,20 +263,29 @@ def test_a_full_disk_leaves_the_log_as_it_was(log: TakedownLog) -> None:
 
 def test_a_failed_sync_is_taken_back(log: TakedownLog, monkeypatch: pytest.MonkeyPatch) -> None:
     one = log.add("concept", "one", [], reason="r")
-    fsync, failures = os.fsync, [OSError(errno.EIO, "Input/output error")]
+    fsync = os.fsync
+    outcomes: list[OSError | None] = []
 
-    def fail_once(file: int) -> None:
-        if failures:
-            raise failures.pop()
+    def fail(file: int) -> None:
+        if outcomes and (error := outcomes.pop(0)):
+            raise error
         fsync(file)
 
-    monkeypatch.setattr(os, "fsync", fail_once)
-    with pytest.raises(TakedownError, match=r"Input/output error.*nothing was recorded"):
-        log.add("concept", "two", [], reason="r")
-    assert log.read().active == (one,)
-    failures += [OSError(errno.EIO, "Input/output error")] * 2
+    monkeypatch.setattr(os, "fsync", fail)
+    broken = OSError(errno.EIO, "Input/output error")
+    for before in range(3):  # the folder's sync, that of the extent, and that of the log itself
+        outcomes[:] = [*[None] * before, broken]
+        with pytest.raises(TakedownError, match=r"Input/output error.*nothing was recorded"):
+            log.add("concept", "two", [], reason="r")
+        assert log.read().active == (one,)
+    outcomes[:] = [None, None, broken, broken]
     with pytest.raises(TakedownError, match="cannot be taken back"):
         log.add("concept", "three", [], reason="r")
+    assert sorted(path.suffix for path in log.path.parent.iterdir()) == [
+        ".extent",
+        ".jsonl",
+        ".lock",
+    ]
 
 
 def test_nothing_is_added_to_a_damaged_log(log: TakedownLog) -> None:
@@ -387,3 +502,47 @@ def test_rows_are_found_in_every_concept(house: House) -> None:
     assert len(hashes) == 4
     assert len(snapshot.hidden) == 2
     assert np.all(np.diff(snapshot.hidden) > 0)
+
+
+def test_a_takedown_tells_what_it_hides_and_why(house: House) -> None:
+    (house.source / "three").mkdir()
+    shutil.copy(house.source / "one" / "000.png", house.source / "three" / "same.png")
+    patches(0, side=128).save(house.source / "three" / "like.jpg", quality=70)
+    house.rebuild()
+    snapshot = answering(house).snapshot
+    one = take_down(house, "exemplar", exemplar_id(house, "one"))
+    told = {
+        (hidden.exemplar.concept_id, Path(hidden.exemplar.path).name): hidden.how
+        for hidden in hidden_by(one, snapshot.catalog, snapshot.pictures)
+    }
+    assert told == {
+        ("one", "000.png"): "named",
+        ("three", "same.png"): "same content",
+        ("three", "like.jpg"): "near-duplicate",
+    }
+    masked = answering(house).snapshot
+    assert hidden_by(one, masked.catalog, masked.pictures) == []  # hidden already
+    two = take_down(house, "concept", "three")
+    assert [h.how for h in hidden_by(two, snapshot.catalog, snapshot.pictures)].count("named") == 2
+
+
+def test_only_a_new_takedown_is_compared_with_the_index(
+    house: House, log: TakedownLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.rebuild()
+    first = take_down(house, "exemplar", exemplar_id(house, "one"))
+    masked = answering(house)
+    second = take_down(house, "concept", "two")
+    compared: list[int] = []
+    near = Pictures.near
+    monkeypatch.setattr(
+        Pictures, "near", lambda self, known: compared.append(len(known)) or near(self, known)
+    )
+    both = masked.masked(log.read())
+    assert compared == [len(second.contents)] == [2]
+    assert len(both.snapshot.hidden) == 3
+    log.lift(first.id, reason="r")
+    left = both.masked(log.read())
+    assert sum(compared) == 2  # nothing at all is compared for a lift
+    assert sorted(left.snapshot.reached) == [second.id]
+    assert np.array_equal(left.snapshot.hidden, answering(house).snapshot.hidden)

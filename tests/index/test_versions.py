@@ -1,3 +1,4 @@
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -64,6 +65,24 @@ def test_a_copied_folder_is_no_version_and_stays(house: House) -> None:
 def test_a_version_knows_what_it_takes_on_the_disk(house: House) -> None:
     folder = house.data.index / house.rebuild().version
     assert folder_bytes(folder) == sum(path.stat().st_size for path in folder.iterdir())
+
+
+def test_a_version_that_is_removed_while_it_is_looked_at_is_no_error(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = house.data.index / house.rebuild().version
+    stat = Path.stat
+
+    def removed(path: Path, **options: bool) -> os.stat_result:
+        if path.parent == folder:
+            shutil.rmtree(folder, ignore_errors=True)
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, "stat", removed)
+    assert folder_bytes(folder) == 0
+    monkeypatch.undo()
+    assert folder_bytes(folder) == 0
+    assert list_versions(house.data.index) == []
 
 
 # Going back

@@ -148,6 +148,28 @@ def test_crop_pct_decides_how_much_of_the_border_is_seen(crop: float) -> None:
     assert white == pytest.approx(1 if crop == 0.5 else 0.25, abs=0.03)
 
 
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "lanczos"])
+@pytest.mark.parametrize("crop", [0.5, 0.875, 0.9, 1.0])
+@pytest.mark.parametrize("size", [(512, 512), (301, 200), (97, 333), (20, 33), (16, 400)])
+def test_preprocessing_is_timms_to_a_level_or_two(
+    size: tuple[int, int], crop: float, interpolation: str
+) -> None:
+    options = {"input_size": 48, "crop_pct": crop, "interpolation": interpolation}
+    backbone = create_random_backbone(CONV, options=options)
+    own = timm.data.create_transform(
+        input_size=(3, 48, 48),
+        mean=backbone.config.mean,
+        std=backbone.config.std,
+        crop_pct=crop,
+        interpolation=interpolation,
+    )
+    image = Image.effect_noise((size[0] // 4, size[1] // 4), 80).convert("RGB").resize(size)
+    level = 1 / 255 / min(backbone.config.std)
+    difference = (backbone.preprocess(image) - own(image)).abs()
+    assert float(difference.max()) < 2.01 * level
+    assert float(difference.mean()) < 0.3 * level
+
+
 @pytest.mark.parametrize("size", [(3, 48, 48), [3, 48, 48], 48])
 def test_the_input_size_may_have_timms_form(size: object) -> None:
     assert create_random_backbone(CONV, options={"input_size": size}).config.input_size == 48

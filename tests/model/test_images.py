@@ -433,3 +433,66 @@ def test_training_on_nothing_says_so(tmp_path: Path) -> None:
         list_training_images([tmp_path])
     with pytest.raises(TrainingError, match="no such file or folder"):
         list_training_images([tmp_path / "gone"])
+
+
+# Decoding at a fraction of the size
+
+
+@pytest.mark.parametrize(
+    ("size", "enough", "expected"),
+    [
+        ((1024, 2048), 256, (256, 512)),
+        ((1024, 2048), 300, (512, 1024)),
+        ((4096, 4096), 128, (512, 512)),  # no less than an eighth
+        ((500, 2000), 256, (500, 2000)),
+        ((1024, 2048), None, (1024, 2048)),
+    ],
+)
+def test_a_jpeg_is_decoded_no_larger_than_is_of_use(size, enough, expected) -> None:
+    data = encode(Image.new("RGB", size), "JPEG")
+    assert decode_image(data, enough=enough).pixels.size == expected
+
+
+@pytest.mark.parametrize("format_name", ["PNG", "WEBP", "TIFF"])
+def test_other_formats_are_decoded_whole(format_name: str) -> None:
+    data = encode(Image.new("RGB", (1024, 1024)), format_name)
+    assert decode_image(data, enough=64).pixels.size == (1024, 1024)
+
+
+def test_limits_and_identity_are_those_of_the_whole_jpeg() -> None:
+    data = encode(Image.new("RGB", (1024, 1024)), "JPEG")
+    assert decode_image(data, enough=64).sha256 == decode_image(data).sha256
+    with pytest.raises(ImageTooLargeError, match="1024 x 1024"):
+        decode_image(data, ImageLimits(max_side=1000), enough=64)
+    assert decode_image(data, ImageLimits(min_side=1000), enough=64).pixels.size == (128, 128)
+
+
+def test_a_jpeg_of_inks_is_decoded_at_a_fraction_with_its_colours() -> None:
+    whole = Image.new("CMYK", (1024, 1024), (255, 0, 0, 0))
+    data = encode(whole, "JPEG")
+    small, large = decode_image(data, enough=256).pixels, decode_image(data).pixels
+    assert small.size == (256, 256)
+    assert np.abs(np.subtract(small.getpixel((9, 9)), large.getpixel((9, 9)))).max() <= 1
+
+
+def test_a_damaged_tiff_leaves_nothing_in_the_log() -> None:
+    # Pillow warns of each fault in words that hold a part of the file, and Python keeps them all.
+    program = """
+from model.images import decode_image
+from tests.pictures import encode, noise
+data = bytearray(encode(noise(), "TIFF"))
+entries = int.from_bytes(data[4:8], "little") + 2
+count = int.from_bytes(data[entries - 2 : entries], "little")
+for entry in range(entries, entries + 12 * count, 12):
+    if int.from_bytes(data[entry : entry + 2], "little") not in range(256, 280):
+        data[entry + 4 : entry + 8] = (2**20).to_bytes(4, "little")  # a count beyond the file
+try:
+    decode_image(bytes(data))
+except Exception as error:
+    print(type(error).__name__)
+"""
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True
+    )
+    assert done.stderr == ""

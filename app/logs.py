@@ -1,0 +1,51 @@
+"""How the server logs: one line an event on stderr, JSON or for people, with the request's id."""
+
+import logging
+import sys
+from typing import Literal, TextIO
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+LogFormat = Literal["auto", "json", "console"]
+
+
+def configure_logging(level: str, style: LogFormat, stream: TextIO | None = None) -> None:
+    """Send what every library logs to ``stream``, in one form.
+
+    Args:
+        level: the least severe that is written, such as "info".
+        style: "auto" is "console" on a terminal and "json" elsewhere.
+        stream: default stderr.
+    """
+    stream = stream or sys.stderr
+    if style == "auto":
+        style = "console" if stream.isatty() else "json"
+    render: list[Processor] = [
+        structlog.dev.ConsoleRenderer(
+            colors=stream.isatty(),
+            exception_formatter=structlog.dev.plain_traceback,  # the default shows local variables
+        )
+    ]
+    if style == "json":
+        render = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=[
+            structlog.contextvars.merge_contextvars,
+            structlog.stdlib.add_log_level,
+            structlog.stdlib.add_logger_name,
+            structlog.stdlib.ExtraAdder(),
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            _without_colours,
+        ],
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],
+    )
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(formatter)
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+
+
+def _without_colours(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Drop uvicorn's second, coloured copy of its message."""
+    event.pop("color_message", None)
+    return event

@@ -1,0 +1,380 @@
+"""From uploaded bytes to an answer: decode on several threads, embed and search on one."""
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import anyio.to_thread
+import torch
+from PIL import Image
+
+from app.batching import Batcher
+from app.errors import QueueFullError, StalledError
+from app.heatmaps import HeatmapPair, HeatmapStore
+from app.metrics import STAGES, Metrics
+from app.patience import Patience
+from app.settings import Settings
+from app.tracing import record_stage
+from index.attribution import Attribution, Attributor
+from index.embedding import ImageEmbedder
+from index.explanation import Explanation, explain_answer
+from model.embedder import choose_device
+from model.errors import ModelError
+from model.explain import Patches
+from model.images import decode_image, read_image
+
+CPU_BATCH = 8  # images in one forward pass, where more gain nothing
+DEVICE_BATCH = 64
+PROBE = Image.effect_noise((256, 256), 64).convert("RGB")  # what the watchdog has embedded
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds spent on each step."""
+
+    decode: float
+    queue: float
+    embed: float
+    search: float
+    explain: float
+    total: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An attribution and how it came about."""
+
+    attribution: Attribution
+    image_sha256: str
+    created_at: datetime
+    timing: Timing
+    heatmaps: Mapping[str, HeatmapPair] = field(default_factory=dict)  # by exemplar id
+
+
+@dataclass(frozen=True)
+class Query:
+    """A decoded image and what is asked about it."""
+
+    attributor: Attributor
+    pixels: torch.Tensor  # as the embedder's `preprocess` gives them
+    size: tuple[int, int]  # width and height of the upright picture
+    top_k: int
+    exemplars: int
+    explain: int = 0  # exemplars to explain, at most
+
+
+@dataclass(frozen=True)
+class Inference:
+    """What the inference thread made of one image, and when: seconds of `time.perf_counter`."""
+
+    attribution: Attribution
+    explanations: Mapping[str, Explanation]  # by exemplar id
+    began: float
+    embedded: float
+    found: float
+    explained: float
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    pixels: torch.Tensor
+    size: tuple[int, int]
+    sha256: str
+    began: float
+    ended: float
+
+
+class Pipeline:
+    """Takes a bounded number of images and answers them all.
+
+    Decoding and preprocessing run on a few threads. Embedding and search run on one, in batches,
+    where torch and faiss have the cores to themselves.
+
+    Args:
+        settings: the limits.
+        metrics: told of every step.
+    """
+
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        metrics.watch_queue(lambda: self._held)
+        self.heatmaps = HeatmapStore(settings.heatmap_seconds, settings.heatmap_bytes)
+        self._held = 0  # images taken and not answered yet
+        self._receiving = 0  # bodies of requests that are not here yet
+        self._seconds = 0.0  # one image takes, lately
+        self._probed: float | None = None  # when the probe in hand was sent
+        self._failed: str | None = None  # how the last embedding ended, if badly
+        self._answered_at = time.monotonic()
+        self._decoders = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
+        self._batcher = Batcher(
+            work=self._infer,
+            size=settings.max_batch or default_batch(settings.device),
+            wait=settings.batch_wait_ms / 1000,
+        )
+
+    def start(self) -> None:
+        """Start the inference thread."""
+        self._batcher.start()
+
+    async def close(self) -> None:
+        """Answer what was taken, then end the threads."""
+        await anyio.to_thread.run_sync(self._batcher.close, self._settings.deadline_seconds)
+        self._decoders.shutdown(wait=False)
+
+    @property
+    def held(self) -> int:
+        """Images taken and not answered yet."""
+        return self._held
+
+    @contextmanager
+    def admitted(self, images: int = 1) -> Iterator[None]:
+        """Hold places for images.
+
+        Raises:
+            QueueFullError: there are not enough.
+        """
+        self.check_room(images)
+        self._held += images
+        try:
+            yield
+        finally:
+            self._held -= images
+
+    @contextmanager
+    def receiving(self) -> Iterator[None]:
+        """Hold a place for the body of a request while it arrives.
+
+        Raises:
+            QueueFullError: too many arrive.
+        """
+        if self._receiving >= self._settings.max_uploads:
+            raise QueueFullError(
+                f"{self._receiving} uploads are arriving, the most that are taken at once; try "
+                "again in 1 second",
+                retry_after=1,
+            )
+        self._receiving += 1
+        try:
+            yield
+        finally:
+            self._receiving -= 1
+
+    def check_room(self, images: int = 1) -> None:
+        """Refuse early what would be refused later.
+
+        Raises:
+            QueueFullError: there are not enough places.
+        """
+        most = self._settings.max_queue
+        if self._held + images > most:
+            seconds = math.ceil(max(1.0, self._held * self._seconds))
+            raise QueueFullError(
+                f"the server is answering {self._held} images and takes {most} at once; try again "
+                f"in {seconds} seconds",
+                retry_after=seconds,
+            )
+
+    async def attribute(
+        self,
+        attributor: Attributor,
+        data: bytes,
+        *,
+        top_k: int,
+        exemplars: int,
+        patience: Patience,
+        explain: bool = False,
+    ) -> Answer:
+        """Answer one uploaded image that was `admitted`; ``explain`` keeps `heatmaps` of it.
+
+        Raises:
+            ImageError: it cannot be decoded, or is outside the limits.
+            ImpatientError: it is not waited for any more.
+        """
+        arrived = time.perf_counter()
+        with self._batcher.expected():
+            loop = asyncio.get_running_loop()
+            image = await loop.run_in_executor(
+                self._decoders, self._prepare, data, attributor.embedder, patience
+            )
+        most = self._settings.max_explained if explain else 0
+        query = Query(attributor, image.pixels, image.size, top_k, exemplars, most)
+        made = await self._batcher.submit(query, patience)
+        heatmaps: Mapping[str, HeatmapPair] = {}
+        drawn = time.perf_counter()
+        if made.explanations:
+            heatmaps = await anyio.to_thread.run_sync(self.heatmaps.put_all, made.explanations)
+        ended = time.perf_counter()
+        timing = Timing(
+            decode=image.ended - image.began,
+            queue=(image.began - arrived) + (made.began - image.ended),
+            embed=made.embedded - made.began,
+            search=made.found - made.embedded,
+            explain=(made.explained - made.found) + (ended - drawn) if explain else 0.0,
+            total=ended - arrived,
+        )
+        self._metrics.verdict(made.attribution.verdict)
+        for stage in STAGES:
+            if explain or stage != "explain":
+                self._metrics.stage(stage, getattr(timing, stage))
+        record_stage("queue", arrived, image.began)
+        record_stage("decode", image.began, image.ended)
+        record_stage("queue", image.ended, made.began)
+        record_stage("embed", made.began, made.embedded)
+        record_stage("search", made.embedded, made.found)
+        if explain:
+            record_stage("explain", made.found, ended)
+        return Answer(made.attribution, image.sha256, datetime.now(UTC), timing, heatmaps)
+
+    async def probe(self, attributor: Attributor) -> None:
+        """Embed and search for an image of no interest, unless a real one was answered lately.
+
+        What `check_responsive` says rests on it while there are no requests.
+        """
+        every = self._settings.watchdog_seconds
+        if self._probed is not None or time.monotonic() - self._answered_at < every:
+            return
+        self._probed = time.monotonic()
+        try:
+            pixels = attributor.embedder.preprocess(PROBE)
+            query = Query(attributor, pixels, PROBE.size, top_k=1, exemplars=0)
+            await self._batcher.submit(query, Patience(math.inf))
+        except Exception as error:
+            # One odd image must not bring the server down, so only what is known to be good counts.
+            logger.exception("the watchdog's image cannot be embedded")
+            self._failed = type(error).__name__
+        finally:
+            self._probed = None
+
+    def check_responsive(self) -> None:
+        """Notice embeddings that never end, or that fail.
+
+        Raises:
+            StalledError: only a restart helps.
+        """
+        began = [since for since in (self._batcher.busy_since, self._probed) if since is not None]
+        seconds = time.monotonic() - min(began) if began else 0.0
+        if seconds > self._settings.stall_seconds:
+            raise StalledError(
+                f"an image has been embedding for {seconds:.0f} seconds; restart the server"
+            )
+        if self._failed:
+            raise StalledError(
+                f"every embedding fails ({self._failed}; the log tells more); restart the server"
+            )
+
+    def _prepare(self, data: bytes, embedder: ImageEmbedder, patience: Patience) -> _Prepared:
+        """On a decoding thread."""
+        patience.check()
+        began = time.perf_counter()
+        image = decode_image(data, self._settings.image_limits, enough=embedder.enough)
+        pixels = embedder.preprocess(image.pixels)
+        return _Prepared(pixels, image.pixels.size, image.sha256, began, time.perf_counter())
+
+    def _infer(self, queries: list[Query]) -> list[Inference]:
+        """On the inference thread: embed and search a whole batch."""
+        began = time.monotonic()
+        inferences = infer(queries)
+        self._metrics.batch(len(queries))
+        self._failed = None
+        self._answered_at = time.monotonic()
+        latest = (self._answered_at - began) / len(queries)
+        self._seconds += (latest - self._seconds) / 8 if self._seconds else latest
+        return inferences
+
+
+def default_batch(device: str) -> int:
+    """Images to embed at once on a device as `choose_device` knows it."""
+    try:
+        return CPU_BATCH if choose_device(device).type == "cpu" else DEVICE_BATCH
+    except ModelError:  # said again, as the reason for not being ready, when the model is loaded
+        return CPU_BATCH
+
+
+def infer(queries: Sequence[Query]) -> list[Inference]:
+    """Embed and search a batch, and explain the answers of which that is asked.
+
+    One forward pass for all that share an embedder, one search for all that ask the same of the
+    same index: another `top_k` searches to another depth, so an answer does not depend on what else
+    is in its batch.
+    """
+    made: dict[int, Inference] = {}
+    for places in _alike(queries, lambda q: (id(q.attributor.embedder), q.explain > 0)):
+        made.update(zip(places, _infer_together([queries[i] for i in places]), strict=True))
+    return [made[i] for i in range(len(queries))]
+
+
+def _infer_together(queries: Sequence[Query]) -> list[Inference]:
+    """`infer` for what one forward pass can embed."""
+    embedder = queries[0].attributor.embedder
+    pixels = [query.pixels for query in queries]
+    patches: list[Patches] = []
+    began = time.perf_counter()
+    if queries[0].explain:
+        embeddings, patches = embedder.embed_with_patches(pixels)
+    else:
+        embeddings = embedder.embed_pixels(pixels)
+    embedded = time.perf_counter()
+    made: dict[int, Inference] = {}
+    for places in _alike(queries, lambda q: (id(q.attributor), q.top_k, q.exemplars, q.explain)):
+        first = queries[places[0]]
+        attributions = first.attributor.rank(
+            {facet: matrix[places] for facet, matrix in embeddings.items()},
+            top_k=first.top_k,
+            exemplars=first.exemplars,
+        )
+        found = time.perf_counter()
+        for place, attribution in zip(places, attributions, strict=True):
+            explanations: Mapping[str, Explanation] = {}
+            if first.explain:
+                one = {facet: matrix[place] for facet, matrix in embeddings.items()}
+                explanations = explain_answer(
+                    first.attributor,
+                    attribution,
+                    patches[place],
+                    one,
+                    queries[place].size,
+                    most=first.explain,
+                )
+            made[place] = Inference(
+                attribution, explanations, began, embedded, found, time.perf_counter()
+            )
+    return [made[i] for i in range(len(queries))]
+
+
+def _alike(queries: Sequence[Query], key: Callable[[Query], Hashable]) -> list[list[int]]:
+    """The places of the queries, together where their keys are equal."""
+    groups: dict[Hashable, list[int]] = {}
+    for place, query in enumerate(queries):
+        groups.setdefault(key(query), []).append(place)
+    return list(groups.values())
+
+
+def answer_file(attributor: Attributor, path: Path, *, top_k: int, exemplars: int) -> Answer:
+    """Answer one image file in this thread, without a server.
+
+    Raises:
+        ImageError: it cannot be read or decoded.
+    """
+    arrived = time.perf_counter()
+    image = read_image(path)
+    pixels = attributor.embedder.preprocess(image.pixels)
+    [made] = infer([Query(attributor, pixels, image.pixels.size, top_k, exemplars)])
+    timing = Timing(
+        decode=made.began - arrived,
+        queue=0.0,
+        embed=made.embedded - made.began,
+        search=made.found - made.embedded,
+        explain=0.0,
+        total=made.found - arrived,
+    )
+    return Answer(made.attribution, image.sha256, datetime.now(UTC), timing)

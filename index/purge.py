@@ -1,0 +1,98 @@
+"""Erases what the data folder still holds of withdrawn works: their pictures and their vectors.
+
+A takedown hides a work at once and keeps it out of later versions. What was made of it before lies
+on: in the embedding caches of all models, in the feature banks of training runs, and in versions of
+the index that had it. Sources and backups are not touched, nor is the takedown log itself, which
+must know a work to keep it out: its SHA-256 and its fingerprint, 8 x 8 pixels.
+"""
+
+import shutil
+import sqlite3
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from index.embedding_cache import EmbeddingCache
+from index.errors import RebuildError, SnapshotError
+from index.layout import DataFolder
+from index.snapshot import Snapshot, clear_unfinished, published_version
+from index.takedown import TakedownLog, Takedowns
+from index.versions import named_failures, rebuild_lock, remove
+
+
+@dataclass(frozen=True)
+class Purged:
+    """What was erased, and what could not be."""
+
+    images: int  # withdrawn files that embedding caches held something of, each cache counted
+    caches: int  # that were written anew
+    features: bool  # whether there were feature banks; all of them go
+    versions: list[str]  # of the index, removed
+    left: list[str]  # what still holds a withdrawn work, and what to do
+
+
+def purge(data: DataFolder) -> Purged:
+    """Erase everything that was made of works whose takedown is in force.
+
+    Files are overwritten by SQLite or removed; what a disk keeps of removed files is the disk's.
+    The published version is left as it is, and told of, if it still holds such works.
+
+    Raises:
+        TakedownError: the log cannot be read.
+        RebuildError: a rebuild is running, or the disk cannot be written to.
+    """
+    with named_failures(data), rebuild_lock(data.index):
+        takedowns = TakedownLog(data.takedowns).read()
+        if not takedowns.active:
+            return Purged(0, 0, False, [], [])
+        clear_unfinished(data.index)
+        caches = data.all_embeddings()
+        images = sum(_forget(path, takedowns) for path in caches)
+        features = data.features.exists()
+        if features:
+            # A bank does not tell which image a row is of; the next training makes it anew.
+            shutil.rmtree(data.features)
+        versions, left = _remove_versions(data.index, takedowns)
+    return Purged(images, len(caches), features, versions, left)
+
+
+def _forget(path: Path, takedowns: Takedowns) -> int:
+    """Erase what one cache holds of withdrawn files, whether a source still has them or not."""
+    with EmbeddingCache(path) as cache:
+        known = cache.fingerprints()
+        near = takedowns.of_pictures(list(known.values()))
+        hashes = {content.sha256 for one in takedowns.active for content in one.contents}
+        hashes |= {sha256 for sha256, one in zip(known, near, strict=True) if one}
+        held = cache.holds(hashes)
+        cache.forget(held)
+        try:
+            cache.compact()
+        except sqlite3.OperationalError as error:
+            raise RebuildError(
+                f"the embedding cache {path} cannot be written anew ({error}); end the process "
+                "that uses it, or make room on the disk, then run `whence takedown purge` again"
+            ) from error
+        return len(held)
+
+
+def _remove_versions(index: Path, takedowns: Takedowns) -> tuple[list[str], list[str]]:
+    """Remove every version that holds a withdrawn work, the published one apart."""
+    published = published_version(index)
+    removed, left = [], []
+    for folder in sorted(path for path in index.glob("[!.]*") if path.is_dir()):
+        try:
+            with closing(Snapshot.open(folder)) as snapshot:
+                reached = takedowns.reached(snapshot.catalog, snapshot.pictures, {})
+                count = len(set().union(*(rows.tolist() for rows in reached.values())))
+        except (SnapshotError, sqlite3.DatabaseError) as error:
+            left.append(f"{folder}, of which nobody can tell what it holds: remove it ({error})")
+            continue
+        if count and folder.name == published:
+            left.append(
+                f"the published version {published}, which holds {count} withdrawn exemplars: run "
+                "`whence rebuild`, then `whence takedown purge` again"
+            )
+        elif count:
+            remove(index, folder.name)
+            removed.append(folder.name)
+    return removed, left

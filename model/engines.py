@@ -1,0 +1,321 @@
+"""How the forward pass runs: eager PyTorch, compiled PyTorch, ONNX Runtime or OpenVINO.
+
+Whatever runs it, an embedding stays the same: an engine is used only after it has given those of
+eager float32 on a batch made for the purpose. Which is the fastest is not guessed at but measured:
+`tests.benchmarks.engines`.
+
+    eager, compile              float32, as the model was trained
+    eager-bf16, compile-bf16    the backbone in bfloat16, readings and heads in float32
+    onnx, openvino              float32 on a CPU; optional installs of the same names
+    auto                        the fastest that is installed and agrees, else eager
+"""
+
+import logging
+import os
+from collections.abc import Callable, Iterable
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal, Protocol, get_args
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import nn
+
+from model.backbone import Backbone, BackboneFeatures
+from model.config import BackboneConfig, Facet, ModelConfig
+from model.errors import ModelError
+from model.facets import EDITION
+
+EngineName = Literal["auto", "eager", "eager-bf16", "compile", "compile-bf16", "onnx", "openvino"]
+ENGINES: tuple[EngineName, ...] = get_args(EngineName)
+Engine = Callable[[torch.Tensor], dict[Facet, torch.Tensor]]
+
+COSINE = 0.999  # to eager float32's embedding, of every image and facet
+# bfloat16 errs by what is in the picture: on the few that are tried it has to do better.
+COSINE_BF16 = 0.9995
+CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of this process's container
+
+log = logging.getLogger(__name__)
+
+
+class EngineError(Exception):
+    """An engine that cannot be used here; its text says why."""
+
+
+class Model(Protocol):
+    """What an engine needs of `model.embedder.AttributionModel`."""
+
+    config: ModelConfig
+    backbone: Backbone
+
+    def __call__(self, pixels: torch.Tensor) -> dict[Facet, torch.Tensor]:
+        """(B, 3, S, S) pixels -> facet -> (B, K)."""
+
+    def describe(self, features: BackboneFeatures) -> dict[Facet, torch.Tensor]:
+        """What follows the backbone."""
+
+
+def choose_engine(
+    model: Model, name: EngineName, device: torch.device, *, export: Path | None = None
+) -> tuple[EngineName, Engine]:
+    """The engine of that name; ``auto`` is the fastest that is installed here and agrees.
+
+    Args:
+        model: in evaluation mode, on ``device``.
+        name: of the engine.
+        device: where the model lies.
+        export: where to keep the model in ONNX's format, for the next start.
+
+    Returns:
+        Its name, never ``auto``, and the engine, which has run once.
+
+    Raises:
+        ModelError: the engine that was named is not installed, cannot run the model or does not
+            agree with eager float32; never for ``auto`` and ``eager``.
+    """
+    for candidate in by_speed(model, device) if name == "auto" else [name]:
+        if candidate == "eager":
+            break
+        try:
+            engine = build_engine(model, candidate, device, export)
+            _require_agreement(model, engine, candidate, device)
+            return candidate, engine
+        except ImportError as error:
+            problem = (
+                f"{error.name} is not installed: pip install 'whence[{candidate}]'"
+                if error.name
+                else str(error)
+            )
+            level = logging.DEBUG
+        except Exception as error:  # compilers and converters raise whatever they like
+            problem = f"{error}".strip().partition("\n")[0] or type(error).__name__
+            level = logging.WARNING
+        if name != "auto":
+            raise ModelError(
+                f"engine {name!r} cannot be used: {problem}; or let WHENCE_ENGINE be auto"
+            )
+        log.log(level, "engine %s is left out: %s", candidate, problem)
+    return "eager", model
+
+
+def export_path(folder: Path, model_id: str) -> Path:
+    """Where a model's ONNX export is kept: named by all that decides what is in it."""
+    return folder / f"{model_id}-readings{EDITION}-torch{torch.__version__}.onnx"
+
+
+def set_threads(count: int = 0) -> int:
+    """Let inference use that many threads; 0 is one for each core this process may use.
+
+    PyTorch's own choice knows neither a container's share of the machine nor, for every kind of
+    thread, the cores the process is bound to; with more threads than cores they wait for one
+    another.
+
+    Returns:
+        How many.
+    """
+    torch.set_num_threads(count or min(torch.get_num_threads(), available_cores()))
+    return torch.get_num_threads()
+
+
+def available_cores() -> int:
+    """Cores this process may use, of those it is bound to and its container's share."""
+    bound = getattr(os, "sched_getaffinity", None)  # not on every system
+    cores = len(bound(0)) if bound else os.cpu_count() or 1
+    try:
+        quota, period = CPU_QUOTA.read_text(encoding="ascii").split()
+        share = -(-int(quota) // int(period))
+    except (OSError, ValueError):  # no such limit, or "max"
+        share = cores
+    return max(1, min(cores, share))
+
+
+def by_speed(model: Model, device: torch.device) -> list[EngineName]:
+    """What ``auto`` tries before eager, fastest first as tests/benchmarks/README.md records it."""
+    if device.type == "cuda":
+        return ["eager-bf16"]
+    if device.type != "cpu":
+        return []
+    parameters = [
+        (isinstance(part, nn.Linear), weight.numel())
+        for part in model.backbone.modules()
+        for weight in part.parameters(recurse=False)
+    ]
+    linear = sum(count for is_linear, count in parameters if is_linear)
+    # Matrix products gain from bfloat16 where the processor has it, convolutions hardly; and those
+    # networks stray too far.
+    transformer = linear > sum(count for _, count in parameters) / 2
+    names: list[EngineName] = ["onnx", "openvino"]
+    return ["eager-bf16", *names] if transformer and _has_bf16() else names
+
+
+def _has_bf16() -> bool:
+    """Whether this CPU multiplies bfloat16 itself; without, it is slower than float32."""
+    # PyTorch's older versions lack it.
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
+
+
+class _Bfloat16(nn.Module):
+    """The model with its backbone in bfloat16."""
+
+    def __init__(self, model: Model, device: torch.device) -> None:
+        super().__init__()
+        self._model, self._kind = model, device.type
+
+    def forward(self, pixels: torch.Tensor) -> dict[Facet, torch.Tensor]:
+        with torch.autocast(self._kind, torch.bfloat16):
+            features = self._model.backbone(pixels)
+        # Correlations are differences of large sums and stay in float32.
+        return self._model.describe(features)
+
+
+class _Exportable(nn.Module):
+    """The model with a tuple for a result."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self._model = model
+
+    def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(self._model(pixels).values())
+
+
+def build_engine(
+    model: Model, name: EngineName, device: torch.device, export: Path | None
+) -> Engine:
+    """The engine of that name, without a look at what it gives.
+
+    Raises:
+        ImportError: a library it needs is not installed.
+        Exception: whatever its compiler or converter raises.
+    """
+    if name in {"onnx", "openvino"}:
+        if device.type != "cpu":
+            raise EngineError(f"it runs on the CPU, and the device is {device}")
+        return (_onnx if name == "onnx" else _openvino)(model, export)
+    engine: Any = _Bfloat16(model, device) if name.endswith("-bf16") else model
+    return torch.compile(engine, dynamic=True) if name.startswith("compile") else engine
+
+
+def _onnx(model: Model, export: Path | None) -> Engine:
+    import onnxruntime  # an extra
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.inter_op_num_threads = 1
+    # Threads that spin while they wait take the cores from those that decode.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    session = _loaded(
+        model,
+        export,
+        partial(
+            onnxruntime.InferenceSession, sess_options=options, providers=["CPUExecutionProvider"]
+        ),
+    )
+    return partial(_run, model, lambda pixels: session.run(None, {"pixels": pixels}))
+
+
+def _openvino(model: Model, export: Path | None) -> Engine:
+    import openvino  # an extra
+
+    core = openvino.Core()
+    compiled = _loaded(
+        model,
+        export,
+        lambda data: core.compile_model(
+            core.read_model(data, b""),
+            "CPU",
+            {
+                "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+                "INFERENCE_PRECISION_HINT": "f32",
+                "PERFORMANCE_HINT": "LATENCY",  # all threads on one batch
+            },
+        ),
+    )
+    return partial(_run, model, lambda pixels: compiled([pixels]).values())
+
+
+def _run(
+    model: Model, infer: Callable[[Any], Iterable[Any]], pixels: torch.Tensor
+) -> dict[Facet, torch.Tensor]:
+    results = infer(pixels.contiguous().numpy())
+    return {
+        facet: torch.from_numpy(values.copy())
+        for facet, values in zip(model.config.facets, results, strict=True)
+    }
+
+
+def _loaded(model: Model, export: Path | None, load: Callable[[bytes], Any]) -> Any:
+    """What ``load`` makes of the exported model; a kept export that is damaged is made again."""
+    if export and export.is_file():
+        try:
+            return load(export.read_bytes())
+        except Exception as error:  # each library has its own; a new export settles it
+            log.warning("%s cannot be used (%s) and is made again", export.name, error)
+    return load(_export(model, export))
+
+
+def _export(model: Model, path: Path | None) -> bytes:
+    """The model in ONNX's format, for any batch size; kept at ``path``, whole or not at all."""
+    for needed in ("onnx", "onnxscript"):
+        try:
+            metadata.version(needed)
+        except metadata.PackageNotFoundError as error:
+            raise ModuleNotFoundError(f"no {needed}", name=needed) from error
+    with torch.no_grad():
+        program: Any = torch.onnx.export(
+            _Exportable(model).eval(),
+            (probe(model.config.backbone, 2),),
+            dynamo=True,
+            dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=4096)},),
+            input_names=["pixels"],
+            verbose=False,
+        )
+    data: bytes = program.model_proto.SerializeToString()
+    if path:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            building = path.with_name(f".{path.name}.{os.getpid()}")
+            building.write_bytes(data)
+            building.replace(path)
+        except OSError as error:  # a full disk costs the next start some seconds, not the engine
+            log.warning("the exported model could not be kept: %s", error)
+    return data
+
+
+def probe(config: BackboneConfig, count: int = 8) -> torch.Tensor:
+    """Pictures to try an engine on: (count, 3, S, S) float32, as `Backbone.preprocess` gives them.
+
+    Noise at every scale, stronger the coarser it is, as in photographs: what fine noise alone shows
+    of a network is little.
+    """
+    size = config.input_size
+    generator = torch.Generator().manual_seed(0)
+    picture = torch.zeros(count, 3, size, size)
+    side = 2
+    while side <= size:
+        noise = torch.randn(count, 3, side, side, generator=generator)
+        picture += F.interpolate(noise, size=(size, size), mode="bicubic") / side**0.5
+        side *= 2
+    mean, std = (torch.tensor(values)[:, None, None] for values in (config.mean, config.std))
+    return (torch.sigmoid(2 * picture) - mean) / std
+
+
+@torch.inference_mode()
+def _require_agreement(
+    model: Model, engine: Engine, name: EngineName, device: torch.device
+) -> None:
+    pixels = probe(model.config.backbone).to(device)
+    wanted = COSINE_BF16 if name.endswith("-bf16") else COSINE
+    expected = model(pixels)
+    for given in (pixels, pixels[:1]):  # one image alone often takes other code, warmed here
+        for facet, found in engine(given).items():
+            right = expected[facet][: len(given)]
+            cosine = float(F.cosine_similarity(found.float(), right).min())
+            if not cosine >= wanted:  # not a number is not enough either
+                raise EngineError(
+                    f"its {facet} embeddings stray from eager float32's (cosine {cosine:.5f}, "
+                    f"at least {wanted} is asked for)"
+                )

@@ -1,0 +1,221 @@
+"""A frozen teacher that pre-training may be guided by: what of it the student is to match."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import nn
+
+from model.backbone import Backbone, BackboneFeatures
+from model.config import Reading, TrainConfig
+from model.errors import BackboneError, TrainingError
+from model.facets import FacetReader
+from model.head import AttributionHead
+from model.whitening import principal_map
+
+LIFT = 1e-3  # added to pooled features: the root that tames them has no slope at zero
+
+
+@dataclass(frozen=True)
+class GuideLoss:
+    """How far a student is from its teacher, on one batch."""
+
+    stages: torch.Tensor  # (S,) share of the variance of the teacher's maps that is not matched
+    readings: torch.Tensor  # 1 - cosine of the disentangled readings; a scalar
+
+
+@dataclass(frozen=True)
+class TeacherScales:
+    """What a guide needs to know of its teacher.
+
+    Attributes:
+        heads: of each reading, disentangled in closed form.
+        means: (C,) of each stage's channels.
+        deviations: (C,) likewise, none of them zero.
+    """
+
+    heads: Mapping[Reading, AttributionHead]
+    means: Sequence[torch.Tensor]
+    deviations: Sequence[torch.Tensor]
+
+
+class Guide(nn.Module):
+    """Dense distillation of stages, and cosine distillation of disentangled readings.
+
+    Every stage of the student answers for the teacher's stage of the same depth, position by
+    position, each of the teacher's channels brought to mean 0 and variance 1. Where the two
+    have the same number of channels they are matched one to one; else through a learnt 1 x 1
+    projection, and a map of another size is resized. On top of that, what the facets read of the
+    student (`FacetReader`), seen through the closed form of the teacher's disentanglement
+    (`principal_map`), is to point the same way; where the readings' lengths differ, through a
+    learnt linear map.
+
+    Args:
+        teacher: frozen here; not a parameter of this module and not in its state.
+        student: to see its shapes; not kept.
+        scales: of the teacher's stages and readings, from `measure_teacher`.
+        size: pixels a side of a first image, to see the shapes.
+    """
+
+    def __init__(
+        self,
+        teacher: Backbone,
+        student: Backbone,
+        scales: TeacherScales,
+        size: int,
+    ) -> None:
+        super().__init__()
+        self._teacher = (teacher.eval().requires_grad_(False),)  # a tuple hides it from nn.Module
+        self._heads = {name: head.requires_grad_(False) for name, head in scales.heads.items()}
+        self._means, self._deviations = scales.means, scales.deviations
+        device = next(teacher.parameters()).device
+        wanted, given = _shapes(teacher, size), _shapes(student, size)
+        self.depths = _same_depths(len(given.stages), len(wanted.stages))
+        self.projections = nn.ModuleList(
+            _projection(stage.shape[1], wanted.stages[depth].shape[1])
+            for stage, depth in zip(given.stages, self.depths, strict=True)
+        )
+        own, theirs = _read(given), _read(wanted)
+        self.translations = nn.ModuleDict(
+            {
+                name: nn.Identity()
+                if own[name].shape == theirs[name].shape
+                else nn.Linear(own[name].shape[1], theirs[name].shape[1])
+                for name in own
+            }
+        )
+        self.to(device)
+
+    @property
+    def teacher(self) -> Backbone:
+        """The frozen teacher."""
+        return self._teacher[0]
+
+    def forward(self, student: BackboneFeatures, pixels: torch.Tensor) -> GuideLoss:
+        """Compare a student's features of a batch with the teacher's.
+
+        Args:
+            student: of the batch, as the student normalises it.
+            pixels: (B, 3, S, S) float of the same batch, as the teacher normalises it.
+        """
+        with torch.no_grad():
+            teacher = self.teacher(pixels)
+        unmatched = [
+            _unmatched(
+                project(stage), teacher.stages[depth], self._means[depth], self._deviations[depth]
+            )
+            for project, stage, depth in zip(
+                self.projections, student.stages, self.depths, strict=True
+            )
+        ]
+        with torch.no_grad():
+            wanted = _read(teacher)
+        given = _read(student)
+        with torch.autocast(pixels.device.type, enabled=False):
+            apart = [
+                1 - (head(self.translations[name](given[name])) * head(wanted[name])).sum(1).mean()
+                for name, head in self._heads.items()
+            ]
+        return GuideLoss(torch.stack(unmatched), torch.stack(apart).mean())
+
+
+@torch.no_grad()
+def measure_teacher(
+    teacher: Backbone, batches: Iterable[torch.Tensor], config: TrainConfig
+) -> TeacherScales:
+    """What a guide needs to know of a teacher, from some thousands of images.
+
+    Args:
+        teacher: on its device already.
+        batches: (B, 3, S, S) float each, as the teacher normalises them.
+        config: how each reading is whitened.
+
+    Raises:
+        TrainingError: the teacher's features do not vary or are not finite.
+    """
+    read: dict[Reading, list[torch.Tensor]] = {}
+    sums: list[torch.Tensor] = []  # of each stage: of its values and of their squares, (2, C)
+    count = 0
+    device = next(teacher.parameters()).device
+    for pixels in batches:
+        features = teacher(pixels.to(device))
+        for name, values in _read(features).items():
+            read.setdefault(name, []).append(values.cpu())
+        for number, stage in enumerate(features.stages):
+            x = stage.double()
+            moments = torch.stack([x, x.square()]).mean(dim=(1, 3, 4)) * len(pixels)
+            if number == len(sums):
+                sums.append(torch.zeros_like(moments))
+            sums[number] += moments
+        count += len(pixels)
+    heads = {}
+    for name, parts in read.items():
+        recipe = config.readings[name]
+        try:
+            found = principal_map(
+                torch.cat(parts),
+                power=recipe.power,
+                components=recipe.components,
+                standardise=recipe.standardise,
+            )
+        except TrainingError as error:
+            raise TrainingError(f"the teacher's {name} features: {error}") from error
+        heads[name] = AttributionHead(found.mean.float(), found.weight.float()).to(device)
+    means = [values / count for values, _ in sums]
+    variances = [squares / count - (values / count).square() for values, squares in sums]
+    return TeacherScales(
+        heads,
+        [mean.float() for mean in means],
+        # A channel that hardly varies is not to count as much as the others.
+        [(v.clamp(min=0) + 1e-3 * v.mean() + 1e-12).sqrt().float() for v in variances],
+    )
+
+
+def _read(features: BackboneFeatures) -> dict[Reading, torch.Tensor]:
+    with torch.autocast(features.pooled.device.type, enabled=False):
+        lifted = replace(features, pooled=features.pooled.float() + LIFT)
+        read: dict[Reading, torch.Tensor] = FacetReader()(lifted)
+        return read
+
+
+def _unmatched(
+    given: torch.Tensor, wanted: torch.Tensor, mean: torch.Tensor, deviation: torch.Tensor
+) -> torch.Tensor:
+    """Mean squared error of (B, C, H, W) maps, the wanted one brought to unit variance first."""
+    wanted = (wanted.float() - mean[:, None, None]) / deviation[:, None, None]
+    if wanted.shape[2:] != given.shape[2:]:
+        wanted = F.interpolate(wanted, given.shape[2:], mode="bilinear", antialias=True)
+    return F.mse_loss(given.float(), wanted)
+
+
+def _same_depths(stages: int, among: int) -> list[int]:
+    """For each stage of one network, the other's stage at the same share of the depth."""
+    return [-(-(stage + 1) * among // stages) - 1 for stage in range(stages)]
+
+
+def _projection(given: int, wanted: int) -> nn.Module:
+    return nn.Identity() if given == wanted else nn.Conv2d(given, wanted, 1)
+
+
+@torch.no_grad()
+def _shapes(backbone: Backbone, size: int) -> BackboneFeatures:
+    """The features of one grey image, from `Backbone.eval` and back."""
+    training = backbone.training
+    device = next(backbone.parameters()).device
+    try:
+        features: BackboneFeatures = backbone.eval()(torch.zeros(1, 3, size, size, device=device))
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+        raise BackboneError(
+            f"{backbone.config.name!r} cannot read images of {size} x {size} pixels ({error}); "
+            "choose another --input-size, or for a vision transformer as teacher add "
+            "--teacher-option dynamic_img_size=true"
+        ) from error
+    finally:
+        backbone.train(training)
+    if any(stage.ndim != 4 for stage in features.stages):
+        raise BackboneError(
+            f"{backbone.config.name!r} does not give its stages as maps, so they cannot be "
+            "matched; choose another teacher"
+        )
+    return features

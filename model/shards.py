@@ -1,0 +1,123 @@
+"""Where the images of pre-training lie: files of folders, and members of tar shards."""
+
+import io
+import tarfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from PIL import Image
+
+from model.errors import TrainingError
+from model.images import FORMATS, SUFFIXES, find_images, folder_fault
+
+SHARD = ".tar"
+
+
+@dataclass(frozen=True)
+class ImageRef:
+    """The encoded bytes of one image, and its size in pixels."""
+
+    path: Path  # the image's own file, or the shard that holds it
+    name: str  # of the file, or of the shard's member
+    offset: int  # of its first byte in that file
+    length: int  # bytes
+    short_side: int
+    area: int
+
+    def read(self) -> bytes:
+        """Its encoded bytes."""
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
+            return file.read(self.length)
+
+    @property
+    def label(self) -> str | None:
+        """The class that its file name begins with (``n02132136`` of ``n02132136_171.JPEG``)."""
+        prefix, mark, _ = Path(self.name).name.partition("_")
+        return prefix if mark else None
+
+
+@dataclass(frozen=True)
+class Collection:
+    """What was found."""
+
+    images: list[ImageRef]
+    unreadable: list[str]  # names of images whose header cannot be read
+
+
+def collect_images(paths: Sequence[Path]) -> Collection:
+    """All images below ``paths``: image files, tar shards, and folders of either at any depth.
+
+    Only headers are read. A shard is read in place, never unpacked; it must not be compressed.
+
+    Raises:
+        TrainingError: a path does not exist or cannot be read, a shard is damaged or compressed, or
+            there is no readable image at all.
+    """
+    images: dict[tuple[Path, int], ImageRef] = {}
+    unreadable: list[str] = []
+    for path in paths:
+        try:
+            if not path.exists():
+                raise TrainingError(f"--images {path}: there is no such file or folder")
+            for found in _entries(path):
+                measured = _measured(found)
+                if measured is None:
+                    unreadable.append(f"{found.path}: {found.name}")
+                else:
+                    images.setdefault((found.path, found.offset), measured)
+        except OSError as error:
+            raise TrainingError(f"--images {path}: {folder_fault(error)}") from error
+    if not images:
+        raise TrainingError(
+            f"no readable images were found below {', '.join(map(str, paths))} (tar shards, or "
+            f"files ending in {', '.join(sorted(SUFFIXES))}; {len(unreadable)} unreadable)"
+        )
+    return Collection(list(images.values()), unreadable)
+
+
+def _entries(path: Path) -> Iterator[ImageRef]:
+    if path.is_dir():
+        for shard in sorted(path.rglob(f"*{SHARD}")):
+            yield from _members(shard)
+        files = find_images(path)
+    elif path.suffix == SHARD:
+        yield from _members(path)
+        files = []
+    else:
+        files = [path]
+    for file in files:
+        yield ImageRef(file.resolve(), file.name, 0, file.stat().st_size, 0, 0)
+
+
+def _members(shard: Path) -> Iterator[ImageRef]:
+    try:
+        with tarfile.open(shard, "r:") as archive:
+            members = [member for member in archive if member.isfile()]
+    except tarfile.TarError as error:
+        raise TrainingError(
+            f"shard {shard} cannot be read ({error}): it is cut short, damaged or compressed; "
+            "write it again as a plain tar, or leave it out"
+        ) from error
+    size = shard.stat().st_size
+    for member in members:
+        if member.offset_data + member.size > size:
+            raise TrainingError(
+                f"shard {shard} is cut short: {member.name} reaches beyond its end; write it again"
+            )
+        if Path(member.name).suffix.lower() in SUFFIXES:
+            yield ImageRef(shard.resolve(), member.name, member.offset_data, member.size, 0, 0)
+
+
+def _measured(found: ImageRef) -> ImageRef | None:
+    """With its size, from its header; None where there is none."""
+    own_file = found.path.suffix != SHARD
+    try:
+        with Image.open(
+            found.path if own_file else io.BytesIO(found.read()), formats=FORMATS
+        ) as image:
+            width, height = image.size
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return None
+    return replace(found, short_side=min(width, height), area=width * height)

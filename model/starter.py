@@ -1,0 +1,59 @@
+"""The starter: a small backbone that comes with Whence, for where no model hub is in reach."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from safetensors.torch import load_file
+
+from model.backbone import Backbone, create_backbone, restore_backbone
+from model.config import BackboneConfig
+from model.errors import BackboneError, HubError
+
+FOLDER = Path(__file__).parent / "weights"
+CONFIG, WEIGHTS = FOLDER / "starter.json", FOLDER / "starter.safetensors"
+NAME = "starter"
+DEFAULT = "vit_base_patch16_224.dino"
+
+
+def create_starter() -> Backbone:
+    """The starter's network with its own weights."""
+    config = BackboneConfig.model_validate_json(CONFIG.read_bytes())
+    return restore_backbone(config, load_file(WEIGHTS))
+
+
+def choose_backbone(
+    name: str | None,
+    *,
+    weights: Path | None = None,
+    options: Mapping[str, object] | None = None,
+    report: Callable[[str], None],
+) -> Backbone:
+    """What the user names; else `DEFAULT` from the hub or its local cache; else the starter.
+
+    Args:
+        name: a timm model name, or ``starter``; None leaves the choice open.
+        weights: as for `create_backbone`; with weights or options of one's own and no name it is
+            `DEFAULT` they are for.
+        options: as for `create_backbone`.
+        report: told in one line when the starter takes `DEFAULT`'s place.
+
+    Raises:
+        BackboneError: as `create_backbone`, of what the user names.
+    """
+    if name == NAME:
+        if weights or options:
+            raise BackboneError(
+                f"--backbone {NAME} comes with weights and options of its own; leave --weights and "
+                "--backbone-option out, or name its architecture: see docs/starter.md"
+            )
+        return create_starter()
+    if name or weights or options:
+        return create_backbone(name or DEFAULT, weights=weights, options=options)
+    try:
+        return create_backbone(DEFAULT)
+    except HubError as error:
+        report(
+            f"{DEFAULT} is not in the local cache and the hub is out of reach ({error.__cause__}): "
+            f"going on with the {NAME} that comes with Whence, which is well below it"
+        )
+        return create_starter()

@@ -1,0 +1,145 @@
+"""What a socket meets: the real server, in a thread of this process."""
+
+import contextlib
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import uvicorn
+
+from app import protocol
+from app.main import create_app
+from app.protocol import Protocol
+from app.settings import Settings
+from index.attribution import Attributor
+from tests.app.test_cli import free_port
+
+GET = b"GET /health/live HTTP/1.1\r\nHost: a\r\n\r\n"
+FORM = (
+    b"POST /attribute HTTP/1.1\r\nHost: a\r\nContent-Type: multipart/form-data; boundary=x\r\n"
+    b"Content-Length: 1000\r\n\r\n--x\r\n"
+)
+
+
+@pytest.fixture(scope="module")
+def port(attributor: Attributor, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """Where a server listens that gives headers and bodies half a second."""
+    data: Path = tmp_path_factory.mktemp("data")
+    config = uvicorn.Config(
+        create_app(Settings(data=data, upload_seconds=0.5), attributor),
+        port=free_port(),
+        log_level="warning",
+        http=Protocol,
+        h11_max_incomplete_event_size=protocol.HEADER_BYTES,
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(protocol, "HEADER_SECONDS", 0.5)
+        thread.start()
+        while not server.started:
+            time.sleep(0.01)
+        yield config.port
+        server.should_exit = True
+        thread.join(30)
+
+
+def talk(port: int, *pieces: bytes | float) -> tuple[bytes, float]:
+    """All that comes back, and how long the connection lasted."""
+    began = time.monotonic()
+    received = b""
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        with contextlib.suppress(ConnectionError):  # the server may close while this still sends
+            for piece in pieces:
+                if isinstance(piece, float):
+                    time.sleep(piece)
+                else:
+                    connection.sendall(piece)
+        with contextlib.suppress(ConnectionError):
+            while chunk := connection.recv(2**16):
+                received += chunk
+    return received, time.monotonic() - began
+
+
+def test_a_connection_that_says_nothing_is_closed(port: int) -> None:
+    received, seconds = talk(port)
+    assert received == b""
+    assert 0.4 < seconds < 3
+
+
+def test_headers_that_drip_are_not_waited_for(port: int) -> None:
+    drops = [piece for byte in GET[:15] for piece in (bytes([byte]), 0.02)]
+    received, seconds = talk(port, *drops)
+    assert received == b""
+    assert 0.4 < seconds < 3
+
+
+def test_a_connection_is_used_again_and_waits_for_each_request_anew(port: int) -> None:
+    received, _ = talk(port, GET[:10], 0.3, GET[10:], 0.4, GET[:10], 0.3, GET[10:], 0.4, GET)
+    assert received.count(b"HTTP/1.1 200 OK") == 3
+
+
+def test_an_answer_is_not_cut_by_the_deadline_of_headers(port: int) -> None:
+    close = GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+    received, _ = talk(port, GET + close)
+    assert received.count(b"HTTP/1.1 200 OK") == 2
+
+
+def test_a_slow_body_is_refused_and_the_connection_closed(port: int) -> None:
+    received, seconds = talk(port, FORM)
+    assert received.startswith(b"HTTP/1.1 408 ")
+    assert b"urn:whence:problem:body-too-slow" in received
+    assert b"\r\nconnection: close\r\n" in received.lower()
+    assert 0.4 < seconds < 3
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"nonsense\r\n\r\n",
+        b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03\r\n\r\n",
+        GET.replace(b"Host: a", b"Host: a\r\nX: " + b"a" * 100_000),
+        GET.replace(b"/health/live", b"/" + b"a" * 100_000),
+        GET.replace(b"Host: a", b"Host: a\r\n" + b"X: a\r\n" * 10_000),
+        b"GET / HTTP/1.1\r\nX: " + b"a" * 20_000,  # and no end
+        FORM.replace(b"1000", b"-1"),
+        FORM.replace(b"Content-Length: 1000", b"Transfer-Encoding: chunked") + b"zz\r\n",
+    ],
+)
+def test_what_is_no_http_is_a_problem(port: int, request_: bytes) -> None:
+    received, _ = talk(port, request_)
+    head, _, body = received.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 Bad Request")
+    assert b"content-type: application/problem+json" in head.lower()
+    assert b"x-content-type-options: nosniff" in head.lower()
+    assert b"malformed-request" in body
+    if b"chunked" not in head:
+        assert json.loads(body)["status"] == 400
+
+
+def test_nonsense_after_an_answer_does_not_reach_the_log(
+    port: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    chunked = FORM.replace(b"Content-Length: 1000", b"Transfer-Encoding: chunked")
+    wrong = chunked.replace(b"/attribute", b"/attribute?nothing=1").removesuffix(b"--x\r\n")
+    received, _ = talk(port, wrong, 0.2, b"zz\r\n\r\n")
+    assert received.startswith(b"HTTP/1.1 422 ")
+    assert "Traceback" not in caplog.text
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+def test_long_headers_within_the_limit_are_read(port: int) -> None:
+    long = GET.replace(b"Host: a", b"Host: a\r\nConnection: close\r\nX: " + b"a" * 10_000)
+    assert talk(port, long)[0].startswith(b"HTTP/1.1 200 OK")
+
+
+def test_what_is_told_back_is_not_long(port: int) -> None:
+    path = b"/" + b"a" * 10_000
+    long = GET.replace(b"/health/live", path).replace(b"Host: a", b"Host: a\r\nConnection: close")
+    received, _ = talk(port, long)
+    assert received.startswith(b"HTTP/1.1 404 ")
+    assert len(received) < 2_000

@@ -1,0 +1,83 @@
+"""Servers of the benchmarks, each in a process of its own."""
+
+import os
+import platform
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+COMMAND = "from app.cli import main; main()"
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server that answers."""
+
+    url: str
+    pid: int
+
+    def own_memory(self) -> int:
+        """Bytes that belong to the process alone, mapped files not counted."""
+        return sum(self._status("RssAnon:", "RssShmem:")) * 1024
+
+    def open_files(self) -> int:
+        """File descriptors."""
+        return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
+
+    def _status(self, *names: str) -> list[int]:
+        lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
+        return [int(line.split()[1]) for line in lines if line.startswith(names)]
+
+
+@contextmanager
+def serving(*command: str, ready: str = "/health/ready", **environment: str) -> Iterator[Server]:
+    """Run ``python *command --port PORT`` until the block ends."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen(
+        [sys.executable, *command, "--port", str(port)],
+        env={**os.environ, "WHENCE_LOG_LEVEL": "critical", **environment},
+    )
+    try:
+        server = Server(f"http://127.0.0.1:{port}", process.pid)
+        until = time.monotonic() + 120
+        while not _answers(server.url + ready):
+            if process.poll() is not None or time.monotonic() > until:
+                raise RuntimeError(f"the server {command} does not start")
+            time.sleep(0.1)
+        yield server
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+@contextmanager
+def whence_serving(data: Path, **environment: str) -> Iterator[Server]:
+    """`whence serve` on a data folder."""
+    with serving("-c", COMMAND, "serve", "--data", str(data), **environment) as server:
+        yield server
+
+
+def machine() -> str:
+    """What ran the benchmark, and how busy it was."""
+    model = "unknown processor"
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            model = line.partition(":")[2].strip()
+            break
+    return f"{model}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {platform.system()}"
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=5).is_success
+    except httpx.TransportError:
+        return False

@@ -1,0 +1,262 @@
+import logging
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from model import engines
+from model.backbone import BackboneFeatures
+from model.checkpoint import load_embedder, save_model
+from model.config import Facet
+from model.embedder import AttributionModel, Embedder
+from model.engines import (
+    COSINE,
+    EngineName,
+    available_cores,
+    by_speed,
+    choose_engine,
+    export_path,
+    probe,
+    set_threads,
+)
+from model.errors import ModelError
+from tests.fakes import patches, tiny_model
+
+CPU = torch.device("cpu")
+CONVOLUTIONS, TRANSFORMER = "test_efficientnet", "test_vit"
+IMAGES = [patches(seed, side=40) for seed in range(5)]
+EXPORTED: list[EngineName] = ["onnx", "openvino"]
+
+
+@pytest.fixture(autouse=True)
+def same_threads():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def models() -> dict[str, AttributionModel]:
+    return {name: tiny_model(name).eval() for name in (CONVOLUTIONS, TRANSFORMER)}
+
+
+@pytest.fixture(scope="module")
+def exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Exporting takes seconds: once for each model is enough."""
+    return tmp_path_factory.mktemp("engines")
+
+
+def least_cosine(found: dict[Facet, np.ndarray], expected: dict[Facet, np.ndarray]) -> float:
+    assert list(found) == list(expected)
+    return min(float((found[facet] * expected[facet]).sum(1).min()) for facet in expected)
+
+
+@pytest.mark.parametrize("name", [CONVOLUTIONS, TRANSFORMER])
+@pytest.mark.parametrize("engine", EXPORTED)
+def test_an_engine_gives_eagers_embeddings_for_any_number_of_images(
+    name: str, engine: EngineName, models: dict[str, AttributionModel], exports: Path
+) -> None:
+    pytest.importorskip({"onnx": "onnxruntime"}.get(engine, engine))
+    embedder = Embedder(models[name], name, device="cpu", engine=engine, engines=exports)
+    assert embedder.engine == engine
+    eager = Embedder(models[name], name, device="cpu")
+    for images in (IMAGES, IMAGES[:1], IMAGES[:3]):
+        found = embedder.embed(images)
+        assert least_cosine(found, eager.embed(images)) >= 0.99999
+        assert all(matrix.dtype == np.float32 for matrix in found.values())
+    # What was returned does not change with the next run.
+    first = embedder.embed(IMAGES[:1])
+    kept = {facet: matrix.copy() for facet, matrix in first.items()}
+    embedder.embed(IMAGES[1:2])
+    assert all(np.array_equal(first[facet], kept[facet]) for facet in kept)
+
+
+def test_the_export_is_kept_and_made_again_when_damaged(
+    models: dict[str, AttributionModel], tmp_path: Path, caplog
+) -> None:
+    pytest.importorskip("onnxruntime")
+    model = models[CONVOLUTIONS]
+    path = export_path(tmp_path / "engines", "id")
+    choose_engine(model, "onnx", CPU, export=path)
+    made = path.stat().st_mtime_ns
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+    choose_engine(model, "onnx", CPU, export=path)
+    assert path.stat().st_mtime_ns == made
+    path.write_bytes(path.read_bytes()[:1000])
+    assert choose_engine(model, "onnx", CPU, export=path)[0] == "onnx"
+    assert path.stat().st_size > 1000
+    assert "made again" in caplog.text
+
+
+def test_a_folder_that_cannot_be_written_costs_no_engine(
+    models: dict[str, AttributionModel], tmp_path: Path, caplog
+) -> None:
+    pytest.importorskip("onnxruntime")
+    (tmp_path / "file").touch()
+    path = export_path(tmp_path / "file", "id")
+    assert choose_engine(models[CONVOLUTIONS], "onnx", CPU, export=path)[0] == "onnx"
+    assert "could not be kept" in caplog.text
+
+
+def test_auto_takes_what_agrees_and_says_what_does_not(
+    models: dict[str, AttributionModel], monkeypatch, caplog
+) -> None:
+    model = models[CONVOLUTIONS]
+
+    def stray(pixels: torch.Tensor) -> dict[Facet, torch.Tensor]:
+        return {facet: values.flip(1) for facet, values in model(pixels).items()}
+
+    def broken(pixels: torch.Tensor) -> dict[Facet, torch.Tensor]:
+        raise RuntimeError("no such kernel\nand a long trace")
+
+    built = {"onnx": stray, "openvino": broken}
+    monkeypatch.setattr(engines, "build_engine", lambda _, name, *__: built[name])
+    assert choose_engine(model, "auto", CPU) == ("eager", model)
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == 2
+    assert "onnx is left out: its subject embeddings stray from eager float32's" in lines[0]
+    assert lines[1] == "engine openvino is left out: no such kernel"
+    built["openvino"] = model
+    assert choose_engine(model, "auto", CPU) == ("openvino", model)
+
+
+def test_an_answer_that_is_not_a_number_does_not_agree(
+    models: dict[str, AttributionModel], monkeypatch
+) -> None:
+    model = models[CONVOLUTIONS]
+    lost = lambda pixels: {f: v * torch.nan for f, v in model(pixels).items()}  # noqa: E731
+    monkeypatch.setattr(engines, "build_engine", lambda *_: lost)
+    assert choose_engine(model, "auto", CPU)[0] == "eager"
+
+
+def test_an_engine_that_errs_only_for_single_images_does_not_agree(
+    models: dict[str, AttributionModel], monkeypatch
+) -> None:
+    model = models[CONVOLUTIONS]
+
+    def engine(pixels: torch.Tensor) -> dict[Facet, torch.Tensor]:
+        return model(pixels if len(pixels) > 1 else pixels.flip(3))
+
+    monkeypatch.setattr(engines, "build_engine", lambda *_: engine)
+    assert choose_engine(model, "auto", CPU)[0] == "eager"
+
+
+def test_what_is_not_installed_is_passed_over_in_silence_and_named_when_asked_for(
+    models: dict[str, AttributionModel], monkeypatch, caplog
+) -> None:
+    caplog.set_level(logging.INFO)
+    for library in ("onnxruntime", "openvino"):
+        monkeypatch.setitem(sys.modules, library, None)
+    model = models[CONVOLUTIONS]
+    assert choose_engine(model, "auto", CPU) == ("eager", model)
+    assert not caplog.records
+    for name, library in (("onnx", "onnxruntime"), ("openvino", "openvino")):
+        with pytest.raises(
+            ModelError, match=rf"{library} is not installed: pip install 'whence\[{name}\]'"
+        ):
+            choose_engine(model, name, CPU)  # type: ignore[arg-type]
+
+
+def test_a_named_engine_that_strays_is_refused(
+    models: dict[str, AttributionModel], monkeypatch
+) -> None:
+    model = models[CONVOLUTIONS]
+    stray = lambda pixels: {f: v.flip(1) for f, v in model(pixels).items()}  # noqa: E731
+    monkeypatch.setattr(engines, "build_engine", lambda *_: stray)
+    with pytest.raises(ModelError, match="'eager-bf16' cannot be used: its subject embeddings"):
+        choose_engine(model, "eager-bf16", CPU)
+
+
+@pytest.mark.parametrize("name", [CONVOLUTIONS, TRANSFORMER])
+def test_bfloat16_reaches_the_backbone_and_nothing_behind_it(
+    name: str, models: dict[str, AttributionModel], monkeypatch
+) -> None:
+    model = models[name]
+    seen: list[BackboneFeatures] = []
+    describe = model.describe
+
+    def watch(features: BackboneFeatures) -> dict[Facet, torch.Tensor]:
+        assert not torch.is_autocast_enabled("cpu")
+        seen.append(features)
+        return describe(features)
+
+    monkeypatch.setattr(model, "describe", watch)
+    engine = engines.build_engine(model, "eager-bf16", CPU, None)
+    with torch.inference_mode():
+        pixels = probe(model.config.backbone)
+        found, [features] = engine(pixels), list(seen)
+        expected = model(pixels)
+    types = {stage.dtype for stage in (features.pooled, *features.stages)}
+    # A transformer's residual stream stays in float32, which is why it strays so little.
+    assert torch.bfloat16 in types or name == TRANSFORMER
+    for facet, values in found.items():
+        assert values.dtype == torch.float32
+        assert not torch.equal(values, expected[facet])
+
+
+def test_the_order_follows_the_network_the_processor_and_the_device(
+    models: dict[str, AttributionModel], monkeypatch
+) -> None:
+    convolutions, transformer = models[CONVOLUTIONS], models[TRANSFORMER]
+    monkeypatch.setattr(engines, "_has_bf16", lambda: True)
+    assert by_speed(convolutions, CPU) == ["onnx", "openvino"]
+    assert by_speed(transformer, CPU) == ["eager-bf16", "onnx", "openvino"]
+    monkeypatch.setattr(engines, "_has_bf16", lambda: False)
+    assert by_speed(transformer, CPU) == ["onnx", "openvino"]
+    assert by_speed(convolutions, torch.device("cuda:1")) == ["eager-bf16"]
+    assert by_speed(convolutions, torch.device("mps")) == []
+
+
+def test_exported_engines_are_for_the_cpu(models: dict[str, AttributionModel]) -> None:
+    with pytest.raises(ModelError, match="it runs on the CPU, and the device is cuda"):
+        choose_engine(models[CONVOLUTIONS], "onnx", torch.device("cuda"))
+
+
+def test_a_saved_model_keeps_its_id_with_every_engine(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    model_id = save_model(tmp_path, tiny_model(), {})
+    eager = load_embedder(tmp_path, model_id, device="cpu")
+    other = load_embedder(
+        tmp_path, model_id, device="cpu", engine="onnx", engines=tmp_path / "engines"
+    )
+    assert (eager.engine, other.engine) == ("eager", "onnx")
+    assert eager.model_id == other.model_id == model_id
+    assert least_cosine(other.embed(IMAGES), eager.embed(IMAGES)) >= COSINE
+    assert export_path(tmp_path / "engines", model_id).is_file()
+
+
+def test_the_probe_has_something_at_every_scale() -> None:
+    config = tiny_model().config.backbone
+    pictures = probe(config, 4)
+    assert pictures.shape == (4, 3, config.input_size, config.input_size)
+    assert torch.equal(pictures, probe(config, 4))
+    assert not torch.allclose(pictures[0], pictures[1])
+    values = pictures * torch.tensor(config.std)[:, None, None]
+    values += torch.tensor(config.mean)[:, None, None]
+    assert 0 <= float(values.min()) < 0.2
+    assert 0.8 < float(values.max()) <= 1
+
+
+@pytest.mark.parametrize(
+    ("quota", "cores"),
+    [("max 100000", 8), ("200000 100000", 2), ("150000 100000", 2), ("10000 100000", 1),
+     ("1600000 100000", 8), ("nonsense", 8), (None, 8)],
+)  # fmt: skip
+def test_a_containers_share_of_the_machine_bounds_the_threads(
+    quota: str | None, cores: int, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setattr(engines, "CPU_QUOTA", tmp_path / "cpu.max")
+    if quota is not None:
+        (tmp_path / "cpu.max").write_text(f"{quota}\n", encoding="ascii")
+    assert available_cores() == cores
+
+
+def test_threads_are_those_asked_for_or_at_most_one_a_core(monkeypatch) -> None:
+    assert set_threads(3) == torch.get_num_threads() == 3
+    monkeypatch.setattr(engines, "available_cores", lambda: 2)
+    assert set_threads() == torch.get_num_threads() == 2
+    assert set_threads(1) == set_threads() == 1  # never more than PyTorch itself would take
