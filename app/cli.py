@@ -37,6 +37,7 @@ from app.protocol import HEADER_BYTES, Protocol
 from app.security import require_closed
 from app.settings import read_settings
 from app.takedown import takedown
+from app.verify_report import verify_report_command
 from index.embedding import embed_files
 from index.inverted import IndexType
 from index.layout import DataFolder
@@ -65,6 +66,7 @@ cli = typer.Typer(
 )
 cli.add_typer(evaluate, name="evaluate")
 cli.add_typer(takedown, name="takedown")
+cli.command(name="verify-report")(verify_report_command)
 cli.add_typer(keys, name="keys")
 cli.command(name="pretrain")(pretrain)
 

@@ -1,10 +1,12 @@
 """``whence demo``: from nothing to a first answer, on a gallery drawn by code."""
 
+import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from itertools import islice, zip_longest
 from pathlib import Path
 
 import uvicorn
@@ -29,6 +31,7 @@ from model.starter import choose_backbone
 from model.train import train_model
 
 HOST = "127.0.0.1"
+SAMPLES = 6  # queries that the page offers
 STARTUP = 60.0  # seconds until the server must answer
 
 
@@ -76,6 +79,7 @@ def run_demo(data: Path, *, port: int = 8000, backbone: str | None = None) -> No
             "most are no_match, though ranked right: with these weights their scores do not stand "
             "out from what images of no concept reach, and only 1 in 100 of those may pass"
         )
+    _lay_out_samples(folder.samples(summary.version), measured)
     _serve(data, port, attributor, gallery, _example(measured))
 
 
@@ -104,6 +108,23 @@ def _example(measured: PairsReport) -> Path:
     """The first query that is answered as a match, to show what a match looks like."""
     matched = [answer for answer in measured.answers if answer["verdict"] == "attributed"]
     return Path(str((matched or measured.answers)[0]["path"]))
+
+
+def _lay_out_samples(folder: Path, measured: PairsReport) -> None:
+    """Put queries where the page offers them: some of every verdict, the right answers first."""
+    chosen: dict[str, list[Path]] = {"attributed": [], "uncertain": [], "no_match": []}
+    for answer in sorted(measured.answers, key=_is_wrong):
+        chosen[str(answer["verdict"])].append(Path(str(answer["path"])))
+    in_turn = (path for turn in zip_longest(*chosen.values()) for path in turn if path)
+    shutil.rmtree(folder.parent, ignore_errors=True)  # of earlier versions, too
+    folder.mkdir(parents=True)
+    for number, path in enumerate(islice(in_turn, SAMPLES), start=1):
+        shutil.copy(path, folder / f"Sample {number}{path.suffix}")  # its own name tells the answer
+
+
+def _is_wrong(answer: Mapping[str, object]) -> bool:
+    ranks = answer["true_ranks"]
+    return not isinstance(ranks, dict) or 1 not in ranks.values()
 
 
 def _serve(

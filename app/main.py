@@ -11,7 +11,18 @@ from app.docs import add_docs
 from app.errors import add_problem_handlers, document_problems
 from app.headers import SecurityHeaders
 from app.metrics import Metrics
-from app.routes import admin, attribute, concepts, exemplars, health, heatmaps, metrics
+from app.routes import (
+    admin,
+    attribute,
+    concepts,
+    exemplars,
+    health,
+    heatmaps,
+    metrics,
+    page,
+    report,
+    samples,
+)
 from app.security import Gate, require_attribute
 from app.service import Service
 from app.settings import Settings, read_settings
@@ -100,10 +111,11 @@ def create_app(
     app.add_middleware(SecurityHeaders)
     app.add_middleware(Telemetry, metrics=counted)  # the last is the outermost
     add_problem_handlers(app)
-    for routes in (attribute, concepts, exemplars):
+    for routes in (attribute, report, concepts, exemplars, samples):
         app.include_router(routes.router, dependencies=[Depends(require_attribute)])
-    for routes in (admin, health, heatmaps, metrics):
+    for routes in (admin, health, heatmaps, metrics, page):
         app.include_router(routes.router)
+    app.mount("/static", page.PageFiles(), name="static")
     add_docs(app)
     document_problems(app)
     return app

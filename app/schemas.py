@@ -131,7 +131,7 @@ class ExemplarHit(Wire):
             id=exemplar.id,
             similarity=_rounded(evidence.similarity),
             facet=evidence.facet,
-            image_url=image_path(exemplar),
+            image_url=image_path(exemplar.id),
             source_url=exemplar.source_url,
             license=exemplar.license,
             heatmaps=Heatmaps.of(heatmaps) if heatmaps else None,
@@ -315,15 +315,17 @@ class ConceptSummary(Wire):
     name: str = Field(description="The concept's name.")
     kind: str | None = Field(description="What it is, in the source's own words: artist, ...")
     exemplar_count: int = Field(ge=0, description="How many exemplars it has.")
+    image_url: str = Field(description="Path of its first exemplar's thumbnail on this server.")
 
     @classmethod
-    def of(cls, concept: "Concept") -> "ConceptSummary":
-        """The wire form."""
+    def of(cls, concept: "Concept", cover: str) -> "ConceptSummary":
+        """The wire form, given the id of the first exemplar."""
         return cls(
             id=concept.id,
             name=concept.name,
             kind=concept.kind,
             exemplar_count=concept.exemplar_count,
+            image_url=image_path(cover),
         )
 
 
@@ -353,7 +355,7 @@ class ExemplarDetail(Wire):
         """The wire form. The path on the server's disk and free metadata stay on the server."""
         return cls(
             id=exemplar.id,
-            image_url=image_path(exemplar),
+            image_url=image_path(exemplar.id),
             width=exemplar.width,
             height=exemplar.height,
             sha256=exemplar.sha256,
@@ -448,6 +450,6 @@ class Reloaded(Wire):
     previous_version: str | None = Field(description="Version that was served before, if any.")
 
 
-def image_path(exemplar: "Exemplar") -> str:
+def image_path(exemplar_id: str) -> str:
     """Where an exemplar's thumbnail is served."""
-    return f"/exemplars/{exemplar.id}/image"
+    return f"/exemplars/{exemplar_id}/image"

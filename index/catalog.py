@@ -159,6 +159,16 @@ class Catalog:
         """All exemplars of a concept, by row."""
         return self._exemplars("WHERE c.id = ? ORDER BY e.row", (concept_id,))
 
+    def covers(self, concept_ids: Sequence[str]) -> dict[str, str]:
+        """Of each of these concepts the id of its first exemplar."""
+        found = self._all(
+            "SELECT c.id, e.id FROM concepts c JOIN exemplars e ON e.row = "
+            "(SELECT min(row) FROM exemplars WHERE concept = c.number) "
+            "WHERE c.id IN (SELECT value FROM json_each(?))",
+            (json.dumps(list(concept_ids)),),
+        )
+        return {row[0]: row[1] for row in found}
+
     def exemplars_by_row(self, rows: Sequence[int]) -> dict[int, Exemplar]:
         """The exemplars of these rows."""
         found = self._exemplars("WHERE e.row IN (SELECT value FROM json_each(?))", _list(rows))

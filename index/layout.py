@@ -40,6 +40,10 @@ class DataFolder:
         """Feature banks of training runs; may be deleted at any time."""
         return self.root / "cache" / "features"
 
+    def samples(self, version: str) -> Path:
+        """Images to try an index version with; most have none."""
+        return self.root / "samples" / version
+
     @property
     def engines(self) -> Path:
         """Models as inference engines want them; may be deleted at any time."""

@@ -10,7 +10,7 @@ from app import errors
 from app.deps import AttributorDep, ServiceDep, SettingsDep
 from app.errors import Fault, InvalidRequestError, QueueFullError
 from app.patience import Patience
-from app.pipeline import Pipeline
+from app.pipeline import Answer, Pipeline
 from app.schemas import (
     AttributeParameters,
     AttributionResponse,
@@ -18,8 +18,10 @@ from app.schemas import (
     BatchResponse,
     TimingMs,
 )
+from app.service import Service
 from app.settings import Settings
 from app.uploads import FIELD, FORM, drain, read_image_field, read_image_fields
+from index.attribution import Attributor
 from index.errors import VectorStoreUnavailableError
 from model.errors import WhenceError
 
@@ -45,7 +47,7 @@ def upload(schema: dict[str, Any]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {FORM: {"schema": form}}}}
 
 
-REFUSALS = (
+REFUSALS = (  # of any request with images
     errors.MALFORMED_FORM,
     errors.BODY_TOO_LARGE,
     errors.NOT_A_FORM,
@@ -55,6 +57,14 @@ REFUSALS = (
     errors.NO_INDEX,
     errors.VECTORS_UNREACHABLE,
 )
+REFUSALS_OF_ONE = (
+    *REFUSALS,
+    errors.UNDECODABLE_IMAGE,
+    errors.IMAGE_TOO_LARGE,
+    errors.UNSUPPORTED_IMAGE_TYPE,
+    errors.IMAGE_TOO_SMALL,
+    errors.DEADLINE,
+)
 
 
 @router.post(
@@ -62,14 +72,7 @@ REFUSALS = (
     summary="Attribute an image",
     response_description="The concepts it most plausibly derives from",
     openapi_extra=upload(IMAGE),
-    responses=errors.responses(
-        *REFUSALS,
-        errors.UNDECODABLE_IMAGE,
-        errors.IMAGE_TOO_LARGE,
-        errors.UNSUPPORTED_IMAGE_TYPE,
-        errors.IMAGE_TOO_SMALL,
-        errors.DEADLINE,
-    ),
+    responses=errors.responses(*REFUSALS_OF_ONE),
 )
 async def attribute(
     request: Request,
@@ -84,20 +87,7 @@ async def attribute(
     The answer is evidence of similarity. It does not prove that an image was used in training, and
     it does not name the generator that made the image.
     """
-    _check_caps(parameters, settings)
-    patience = Patience(settings.deadline_seconds)
-    pipeline = service.pipeline
-    data = await _receive(request, pipeline, read_image_field)
-    with pipeline.admitted():
-        async with patience.while_connected(request):
-            answer = await pipeline.attribute(
-                attributor,
-                data,
-                top_k=parameters.top_k,
-                exemplars=parameters.exemplars,
-                explain=parameters.explain,
-                patience=patience,
-            )
+    _, answer = await answer_upload(request, parameters, settings, service, attributor)
     body = AttributionResponse.of(answer, attributor)
     response.headers["Server-Timing"] = _server_timing(body.timing_ms)
     response.headers["Cache-Control"] = "no-store"
@@ -153,6 +143,36 @@ async def attribute_batch(
             answers = await asyncio.gather(*map(answer, files))
     response.headers["Cache-Control"] = "no-store"
     return BatchResponse(answers=answers)
+
+
+async def answer_upload(
+    request: Request,
+    parameters: AttributeParameters,
+    settings: Settings,
+    service: Service,
+    attributor: Attributor,
+) -> tuple[bytes, Answer]:
+    """The one image of a request, and the answer to it.
+
+    Raises:
+        RequestError: the request cannot be answered as it was sent, or not now.
+        ImageError: the image cannot be used.
+    """
+    _check_caps(parameters, settings)
+    patience = Patience(settings.deadline_seconds)
+    pipeline = service.pipeline
+    data = await _receive(request, pipeline, read_image_field)
+    with pipeline.admitted():
+        async with patience.while_connected(request):
+            answer = await pipeline.attribute(
+                attributor,
+                data,
+                top_k=parameters.top_k,
+                exemplars=parameters.exemplars,
+                explain=parameters.explain,
+                patience=patience,
+            )
+    return data, answer
 
 
 async def _receive(

@@ -28,11 +28,12 @@ def list_concepts(
     """List the concepts of the index by name, or those whose name contains ``q``."""
     catalog = attributor.snapshot.catalog
     found = catalog.concepts(query=parameters.q, offset=parameters.offset, limit=parameters.limit)
+    covers = catalog.covers([concept.id for concept in found])
     return ConceptList(
         total=catalog.concept_count(parameters.q),
         offset=parameters.offset,
         limit=parameters.limit,
-        concepts=[ConceptSummary.of(concept) for concept in found],
+        concepts=[ConceptSummary.of(concept, covers[concept.id]) for concept in found],
         index_version=attributor.snapshot.version,
     )
 
@@ -46,8 +47,9 @@ def show_concept(concept_id: str, attributor: AttributorDep) -> ConceptDetail:
     """Show a concept with all its exemplars."""
     catalog = attributor.snapshot.catalog
     concept = catalog.concept(concept_id)
+    exemplars = catalog.exemplars_of(concept.id)
     return ConceptDetail(
-        **ConceptSummary.of(concept).model_dump(),
-        exemplars=[ExemplarDetail.of(exemplar) for exemplar in catalog.exemplars_of(concept.id)],
+        **ConceptSummary.of(concept, exemplars[0].id).model_dump(),
+        exemplars=[ExemplarDetail.of(exemplar) for exemplar in exemplars],
         index_version=attributor.snapshot.version,
     )

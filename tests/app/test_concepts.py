@@ -25,11 +25,13 @@ def test_concepts_are_listed_by_name(client: TestClient, attributor: Attributor)
     }
     assert listed["index_version"] == attributor.snapshot.version
     assert sorted(COLOURS) == [concept["name"] for concept in listed["concepts"]]
+    first = attributor.snapshot.catalog.exemplars_of("crimson")[0]
     assert listed["concepts"][1] == {
         "id": "crimson",
         "name": "Crimson",
         "kind": None,
         "exemplar_count": 3,
+        "image_url": f"/exemplars/{first.id}/image",
     }
 
 

@@ -1,0 +1,78 @@
+"""``POST /attribute/report``: an answer with its evidence, as a file to keep."""
+
+from typing import Annotated, Literal
+
+import anyio.to_thread
+from fastapi import APIRouter, Query, Request, Response, status
+from pydantic import Field
+
+from app import errors
+from app.deps import AttributorDep, ServiceDep, SettingsDep
+from app.report import Parameters, Report, as_html, as_json, make_report
+from app.routes.attribute import IMAGE, REFUSALS_OF_ONE, answer_upload, upload
+from app.schemas import AttributeParameters
+
+router = APIRouter(tags=["attribution"])
+
+MEDIA_TYPES = {"json": "application/json", "html": "text/html; charset=utf-8"}
+
+
+class ReportParameters(AttributeParameters):
+    """Query parameters of ``POST /attribute/report``."""
+
+    format: Literal["json", "html"] = Field(
+        "html", description="A page to read and print, or the same as data."
+    )
+
+
+@router.post(
+    "/attribute/report",
+    summary="Report on an image",
+    response_class=Response,
+    openapi_extra=upload(IMAGE),
+    responses={
+        status.HTTP_200_OK: {
+            "description": "The evidence report, as a file",
+            "model": Report,
+            "content": {"text/html": {"schema": {"type": "string"}}},
+        },
+        **errors.responses(*REFUSALS_OF_ONE),
+    },
+)
+async def report(
+    request: Request,
+    parameters: Annotated[ReportParameters, Query()],
+    settings: SettingsDep,
+    service: ServiceDep,
+    attributor: AttributorDep,
+) -> Response:
+    """Attribute an image and give the answer as evidence that can be filed.
+
+    The file holds the image as it was uploaded, its metadata included, the exemplars' thumbnails,
+    the identities of model, index and calibration, and a SHA-256 over all of it. `whence
+    verify-report` checks it against the index.
+    """
+    data, answer = await answer_upload(request, parameters, settings, service, attributor)
+
+    def write() -> tuple[Report, bytes]:
+        made = make_report(
+            answer,
+            attributor,
+            data,
+            parameters=Parameters(top_k=parameters.top_k, exemplars=parameters.exemplars),
+            software=request.app.version,
+            limits=settings.image_limits,
+        )
+        return made, (as_html if parameters.format == "html" else as_json)(made).encode()
+
+    made, file = await anyio.to_thread.run_sync(write)
+    name = f"whence-report-{made.sha256[:12]}.{parameters.format}"
+    return Response(
+        file,
+        media_type=MEDIA_TYPES[parameters.format],
+        headers={
+            "Content-Disposition": f'attachment; filename="{name}"',
+            "Cache-Control": "no-store",
+            "X-Content-Type-Options": "nosniff",
+        },
+    )

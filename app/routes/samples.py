@@ -1,0 +1,69 @@
+"""``GET /samples``: images to try, where the index comes with some, as the demo's does."""
+
+from pathlib import Path
+from urllib.parse import quote
+
+from fastapi import APIRouter
+from fastapi.responses import FileResponse
+from pydantic import Field
+
+from app import errors
+from app.deps import AttributorDep, SettingsDep
+from app.schemas import Wire
+from index.attribution import Attributor
+from index.errors import NotFoundError
+from index.layout import DataFolder
+from model.images import find_images
+
+router = APIRouter(prefix="/samples", tags=["samples"])
+
+
+class Sample(Wire):
+    """An image to try."""
+
+    name: str = Field(description="What to call it.")
+    image_url: str = Field(description="Path of the image on this server.")
+
+
+class SampleList(Wire):
+    """Images to try."""
+
+    samples: list[Sample] = Field(description="None, for most indexes.")
+
+
+def _files(root: Path, attributor: Attributor) -> dict[str, Path]:
+    """The sample images of the index version that is served, by file name."""
+    folder = DataFolder(root).samples(attributor.snapshot.version)
+    return {path.name: path for path in find_images(folder)} if folder.is_dir() else {}
+
+
+@router.get(
+    "",
+    summary="List sample images",
+    responses=errors.responses(errors.INTERNAL_ERROR, errors.NO_INDEX),
+)
+def list_samples(settings: SettingsDep, attributor: AttributorDep) -> SampleList:
+    """List images to try this index with."""
+    return SampleList(
+        samples=[
+            Sample(name=name.rpartition(".")[0], image_url=f"/samples/{quote(name)}")
+            for name in _files(settings.data, attributor)
+        ]
+    )
+
+
+@router.get(
+    "/{name}",
+    summary="Show a sample image",
+    response_class=FileResponse,
+    responses={
+        200: {"description": "The image", "content": {"image/*": {}}},
+        **errors.responses(errors.NOT_FOUND, errors.INTERNAL_ERROR, errors.NO_INDEX),
+    },
+)
+def show_sample(name: str, settings: SettingsDep, attributor: AttributorDep) -> FileResponse:
+    """Show an image to try."""
+    files = _files(settings.data, attributor)
+    if name not in files:
+        raise NotFoundError(f"there is no sample {name!r} in this index")
+    return FileResponse(files[name], headers={"X-Content-Type-Options": "nosniff"})

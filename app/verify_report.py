@@ -1,0 +1,419 @@
+"""``whence verify-report``: is a report as it was written, and does the index agree?"""
+
+import math
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from app.console import out
+from app.options import Data, Device, JsonFile, write_json
+from app.report import (
+    Report,
+    ReportError,
+    as_html,
+    content_hash,
+    layout,
+    preview_of,
+    read_report,
+)
+from app.schemas import ExemplarDetail, RankedConcept
+from index.attribution import Attribution, Attributor, ExemplarEvidence
+from index.catalog import Catalog
+from index.embedding import ImageEmbedder
+from index.errors import NotFoundError, SnapshotError, TakedownError
+from index.layout import DataFolder
+from index.snapshot import Snapshot, open_published
+from index.takedown import TakedownLog, Takedowns
+from index.versions import require_version
+from model.checkpoint import load_embedder
+from model.errors import ImageError, ModelError
+from model.images import ImageLimits, decode_image
+
+ANY_IMAGE = ImageLimits(max_pixels=10**9, max_side=10**6, min_side=1)  # a server accepted it once
+SIMILARITY = 0.005  # another device or batch size moves a cosine less
+SCORE = 0.05  # of a score, relative to itself or absolute, whichever is more
+SHARE = 0.05
+PREVIEW = 6.0  # mean difference of two encodings of one picture, of 255
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at, or could not be."""
+
+    name: str
+    passed: bool | None  # None: could not be checked, or is worth knowing
+    text: str
+
+
+@dataclass(frozen=True)
+class ReportVerification:
+    """All that was looked at."""
+
+    report: str  # its hash, as it names it
+    findings: tuple[Finding, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing was found wrong."""
+        return all(finding.passed is not False for finding in self.findings)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the index could be asked again."""
+        return any(finding.name == "scores" and finding.passed for finding in self.findings)
+
+    def as_dict(self) -> dict[str, object]:
+        """For JSON."""
+        return {"passed": self.passed, "complete": self.complete, **asdict(self)}
+
+
+def verify_report_command(
+    file: Annotated[Path, typer.Argument(help="The report, HTML or JSON.", metavar="FILE")],
+    json_file: JsonFile = None,
+    data: Data = Path("data"),
+    device: Device = "auto",
+) -> None:
+    """Check an evidence report: its hash, and what the index in --data says of it."""
+    found = verify_report(file, DataFolder(data), device=device)
+    marks = {True: "ok    ", False: "FAILED", None: "note  "}
+    for finding in found.findings:
+        out.print(f"{marks[finding.passed]} {finding.text}")
+    if not found.passed:
+        out.print("the report cannot be relied on")
+    elif found.complete:
+        out.print("the report is whole, and the index gives the same answer")
+    else:
+        out.print("the report is whole; the index could not be asked for the same answer")
+    write_json(json_file, found.as_dict())
+    if not found.passed:
+        raise typer.Exit(1)
+
+
+def verify_report(
+    file: Path, data: DataFolder, *, device: str = "auto", embedder: ImageEmbedder | None = None
+) -> ReportVerification:
+    """Check a report, first by itself, then against the index that it names.
+
+    The takedowns are taken as they were when the report was made, so that what was withdrawn since
+    is no reason to doubt it.
+
+    Args:
+        file: as `POST /attribute/report` gave it, JSON or HTML.
+        data: the data folder of the server that gave it.
+        device: where to embed.
+        embedder: used instead of loading the index's model.
+
+    Raises:
+        ReportError: the file is no report.
+    """
+    try:
+        text = file.read_bytes().decode("utf-8")
+    except OSError as error:
+        raise ReportError(f"{file} cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise ReportError(f"{file} is no evidence report: it is not text in UTF-8") from error
+    try:
+        report, record = read_report(text)
+        findings = list(_whole(report, record, text))
+    except ReportError as error:
+        raise ReportError(f"{file}: {error}") from error
+    if all(finding.passed is not False for finding in findings):
+        findings += _against_index(report, data, device, embedder)
+    else:
+        findings.append(
+            Finding("index", None, "a file that was changed is not compared with the index")
+        )
+    return ReportVerification(report.sha256, tuple(findings))
+
+
+def _whole(report: Report, record: dict[str, Any], text: str) -> Iterator[Finding]:
+    """What the file alone tells."""
+    same = content_hash(record) == report.sha256
+    yield Finding(
+        "hash",
+        same,
+        f"the data is as it was written, SHA-256 {report.sha256}"
+        if same
+        else f"the data was changed: its SHA-256 is not {report.sha256[:64]}, which it names",
+    )
+    if text.lstrip()[:1] == "<":
+        if report.software.layout == layout():
+            same = as_html(report) == text
+            yield Finding(
+                "page",
+                same,
+                "the page shows this data and nothing else"
+                if same
+                else "the page was changed: it is not the one that its data gives",
+            )
+        else:
+            yield Finding(
+                "page",
+                None,
+                f"the page has the layout {report.software.layout} of another version of Whence "
+                f"({report.software.version}), so that only its data was checked",
+            )
+    yield _pictures(report)
+
+
+def _pictures(report: Report) -> Finding:
+    """Whether the images are those that the report names, and the answer is about them."""
+    query = report.query
+    wrong = ""
+    try:
+        decoded = decode_image(query.original.file, ANY_IMAGE)
+        shown = decode_image(query.preview.file, ANY_IMAGE).pixels
+        expected = decode_image(preview_of(decoded.pixels).file, ANY_IMAGE).pixels
+        if not decoded.sha256 == query.sha256 == report.answer.evidence.image_sha256:
+            wrong = "the image is not the one whose SHA-256 is named"
+        elif decoded.pixels.size != (query.width, query.height):
+            wrong = "the image has another size than is named"
+        elif (
+            shown.size != expected.size
+            or np.abs(np.asarray(shown, np.float32) - np.asarray(expected, np.float32)).mean()
+            > PREVIEW
+        ):
+            wrong = "the preview does not show the image"
+    except ImageError as error:
+        wrong = f"the image cannot be decoded: {error}"
+    hits = [hit for concept in report.answer.concepts for hit in concept.exemplars]
+    if not wrong and {hit.id for hit in hits} != set(report.exemplars):
+        wrong = "the exemplars are not those that the answer names"
+    return Finding("image", not wrong, wrong or f"the image is the one named, {query.sha256}")
+
+
+def _against_index(
+    report: Report, data: DataFolder, device: str, embedder: ImageEmbedder | None
+) -> Iterator[Finding]:
+    """What the index says of it."""
+    version = report.index.version
+    try:
+        takedowns = TakedownLog(data.takedowns).read()
+    except TakedownError as error:
+        yield Finding("index", None, f"the index was not looked at: {error}")
+        return
+    try:
+        require_version(data.index, version)
+        snapshot = Snapshot.open(data.index / version)
+    except SnapshotError as error:
+        yield Finding(
+            "index",
+            None,
+            f"the index version {version} cannot be asked, so that scores and identities were not "
+            f"checked: {error}",
+        )
+        yield from _elsewhere(report, data, takedowns)
+        return
+    with closing(snapshot):
+        then = takedowns_at(takedowns, report.created_at)
+        reached = then.reached(snapshot.catalog, snapshot.pictures, {})
+        with closing(snapshot.without(reached)) as masked:
+            yield _identity(report, masked)
+            yield _catalog(report, masked.catalog)
+            yield from _taken_down_since(report, snapshot, takedowns)
+            if len(masked.hidden) != report.index.taken_down:
+                yield Finding(
+                    "scores",
+                    None,
+                    f"{report.index.taken_down} exemplars were taken down when the report was "
+                    f"made, and {len(masked.hidden)} by the log of takedowns, so that the same "
+                    "question cannot be asked again",
+                )
+                return
+            try:
+                embedder = embedder or load_embedder(data.models, masked.model_id, device=device)
+                again = Attributor(embedder, masked, rate=report.calibration.rate)
+            except (ModelError, SnapshotError) as error:
+                yield Finding("scores", None, f"the image was not embedded again: {error}")
+                return
+            yield _scores(report, again)
+
+
+def takedowns_at(takedowns: Takedowns, when: datetime) -> Takedowns:
+    """Those that were in force at a moment."""
+    return Takedowns(
+        active=(
+            *(one for one in takedowns.active if one.at <= when),
+            *(one for one, lift in takedowns.lifted.values() if one.at <= when < lift.at),
+        )
+    )
+
+
+def _identity(report: Report, snapshot: Snapshot) -> Finding:
+    """Whether index, model and calibration are those that the report names."""
+    manifest = snapshot.manifest
+    evidence = report.answer.evidence
+    named = {
+        "version": ({report.index.version, evidence.index_version}, manifest.version),
+        "build time": ({report.index.created_at}, manifest.created_at),
+        "manifest": (
+            {report.index.manifest_checksum},
+            manifest.model_dump(mode="json")["checksum"],
+        ),
+        "model": ({evidence.model_id}, manifest.model_id),
+        "calibration": ({report.calibration.id, evidence.calibration}, snapshot.calibration_id),
+        "null queries": (
+            {report.calibration.null_queries},
+            len(snapshot.calibration.null_scores),
+        ),
+        "concepts": ({report.index.concepts}, snapshot.catalog.concept_count()),
+        "exemplars": ({report.index.exemplars}, snapshot.catalog.exemplar_count()),
+    }
+    wrong = [name for name, (said, is_) in named.items() if said != {is_}]
+    return Finding(
+        "index",
+        not wrong,
+        f"index {manifest.version}, its manifest, model and calibration are as named"
+        if not wrong
+        else f"index {manifest.version} differs from what the report says: {', '.join(wrong)}",
+    )
+
+
+def _catalog(report: Report, catalog: Catalog) -> Finding:
+    """Whether concepts and exemplars are in the index as the report shows them."""
+    wrong: list[str] = []
+    for concept in report.answer.concepts:
+        try:
+            if catalog.concept(concept.id).name != concept.name:
+                wrong.append(f"concept {concept.id} has another name")
+        except NotFoundError:
+            wrong.append(f"there is no concept {concept.id}")
+        wrong += [
+            f"exemplar {hit.id} is not of concept {concept.id}"
+            for hit in concept.exemplars
+            if report.exemplars[hit.id].concept_id != concept.id
+        ]
+    for name, shown in report.exemplars.items():
+        try:
+            exemplar = catalog.exemplar(name)
+        except NotFoundError:
+            wrong.append(f"there is no exemplar {name}")
+            continue
+        detail = ExemplarDetail.of(exemplar)
+        if (
+            shown.thumbnail.file != catalog.thumbnail(name)
+            or shown.concept_id != exemplar.concept_id
+            or any(getattr(shown, field) != value for field, value in detail)
+        ):
+            wrong.append(f"exemplar {name} differs")
+    text = (
+        f"{len(report.answer.concepts)} concepts and {len(report.exemplars)} exemplars are in the "
+        "index as they are shown, to the byte"
+    )
+    return Finding("exemplars", not wrong, "; ".join(wrong) or text)
+
+
+def _taken_down_since(report: Report, snapshot: Snapshot, now: Takedowns) -> Iterator[Finding]:
+    shown = _shown(report, snapshot, now)
+    if gone := [name for name in report.exemplars if name not in shown]:
+        yield Finding(
+            "takedowns",
+            None,
+            "taken down since the report was made, and shown by no server any more: "
+            f"{', '.join(gone)}",
+        )
+
+
+def _elsewhere(report: Report, data: DataFolder, takedowns: Takedowns) -> Iterator[Finding]:
+    """Whether the exemplars are in the published version, when the report's own is gone."""
+    try:
+        snapshot = open_published(data.index)
+    except SnapshotError as error:
+        yield Finding("exemplars", None, f"the exemplars were not looked up: {error}")
+        return
+    with closing(snapshot):
+        yield Finding(
+            "exemplars",
+            None,
+            f"{len(_shown(report, snapshot, takedowns))} of {len(report.exemplars)} exemplars are, "
+            f"with the same content, in the version that is published now, {snapshot.version}",
+        )
+
+
+def _shown(report: Report, snapshot: Snapshot, takedowns: Takedowns) -> set[str]:
+    """Ids of the report's exemplars whose content the index holds and no takedown reaches."""
+    reached = takedowns.reached(snapshot.catalog, snapshot.pictures, {})
+    hidden = {int(row) for rows in reached.values() for row in rows}
+    return {
+        name
+        for name, exemplar in report.exemplars.items()
+        if set(snapshot.catalog.rows_of([exemplar.sha256], [])) - hidden
+    }
+
+
+def _scores(report: Report, attributor: Attributor) -> Finding:
+    """Whether the same question gets the same answer."""
+    asked, answer = report.parameters, report.answer
+    pixels = decode_image(report.query.original.file, ANY_IMAGE).pixels
+    [again] = attributor.attribute([pixels], top_k=asked.top_k, exemplars=asked.exemplars)
+    wrong = list(_differences(report, again, attributor))
+    verdict = answer.verdict.replace("_", " ")
+    text = (
+        f"the image embedded again gives the same answer: {verdict}, "
+        f"{len(answer.concepts)} concepts"
+    )
+    return Finding("scores", not wrong, "; ".join(wrong) or text)
+
+
+def _differences(report: Report, again: Attribution, attributor: Attributor) -> Iterator[str]:
+    answer = report.answer
+    if again.verdict != answer.verdict:
+        yield f"the verdict is {again.verdict}, not {answer.verdict}"
+    if [one.rank for one in answer.concepts] != list(range(1, len(answer.concepts) + 1)):
+        yield "the ranks are not in order"
+    now = {concept.concept.id: concept for concept in again.concepts}
+    if set(now) != {concept.id for concept in answer.concepts}:
+        yield "other concepts are listed"
+        return
+    if abs(again.unattributed_share - answer.unattributed_share) > SHARE:
+        yield f"the unattributed share is {again.unattributed_share:.3f}"
+    for said in answer.concepts:
+        concept = now[said.id]
+        if not (
+            _near(said.score, concept.score)
+            and abs(said.share - concept.share) <= SHARE
+            and _fits(said, attributor)
+        ):
+            yield (
+                f"{said.id} scores {concept.score:.4f} with share {concept.share:.3f} and p "
+                f"{concept.p_value:.4f}, not {said.score:.4f}, {said.share:.3f} and "
+                f"{said.p_value:.4f}"
+            )
+        if not all(
+            _near(shown, concept.facets[facet])
+            for facet in concept.facets
+            if (shown := getattr(said.facets, facet)) is not None
+        ):
+            yield f"the facets of {said.id} score otherwise"
+        if not _similar(said, concept.exemplars):
+            yield f"the exemplars of {said.id} are similar in another measure"
+
+
+def _near(said: float, found: float) -> bool:
+    return math.isclose(said, found, rel_tol=SCORE, abs_tol=SCORE)
+
+
+def _fits(said: RankedConcept, attributor: Attributor) -> bool:
+    """Whether a p-value belongs to its score, as exactly as the score is known."""
+    calibration = attributor.snapshot.calibration
+    slack = max(SCORE, SCORE * abs(said.score))
+    low = calibration.p_value(said.score + slack)
+    high = calibration.p_value(said.score - slack)
+    return low - 1e-9 <= said.p_value <= high + 1e-9
+
+
+def _similar(said: RankedConcept, found: tuple[ExemplarEvidence, ...]) -> bool:
+    """Whether exemplars have the similarities named; near ties may have changed places."""
+    now = {(hit.exemplar.id, hit.facet): hit.similarity for hit in found}
+    return len(said.exemplars) == len(found) and all(
+        abs(hit.similarity - now[hit.id, hit.facet]) <= SIMILARITY
+        if (hit.id, hit.facet) in now
+        else any(abs(hit.similarity - other) <= SIMILARITY for other in now.values())
+        for hit in said.exemplars
+    )

@@ -1,0 +1,120 @@
+"""axe-core finds nothing to object to, in either theme, on a desk or on a phone."""
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, expect
+
+from tests.browser.conftest import Site, Watch, give
+
+Images = Callable[[str], Path]
+OPTIONS: dict[str, Any] = {
+    "runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+}
+
+
+@pytest.fixture(
+    params=[("light", 1200), ("dark", 1200), ("light", 390), ("dark", 390)],
+    ids=lambda given: f"{given[0]}-{given[1]}",
+)
+def page(
+    request: pytest.FixtureRequest, browser: Browser, site: Site, watch: Watch
+) -> Iterator[Page]:
+    theme, width = request.param
+    context = browser.new_context(
+        viewport={"width": width, "height": 900}, color_scheme=theme, reduced_motion="reduce"
+    )
+    page = context.new_page()
+    watch.on(page)
+    page.goto(site.url, wait_until="networkidle")
+    yield page
+    context.close()
+    assert watch.faults == []
+
+
+def check(page: Page) -> None:
+    page.wait_for_timeout(100)  # for what slides in
+    found = Axe().run(page, options=OPTIONS).response
+    assert [
+        (rule["id"], rule["help"], [node["html"][:200] for node in rule["nodes"]])
+        for rule in found["violations"]
+    ] == []
+    assert "color-contrast" in {rule["id"] for rule in found["passes"]}
+
+
+def test_asking(page: Page) -> None:
+    page.locator(".sample img").first.wait_for()
+    check(page)
+
+
+@pytest.mark.parametrize("image", ["known.png", "shared.png", "strange.png"])
+def test_answers(page: Page, images: Images, image: str) -> None:
+    give(page, images(image))
+    page.locator(".hits img").first.wait_for()
+    page.get_by_text("Figures").first.click()
+    check(page)
+
+
+def test_waiting(page: Page, images: Images) -> None:
+    page.route(re.compile(r"/attribute\?"), lambda route: None)
+    page.set_input_files("#file", images("known.png"))
+    expect(page.get_by_role("progressbar")).to_be_visible()
+    check(page)
+
+
+def test_comparing(page: Page, images: Images) -> None:
+    give(page, images("known.png"))
+    page.locator(".hit").first.click()
+    page.locator(".pair whence-picture img").wait_for()
+    check(page)
+
+
+def test_problems(page: Page, images: Images, watch: Watch) -> None:
+    watch.errors_expected = True
+    give(page, images("words.png"))
+    check(page)
+
+
+def test_settings(page: Page) -> None:
+    page.get_by_role("button", name="Settings").click()
+    check(page)
+
+
+def test_a_missing_key(page: Page, watch: Watch) -> None:
+    watch.errors_expected = True
+    page.route(re.compile(r"/concepts\?"), lambda route: route.fulfill(status=401, body="{}"))
+    page.get_by_role("link", name="Collection").click()
+    expect(page.get_by_role("dialog")).to_be_visible()
+    check(page)
+
+
+def test_the_collection(page: Page) -> None:
+    page.get_by_role("link", name="Collection").click()
+    page.locator(".tile img").first.wait_for()
+    check(page)
+    page.locator(".tile").first.click()
+    page.locator(".wall img").first.wait_for()
+    check(page)
+
+
+def test_nothing_found(page: Page) -> None:
+    page.get_by_role("link", name="Collection").click()
+    page.get_by_role("searchbox").fill("nobody at all")
+    expect(page.get_by_text("No concept has")).to_be_visible()
+    check(page)
+
+
+def test_the_report(page: Page, images: Images, tmp_path: Path, watch: Watch) -> None:
+    give(page, images("known.png"))
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save evidence report").click()
+    download.value.save_as(tmp_path / "report.html")
+    watch.host = ""  # it is a file from now on
+    page.goto((tmp_path / "report.html").as_uri())
+    watch.faults = [fault for fault in watch.faults if "file://" not in fault]
+    expect(page.get_by_role("heading", level=1)).to_contain_text("Amber Vale")
+    check(page)
