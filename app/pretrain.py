@@ -48,8 +48,10 @@ def pretrain(
     epoch_images: Annotated[
         int | None, typer.Option(min=4, help="Images drawn in an epoch; default: all.")
     ] = None,
-    learning_rate: Annotated[float, typer.Option(help="Between warm-up and decay.")] = 2e-3,
-    seed: Annotated[int, typer.Option(help="Of the first weights and of every draw.")] = 0,
+    learning_rate: Annotated[
+        float, typer.Option(min=1e-8, help="Between warm-up and decay.")
+    ] = 5e-3,
+    seed: Annotated[int, typer.Option(min=0, help="Of the first weights and of every draw.")] = 0,
     data: Data = Path("data"),
     device: Device = "auto",
     workers: Workers = DEFAULT_WORKERS,

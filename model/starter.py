@@ -54,6 +54,6 @@ def choose_backbone(
     except HubError as error:
         report(
             f"{DEFAULT} is not in the local cache and the hub is out of reach ({error.__cause__}): "
-            f"going on with the {NAME} that comes with Whence, which is well below it"
+            f"going on with the {NAME} that comes with Whence, a much smaller network"
         )
         return create_starter()

@@ -1,3 +1,4 @@
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -5,6 +6,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import ClassVar
 
+import httpx
 import numpy as np
 import pytest
 import timm
@@ -13,13 +15,14 @@ from huggingface_hub import constants as hub
 from PIL import Image
 from safetensors.torch import save, save_file
 
+import model.backbone
 from model.backbone import (
     Backbone,
     create_backbone,
     create_random_backbone,
     parse_options,
 )
-from model.errors import BackboneError
+from model.errors import BackboneError, HubError
 
 CONV, VIT = "test_efficientnet", "test_vit"
 SMALL = {"input_size": 32}
@@ -338,6 +341,23 @@ def test_a_hub_out_of_reach_is_told_with_model_cause_and_remedy(no_hub: Path) ->
     assert "refused" in message.lower()
     assert "--weights" in message
     assert time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize("silent_at", ["the answer", "the lookup of its name"])
+def test_a_hub_that_keeps_silent_is_not_waited_for(
+    no_hub: Path, monkeypatch: pytest.MonkeyPatch, silent_at: str
+) -> None:
+    monkeypatch.setattr(model.backbone, "PATIENCE", 0.1)
+    over = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, and never says a word
+        monkeypatch.setattr(hub, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        if silent_at == "the lookup of its name":
+            monkeypatch.setattr(httpx, "head", lambda *_, **__: over.wait(60))
+        started = time.monotonic()
+        with pytest.raises(HubError, match="out of reach"):
+            create_backbone("vit_base_patch16_224.dino")
+        assert time.monotonic() - started < 5
+    over.set()
 
 
 def test_weights_in_the_hubs_local_cache_need_no_hub(no_hub: Path) -> None:
