@@ -6,7 +6,8 @@ Builds an index, then measures in turns, several times:
 
     loop      decode on as many threads as the service, embed at the best batch size, search
     whence    `whence serve`, saturated by `tests.benchmarks.load`
-    plain     a FastAPI handler that does one image at a time
+    plain     a FastAPI handler that does one image at a time, in PyTorch as it comes
+    plain_engine   the same with the engine that the service runs
     one       the in-process time of one image, and the service's with one client
     layer     the service with an embedder that costs nothing: what the web layer takes
 
@@ -41,6 +42,7 @@ from index.snapshot import open_published
 from index.source import read_sources
 from model.backbone import create_backbone, create_random_backbone
 from model.checkpoint import load_embedder
+from model.engines import EngineName
 from model.images import ImageLimits, decode_image
 from model.train import train_model
 from tests.benchmarks.load import run_load
@@ -131,10 +133,10 @@ def one_image(attributor: Attributor, images: Sequence[bytes], seconds: float) -
     return statistics.median(times)
 
 
-def plain_app(data: Path) -> FastAPI:
+def plain_app(data: Path, engine: EngineName) -> FastAPI:
     """What one writes first: decode, embed and search in the handler."""
     app = FastAPI()
-    attributor = open_published_attributor(Settings(data=data), None)
+    attributor = open_published_attributor(Settings(data=data, engine=engine), None)
 
     @app.get("/health/ready")
     def ready() -> None:
@@ -189,12 +191,17 @@ def measure(data: DataFolder, queries: Path, options: argparse.Namespace) -> dic
         note("loop_cpu_ms", 1000 * (time.process_time() - worked) / done)
 
     me = ("-m", "tests.benchmarks.serving", "--data", str(data.root), "--serve")
-    with whence_serving(data.root) as whence, serving(*me, "plain") as plain:
+    with (
+        whence_serving(data.root) as whence,
+        serving(*me, "plain") as plain,
+        serving(*me, "plain_engine") as plain_engine,
+    ):
         run_load(whence.url, queries, seconds=options.seconds, in_flight=IN_FLIGHT)
         for _ in range(options.turns):
             loop()
             saturate("whence", whence)
             saturate("plain", plain)
+            saturate("plain_engine", plain_engine)
             note("one_image_ms", one_image(attributor, images, options.seconds))
             alone = run_load(whence.url, queries, seconds=options.seconds, in_flight=1)
             note("one_client_p50_ms", alone["p50_ms"])
@@ -216,6 +223,7 @@ def measure(data: DataFolder, queries: Path, options: argparse.Namespace) -> dic
         "cpu_whence_to_loop": round(median["whence_cpu_ms"] / median["loop_cpu_ms"], 3),
         "whence_to_loop": ratio("whence", "loop"),
         "whence_to_plain": ratio("whence", "plain"),
+        "whence_to_plain_engine": ratio("whence", "plain_engine"),
         "one_client_to_one_image": ratio("one_client_p50_ms", "one_image_ms"),
     }
 
@@ -229,14 +237,15 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=8)
     parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--serve", choices=["plain", "weightless"])
+    parser.add_argument("--serve", choices=["plain", "plain_engine", "weightless"])
     parser.add_argument("--data", type=Path)
     parser.add_argument("--port", type=int)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         if options.serve:
             make = {
-                "plain": lambda: plain_app(options.data),
+                "plain": lambda: plain_app(options.data, "eager"),
+                "plain_engine": lambda: plain_app(options.data, "auto"),
                 "weightless": lambda: weightless_app(Path(name)),
             }
             uvicorn.run(make[options.serve](), port=options.port, log_level="critical")
