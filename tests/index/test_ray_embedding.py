@@ -58,9 +58,6 @@ def large(house: House) -> House:
     """A house with eight batches of pictures, some of which cannot be used."""
     house.draw({f"c{number}": range(100 + 10 * number, 110 + 10 * number) for number in range(24)})
     (house.source / "one" / "broken.png").write_bytes(b"no picture")
-    (house.source / "one" / os.fsdecode(b"caf\xe9.png")).write_bytes(
-        (house.source / "one" / "001.png").read_bytes() + b" "
-    )
     return house
 
 
@@ -90,14 +87,14 @@ def test_the_index_is_the_same_as_of_one_process(
     large.data.embeddings(FakeEmbedder.model_id).unlink()
     seen: list[tuple[str, int, int]] = []
     summary = large.rebuild(embed=embed, progress=lambda *step: seen.append(step))
-    assert large.embedder.count == 20  # less than a batch is not worth a worker
+    assert large.embedder.count == 14  # views: less than a batch is not worth a worker
     assert contents(large, summary) == alone
     assert summary.skipped[0].reason
-    assert sum(int(n) for trace in traces.iterdir() for n in trace.read_text().split()) == 246
+    assert sum(int(n) for trace in traces.iterdir() for n in trace.read_text().split()) == 245
     assert str(os.getpid()) not in {trace.name for trace in traces.iterdir()}
     steps = [(done, total) for stage, done, total in seen if stage == "embedding"]
     assert steps == sorted(steps)
-    assert steps[-1] == (247, 247)
+    assert steps[-1] == (246, 246)
     # And nothing is left to do.
     assert large.rebuild(embed=embed).embedded == 0
 
@@ -139,7 +136,7 @@ def test_what_arrived_before_the_rebuild_was_killed_is_not_embedded_again(
     with EmbeddingCache(large.data.embeddings(FakeEmbedder.model_id)) as cache:
         kept = len(cache.sizes())
     assert kept >= 2 * BATCH - 1
-    assert large.rebuild(embed=embed).embedded == 246 - kept
+    assert large.rebuild(embed=embed).embedded == 245 - kept
 
 
 @needs_ray

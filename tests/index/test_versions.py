@@ -7,6 +7,7 @@ import filelock
 import pytest
 
 from index import rebuild as rebuild_module
+from index import vectors as vectors_module
 from index.embedding import hash_file
 from index.errors import RebuildError, SnapshotError
 from index.layout import DataFolder
@@ -197,7 +198,8 @@ def test_a_full_disk_at_any_step_publishes_nothing(
     def fail(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(rebuild_module, step, fail)
+    module = vectors_module if step == "write_vectors" else rebuild_module
+    monkeypatch.setattr(module, step, fail)
     with pytest.raises(RebuildError, match=r"No space left.*nothing was published: make room"):
         house.rebuild()
     monkeypatch.undo()
