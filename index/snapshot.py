@@ -202,7 +202,7 @@ class Snapshot:
                 f"the index version {folder.name} does not fit together: fingerprints of shape "
                 f"{fingerprints.shape} for {vectors.count} exemplars; run `whence rebuild`"
             )
-        if manifest.store:
+        if manifest.store:  # files have checksums, other stores do not
             _check_vectors(folder.name, vectors, cohort)
         return cls(
             folder,
@@ -373,7 +373,7 @@ def _checksum(content: dict[str, Any]) -> str:
 
 
 def _check_vectors(version: str, vectors: VectorStore, cohort: Cohort) -> None:
-    """Refuse vectors that are not the version's: files have checksums, other stores do not."""
+    """Refuse vectors that are not the version's."""
     rows = np.setdiff1d(cohort.rows, vectors.erased)[:PROBED]
     places = np.searchsorted(cohort.rows, rows)
     for facet, known in cohort.vectors.items():
