@@ -83,7 +83,7 @@ class Batcher(Generic[Job, Result]):
 
     @contextmanager
     def expected(self) -> Iterator[None]:
-        """Announce a job that is being made ready and will be submitted within the block."""
+        """Announce a job that is being made ready and will be submitted right after the block."""
         self._expect(1)
         try:
             yield

@@ -387,11 +387,15 @@ def kind_of(error: WhenceError) -> ProblemType:
     return next(KINDS[cls] for cls in type(error).__mro__ if cls in KINDS)
 
 
-def problem_of(request: Request, error: WhenceError) -> Problem:
+def problem_of(request: Request, error: Exception) -> Problem:
     """A problem that is a part of an answer to ``request``."""
-    kind = kind_of(error)
+    kind, detail = INTERNAL_ERROR, INTERNAL_ERROR.example
+    if isinstance(error, WhenceError):
+        kind, detail = kind_of(error), str(error)
+    else:
+        logger.error("an image of a batch failed", exc_info=error)
     request.app.state.metrics.refused(kind.name)
-    return _problem(kind, str(error), _instance(request))
+    return _problem(kind, detail, _instance(request))
 
 
 def add_problem_handlers(app: FastAPI) -> None:

@@ -1,13 +1,20 @@
-"""How long somebody waits for an answer: until a deadline, or until they hang up."""
+"""How long somebody waits for an answer: until a deadline, or until they hang up.
+
+The answer itself is worked on in a task of its own, which goes on when nobody waits: what a thread
+has begun cannot be stopped, and what it uses must stay open until it ends.
+"""
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
+from typing import Any, TypeVar
 
 from starlette.requests import Request
 
 from app.errors import ClientGoneError, DeadlineError
+
+Answer = TypeVar("Answer")
 
 
 class Patience:
@@ -41,6 +48,26 @@ class Patience:
         """Nobody waits any more."""
         self._gone = True
 
+    async def wait_for(self, work: Coroutine[Any, Any, Answer]) -> Answer:
+        """What ``work`` returns, which goes on to its end whatever becomes of this.
+
+        Raises:
+            DeadlineError: it did not end in time.
+            Exception: whatever ``work`` raises.
+        """
+        task = asyncio.create_task(work)
+        task.add_done_callback(_retrieve)
+        try:
+            async with asyncio.timeout(max(0.0, self._until - time.monotonic())):
+                return await asyncio.shield(task)
+        except TimeoutError:
+            if not task.done():
+                self.check()
+            raise
+        except asyncio.CancelledError:
+            self.give_up()
+            raise
+
     @asynccontextmanager
     async def while_connected(self, request: Request) -> AsyncIterator[None]:
         """Watch the connection of a request whose body was read."""
@@ -54,3 +81,9 @@ class Patience:
         while (await request.receive())["type"] != "http.disconnect":
             pass
         self.give_up()
+
+
+def _retrieve(task: "asyncio.Task[Any]") -> None:
+    """Look at how a task ended that nobody may have waited for, or asyncio complains."""
+    if not task.cancelled():
+        task.exception()

@@ -1,6 +1,7 @@
 """From uploaded bytes to an answer: decode on several threads, embed and search on one."""
 
 import asyncio
+import io
 import logging
 import math
 import time
@@ -33,7 +34,7 @@ from model.images import decode_image, read_image
 
 CPU_BATCH = 8  # images in one forward pass, where more gain nothing
 DEVICE_BATCH = 64
-PROBE = Image.effect_noise((256, 256), 64).convert("RGB")  # what the watchdog has embedded
+PROBE_SIDE = 256  # pixels of the picture that the watchdog has embedded
 
 logger = logging.getLogger(__name__)
 
@@ -94,6 +95,16 @@ class _Prepared:
     ended: float
 
 
+def _probe_image() -> bytes:
+    """An encoded picture of noise."""
+    file = io.BytesIO()
+    Image.effect_noise((PROBE_SIDE, PROBE_SIDE), 64).convert("RGB").save(file, "PNG")
+    return file.getvalue()
+
+
+PROBE = _probe_image()
+
+
 class Pipeline:
     """Takes a bounded number of images and answers them all.
 
@@ -110,9 +121,9 @@ class Pipeline:
         self._metrics = metrics
         metrics.watch_queue(lambda: self._held)
         self.heatmaps = HeatmapStore(settings.heatmap_seconds, settings.heatmap_bytes)
-        self._held = 0  # images taken and not answered yet
+        self._held = 0  # places taken: images not answered yet, and exemplars to explain
         self._receiving = 0  # bodies of requests that are not here yet
-        self._seconds = 0.0  # one image takes, lately
+        self._seconds = 0.0  # one place takes, lately
         self._probed: float | None = None  # when the probe in hand was sent
         self._failed: str | None = None  # how the last embedding ended, if badly
         self._answered_at = time.monotonic()
@@ -136,22 +147,26 @@ class Pipeline:
 
     @property
     def held(self) -> int:
-        """Images taken and not answered yet."""
+        """Places taken."""
         return self._held
 
+    def places(self, images: int, *, explain: bool) -> int:
+        """What images take of the queue: to explain an exemplar costs about as much as a query."""
+        return images * (1 + (self._settings.max_explained if explain else 0))
+
     @contextmanager
-    def admitted(self, images: int = 1) -> Iterator[None]:
-        """Hold places for images.
+    def admitted(self, places: int = 1) -> Iterator[None]:
+        """Hold places.
 
         Raises:
             QueueFullError: there are not enough.
         """
-        self.check_room(images)
-        self._held += images
+        self.check_room(places)
+        self._held += places
         try:
             yield
         finally:
-            self._held -= images
+            self._held -= places
 
     @contextmanager
     def receiving(self) -> Iterator[None]:
@@ -172,18 +187,18 @@ class Pipeline:
         finally:
             self._receiving -= 1
 
-    def check_room(self, images: int = 1) -> None:
+    def check_room(self, places: int = 1) -> None:
         """Refuse early what would be refused later.
 
         Raises:
             QueueFullError: there are not enough places.
         """
         most = self._settings.max_queue
-        if self._held + images > most:
+        if self._held + places > most:
             seconds = math.ceil(max(1.0, self._held * self._seconds))
             raise QueueFullError(
-                f"the server is answering {self._held} images and takes {most} at once; try again "
-                f"in {seconds} seconds",
+                f"of the queue's {most} places {self._held} are taken and this needs {places}; try "
+                f"again in {seconds} seconds",
                 retry_after=seconds,
             )
 
@@ -206,10 +221,7 @@ class Pipeline:
         """
         arrived = time.perf_counter()
         with self._batcher.expected():
-            loop = asyncio.get_running_loop()
-            image = await loop.run_in_executor(
-                self._decoders, self._prepare, data, attributor.embedder, patience
-            )
+            image = await self._prepared(data, attributor.embedder, patience)
         most = self._settings.max_explained if explain else 0
         query = Query(attributor, image.pixels, image.size, top_k, exemplars, most)
         made = await self._batcher.submit(query, patience)
@@ -249,9 +261,10 @@ class Pipeline:
             return
         self._probed = time.monotonic()
         try:
-            pixels = attributor.embedder.preprocess(PROBE)
-            query = Query(attributor, pixels, PROBE.size, top_k=1, exemplars=0)
-            await self._batcher.submit(query, Patience(math.inf))
+            forever = Patience(math.inf)
+            image = await self._prepared(PROBE, attributor.embedder, forever)
+            query = Query(attributor, image.pixels, image.size, top_k=1, exemplars=0)
+            await self._batcher.submit(query, forever)
         except VectorStoreUnavailableError:
             pass  # it was embedded; that there is nothing to search now is said by /health/ready
         except Exception as error:
@@ -261,22 +274,32 @@ class Pipeline:
         finally:
             self._probed = None
 
-    def check_responsive(self) -> None:
-        """Notice embeddings that never end, or that fail.
+    def check_responsive(self, patience: float) -> None:
+        """Notice images that are never decoded or embedded, or that all fail.
+
+        Args:
+            patience: seconds that one may take.
 
         Raises:
-            StalledError: only a restart helps.
+            StalledError: it has taken longer.
         """
         began = [since for since in (self._batcher.busy_since, self._probed) if since is not None]
         seconds = time.monotonic() - min(began) if began else 0.0
-        if seconds > self._settings.stall_seconds:
+        if seconds > patience:
             raise StalledError(
-                f"an image has been embedding for {seconds:.0f} seconds; restart the server"
+                f"an image has been embedding for {seconds:.0f} seconds; if that goes on, restart "
+                "the server"
             )
         if self._failed:
             raise StalledError(
                 f"every embedding fails ({self._failed}; the log tells more); restart the server"
             )
+
+    async def _prepared(
+        self, data: bytes, embedder: ImageEmbedder, patience: Patience
+    ) -> _Prepared:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._decoders, self._prepare, data, embedder, patience)
 
     def _prepare(self, data: bytes, embedder: ImageEmbedder, patience: Patience) -> _Prepared:
         """On a decoding thread."""
@@ -296,7 +319,7 @@ class Pipeline:
             raise
         self._metrics.batch(len(queries))
         self._alive()
-        latest = (self._answered_at - began) / len(queries)
+        latest = (self._answered_at - began) / sum(1 + query.explain for query in queries)
         self._seconds += (latest - self._seconds) / 8 if self._seconds else latest
         return inferences
 
@@ -379,7 +402,7 @@ def answer_file(attributor: Attributor, path: Path, *, top_k: int, exemplars: in
         ImageError: it cannot be read or decoded.
     """
     arrived = time.perf_counter()
-    image = read_image(path)
+    image = read_image(path, enough=attributor.embedder.enough)
     pixels = attributor.embedder.preprocess(image.pixels)
     [made] = infer([Query(attributor, pixels, image.pixels.size, top_k, exemplars)])
     timing = Timing(

@@ -2,12 +2,13 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Query, Request, Response
 
 from app import errors
-from app.deps import AttributorDep, ServiceDep, SettingsDep
+from app.deps import ServiceDep, SettingsDep
 from app.errors import Fault, InvalidRequestError, QueueFullError
 from app.patience import Patience
 from app.pipeline import Answer, Pipeline
@@ -23,7 +24,6 @@ from app.settings import Settings
 from app.uploads import FIELD, FORM, drain, read_image_field, read_image_fields
 from index.attribution import Attributor
 from index.errors import VectorStoreUnavailableError
-from model.errors import WhenceError
 
 router = APIRouter(tags=["attribution"])
 
@@ -34,6 +34,7 @@ IMAGE = {
     "frame is taken; EXIF orientation is applied; transparency is laid over white.",
 }
 Read = TypeVar("Read")
+Done = TypeVar("Done")
 
 
 def upload(schema: dict[str, Any]) -> dict[str, Any]:
@@ -80,15 +81,17 @@ async def attribute(
     parameters: Annotated[AttributeParameters, Query()],
     settings: SettingsDep,
     service: ServiceDep,
-    attributor: AttributorDep,
 ) -> AttributionResponse:
     """Rank the concepts that an image most plausibly derives from, with the exemplars that say so.
 
     The answer is evidence of similarity. It does not prove that an image was used in training, and
     it does not name the generator that made the image.
     """
-    _, answer = await answer_upload(request, parameters, settings, service, attributor)
-    body = AttributionResponse.of(answer, attributor)
+
+    async def work(uploaded: Uploaded) -> AttributionResponse:
+        return AttributionResponse.of(await uploaded.answer(), uploaded.attributor)
+
+    body = await work_on_upload(request, parameters, settings, service, work)
     response.headers["Server-Timing"] = _server_timing(body.timing_ms)
     response.headers["Cache-Control"] = "no-store"
     return body
@@ -107,7 +110,6 @@ async def attribute_batch(
     parameters: Annotated[AttributeParameters, Query()],
     settings: SettingsDep,
     service: ServiceDep,
-    attributor: AttributorDep,
 ) -> BatchResponse:
     """Rank concepts for each of several images, sent as one field that is repeated.
 
@@ -116,63 +118,110 @@ async def attribute_batch(
     is set up otherwise.
     """
     _check_caps(parameters, settings)
-    patience = Patience(settings.deadline_seconds)
     pipeline = service.pipeline
     files = await _receive(
         request, pipeline, lambda sent: read_image_fields(sent, most=settings.max_batch_images)
     )
-
-    async def answer(data: bytes) -> BatchAnswer:
-        try:
-            answer = await pipeline.attribute(
-                attributor,
-                data,
-                top_k=parameters.top_k,
-                exemplars=parameters.exemplars,
-                explain=parameters.explain,
-                patience=patience,
+    places = pipeline.places(len(files), explain=parameters.explain)
+    if places > settings.max_queue:
+        most = settings.max_queue // pipeline.places(1, explain=parameters.explain)
+        raise InvalidRequestError(
+            Fault(
+                place="query",
+                name="explain",
+                detail=f"is too much for {len(files)} images at once: send {most} at most",
             )
-        except VectorStoreUnavailableError:
-            raise  # none of the others will be answered either
-        except WhenceError as error:
-            return BatchAnswer(attribution=None, problem=errors.problem_of(request, error))
+        )
+    patience = Patience(settings.deadline_seconds)
+
+    async def answer(attributor: Attributor, data: bytes) -> BatchAnswer:
+        answer = await Uploaded(data, attributor, parameters, pipeline, patience).answer()
         return BatchAnswer(attribution=AttributionResponse.of(answer, attributor), problem=None)
 
-    with pipeline.admitted(len(files)):
-        async with patience.while_connected(request):
-            answers = await asyncio.gather(*map(answer, files))
+    async def work() -> list[BatchAnswer | BaseException]:
+        with pipeline.admitted(places):
+            async with service.lease() as attributor:
+                # All of them end, so that nothing is let go that one still uses.
+                return await asyncio.gather(
+                    *(answer(attributor, data) for data in files), return_exceptions=True
+                )
+
+    async with patience.while_connected(request):
+        outcomes = await patience.wait_for(work())
     response.headers["Cache-Control"] = "no-store"
-    return BatchResponse(answers=answers)
+    return BatchResponse(answers=[_in_its_place(request, outcome) for outcome in outcomes])
 
 
-async def answer_upload(
+def _in_its_place(request: Request, outcome: BatchAnswer | BaseException) -> BatchAnswer:
+    """What a batch says of one image.
+
+    Raises:
+        VectorStoreUnavailableError: none of the others was answered either.
+    """
+    if isinstance(outcome, BatchAnswer):
+        return outcome
+    if isinstance(outcome, VectorStoreUnavailableError) or not isinstance(outcome, Exception):
+        raise outcome
+    return BatchAnswer(attribution=None, problem=errors.problem_of(request, outcome))
+
+
+@dataclass(frozen=True)
+class Uploaded:
+    """One image that is here and has its place, and the index that answers it."""
+
+    data: bytes
+    attributor: Attributor
+    parameters: AttributeParameters
+    pipeline: Pipeline
+    patience: Patience
+
+    async def answer(self) -> Answer:
+        """The answer to it.
+
+        Raises:
+            ImageError: it cannot be used.
+            ImpatientError: nobody waits for it any more.
+        """
+        return await self.pipeline.attribute(
+            self.attributor,
+            self.data,
+            top_k=self.parameters.top_k,
+            exemplars=self.parameters.exemplars,
+            explain=self.parameters.explain,
+            patience=self.patience,
+        )
+
+
+async def work_on_upload(
     request: Request,
     parameters: AttributeParameters,
     settings: Settings,
     service: Service,
-    attributor: Attributor,
-) -> tuple[bytes, Answer]:
-    """The one image of a request, and the answer to it.
+    work: Callable[[Uploaded], Awaitable[Done]],
+) -> Done:
+    """Take the one image of a request in, and what ``work`` makes of it.
+
+    The time that an answer may take begins when the image is here, and so does the use of an index:
+    an upload may last as long as several versions.
 
     Raises:
         RequestError: the request cannot be answered as it was sent, or not now.
         ImageError: the image cannot be used.
     """
     _check_caps(parameters, settings)
-    patience = Patience(settings.deadline_seconds)
     pipeline = service.pipeline
     data = await _receive(request, pipeline, read_image_field)
-    with pipeline.admitted():
-        async with patience.while_connected(request):
-            answer = await pipeline.attribute(
-                attributor,
-                data,
-                top_k=parameters.top_k,
-                exemplars=parameters.exemplars,
-                explain=parameters.explain,
-                patience=patience,
-            )
-    return data, answer
+    patience = Patience(settings.deadline_seconds)
+
+    places = min(pipeline.places(1, explain=parameters.explain), settings.max_queue)
+
+    async def admitted() -> Done:
+        with pipeline.admitted(places):
+            async with service.lease() as attributor:
+                return await work(Uploaded(data, attributor, parameters, pipeline, patience))
+
+    async with patience.while_connected(request):
+        return await patience.wait_for(admitted())
 
 
 async def _receive(

@@ -1,18 +1,12 @@
 """``GET /health``: for those who start, restart and balance servers."""
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter
 
 from app import errors
-from app.deps import AttributorDep, ServiceDep
+from app.deps import AttributorDep, ServiceDep, SettingsDep
 from app.schemas import Live, Ready
 
-
-def check_responsive(service: ServiceDep) -> None:
-    """Refuse while an embedding hangs."""
-    service.pipeline.check_responsive()
-
-
-router = APIRouter(prefix="/health", tags=["health"], dependencies=[Depends(check_responsive)])
+router = APIRouter(prefix="/health", tags=["health"])
 
 
 @router.get(
@@ -20,8 +14,9 @@ router = APIRouter(prefix="/health", tags=["health"], dependencies=[Depends(chec
     summary="Is the process working?",
     responses=errors.responses(errors.STALLED),
 )
-def live() -> Live:
+async def live(service: ServiceDep, settings: SettingsDep) -> Live:
     """Answer 503 when only a restart helps: an image has been embedding for far too long."""
+    service.pipeline.check_responsive(settings.stall_seconds)
     return Live()
 
 
@@ -32,8 +27,12 @@ def live() -> Live:
         errors.NO_INDEX, errors.VECTORS_UNREACHABLE, errors.STALLED, errors.INTERNAL_ERROR
     ),
 )
-def ready(service: ServiceDep, attributor: AttributorDep) -> Ready:
-    """Answer 503 while there is no index, or its vectors are out of reach; both mend themselves."""
+def ready(service: ServiceDep, settings: SettingsDep, attributor: AttributorDep) -> Ready:
+    """Answer 503 while there is no index, its vectors are out of reach, or answers come too late.
+
+    The first two mend themselves.
+    """
+    service.pipeline.check_responsive(min(settings.deadline_seconds, settings.stall_seconds))
     snapshot = attributor.snapshot
     snapshot.vectors.check()
     manifest = snapshot.manifest

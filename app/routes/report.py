@@ -7,9 +7,10 @@ from fastapi import APIRouter, Query, Request, Response, status
 from pydantic import Field
 
 from app import errors
-from app.deps import AttributorDep, ServiceDep, SettingsDep
+from app.deps import ServiceDep, SettingsDep
+from app.pipeline import Answer
 from app.report import Parameters, Report, as_html, as_json, make_report
-from app.routes.attribute import IMAGE, REFUSALS_OF_ONE, answer_upload, upload
+from app.routes.attribute import IMAGE, REFUSALS_OF_ONE, Uploaded, upload, work_on_upload
 from app.schemas import AttributeParameters
 
 router = APIRouter(tags=["attribution"])
@@ -44,7 +45,6 @@ async def report(
     parameters: Annotated[ReportParameters, Query()],
     settings: SettingsDep,
     service: ServiceDep,
-    attributor: AttributorDep,
 ) -> Response:
     """Attribute an image and give the answer as evidence that can be filed.
 
@@ -52,20 +52,23 @@ async def report(
     the identities of model, index and calibration, and a SHA-256 over all of it. `whence
     verify-report` checks it against the index.
     """
-    data, answer = await answer_upload(request, parameters, settings, service, attributor)
 
-    def write() -> tuple[Report, bytes]:
+    async def work(uploaded: Uploaded) -> tuple[Report, bytes]:
+        answer = await uploaded.answer()
+        return await anyio.to_thread.run_sync(write, uploaded, answer)
+
+    def write(uploaded: Uploaded, answer: Answer) -> tuple[Report, bytes]:
         made = make_report(
             answer,
-            attributor,
-            data,
+            uploaded.attributor,
+            uploaded.data,
             parameters=Parameters(top_k=parameters.top_k, exemplars=parameters.exemplars),
             software=request.app.version,
             limits=settings.image_limits,
         )
         return made, (as_html if parameters.format == "html" else as_json)(made).encode()
 
-    made, file = await anyio.to_thread.run_sync(write)
+    made, file = await work_on_upload(request, parameters, settings, service, work)
     name = f"whence-report-{made.sha256[:12]}.{parameters.format}"
     return Response(
         file,

@@ -13,6 +13,7 @@ import torch
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from numpy.typing import NDArray
+from PIL import Image
 from pydantic import ValidationError
 
 from app.main import create_app
@@ -24,7 +25,7 @@ from index.attribution import Attributor
 from model.config import Facet
 from tests.app.conftest import COLOURS, CheckProblem, shade
 from tests.fakes import FakeEmbedder
-from tests.pictures import encode
+from tests.pictures import encode, noise
 
 
 class Held(FakeEmbedder):
@@ -127,7 +128,7 @@ def test_beyond_the_queue_requests_are_refused_and_told_when_to_come_back(
         taken = [pool.submit(ask, client, query) for _ in range(2)]
         wait_until(lambda: held(client) == 2)
         refused = ask(client, query)
-        assert "2 images" in check_problem(refused, 429, "queue-full")["detail"]
+        assert "2 places" in check_problem(refused, 429, "queue-full")["detail"]
         assert int(refused.headers["retry-after"]) >= 1
         batch = client.post("/attribute/batch", files=[("image", query)])
         check_problem(batch, 429, "queue-full")
@@ -138,24 +139,49 @@ def test_beyond_the_queue_requests_are_refused_and_told_when_to_come_back(
         assert held(client) == 0
 
 
-def test_an_image_that_waited_past_the_deadline_is_not_computed(
+def test_past_the_deadline_there_is_an_answer_and_nothing_more_is_begun(
     serve: Callable[..., TestClient],
     embedder: Held,
     query: bytes,
     check_problem: CheckProblem,
 ) -> None:
-    with serve(deadline_seconds=0.3, max_batch=1) as client, ThreadPoolExecutor(2) as pool:
+    with serve(deadline_seconds=0.5, max_batch=1) as client, ThreadPoolExecutor(2) as pool:
         first = pool.submit(ask, client, query)
         assert embedder.entered.wait(30)
-        late = pool.submit(ask, client, query)
-        wait_until(lambda: held(client) == 2)
-        threading.Event().wait(0.5)
+        second = pool.submit(ask, client, query)
+        for late in (first, second):  # while the first still hangs
+            response = late.result(30)
+            assert "0.5 seconds" in check_problem(response, 503, "deadline")["detail"]
+            assert "retry-after" in response.headers
+        assert held(client) == 2  # what has begun goes on, and takes its place until it ends
+        check_problem(client.get("/health/ready"), 503, "stalled")
+        assert client.get("/health/live").status_code == 200  # it may yet end
         embedder.let.set()
-        assert first.result(30).status_code == 200  # it had begun in time
-        response = late.result(30)
-        assert "0.3 seconds" in check_problem(response, 503, "deadline")["detail"]
-        assert "retry-after" in response.headers
+        wait_until(lambda: held(client) == 0)
     assert embedder.batches == [1]
+
+
+def test_decoders_that_hang_are_noticed(
+    serve: Callable[..., TestClient],
+    attributor: Attributor,
+    tmp_path: Path,
+    check_problem: CheckProblem,
+) -> None:
+    let = threading.Event()
+
+    class HangingDecoder(FakeEmbedder):
+        def preprocess(self, image: Image.Image) -> torch.Tensor:
+            assert let.wait(30)
+            return super().preprocess(image)
+
+    settings = Settings(data=tmp_path, watchdog_seconds=0.01, stall_seconds=0.2)
+    with TestClient(
+        create_app(settings, Attributor(HangingDecoder(), attributor.snapshot))
+    ) as client:
+        wait_until(lambda: client.get("/health/live").status_code == 503)
+        check_problem(client.get("/health/ready"), 503, "stalled")
+        let.set()
+        wait_until(lambda: client.get("/health/live").status_code == 200)
 
 
 def test_a_request_whose_client_left_is_not_computed(
@@ -259,6 +285,45 @@ def test_each_image_of_a_batch_has_its_answer_or_its_problem(client: TestClient)
     assert text["problem"]["status"] == 415
     assert empty["attribution"] is None
     assert empty["problem"]["status"] in {400, 415}
+
+
+def test_an_image_that_breaks_something_spoils_no_other(
+    attributor: Attributor, tmp_path: Path, query: bytes
+) -> None:
+    class Fragile(FakeEmbedder):
+        def preprocess(self, image: Image.Image) -> torch.Tensor:
+            if image.size == (17, 17):
+                raise RuntimeError("secret")
+            return super().preprocess(image)
+
+    app = create_app(Settings(data=tmp_path), Attributor(Fragile(), attributor.snapshot))
+    files = [("image", query), ("image", encode(noise(17, 17, seed=1))), ("image", query)]
+    with TestClient(app) as client:
+        response = client.post("/attribute/batch", files=files)
+        first, broken, last = response.json()["answers"]
+        assert held(client) == 0
+    assert first["attribution"]["concepts"] == last["attribution"]["concepts"]
+    assert broken["attribution"] is None
+    assert broken["problem"]["status"] == 500
+    assert "secret" not in response.text
+
+
+def test_an_explained_image_takes_the_places_of_what_it_costs(
+    serve: Callable[..., TestClient], embedder: Held, query: bytes, check_problem: CheckProblem
+) -> None:
+    with (
+        serve(max_queue=8, max_batch_images=8, max_explained=3) as client,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        first = pool.submit(ask, client, query, explain=True)
+        wait_until(lambda: held(client) == 4)
+        files = [("image", query)] * 2
+        explained = client.post("/attribute/batch", files=files, params={"explain": True})
+        check_problem(explained, 429, "queue-full")
+        embedder.let.set()
+        assert first.result(30).status_code == 200
+        too_many = client.post("/attribute/batch", files=files * 2, params={"explain": True})
+        assert "send 2 at most" in check_problem(too_many, 422, "invalid-request")["detail"]
 
 
 def test_a_batch_of_too_many_images_is_refused(
