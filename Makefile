@@ -5,10 +5,10 @@ BIN := .venv/bin
 UV := build/lock/bin/uv
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint check format lock clean
+.PHONY: help venv demo test lint check format screenshots lock clean
 
 help:  ## List these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 venv: .venv/.installed  ## Install Whence and its development tools into .venv
 
@@ -35,6 +35,9 @@ check: lint test  ## Everything a change must pass: format, lint, types, tests
 format: .venv/.installed  ## Rewrite the code in the project's format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+screenshots: .venv/.installed  ## Draw the README's pictures of the page anew, from the demo
+	$(BIN)/python docs/screenshots.py
 
 # uv resolves for every supported Python at once, which pip cannot. Pins that still fit are kept;
 # LOCK_FLAGS=--upgrade moves all of them.
