@@ -20,7 +20,8 @@ from index.embedding import ImageEmbedder
 from index.errors import SnapshotError, TakedownError
 from index.layout import DataFolder
 from index.snapshot import CURRENT
-from index.takedown import Takedown, TakedownLog, withdraw
+from index.takedown import Takedown, TakedownLog
+from index.withdrawal import withdraw
 from model.errors import ModelError, WhenceError
 
 RETRY_SECONDS = 1.0
@@ -176,19 +177,12 @@ class Service:
         """Record a takedown; no request that begins after this returns sees what it names.
 
         Raises:
-            NotFoundError: the index has no such concept or exemplar.
+            NotFoundError: no index version has such a concept or exemplar.
             TakedownError: it cannot be recorded, or is recorded and not in force yet.
         """
         snapshot = attributor.snapshot
         takedown = await anyio.to_thread.run_sync(
-            lambda: withdraw(
-                TakedownLog(self._data.takedowns),
-                snapshot.catalog,
-                snapshot.fingerprints,
-                kind,
-                target,
-                reason=reason,
-            )
+            lambda: withdraw(self._data, kind, target, reason=reason, served=snapshot)
         )
         self._metrics.taken_down(kind)
         logger.info("recorded takedown %s of %s %r", takedown.id, kind, target)

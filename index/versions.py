@@ -104,12 +104,17 @@ def prune(index: Path, keep: int) -> list[str]:
     return removed
 
 
-def remove(index: Path, version: str) -> None:
-    """Remove a version; a server that still answers from it has its files open and goes on."""
+def remove(index: Path, version: str) -> bool:
+    """Remove a version; a server that still answers from it has its files open and goes on.
+
+    Returns:
+        Whether all of its files are gone; what is not lies under a name of no version.
+    """
     # Renamed first: a version is there as a whole or not at all.
     doomed = index / f"{BUILDING}removed-{version}"
     (index / version).rename(doomed)
     shutil.rmtree(doomed, ignore_errors=True)
+    return not doomed.exists()
 
 
 def folder_bytes(version: Path) -> int:

@@ -175,9 +175,17 @@ def test_what_is_not_there_cannot_be_taken_down(
 ) -> None:
     for path in ("/concepts/nobody", "/exemplars/nobody"):
         check_problem(server.delete(path, headers=BECAUSE), 404, "not-found")
-    server.delete("/concepts/emerald", headers=BECAUSE)
-    again = server.delete("/concepts/emerald", headers=BECAUSE)
-    check_problem(again, 404, "not-found")
+
+
+def test_what_is_hidden_already_can_be_taken_down_as_well(server: TestClient) -> None:
+    exemplars = server.get("/concepts/emerald").json()["exemplars"]
+    for one in exemplars:
+        assert server.delete(f"/exemplars/{one['id']}", headers=BECAUSE).status_code == 200
+    response = server.delete("/concepts/emerald", headers=BECAUSE)
+    assert response.status_code == 200
+    assert (response.json()["exemplars"], response.json()["hides"]) == (3, [])
+    again = server.delete(f"/exemplars/{exemplars[0]['id']}", headers=BECAUSE)
+    assert again.status_code == 200
 
 
 def test_a_takedown_can_be_posted_and_tells_what_it_hides(server: TestClient, data: Path) -> None:
@@ -197,6 +205,7 @@ def test_a_takedown_can_be_posted_and_tells_what_it_hides(server: TestClient, da
     ]
     concept = server.delete("/concepts/emerald", headers=BECAUSE).json()
     assert [one["id"] for one in concept["hides"]] == [one["id"] for one in exemplars[1:]]
+    assert concept["exemplars"] == 3
     assert concepts(server) == ["crimson", "navy-blue"]
 
 

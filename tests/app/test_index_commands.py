@@ -1,6 +1,7 @@
 """The commands that look after the index: rebuild, status, verify, rollback and takedown."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -176,6 +177,23 @@ def test_an_image_can_be_taken_down_before_there_is_an_index(shell: Shell, tmp_p
     assert result.exit_code == 0, result.output
     shell.rebuild()
     assert "2 concepts, 3 exemplars" in shell.run("status").output
+
+
+def test_an_image_can_be_taken_down_beside_a_damaged_index(shell: Shell, tmp_path: Path) -> None:
+    version = shell.rebuild()
+    patches(10, side=48).save(tmp_path / "theirs.png")
+    for damage in (
+        lambda: (shell.data.index / version / "style.faiss").write_bytes(b"damaged"),
+        lambda: shutil.rmtree(shell.data.index / version),
+        lambda: (shell.data.index / "CURRENT").write_text("../no version"),
+    ):
+        damage()
+        image = str(tmp_path / "theirs.png")
+        result = shell.run("takedown", "add", "--image", image, "--reason", "r")
+        assert result.exit_code == 0, result.output
+        assert "theirs.png: 1 files" in result.output
+        assert "cannot be listed" in result.output
+    assert len(TakedownLog(shell.data.takedowns).read().active) == 3
 
 
 def test_withdrawn_works_are_purged(shell: Shell, tmp_path: Path) -> None:

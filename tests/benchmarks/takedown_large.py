@@ -50,8 +50,9 @@ from index.snapshot import (
     publish,
     write_cohort,
 )
-from index.takedown import Content, TakedownLog, withdraw
+from index.takedown import Content, TakedownLog
 from index.vectors import write_vectors
+from index.withdrawal import withdraw
 from model.checkpoint import load_embedder
 from tests.benchmarks.pictures import draw_pictures, save_small_model
 from tests.benchmarks.swap_under_load import SERVE, Asked, keep_asking, until
@@ -150,7 +151,6 @@ async def measure(
             for _ in range(options.in_flight)
         ]
         await asyncio.sleep(2)
-        snapshot = open_published(data.index)
         for number in range(options.takedowns):
             concept = f"concept-{number * 7:06d}"
 
@@ -162,13 +162,9 @@ async def measure(
                 wanted = {"kind": "concept", "id": concept, "reason": "benchmark"}
                 (await client.post("/takedowns", json=wanted)).raise_for_status()
             else:
-                withdraw(
-                    TakedownLog(data.takedowns), snapshot.catalog, snapshot.fingerprints,
-                    "concept", concept, reason="benchmark",
-                )  # fmt: skip
+                withdraw(data, "concept", concept, reason="benchmark")
             await until(gone)
             seconds["http" if number % 2 else "log"].append(time.perf_counter() - began)
-        snapshot.close()
         state["phase"] = "stop"
         await asyncio.gather(*workers)
     return {
