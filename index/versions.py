@@ -9,6 +9,7 @@ from pathlib import Path
 import filelock
 from safetensors import SafetensorError
 
+from index.embedding_cache import remedy
 from index.errors import RebuildError, SnapshotError
 from index.layout import DataFolder
 from index.snapshot import (
@@ -54,8 +55,8 @@ def named_failures(data: DataFolder) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         raise RebuildError(
-            f"a database below {data.root} cannot be used ({error}); nothing was published: make "
-            f"room on the disk, or delete {data.root / 'cache'} if it is damaged, then try again"
+            f"a database below {data.root} cannot be used ({error}); nothing was published: "
+            f"{remedy(error, data.root / 'cache')}"
         ) from error
     except (OSError, SafetensorError) as error:
         raise RebuildError(

@@ -388,6 +388,36 @@ def test_a_takedown_holds_in_the_next_version_and_after_a_rollback(
     assert concepts(server) == ["crimson", "navy-blue"]
 
 
+def test_a_mended_log_is_no_trouble_any_more(
+    server: TestClient, data: Path, check_problem: CheckProblem
+) -> None:
+    (data / "takedowns.jsonl").write_text("garbage\n")
+    response = server.post("/admin/reload", headers=BEARER)
+    assert check_problem(response, 409, "not-reloaded")["detail"].count("line 1") == 1
+    (data / "takedowns.jsonl").unlink()
+    wait_for(lambda: server.get("/health/ready").json()["reload_error"] is None)
+
+
+def test_a_damage_that_a_reload_met_is_looked_at_again(server: TestClient, data: Path) -> None:
+    folder = data / "index" / version_of(server)
+    (folder / "style.faiss").rename(data / "aside")
+    assert server.post("/admin/reload", headers=BEARER).status_code == 409
+    (data / "aside").rename(folder / "style.faiss")
+    wait_for(lambda: server.get("/health/ready").json()["reload_error"] is None)
+
+
+def test_a_rollback_from_a_broken_version_does_not_wait(
+    server: TestClient, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "RETRY_SECONDS", 600)
+    before = version_of(server)
+    (data / "index" / "broken").mkdir()
+    publish(data / "index", "broken")
+    wait_for(lambda: server.get("/health/ready").json()["reload_error"])
+    publish(data / "index", before)
+    wait_for(lambda: server.get("/health/ready").json()["reload_error"] is None)
+
+
 class Slow(FakeEmbedder):
     """Holds queries back until it is released; quick for one caller, the warming one."""
 

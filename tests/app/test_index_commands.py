@@ -12,6 +12,7 @@ from index.layout import DataFolder
 from index.snapshot import published_version
 from index.takedown import TakedownLog
 from model.checkpoint import save_model
+from model.train import TrainedModel
 from tests.fakes import patches, tiny_model
 
 
@@ -220,3 +221,22 @@ def test_a_lost_log_is_told_and_can_be_accepted(shell: Shell) -> None:
     assert shell.run("takedown", "accept", "--reason", "no backup").exit_code == 0
     assert shell.run("status").exit_code == 0
     assert "lacks no record" in str(shell.run("takedown", "accept", "--reason", "r").exception)
+
+
+def test_what_is_withdrawn_is_not_trained_on(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    shell.rebuild()
+    shell.run("takedown", "add", "--concept", "one", "--reason", "r")
+    trained_on: list[Path] = []
+
+    def train(files: list[Path], *_: object, **__: object) -> TrainedModel:
+        trained_on.extend(files)
+        return TrainedModel("a-model", len(files), [], [])
+
+    monkeypatch.setattr("app.cli.train_model", train)
+    monkeypatch.setattr("app.cli.create_backbone", lambda *_, **__: None)
+    result = shell.run("train", "--images", str(shell.source), "--workers", "0")
+    assert result.exit_code == 0, result.output
+    assert sorted(path.name for path in trained_on) == ["10.png", "11.png"]
+    assert "2 images left out" in result.output
+    shell.data.takedowns.write_text("garbage\n")
+    assert shell.run("train", "--images", str(shell.source)).exit_code == 1
