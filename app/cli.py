@@ -47,6 +47,7 @@ from index.rebuild import CANARY_RATE, RebuildSummary, rebuild
 from index.snapshot import list_versions, published_version
 from index.source import read_sources
 from index.takedown import TakedownLog
+from index.training import leave_out_withdrawn
 from index.verify import SAMPLE, verify
 from index.versions import KEEP, folder_bytes, rollback
 from model.backbone import parse_options
@@ -110,7 +111,7 @@ def train(
     device: Device = "auto",
     workers: Workers = DEFAULT_WORKERS,
 ) -> None:
-    """Train aligned and disentangled embeddings on unlabelled images."""
+    """Train aligned and disentangled embeddings on unlabelled images, withdrawn ones left out."""
     files = list_training_images(images)
     network = choose_backbone(
         backbone,
@@ -119,7 +120,9 @@ def train(
         report=print_note,
     )
     folder = DataFolder(data)
+    takedowns = TakedownLog(folder.takedowns).read()
     with stages() as report:
+        files, withdrawn = leave_out_withdrawn(files, takedowns, workers=workers, progress=report)
         trained = train_model(
             files,
             network,
@@ -130,6 +133,8 @@ def train(
             progress=report,
             on_step=print_step,
         )
+    if withdrawn:
+        print_note(f"{len(withdrawn)} images left out, withdrawn works or copies of them")
     for path in trained.unreadable:
         err.print(f"left out, not readable: {path}")
     out.print(f"model {trained.model_id} trained on {trained.images} images")

@@ -20,7 +20,8 @@ from index.embedding import ImageEmbedder
 from index.errors import SnapshotError, TakedownError, VectorStoreUnavailableError
 from index.layout import DataFolder
 from index.snapshot import CURRENT
-from index.takedown import Takedown, TakedownLog, withdraw
+from index.takedown import Takedown, TakedownLog
+from index.withdrawal import withdraw
 from model.errors import ModelError, WhenceError
 
 RETRY_SECONDS = 1.0
@@ -74,7 +75,7 @@ class Service:
         settings: the limits, and the data folder to watch.
         load: opens the published index, given the embedder that is loaded already, or raises one of
             `LoadError`; then it is tried again, at most every second and never more than a fifth
-            of the time.
+            of the time, unless another one is published: that is tried at once.
         attributor: answers instead of what ``load`` gives, whatever is published; takedowns reach
             it all the same.
         metrics: count and time what happens.
@@ -94,7 +95,8 @@ class Service:
         self._fixed = attributor is not None
         self._serving = _Serving(attributor, owned=False) if attributor else None
         self._failures: dict[str, WhenceError] = {}  # "index" and "takedowns"
-        self._retry_at = 0.0
+        self._refused: _Stamp = None  # state of `CURRENT` that could not be served last
+        self._retry_at = 0.0  # when that is tried again
         self._seen: dict[Path, _Stamp] = {}
         self._loading = asyncio.Lock()  # held while a version is opened
         self._changing = asyncio.Lock()  # held, shortly, while what is served changes; taken last
@@ -129,7 +131,7 @@ class Service:
     @property
     def trouble(self) -> str | None:
         """Why what was published or taken down last is not in effect; None when it is."""
-        return "; ".join(map(str, self._failures.values())) or None
+        return "; ".join(dict.fromkeys(map(str, self._failures.values()))) or None
 
     @asynccontextmanager
     async def lease(self) -> AsyncIterator[Attributor]:
@@ -176,19 +178,12 @@ class Service:
         """Record a takedown; no request that begins after this returns sees what it names.
 
         Raises:
-            NotFoundError: the index has no such concept or exemplar.
+            NotFoundError: no index version has such a concept or exemplar.
             TakedownError: it cannot be recorded, or is recorded and not in force yet.
         """
         snapshot = attributor.snapshot
         takedown = await anyio.to_thread.run_sync(
-            lambda: withdraw(
-                TakedownLog(self._data.takedowns),
-                snapshot.catalog,
-                snapshot.fingerprints,
-                kind,
-                target,
-                reason=reason,
-            )
+            lambda: withdraw(self._data, kind, target, reason=reason, served=snapshot)
         )
         self._metrics.taken_down(kind)
         logger.info("recorded takedown %s of %s %r", takedown.id, kind, target)
@@ -196,7 +191,7 @@ class Service:
         if trouble := self._failures.get("takedowns"):
             raise TakedownError(
                 f"the takedown {takedown.id} is recorded but not in force in this server, which "
-                f"tries again four times a second: {trouble}"
+                f"goes on trying: {trouble}"
             )
         return takedown
 
@@ -231,8 +226,9 @@ class Service:
         current = self._data.index / CURRENT
         stamp = await anyio.to_thread.run_sync(_stamp, current)
         began = time.monotonic()
-        stale = self._serving is None or stamp != self._seen.get(current)
-        if not again and (not stale or began < self._retry_at):
+        fresh = self._serving is None or stamp != self._seen.get(current)
+        waits = stamp == self._refused and began < self._retry_at  # another one is tried at once
+        if not again and (waits or not (fresh or "index" in self._failures)):
             return
         embedder = self._serving.attributor.embedder if self._serving else None
         opened: Attributor | None = None
@@ -245,8 +241,12 @@ class Service:
                 self._seen |= {current: stamp, self._data.takedowns: seen}
                 self._serve(masked)
         except LoadError as error:
-            self._fail("index", error)
+            # A log that keeps the version that is served already from being opened again is looked
+            # at by `_hide`, which also knows when it is mended.
+            mine = fresh or not isinstance(error, TakedownError)
+            self._fail("index" if mine else "takedowns", error)
             now = time.monotonic()
+            self._refused = stamp
             self._retry_at = now + max(RETRY_SECONDS, 4 * (now - began))
         if opened and not (self._serving and self._serving.attributor is opened):
             opened.snapshot.close()  # another one, masked, is served instead, or the old one
@@ -257,7 +257,8 @@ class Service:
         async with self._changing:
             stamp = await anyio.to_thread.run_sync(_stamp, log)
             serving = self._serving
-            if serving is None or not (again or stamp != self._seen.get(log)):
+            failed = "takedowns" in self._failures
+            if serving is None or not (again or failed or stamp != self._seen.get(log)):
                 return
             try:
                 seen, masked = await anyio.to_thread.run_sync(self._mask, serving.attributor)

@@ -1,26 +1,29 @@
 """``whence takedown``: withdraw works, list what is withdrawn, and lift a takedown."""
 
 import contextlib
+import sqlite3
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-from app.console import err, out, print_error
+from app.console import err, out, print_error, print_note
 from app.options import Data, JsonFile, write_json
+from index.errors import SnapshotError
 from index.layout import DataFolder
 from index.purge import purge
-from index.snapshot import Snapshot, list_versions, open_published, published_version
+from index.snapshot import list_versions, open_published, published_version
 from index.takedown import (
     Content,
     Kind,
     Takedown,
     TakedownLog,
     content_of_file,
-    contents_of,
     hidden_by,
 )
+from index.withdrawal import Named, contents_of
 
 takedown = typer.Typer(
     help="Withdraw works: hidden by running servers within a second, and from every rebuild.",
@@ -43,23 +46,23 @@ def add(
     if not (concept or exemplar or image):
         raise typer.BadParameter("name at least one --concept, --exemplar or --image")
     folder = DataFolder(data)
-    works: list[tuple[Kind, str, list[Content]]] = []
-    named: list[tuple[Literal["concept", "exemplar"], str]] = [
+    named: list[tuple[Named, str]] = [
         *(("concept", target) for target in concept or []),
         *(("exemplar", target) for target in exemplar or []),
     ]
-    log = TakedownLog(folder.takedowns)
+    works: list[tuple[Kind, str, list[Content]]] = [
+        *((kind, target, contents_of(folder.index, kind, target)) for kind, target in named),
+        *(("image", path.name, [content_of_file(path)]) for path in image or []),
+    ]
+    recorded = TakedownLog(folder.takedowns).add_all(works, reason=reason)
     with contextlib.ExitStack() as opened:
-        snapshot: Snapshot | None = None
-        if named or published_version(folder.index):
-            snapshot = open_published(folder.index)
-            opened.callback(snapshot.close)
-        for kind, target in named:
-            assert snapshot
-            prints = snapshot.fingerprints
-            works.append((kind, target, contents_of(snapshot.catalog, prints, kind, target)))
-        works.extend(("image", path.name, [content_of_file(path)]) for path in image or [])
-        for one in log.add_all(works, reason=reason):
+        snapshot = None
+        try:
+            if published_version(folder.index):
+                snapshot = opened.enter_context(closing(open_published(folder.index)))
+        except (SnapshotError, sqlite3.DatabaseError) as error:
+            print_note(f"recorded; what it hides cannot be listed: {error}")
+        for one in recorded:
             _say(one)
             for hidden in hidden_by(one, snapshot.catalog, snapshot.pictures) if snapshot else ():
                 found = hidden.exemplar

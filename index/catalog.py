@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from index.errors import NotFoundError, SnapshotError
 
@@ -200,6 +200,18 @@ class Catalog:
             (json.dumps(list(contents)), json.dumps(list(concept_ids))),
         )
         return [row[0] for row in found]
+
+    def files_of(
+        self, kind: Literal["concept", "exemplar"], identifier: str
+    ) -> list[tuple[int, str]]:
+        """Row and SHA-256 of each file of a concept or exemplar; hidden ones, too."""
+        owner = {"concept": "c.id", "exemplar": "e.id"}[kind]
+        found = self._all(
+            "SELECT e.row, e.sha256 FROM main.exemplars e JOIN main.concepts c "
+            f"ON c.number = e.concept WHERE {owner} = ? ORDER BY e.row",
+            (identifier,),
+        )
+        return [(row[0], row[1]) for row in found]
 
     def without_thumbnail(self) -> list[str]:
         """Ids of exemplars that lack their thumbnail; a whole catalog has none."""

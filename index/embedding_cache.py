@@ -3,6 +3,7 @@
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,14 @@ class EmbeddedImage:
     fingerprint: bytes = b""  # of `index.fingerprint`; empty for augmented views
 
 
+def remedy(error: sqlite3.Error, cache: Path) -> str:
+    """What to do about a failure of SQLite: damage is one thing, a disk or a lock another."""
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF  # the primary one
+    if isinstance(error, sqlite3.OperationalError) and code != sqlite3.SQLITE_ERROR:
+        return "make room on the disk, give write access or end what uses it, then try again"
+    return f"it is damaged: delete {cache}, and the next rebuild makes it anew"
+
+
 class EmbeddingCache:
     """One SQLite file per model; each `add` is one transaction."""
 
@@ -61,14 +70,16 @@ class EmbeddingCache:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             self._db = sqlite3.connect(path)
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA secure_delete = ON")  # what is forgotten is overwritten
-            self._db.execute("PRAGMA synchronous = NORMAL")  # a power cut may cost the last batch
-            self._db.executescript(f"BEGIN; {SCHEMA} COMMIT;")
-        except sqlite3.DatabaseError as error:
+            with ExitStack() as until_open:
+                until_open.callback(self._db.close)
+                self._db.execute("PRAGMA journal_mode = WAL")
+                self._db.execute("PRAGMA secure_delete = ON")  # what is forgotten is overwritten
+                self._db.execute("PRAGMA synchronous = NORMAL")  # a power cut may cost a batch
+                self._db.executescript(f"BEGIN; {SCHEMA} COMMIT;")
+                until_open.pop_all()
+        except sqlite3.Error as error:
             raise RebuildError(
-                f"the embedding cache {path} cannot be used ({error}); if it is damaged, delete "
-                "it: the next rebuild makes it anew"
+                f"the embedding cache {path} cannot be used ({error}); {remedy(error, path)}"
             ) from error
 
     def __enter__(self) -> "EmbeddingCache":

@@ -205,7 +205,7 @@ def _collect(
     files = [item.file for item in found]
     outcome = embed(cache, files, progress=partial(report, "embedding"))
     chosen, unusable = _choose(found, outcome.unreadable)
-    add_fingerprints(chosen, cache)
+    add_fingerprints((item.file.sha256 for item in chosen), cache)
     chosen, copies = leave_out(chosen, takedowns, cache)
     skipped += withdrawn + unusable + copies
     if not chosen:

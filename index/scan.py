@@ -4,7 +4,7 @@ import hashlib
 import io
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -118,9 +118,9 @@ def leave_out(
     return [item for place, item in enumerate(found) if place not in reached], skipped
 
 
-def add_fingerprints(chosen: Sequence[Identified], cache: EmbeddingCache) -> None:
-    """Work out the fingerprints that an older cache lacks, from its thumbnails."""
-    lacking = {item.file.sha256 for item in chosen} - cache.fingerprints().keys()
+def add_fingerprints(hashes: Iterable[str], cache: EmbeddingCache) -> None:
+    """Work out the fingerprints that an older cache lacks of these files, from its thumbnails."""
+    lacking = set(hashes) - cache.fingerprints().keys()
     cache.add_fingerprints(
         (sha256, fingerprint(Image.open(io.BytesIO(cache.thumbnail(sha256))).convert("RGB")))
         for sha256 in lacking

@@ -376,56 +376,6 @@ class TakedownLog:
             ) from cause
 
 
-def withdraw(
-    log: TakedownLog,
-    catalog: Catalog,
-    fingerprints: Fingerprints,
-    kind: Literal["concept", "exemplar"],
-    target: str,
-    *,
-    reason: str,
-) -> Takedown:
-    """Take down a concept or an exemplar of an index.
-
-    Args:
-        log: where to record it.
-        catalog: of the index.
-        fingerprints: of the index's rows.
-        kind: what ``target`` names.
-        target: its id.
-        reason: why.
-
-    Raises:
-        NotFoundError: the index has none of that id.
-        TakedownError: the log is damaged or cannot be written; nothing was recorded.
-    """
-    return log.add(kind, target, contents_of(catalog, fingerprints, kind, target), reason=reason)
-
-
-def contents_of(
-    catalog: Catalog,
-    fingerprints: Fingerprints,
-    kind: Literal["concept", "exemplar"],
-    target: str,
-) -> list[Content]:
-    """What identifies the files of a concept or exemplar of an index.
-
-    Raises:
-        NotFoundError: the index has none of that id.
-    """
-    if kind == "concept":
-        exemplars = catalog.exemplars_of(catalog.concept(target).id)
-    else:
-        exemplars = [catalog.exemplar(target)]
-    return [
-        Content(
-            sha256=exemplar.sha256,
-            fingerprint=base64.b64encode(fingerprints[exemplar.row].tobytes()).decode(),
-        )
-        for exemplar in exemplars
-    ]
-
-
 def content_of_file(path: Path) -> Content:
     """What identifies an image file that may be in no index.
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import filelock
 from safetensors import SafetensorError
 
+from index.embedding_cache import remedy
 from index.errors import RebuildError, SnapshotError
 from index.layout import DataFolder
 from index.milvus import engine_at
@@ -57,8 +58,8 @@ def named_failures(data: DataFolder) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         raise RebuildError(
-            f"a database below {data.root} cannot be used ({error}); nothing was published: make "
-            f"room on the disk, or delete {data.root / 'cache'} if it is damaged, then try again"
+            f"a database below {data.root} cannot be used ({error}); nothing was published: "
+            f"{remedy(error, data.root / 'cache')}"
         ) from error
     except (OSError, SafetensorError) as error:
         raise RebuildError(
@@ -112,7 +113,8 @@ def remove(index: Path, version: str) -> bool:
     """Remove a version; a server that still answers from its files has them open and goes on.
 
     Returns:
-        Whether nothing of it is left; if vectors elsewhere are, `clear_unfinished` tries again.
+        Whether nothing of it is left; what is lies under a name of no version, and
+        `clear_unfinished` tries again.
     """
     # Renamed first: a version is there as a whole or not at all.
     doomed = index / f"{BUILDING}{REMOVED}{version}"

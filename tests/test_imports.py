@@ -1,6 +1,7 @@
 """The import direction: app -> index -> model, and nothing runs back up; and what it rests on."""
 
 import ast
+import importlib
 import re
 import sys
 import tomllib
@@ -53,6 +54,16 @@ def test_imports_run_one_way(path: Path) -> None:
 )
 def test_no_way_of_importing_is_overlooked(source: str, expected: set[str]) -> None:
     assert set(imported_packages(source, "model")) == expected
+
+
+# Benchmarks run seldom, and so nobody would notice that they do not any more.
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "tests" / "benchmarks").glob("*.py")), ids=lambda path: path.stem
+)
+def test_every_benchmark_can_be_imported(path: Path) -> None:
+    importlib.import_module(f"tests.benchmarks.{path.stem}")
 
 
 # Every library that is imported is declared, and every one declared is imported.

@@ -175,9 +175,17 @@ def test_what_is_not_there_cannot_be_taken_down(
 ) -> None:
     for path in ("/concepts/nobody", "/exemplars/nobody"):
         check_problem(server.delete(path, headers=BECAUSE), 404, "not-found")
-    server.delete("/concepts/emerald", headers=BECAUSE)
-    again = server.delete("/concepts/emerald", headers=BECAUSE)
-    check_problem(again, 404, "not-found")
+
+
+def test_what_is_hidden_already_can_be_taken_down_as_well(server: TestClient) -> None:
+    exemplars = server.get("/concepts/emerald").json()["exemplars"]
+    for one in exemplars:
+        assert server.delete(f"/exemplars/{one['id']}", headers=BECAUSE).status_code == 200
+    response = server.delete("/concepts/emerald", headers=BECAUSE)
+    assert response.status_code == 200
+    assert (response.json()["exemplars"], response.json()["hides"]) == (3, [])
+    again = server.delete(f"/exemplars/{exemplars[0]['id']}", headers=BECAUSE)
+    assert again.status_code == 200
 
 
 def test_a_takedown_can_be_posted_and_tells_what_it_hides(server: TestClient, data: Path) -> None:
@@ -197,6 +205,7 @@ def test_a_takedown_can_be_posted_and_tells_what_it_hides(server: TestClient, da
     ]
     concept = server.delete("/concepts/emerald", headers=BECAUSE).json()
     assert [one["id"] for one in concept["hides"]] == [one["id"] for one in exemplars[1:]]
+    assert concept["exemplars"] == 3
     assert concepts(server) == ["crimson", "navy-blue"]
 
 
@@ -377,6 +386,36 @@ def test_a_takedown_holds_in_the_next_version_and_after_a_rollback(
     server.post("/admin/reload", headers=BEARER)
     assert version_of(server) == first
     assert concepts(server) == ["crimson", "navy-blue"]
+
+
+def test_a_mended_log_is_no_trouble_any_more(
+    server: TestClient, data: Path, check_problem: CheckProblem
+) -> None:
+    (data / "takedowns.jsonl").write_text("garbage\n")
+    response = server.post("/admin/reload", headers=BEARER)
+    assert check_problem(response, 409, "not-reloaded")["detail"].count("line 1") == 1
+    (data / "takedowns.jsonl").unlink()
+    wait_for(lambda: server.get("/health/ready").json()["reload_error"] is None)
+
+
+def test_a_damage_that_a_reload_met_is_looked_at_again(server: TestClient, data: Path) -> None:
+    folder = data / "index" / version_of(server)
+    (folder / "style.faiss").rename(data / "aside")
+    assert server.post("/admin/reload", headers=BEARER).status_code == 409
+    (data / "aside").rename(folder / "style.faiss")
+    wait_for(lambda: server.get("/health/ready").json()["reload_error"] is None)
+
+
+def test_a_rollback_from_a_broken_version_does_not_wait(
+    server: TestClient, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "RETRY_SECONDS", 600)
+    before = version_of(server)
+    (data / "index" / "broken").mkdir()
+    publish(data / "index", "broken")
+    wait_for(lambda: server.get("/health/ready").json()["reload_error"])
+    publish(data / "index", before)
+    wait_for(lambda: server.get("/health/ready").json()["reload_error"] is None)
 
 
 class Slow(FakeEmbedder):

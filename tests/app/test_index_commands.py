@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from index.layout import DataFolder
 from index.snapshot import published_version
 from index.takedown import TakedownLog
 from model.checkpoint import save_model
+from model.train import TrainedModel
 from tests.fakes import patches, tiny_model
 
 
@@ -212,6 +214,23 @@ def test_an_image_can_be_taken_down_before_there_is_an_index(shell: Shell, tmp_p
     assert "2 concepts, 3 exemplars" in shell.run("status").output
 
 
+def test_an_image_can_be_taken_down_beside_a_damaged_index(shell: Shell, tmp_path: Path) -> None:
+    version = shell.rebuild()
+    patches(10, side=48).save(tmp_path / "theirs.png")
+    for damage in (
+        lambda: (shell.data.index / version / "style.faiss").write_bytes(b"damaged"),
+        lambda: shutil.rmtree(shell.data.index / version),
+        lambda: (shell.data.index / "CURRENT").write_text("../no version"),
+    ):
+        damage()
+        image = str(tmp_path / "theirs.png")
+        result = shell.run("takedown", "add", "--image", image, "--reason", "r")
+        assert result.exit_code == 0, result.output
+        assert "theirs.png: 1 files" in result.output
+        assert "cannot be listed" in result.output
+    assert len(TakedownLog(shell.data.takedowns).read().active) == 3
+
+
 def test_withdrawn_works_are_purged(shell: Shell, tmp_path: Path) -> None:
     old = shell.rebuild()
     shell.run("takedown", "add", "--concept", "one", "--reason", "r")
@@ -236,3 +255,22 @@ def test_a_lost_log_is_told_and_can_be_accepted(shell: Shell) -> None:
     assert shell.run("takedown", "accept", "--reason", "no backup").exit_code == 0
     assert shell.run("status").exit_code == 0
     assert "lacks no record" in str(shell.run("takedown", "accept", "--reason", "r").exception)
+
+
+def test_what_is_withdrawn_is_not_trained_on(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    shell.rebuild()
+    shell.run("takedown", "add", "--concept", "one", "--reason", "r")
+    trained_on: list[Path] = []
+
+    def train(files: list[Path], *_: object, **__: object) -> TrainedModel:
+        trained_on.extend(files)
+        return TrainedModel("a-model", len(files), [], [])
+
+    monkeypatch.setattr("app.cli.train_model", train)
+    monkeypatch.setattr("app.cli.choose_backbone", lambda *_, **__: None)
+    result = shell.run("train", "--images", str(shell.source), "--workers", "0")
+    assert result.exit_code == 0, result.output
+    assert sorted(path.name for path in trained_on) == ["10.png", "11.png"]
+    assert "2 images left out" in result.output
+    shell.data.takedowns.write_text("garbage\n")
+    assert shell.run("train", "--images", str(shell.source)).exit_code == 1

@@ -31,9 +31,9 @@ import numpy as np
 from app.keys import KeyFile
 from index.layout import DataFolder
 from index.rebuild import rebuild
-from index.snapshot import Snapshot, open_published, publish
+from index.snapshot import publish
 from index.source import read_sources
-from index.takedown import TakedownLog, withdraw
+from index.withdrawal import withdraw
 from model.checkpoint import load_embedder
 from tests.benchmarks.pictures import PER_CONCEPT, draw_pictures, save_small_model
 
@@ -112,7 +112,6 @@ async def measure(
     pictures = [path.read_bytes() for path in sorted(data.root.parent.glob("source-0/*/*"))[::97]]
     asked: list[Asked] = []
     takedowns: dict[str, list[float]] = {"while opening": [], "between": []}
-    snapshot = open_published(data.index)
     limits = httpx.Limits(max_connections=options.in_flight + 4)
     headers = {"Authorization": f"Bearer {key}"}
     async with httpx.AsyncClient(
@@ -151,20 +150,15 @@ async def measure(
             place, number_of_both = number % every, 2 * (number // every)
             if place == 0:
                 await asyncio.sleep(NOTICED)
-                takedowns["while opening"].append(
-                    await take_down(client, data, snapshot, number_of_both)
-                )
+                takedowns["while opening"].append(await take_down(client, data, number_of_both))
             swaps.append(await opening)
             if place == every - 1:
-                takedowns["between"].append(
-                    await take_down(client, data, snapshot, number_of_both + 1)
-                )
+                takedowns["between"].append(await take_down(client, data, number_of_both + 1))
         state["phase"] = "after"
         await asyncio.sleep(3)
         state["phase"] = "stop"
         await asyncio.gather(*workers)
         after = own_memory(pid)
-    snapshot.close()
     gone = {f"concept-{n:06d}" for n in range(sum(map(len, takedowns.values())))}
     mixed = [a for a in asked if a.version and not a.concepts <= versions[a.version]]
     shown = [a for a in asked if a.phase == "after" and a.concepts & gone]
@@ -191,9 +185,7 @@ async def measure(
     }
 
 
-async def take_down(
-    client: httpx.AsyncClient, data: DataFolder, snapshot: Snapshot, number: int
-) -> float:
+async def take_down(client: httpx.AsyncClient, data: DataFolder, number: int) -> float:
     """Seconds from recording a takedown until the server shows the concept no more."""
     concept = f"concept-{number:06d}"
 
@@ -206,14 +198,7 @@ async def take_down(
         response = await client.delete(f"/concepts/{concept}", headers=headers)
         response.raise_for_status()
     else:
-        withdraw(
-            TakedownLog(data.takedowns),
-            snapshot.catalog,
-            snapshot.fingerprints,
-            "concept",
-            concept,
-            reason="benchmark",
-        )
+        withdraw(data, "concept", concept, reason="benchmark")
     await until(gone)
     return time.perf_counter() - began
 

@@ -30,6 +30,7 @@ import httpx
 import numpy as np
 from PIL import Image
 
+from app.keys import KeyFile
 from index.calibration import Calibration
 from index.catalog import Concept, Exemplar, write_catalog
 from index.fingerprint import GRID, LENGTH, Fingerprints, Pictures
@@ -49,11 +50,12 @@ from index.snapshot import (
     publish,
     write_cohort,
 )
-from index.takedown import Content, TakedownLog, withdraw
+from index.takedown import Content, TakedownLog
 from index.vectors import write_vectors
+from index.withdrawal import withdraw
 from model.checkpoint import load_embedder
 from tests.benchmarks.pictures import draw_pictures, save_small_model
-from tests.benchmarks.swap_under_load import SERVE, TOKEN, Asked, keep_asking, until
+from tests.benchmarks.swap_under_load import SERVE, Asked, keep_asking, until
 
 EFFECTIVE, PER_CONCEPT = 1.0, 20
 
@@ -127,11 +129,13 @@ def build(data: DataFolder, picture: Path, count: int) -> None:
     publish(data.index, version)
 
 
-async def measure(url: str, data: DataFolder, picture: bytes, options: argparse.Namespace) -> dict:
+async def measure(
+    url: str, key: str, data: DataFolder, picture: bytes, options: argparse.Namespace
+) -> dict:
     """Seconds until each takedown was effective, and requests that failed meanwhile."""
     asked: list[Asked] = []
     seconds: dict[str, list[float]] = {"http": [], "log": []}
-    headers = {"Authorization": f"Bearer {TOKEN}"}
+    headers = {"Authorization": f"Bearer {key}"}
     async with httpx.AsyncClient(base_url=url, timeout=120, headers=headers) as client:
 
         async def ready() -> bool:
@@ -147,7 +151,6 @@ async def measure(url: str, data: DataFolder, picture: bytes, options: argparse.
             for _ in range(options.in_flight)
         ]
         await asyncio.sleep(2)
-        snapshot = open_published(data.index)
         for number in range(options.takedowns):
             concept = f"concept-{number * 7:06d}"
 
@@ -159,13 +162,9 @@ async def measure(url: str, data: DataFolder, picture: bytes, options: argparse.
                 wanted = {"kind": "concept", "id": concept, "reason": "benchmark"}
                 (await client.post("/takedowns", json=wanted)).raise_for_status()
             else:
-                withdraw(
-                    TakedownLog(data.takedowns), snapshot.catalog, snapshot.fingerprints,
-                    "concept", concept, reason="benchmark",
-                )  # fmt: skip
+                withdraw(data, "concept", concept, reason="benchmark")
             await until(gone)
             seconds["http" if number % 2 else "log"].append(time.perf_counter() - began)
-        snapshot.close()
         state["phase"] = "stop"
         await asyncio.gather(*workers)
     return {
@@ -208,6 +207,7 @@ def main() -> int:
         draw_pictures(source, range(1))
         [picture] = source.glob("*/*")
         build(data, picture, options.count)
+        key = KeyFile(data.keys).add("benchmark", scope="admin")
         prints = draw_fingerprints(options.withdrawn, np.random.default_rng(1))
         TakedownLog(data.takedowns).add_all(
             (
@@ -225,11 +225,11 @@ def main() -> int:
             port = free.getsockname()[1]
         server = subprocess.Popen(
             [sys.executable, "-c", SERVE, "serve", "--port", str(port), "--data", str(data.root)],
-            env={**os.environ, "WHENCE_ADMIN_TOKEN": TOKEN, "WHENCE_LOG_LEVEL": "warning"},
+            env={**os.environ, "WHENCE_LOG_LEVEL": "warning"},
         )
         try:
             url = f"http://127.0.0.1:{port}"
-            measured = asyncio.run(measure(url, data, picture.read_bytes(), options))
+            measured = asyncio.run(measure(url, key, data, picture.read_bytes(), options))
         finally:
             server.terminate()
             server.wait()

@@ -1,5 +1,6 @@
 """What is left on the disk of a withdrawn work: looked for byte by byte."""
 
+import shutil
 import sqlite3
 from pathlib import Path
 
@@ -166,7 +167,7 @@ def test_a_published_version_that_holds_it_stays_and_is_told(full: House) -> Non
     assert len(done.versions) == 2
     [left] = done.left
     assert published in left
-    assert "4 withdrawn exemplars" in left
+    assert "4 withdrawn files" in left
     assert "whence rebuild" in left
     assert named(answering(full), 10)[0] == "two"
     full.rebuild()
@@ -206,3 +207,63 @@ def test_not_beside_a_rebuild_or_a_process_that_reads_a_cache(full: House) -> No
         purge(full.data)
     reader.close()
     assert purge(full.data).images == 0  # they were forgotten before, and are erased now
+
+
+def test_a_file_that_a_withdrawn_concept_had_is_erased_whoever_tells_of_it(full: House) -> None:
+    """Only an old version knows it: the log was written by one that did not."""
+    moved = full.source / "one" / "000.png"
+    pieces = traces(full, sha_of(full, exemplar_id(full, "one")))
+    moved.unlink()
+    full.rebuild(keep=10)
+    TakedownLog(full.data.takedowns).add("concept", "one", [], reason="r")
+    full.rebuild(keep=10)
+    assert holding(full, pieces)
+    assert purge(full.data).left == []
+    assert holding(full, pieces) == set()
+
+
+def test_copies_are_erased_from_a_cache_without_fingerprints(full: House) -> None:
+    copy = full.source / "two" / "copy.jpg"
+    patches(0, side=128).save(copy, quality=70)
+    full.rebuild(keep=1)
+    full.rebuild(keep=1)
+    [exemplar] = [
+        e for e in open_published(full.data.index).catalog.exemplars() if e.path == str(copy)
+    ]
+    pieces = traces(full, exemplar.sha256)
+    copy.unlink()
+    full.rebuild(keep=1)  # no version tells of it
+    take_down(full, "exemplar", exemplar_id(full, "one"))
+    for path in full.data.all_embeddings():
+        db = sqlite3.connect(path)
+        with db:
+            db.execute("DELETE FROM fingerprints")
+        db.close()
+    full.rebuild(keep=1)
+    assert holding(full, pieces)
+    purge(full.data)
+    assert holding(full, pieces) == set()
+
+
+def test_what_cannot_be_removed_is_told(full: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, *_ = sorted(path.name for path in full.data.index.iterdir() if path.is_dir())
+    take_down(full, "concept", "one")
+    full.rebuild(keep=10)
+    rmtree = shutil.rmtree
+
+    def fail(path: Path, ignore_errors: bool = False) -> None:
+        if path.name != full.data.features.name and first not in path.name:
+            rmtree(path, ignore_errors=ignore_errors)
+        elif not ignore_errors:
+            raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(shutil, "rmtree", fail)
+    done = purge(full.data)
+    assert first not in done.versions
+    assert not done.features
+    assert [first in done.left[0], str(full.data.features) in done.left[1]] == [True, True]
+    assert all("cannot be removed" in left for left in done.left)
+    monkeypatch.undo()
+    again = purge(full.data)
+    assert (again.features, again.left) == (True, [])
+    assert not list(full.data.index.glob(".building-*"))

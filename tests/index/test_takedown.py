@@ -15,8 +15,9 @@ from PIL import Image
 from index.attribution import Attributor, open_attributor
 from index.errors import NotFoundError, RebuildError, TakedownError
 from index.fingerprint import Pictures
-from index.snapshot import Snapshot, list_versions, open_published, publish
-from index.takedown import Takedown, TakedownLog, content_of_file, hidden_by, withdraw
+from index.snapshot import CATALOG, Snapshot, list_versions, open_published, publish
+from index.takedown import Takedown, TakedownLog, content_of_file, hidden_by
+from index.withdrawal import withdraw
 from tests.fakes import FakeEmbedder, patches
 from tests.index.conftest import House
 
@@ -27,18 +28,7 @@ def log(house: House) -> TakedownLog:
 
 
 def take_down(house: House, kind: str, target: str, reason: str = "asked for") -> Takedown:
-    snapshot = open_published(house.data.index)
-    try:
-        return withdraw(
-            TakedownLog(house.data.takedowns),
-            snapshot.catalog,
-            snapshot.fingerprints,
-            kind,  # type: ignore[arg-type]
-            target,
-            reason=reason,
-        )
-    finally:
-        snapshot.close()
+    return withdraw(house.data, kind, target, reason=reason)  # type: ignore[arg-type]
 
 
 def exemplar_id(house: House, concept: str, place: int = 0) -> str:
@@ -407,6 +397,28 @@ def test_what_the_index_does_not_know_cannot_be_named(house: House) -> None:
     for kind in ("concept", "exemplar"):
         with pytest.raises(NotFoundError, match="nobody"):
             take_down(house, kind, "nobody")
+
+
+def test_every_file_that_a_concept_ever_had_belongs_to_it(house: House) -> None:
+    house.rebuild()
+    old = house.source / "one" / "000.png"
+    take_down(house, "exemplar", exemplar_id(house, "one", 1))
+    old.unlink()
+    house.rebuild()
+    one = take_down(house, "concept", "one")
+    assert len(one.contents) == 3  # one was removed, one is hidden, one is shown
+    patches(0).save(house.source / "two" / "again.png")
+    assert house.rebuild().exemplars == 2
+
+
+def test_a_version_that_cannot_be_read_does_not_stop_a_takedown(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = house.rebuild().version
+    house.rebuild()
+    (house.data.index / first / CATALOG).write_bytes(b"damaged" * 100)
+    assert len(take_down(house, "concept", "one").contents) == 3
+    assert first in caplog.text
 
 
 # What it keeps out later

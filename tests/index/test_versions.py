@@ -182,7 +182,7 @@ def test_a_damaged_cache_is_told_in_one_line(house: House) -> None:
     path = house.data.embeddings(house.embedder.model_id)
     path.parent.mkdir(parents=True)
     path.write_bytes(b"no database" * 1000)
-    with pytest.raises(WhenceError, match=r"not a database.*delete it"):
+    with pytest.raises(WhenceError, match=r"not a database.*delete .*embeddings\.sqlite"):
         house.rebuild()
 
 
