@@ -9,7 +9,8 @@ from app.console import err, out, print_note, stages
 from app.options import DEFAULT_WORKERS, Data, Device, Workers
 from index.layout import DataFolder
 from model.backbone import create_backbone, create_random_backbone, parse_options
-from model.pretrain import EpochReport, PretrainConfig
+from model.config import PretrainConfig
+from model.pretrain import EpochReport
 from model.pretrain import pretrain as run_pretraining
 from model.shards import collect_images
 

@@ -62,6 +62,40 @@ class TrainConfig(Frozen):
     patience: int = Field(3, ge=1)  # evaluations without a better one before training stops
 
 
+class PretrainConfig(Frozen):
+    """Hyperparameters of pre-training."""
+
+    seed: int = 0
+    epochs: int = Field(10, ge=1)
+    input_sizes: tuple[int, ...] = Field((96,), min_length=1)  # pixels a side; one a batch
+    enlarge: float = Field(1.0, ge=1)  # how much a small image may be enlarged to fill the input
+    batch_size: int = Field(64, ge=4)  # images, each in two views
+    epoch_images: int | None = Field(None, ge=4)  # drawn in an epoch, at most
+    draws: int = Field(4, ge=1)  # of a large image in an epoch, at most
+    mosaic: float = Field(0.3, ge=0, le=1)  # share of the inputs made of four images
+    learning_rate: float = Field(5e-3, gt=0)
+    weight_decay: float = Field(0.02, ge=0)
+    warmup: int = Field(100, ge=0)  # steps
+    decay: float = Field(0.55, ge=0, le=1)  # share of the epochs over which the rate falls to 0
+    statistics_momentum: float = Field(0.01, gt=0, le=1)  # of batch normalisation
+    clip: float = Field(5.0, gt=0)  # norm of the gradient, at most
+    temperature: float = Field(0.2, gt=0)  # of InfoNCE
+    fade: float = Field(0.2, gt=0, le=1)  # weight of each stage's loss beside the one before it
+    contrast: float = Field(0.1, ge=0)  # weight of InfoNCE beside a teacher; 1 without
+    hidden: int = Field(512, ge=2)  # of the projector that InfoNCE looks through
+    projection: int = Field(128, ge=2)  # what it looks at
+    held_out: float = Field(0.05, gt=0, lt=1)  # share of the images
+    held_out_images: int = Field(2_000, ge=2)  # at most, for k-NN
+    held_out_losses: int = Field(256, ge=2)  # of these, for the loss
+    fit_images: int = Field(2_048, ge=2)  # that the teacher is disentangled on, at most
+    neighbours: int = Field(10, ge=1)  # of k-NN
+
+    @property
+    def falling(self) -> int:
+        """Epochs over which the learning rate falls."""
+        return round(self.decay * self.epochs)
+
+
 class ModelConfig(Frozen):
     """Everything that changes an embedding, apart from the weights themselves."""
 

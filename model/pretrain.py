@@ -8,64 +8,27 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
-from pydantic import Field
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
 
-from model.augment import BatchAugmentation, central_crop, draw_crop
+from model.augment import BatchAugmentation
 from model.backbone import Backbone
 from model.checkpoint import sync_to_disk
-from model.config import Frozen, TrainConfig
+from model.config import PretrainConfig, TrainConfig
+from model.draws import load_draws, one_crop, plan_epoch, plan_once, two_crops
 from model.embedder import choose_device
-from model.errors import ImageError, TrainingError
+from model.errors import TrainingError
 from model.guide import Guide, TeacherScales, measure_teacher
-from model.images import decode_image
 from model.losses import InfoNCELoss
 from model.shards import Collection, ImageRef
 
 CHECKPOINT = "checkpoint.safetensors"
 HELD_OUT_STREAM, FIT_STREAM = 1, 2  # seeds of draws that are no epoch's
-
-
-class PretrainConfig(Frozen):
-    """Hyperparameters of pre-training."""
-
-    seed: int = 0
-    epochs: int = Field(10, ge=1)
-    input_sizes: tuple[int, ...] = Field((96,), min_length=1)  # pixels a side; one a batch
-    enlarge: float = Field(1.0, ge=1)  # how much a small image may be enlarged to fill the input
-    batch_size: int = Field(64, ge=4)  # images, each in two views
-    epoch_images: int | None = Field(None, ge=4)  # drawn in an epoch, at most
-    draws: int = Field(4, ge=1)  # of a large image in an epoch, at most
-    mosaic: float = Field(0.3, ge=0, le=1)  # share of the inputs made of four images
-    learning_rate: float = Field(5e-3, gt=0)
-    weight_decay: float = Field(0.02, ge=0)
-    warmup: int = Field(100, ge=0)  # steps
-    decay: float = Field(0.55, ge=0, le=1)  # share of the epochs over which the rate falls to 0
-    statistics_momentum: float = Field(0.01, gt=0, le=1)  # of batch normalisation
-    clip: float = Field(5.0, gt=0)  # norm of the gradient, at most
-    temperature: float = Field(0.2, gt=0)  # of InfoNCE
-    fade: float = Field(0.2, gt=0, le=1)  # weight of each stage's loss beside the one before it
-    contrast: float = Field(0.1, ge=0)  # weight of InfoNCE beside a teacher; 1 without
-    hidden: int = Field(512, ge=2)  # of the projector that InfoNCE looks through
-    projection: int = Field(128, ge=2)  # what it looks at
-    held_out: float = Field(0.05, gt=0, lt=1)  # share of the images
-    held_out_images: int = Field(2_000, ge=2)  # at most, for k-NN
-    held_out_losses: int = Field(256, ge=2)  # of these, for the loss
-    fit_images: int = Field(2_048, ge=2)  # that the teacher is disentangled on, at most
-    neighbours: int = Field(10, ge=1)  # of k-NN
-
-    @property
-    def falling(self) -> int:
-        """Epochs over which the learning rate falls."""
-        return round(self.decay * self.epochs)
 
 
 @dataclass(frozen=True)
@@ -92,15 +55,6 @@ class Pretrained:
 
     weights: Path  # safetensors, float16
     history: list[EpochReport]
-
-
-@dataclass(frozen=True)
-class Draw:
-    """One image at one size; ``number`` tells the draws of an image in an epoch apart."""
-
-    image: int
-    size: int
-    number: int
 
 
 @dataclass(frozen=True)
@@ -236,13 +190,13 @@ class _Run:
         if epoch > config.epochs - config.falling // 4:
             _hold_statistics(learner)
         plan = plan_epoch(images, config, epoch)
-        crops = partial(_two_crops, seed=(config.seed, epoch))
+        crops = partial(two_crops, seed=(config.seed, epoch))
         draw = hash((config.seed, epoch)) & 0xFFFFFFFF
         torch.manual_seed(draw)  # of dropout, where a network has any
         generator = torch.Generator().manual_seed(draw)
         augment = BatchAugmentation(mosaic=config.mosaic)
         mean = late = 0.0
-        for batch, pixels in enumerate(_loader(images, plan, crops, self.workers)):
+        for batch, pixels in enumerate(load_draws(images, plan, crops, self.workers)):
             _set_rate(optimizer, config, done + batch, epoch - 1 + batch / len(plan))
             _set_momentum(learner, config, done + batch)
             loss = learner(augment(pixels.to(self.device), generator))
@@ -269,12 +223,12 @@ class _Run:
         """Look at the held-out images; their views are the same every time."""
         config, learner = self.config, self.learner.eval()
         some = images[: config.held_out_losses]
-        plan = _sequential(len(some), min(config.input_sizes), config.batch_size)
-        crops = partial(_two_crops, seed=(config.seed, HELD_OUT_STREAM, 0))
+        plan = plan_once(len(some), min(config.input_sizes), config.batch_size)
+        crops = partial(two_crops, seed=(config.seed, HELD_OUT_STREAM, 0))
         generator = torch.Generator().manual_seed(config.seed)
         augment = BatchAugmentation(mosaic=config.mosaic)
         sums, count = torch.zeros(4), 0
-        for pixels in _loader(some, plan, crops, self.workers):
+        for pixels in load_draws(some, plan, crops, self.workers):
             found = learner(augment(pixels.to(self.device), generator))
             parts = torch.stack([found.total, found.stages, found.readings, found.contrast])
             sums += pixels.shape[1] * parts.float().cpu()
@@ -307,38 +261,6 @@ def require_size(images: Sequence[ImageRef], config: PretrainConfig) -> list[Ima
     return list(images)
 
 
-def plan_epoch(images: Sequence[ImageRef], config: PretrainConfig, epoch: int) -> list[list[Draw]]:
-    """The batches of an epoch: every image once, a large one as often as it fills the input.
-
-    An image takes part at the sizes that it can fill; over many draws each of those gets the same
-    share of the work, so the smaller ones more draws. Batches have one size each. Of all these,
-    ``epoch_images`` are drawn where that is set.
-    """
-    generator = np.random.default_rng([config.seed, epoch])
-    smallest = min(config.input_sizes)
-    by_size: dict[int, list[Draw]] = {}
-    for number, image in enumerate(images):
-        fits = [s for s in config.input_sizes if image.short_side * config.enlarge >= s]
-        share = np.array([s**-2.0 for s in fits])
-        times = int(np.clip(round(image.area / smallest**2), 1, config.draws))
-        for draw, place in enumerate(generator.choice(len(fits), times, p=share / share.sum())):
-            by_size.setdefault(fits[place], []).append(Draw(number, fits[place], draw))
-    batches: list[list[Draw]] = []
-    count = config.batch_size
-    for _, draws in sorted(by_size.items()):
-        order = generator.permutation(len(draws)).tolist()
-        cut = [
-            [draws[i] for i in order[start : start + count]]
-            for start in range(0, len(order), count)
-        ]
-        # What is left over makes no batch of its own: too few images have no statistics.
-        batches += [batch for batch in cut if len(batch) == count] or cut[:1]
-    taken = len(batches)
-    if config.epoch_images:
-        taken = min(taken, max(1, round(config.epoch_images / config.batch_size)))
-    return [batches[i] for i in generator.permutation(len(batches))[:taken].tolist()]
-
-
 def normalised(pixels: torch.Tensor, backbone: Backbone) -> torch.Tensor:
     """(B, 3, S, S) in [0, 1] as a backbone wants them."""
     mean, std = (
@@ -368,9 +290,9 @@ def knn_accuracy(
     if (np.bincount(classes, minlength=1) > 1).sum() < 2 or len(names) < 2:
         return None
     size = min(config.input_sizes)
-    plan = _sequential(len(labelled), size, config.batch_size)
+    plan = plan_once(len(labelled), size, config.batch_size)
     features = []
-    for pixels in _loader(labelled, plan, _one_crop, workers):
+    for pixels in load_draws(labelled, plan, one_crop, workers):
         with _bfloat16(device):
             read = backbone(normalised(pixels.to(device) / 255, backbone))
         features.append(read.pooled.float().clamp(min=0).sqrt().cpu())
@@ -411,70 +333,14 @@ def _guide(
             break
         taken.append(batch)
         needed += len(batch)
-    loader = _loader(images, taken, partial(_two_crops, seed=(config.seed, FIT_STREAM, 0)), workers)
+    loader = load_draws(
+        images, taken, partial(two_crops, seed=(config.seed, FIT_STREAM, 0)), workers
+    )
     batches = (normalised(pixels[0].to(device) / 255, teacher) for pixels in loader)
     # Shapes first: a teacher that cannot read such images is to say so before any work.
     size = max(config.input_sizes)
     Guide(teacher, student, TeacherScales({}, [], []), size)
     return Guide(teacher, student, measure_teacher(teacher, batches, TrainConfig()), size)
-
-
-class _Draws(Dataset[torch.Tensor]):
-    """(V, 3, S, S) uint8 of each draw: its views."""
-
-    def __init__(
-        self,
-        images: Sequence[ImageRef],
-        plan: Sequence[Sequence[Draw]],
-        crop: Callable[[Any, Draw], torch.Tensor],
-    ) -> None:
-        self._images = images
-        self._plan = plan
-        self._crop = crop
-
-    def __len__(self) -> int:
-        return len(self._plan)
-
-    def __getitem__(self, index: int) -> torch.Tensor:
-        """One batch: (V, B, 3, S, S), or (B, 3, S, S) for a crop that gives one view."""
-        drawn = []
-        for draw in self._plan[index]:
-            try:
-                image = decode_image(self._images[draw.image].read()).pixels
-            except ImageError:  # its header was whole, its pixels are not
-                continue
-            drawn.append(self._crop(image, draw))
-        if len(drawn) < 2:
-            raise TrainingError(
-                f"most images of a batch could not be decoded, {self._images[draw.image].path} "
-                "among them; check the files"
-            )
-        return torch.stack(drawn, dim=drawn[0].ndim - 3)
-
-
-def _two_crops(image: Any, draw: Draw, *, seed: tuple[int, ...]) -> torch.Tensor:
-    generator = np.random.default_rng([*seed, draw.image, draw.number])
-    return torch.stack([draw_crop(image, draw.size, generator) for _ in range(2)])
-
-
-def _one_crop(image: Any, draw: Draw) -> torch.Tensor:
-    return central_crop(image, draw.size)
-
-
-def _loader(
-    images: Sequence[ImageRef],
-    plan: Sequence[Sequence[Draw]],
-    crop: Callable[[Any, Draw], torch.Tensor],
-    workers: int,
-) -> "DataLoader[torch.Tensor]":
-    return DataLoader(_Draws(images, plan, crop), batch_size=None, num_workers=workers)
-
-
-def _sequential(count: int, size: int, batch_size: int) -> list[list[Draw]]:
-    return [
-        [Draw(i, size, 0) for i in range(start, min(start + batch_size, count))]
-        for start in range(0, count, batch_size)
-    ]
 
 
 def _split(images: list[ImageRef], config: PretrainConfig) -> tuple[list[ImageRef], list[ImageRef]]:

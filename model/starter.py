@@ -52,8 +52,9 @@ def choose_backbone(
     try:
         return create_backbone(DEFAULT)
     except HubError as error:
+        cause = str(error.__cause__).partition("\n")[0]
         report(
-            f"{DEFAULT} is not in the local cache and the hub is out of reach ({error.__cause__}): "
+            f"{DEFAULT} is not in the local cache and the hub is out of reach ({cause}): "
             f"going on with the {NAME} that comes with Whence, a much smaller network"
         )
         return create_starter()

@@ -19,7 +19,8 @@ from torch import nn
 import model.pretrain
 from model.augment import BatchAugmentation
 from model.backbone import create_random_backbone
-from model.pretrain import Learner, PretrainConfig
+from model.config import PretrainConfig
+from model.pretrain import Learner
 
 OPTIONS = {"pad_type": "same"}
 

@@ -14,13 +14,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from model.backbone import Backbone, create_backbone, create_random_backbone
+from model.config import PretrainConfig
+from model.draws import plan_epoch
 from model.errors import TrainingError
 from model.pretrain import (
     EpochReport,
-    PretrainConfig,
     Pretrained,
     knn_accuracy,
-    plan_epoch,
     pretrain,
     require_size,
 )
@@ -221,6 +221,21 @@ def test_a_loss_that_is_not_finite_is_an_error(shard: Path, tmp_path: Path) -> N
             guided=False,
             config=CONFIG.model_copy(update={"learning_rate": 1e30, "epochs": 2, "warmup": 0}),
         )
+
+
+def test_an_image_with_damaged_pixels_does_not_stop_a_run(
+    shard: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = bytearray(shard.read_bytes())
+    for image in collect_images([shard]).images[:40:4]:
+        middle = image.offset + image.length // 2  # the pixels, not the header
+        data[middle : middle + 20] = bytes(20)
+    damaged = tmp_path / "images.tar"
+    damaged.write_bytes(data)
+    assert len(collect_images([damaged]).images) == 48
+    config = CONFIG.model_copy(update={"epochs": 1})
+    assert len(run(damaged, tmp_path / "runs", config=config).history) == 1
+    assert "grey in its place" in caplog.text
 
 
 # The plan of an epoch
