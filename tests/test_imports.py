@@ -75,7 +75,8 @@ ENGINES = [
 ]
 ALL = RUNTIME + [entry for extra in PROJECT["optional-dependencies"].values() for entry in extra]
 DISTRIBUTIONS = packages_distributions()
-USED_UNSEEN = {"python-multipart"}  # fastapi imports it for forms
+# fastapi imports the first for forms, uvicorn the second for its event loop
+USED_UNSEEN = {"python-multipart", "uvloop"}
 
 
 def canonical(requirement: str) -> str:
