@@ -20,6 +20,7 @@ from index.snapshot import (
     publish,
     published_version,
 )
+from index.takedown import TakedownLog
 from model.checkpoint import list_models
 from model.errors import ModelError
 
@@ -77,6 +78,7 @@ def rollback(data: DataFolder, version: str | None = None) -> Manifest:
     Raises:
         SnapshotError: there is no such version, or it is damaged; the published one stays.
         ModelError: its model is missing.
+        TakedownError: the log of takedowns cannot be read, or lacks what the version was built by.
         RebuildError: a rebuild is running, or the disk cannot be written to.
     """
     with named_failures(data), rebuild_lock(data.index):
@@ -86,6 +88,9 @@ def rollback(data: DataFolder, version: str | None = None) -> Manifest:
                 f"version {manifest.version} needs the model {manifest.model_id!r}, which is not "
                 f"in {data.models}; restore it from a backup, or roll back to another version"
             )
+        TakedownLog(data.takedowns).read().require(
+            manifest.takedowns, f"the manifest of version {manifest.version}"
+        )
         Snapshot.open(data.index / manifest.version).close()
         publish(data.index, manifest.version)
     return manifest
