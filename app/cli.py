@@ -44,7 +44,7 @@ from index.layout import DataFolder
 from index.milvus import engine_at
 from index.ray_embedding import ray_embedding
 from index.rebuild import CANARY_RATE, RebuildSummary, rebuild
-from index.snapshot import list_versions, published_version
+from index.snapshot import list_unreadable, list_versions, published_version
 from index.source import read_sources
 from index.takedown import TakedownLog
 from index.training import leave_out_withdrawn
@@ -305,9 +305,15 @@ def status(
             f"{manifest.concepts} concepts, {manifest.exemplars} exemplars, {size:.1f} MiB, "
             f"model {manifest.model_id}  {mark}".rstrip()
         )
+    for name, fault in list_unreadable(folder.index).items():
+        mark = ", ".join(filter(None, ("not readable", marks.pop(name, ""))))
+        out.print(
+            f"  {name}  {mark}: {fault}; once another version is published, remove the folder "
+            f"{folder.index / name}"
+        )
     for version, mark in marks.items():
         if version:
-            out.print(f"  {version}  {mark}, but not in this folder or not readable")
+            out.print(f"  {version}  {mark}, but not in this folder")
     in_force = len(TakedownLog(folder.takedowns).read().active)
     out.print(f"takedowns in force: {in_force}")
 

@@ -76,7 +76,10 @@ class TakedownRequest(Request):
     kind: Literal["concept", "exemplar"] = Field(description="What `id` names.")
     id: str = Field(min_length=1, max_length=1000, description="Of the concept or exemplar.")
     reason: str = Field(
-        min_length=1, max_length=500, description="Why; kept in the log of takedowns."
+        min_length=1,
+        max_length=500,
+        pattern=r"\S",
+        description="Why; kept in the log of takedowns.",
     )
 
 

@@ -360,6 +360,17 @@ def list_versions(index: Path) -> list[Manifest]:
     return sorted(found, key=lambda manifest: manifest.created_at)
 
 
+def list_unreadable(index: Path) -> dict[str, str]:
+    """Folders of versions that `list_versions` leaves out, and why each."""
+    found = {}
+    for folder in sorted(path for path in index.glob("[!.]*") if path.is_dir()):
+        try:
+            read_manifest(folder)
+        except SnapshotError as error:
+            found[folder.name] = " ".join(str(error).split())
+    return found
+
+
 def file_record(path: Path) -> FileRecord:
     """A file's checksum and size."""
     with path.open("rb") as file:

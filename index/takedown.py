@@ -30,7 +30,14 @@ from typing import Annotated, Literal, TypeAlias
 
 import filelock
 import numpy as np
-from pydantic import AfterValidator, AwareDatetime, Field, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+)
 
 from index.catalog import Catalog, Exemplar
 from index.embedding import thumbnail_of
@@ -50,6 +57,17 @@ def _check_length(text: str) -> str:
     return text
 
 
+def _check_reason(text: str, info: ValidationInfo) -> str:
+    if info.mode == "json":  # as it was recorded once
+        return text
+    if not text.strip():
+        raise TakedownError("a takedown, its lift and an accept need a reason that is not blank")
+    return text.strip()
+
+
+Reason = Annotated[str, AfterValidator(_check_reason)]
+
+
 class Content(Frozen):
     """One file that was taken down."""
 
@@ -63,7 +81,7 @@ class Takedown(Frozen):
     action: Literal["add"] = "add"
     id: str
     at: AwareDatetime
-    reason: str
+    reason: Reason
     kind: Kind
     target: str  # id of the concept or exemplar, or the image file's name
     contents: tuple[Content, ...]
@@ -75,7 +93,7 @@ class Lift(Frozen):
     action: Literal["lift"] = "lift"
     takedown: str
     at: AwareDatetime
-    reason: str
+    reason: Reason
 
 
 class Extent(Frozen):
@@ -91,7 +109,7 @@ class Accept(Frozen):
     action: Literal["accept"] = "accept"
     extents: tuple[Extent, ...]
     at: AwareDatetime
-    reason: str
+    reason: Reason
 
 
 AnyRecord: TypeAlias = Takedown | Lift | Accept
@@ -219,7 +237,8 @@ class TakedownLog:
         """Record a takedown; it is on disk when this returns.
 
         Raises:
-            TakedownError: the log is damaged or cannot be written; nothing was recorded.
+            TakedownError: the reason is blank, or the log is damaged or cannot be written; nothing
+                was recorded.
         """
         [takedown] = self.add_all([(kind, target, contents)], reason=reason)
         return takedown
@@ -230,7 +249,8 @@ class TakedownLog:
         """Record takedowns, all or none: of each its kind, target and contents.
 
         Raises:
-            TakedownError: the log is damaged or cannot be written; nothing was recorded.
+            TakedownError: the reason is blank, or the log is damaged or cannot be written; nothing
+                was recorded.
         """
         takedowns = [
             Takedown(

@@ -63,7 +63,8 @@ def verify(
     Args:
         data: the data folder.
         version: by default the published one.
-        sample: exemplars to embed again and compare; 0 needs no model.
+        sample: exemplars to embed again and compare, as far as their files can be found; 0 needs
+            no model.
         device: where to embed.
         embedder: used instead of loading the version's model.
         progress: called with (stage, done, total).
@@ -157,27 +158,45 @@ def _embedded_again(
 ) -> Check:
     """Whether a sample's files, where they still lie there, give the vectors of the index."""
     snapshot.require_model(embedder.model_id)
-    generator = np.random.default_rng(SEED)
-    order = generator.permutation(snapshot.vectors.count)
-    rows = np.sort(order[~np.isin(order, snapshot.vectors.erased)][:sample])
-    exemplars = snapshot.catalog.exemplars_by_row(rows.tolist())
+    shuffled = np.random.default_rng(SEED).permutation(snapshot.vectors.count)
+    order = shuffled[~np.isin(shuffled, snapshot.vectors.erased)].tolist()
+    wanted, compared, passed_over = min(sample, len(order)), 0, 0
     wrong: list[str] = []
-    lowest, compared = 1.0, 0
-    for done, row in enumerate(rows.tolist(), start=1):
-        cosines = _cosines(snapshot, embedder, exemplars[row])
-        if cosines:
-            compared += 1
-            lowest = min(lowest, *cosines)
-            if not min(cosines) >= SAME:
-                wrong.append(exemplars[row].path)
+    lowest = 1.0
+    for exemplar in _exemplars(snapshot, order):
+        cosines = _cosines(snapshot, embedder, exemplar)
+        if not cosines:
+            passed_over += 1
+            continue
+        compared += 1
+        lowest = min(lowest, *cosines)
+        if not min(cosines) >= SAME:
+            wrong.append(exemplar.path)
         if progress:
-            progress("verifying", done, len(rows))
+            progress("verifying", compared, wanted)
+        if compared == wanted:
+            break
+    if not compared:
+        return Check(
+            "embeddings",
+            False,
+            f"not checked: none of the {len(order)} original files is where it was, unchanged; "
+            "bring them back, or do without by --sample 0",
+        )
     text = f"{compared} exemplars embedded again, lowest cosine {lowest:.5f}"
-    if compared < len(rows):
-        text += f"; {len(rows) - compared} files have moved or changed since and were passed over"
+    if passed_over:
+        text += f"; {passed_over} files have moved or changed since and were passed over"
     if wrong:
         text += f"; {len(wrong)} differ, the first {wrong[0]}: run `whence rebuild`"
     return Check("embeddings", not wrong, text)
+
+
+def _exemplars(snapshot: Snapshot, rows: Sequence[int]) -> Iterator[Exemplar]:
+    """Those of these rows, in their order."""
+    for start in range(0, len(rows), BLOCK):
+        part = rows[start : start + BLOCK]
+        found = snapshot.catalog.exemplars_by_row(part)
+        yield from (found[row] for row in part)
 
 
 def _cosines(snapshot: Snapshot, embedder: ImageEmbedder, exemplar: Exemplar) -> Sequence[float]:

@@ -22,7 +22,7 @@ from index.snapshot import (
     published_version,
     remove_version,
 )
-from index.takedown import Takedowns, rows_of
+from index.takedown import TakedownLog, Takedowns, rows_of
 from model.checkpoint import list_models
 from model.errors import ModelError
 
@@ -80,6 +80,7 @@ def rollback(data: DataFolder, version: str | None = None) -> Manifest:
     Raises:
         SnapshotError: there is no such version, or it is damaged; the published one stays.
         ModelError: its model is missing.
+        TakedownError: the log of takedowns cannot be read, or lacks what the version was built by.
         RebuildError: a rebuild is running, or the disk cannot be written to.
     """
     with named_failures(data), rebuild_lock(data.index):
@@ -89,6 +90,9 @@ def rollback(data: DataFolder, version: str | None = None) -> Manifest:
                 f"version {manifest.version} needs the model {manifest.model_id!r}, which is not "
                 f"in {data.models}; restore it from a backup, or roll back to another version"
             )
+        TakedownLog(data.takedowns).read().require(
+            manifest.takedowns, f"the manifest of version {manifest.version}"
+        )
         Snapshot.open(data.index / manifest.version).close()
         engine_at(manifest.store).publish(manifest.version)
         publish(data.index, manifest.version)

@@ -5,6 +5,7 @@ from urllib.parse import unquote
 
 import anyio.to_thread
 from fastapi import APIRouter, Depends, Header, Query, status
+from pydantic import AfterValidator
 
 from app import errors
 from app.deps import AttributorDep, ServiceDep
@@ -23,6 +24,14 @@ TAKEDOWN_PROBLEMS = errors.responses(
     errors.NO_INDEX,
     errors.TAKEDOWNS_UNUSABLE,
 )
+
+
+def _decoded(reason: str) -> str:
+    if not (decoded := unquote(reason)).strip():
+        raise ValueError("is blank")
+    return decoded
+
+
 # Not in the path or query: those end up in access logs.
 Reason = Annotated[
     str,
@@ -32,6 +41,7 @@ Reason = Annotated[
         max_length=1500,
         description="Why; kept in the log of takedowns. Percent-encode what is not ASCII.",
     ),
+    AfterValidator(_decoded),
 ]
 
 
@@ -66,7 +76,7 @@ async def take_down_concept(
 
     Its images, and copies of them, are hidden in every other concept, too.
     """
-    return await _take_down(service, attributor, "concept", concept_id, unquote(reason))
+    return await _take_down(service, attributor, "concept", concept_id, reason)
 
 
 @router.delete(
@@ -76,7 +86,7 @@ async def take_down_exemplar(
     exemplar_id: str, reason: Reason, _: Nothing, service: ServiceDep, attributor: AttributorDep
 ) -> TakedownDetail:
     """Withdraw an image, and copies of it, as `POST /takedowns` does."""
-    return await _take_down(service, attributor, "exemplar", exemplar_id, unquote(reason))
+    return await _take_down(service, attributor, "exemplar", exemplar_id, reason)
 
 
 async def _take_down(

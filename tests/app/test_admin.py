@@ -210,7 +210,13 @@ def test_a_takedown_can_be_posted_and_tells_what_it_hides(server: TestClient, da
 
 
 @pytest.mark.parametrize(
-    "headers", [BEARER, {**BEARER, "X-Whence-Reason": ""}, {**BEARER, "X-Reason": "r"}]
+    "headers",
+    [
+        BEARER,
+        {**BEARER, "X-Whence-Reason": ""},
+        {**BEARER, "X-Whence-Reason": "%20"},
+        {**BEARER, "X-Reason": "r"},
+    ],
 )
 def test_a_reason_is_needed(
     server: TestClient, check_problem: CheckProblem, headers: dict[str, str]
@@ -231,7 +237,8 @@ def test_a_reason_in_the_address_is_refused(
 
 
 @pytest.mark.parametrize(
-    "change", [{"reason": ""}, {"reason": None}, {"kind": "image"}, {"id": ""}, {"more": 1}]
+    "change",
+    [{"reason": ""}, {"reason": " "}, {"reason": None}, {"kind": "image"}, {"id": ""}, {"more": 1}],
 )
 def test_a_posted_takedown_is_checked(
     server: TestClient, check_problem: CheckProblem, change: dict[str, Any]

@@ -64,6 +64,21 @@ def test_status_tells_versions_sizes_and_what_is_published(shell: Shell) -> None
     assert lines[-1] == "takedowns in force: 0"
 
 
+def test_status_lists_what_cannot_be_read(shell: Shell) -> None:
+    first, second = shell.rebuild(), shell.rebuild()
+    for version in (first, second):
+        manifest = shell.data.index / version / "manifest.json"
+        manifest.write_text(manifest.read_text().replace('"format": 3', '"format": 2'))
+    result = shell.run("status")
+    assert result.exit_code == 0, result.output
+    [old] = [line for line in result.output.splitlines() if line.startswith(f"  {first}")]
+    [new] = [line for line in result.output.splitlines() if line.startswith(f"  {second}")]
+    assert "not readable: " in old
+    assert "not readable, published: " in new
+    assert "whence rebuild" in old
+    assert f"remove the folder {shell.data.index / first}" in old
+
+
 def test_status_of_a_server_out_of_reach_is_an_error(shell: Shell) -> None:
     result = shell.run("status", "--url", "http://127.0.0.1:9")
     assert result.exit_code

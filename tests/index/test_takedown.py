@@ -16,7 +16,7 @@ from index.attribution import Attributor, open_attributor
 from index.errors import NotFoundError, RebuildError, TakedownError
 from index.fingerprint import Pictures
 from index.snapshot import CATALOG, Snapshot, list_versions, open_published, publish
-from index.takedown import Takedown, TakedownLog, content_of_file, hidden_by
+from index.takedown import Extent, Takedown, TakedownLog, content_of_file, hidden_by
 from index.withdrawal import withdraw
 from tests.fakes import FakeEmbedder, patches
 from tests.index.conftest import House
@@ -67,6 +67,25 @@ def test_a_takedown_is_kept_with_reason_and_time_until_it_is_lifted(
     [(lifted, lift)] = log.read().lifted.values()
     assert (lifted, lift.reason) == (one, "agreed")
     assert len(log.path.read_text().splitlines()) == 3  # nothing is ever taken out of it
+
+
+@pytest.mark.parametrize("reason", ["", " ", "\n\t"])
+def test_a_blank_reason_is_refused_but_one_that_was_recorded_is_read(
+    log: TakedownLog, reason: str
+) -> None:
+    one = log.add("concept", "one", [], reason=" r\n")
+    assert one.reason == "r"
+    for use in (
+        lambda: log.add("concept", "two", [], reason=reason),
+        lambda: log.lift(one.id, reason=reason),
+        lambda: log.accept([Extent(records=9)], reason=reason),
+    ):
+        with pytest.raises(TakedownError, match="reason"):
+            use()
+    assert log.read().active == (one,)
+    log.extent_file.unlink()
+    log.path.write_text(log.path.read_text().replace('"r"', json.dumps(reason)))
+    assert log.read().active[0].reason == reason
 
 
 def test_no_log_is_no_takedown(log: TakedownLog) -> None:

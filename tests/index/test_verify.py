@@ -107,6 +107,25 @@ def test_files_that_moved_or_changed_are_passed_over(house: House) -> None:
     assert "2 files have moved or changed" in found.checks[-1].text
 
 
+def test_others_are_compared_instead_of_files_that_are_gone(house: House) -> None:
+    house.rebuild()
+    for path in sorted((house.source / "one").iterdir()):
+        path.unlink()
+    found = check(house, sample=2)
+    assert found.passed
+    assert "2 exemplars embedded again" in found.checks[-1].text
+
+
+def test_with_nothing_to_compare_it_does_not_pass(house: House) -> None:
+    house.rebuild()
+    house.source.rename(house.source.with_name("moved"))
+    found = check(house)
+    assert failed(found) == ["embeddings"]
+    assert "not checked" in found.checks[-1].text
+    assert "cosine" not in found.checks[-1].text
+    assert check(house, sample=0).passed
+
+
 def test_a_missing_model_is_told_and_can_be_done_without(house: House) -> None:
     house.rebuild()
     assert failed(verify(house.data)) == ["embeddings"]

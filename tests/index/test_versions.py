@@ -8,11 +8,12 @@ import pytest
 
 from index import rebuild as rebuild_module
 from index.embedding import hash_file
-from index.errors import RebuildError, SnapshotError
+from index.errors import RebuildError, SnapshotError, TakedownError
 from index.layout import DataFolder
 from index.rebuild import rebuild
 from index.snapshot import list_versions, published_version
 from index.source import read_sources
+from index.takedown import TakedownLog
 from index.verify import verify
 from index.versions import folder_bytes, prune, rollback
 from model.checkpoint import save_model
@@ -130,6 +131,19 @@ def test_a_version_whose_model_is_gone_is_not_published_again(modelled: House) -
     shutil.rmtree(modelled.data.models)
     with pytest.raises(ModelError, match="needs the model"):
         rollback(modelled.data)
+    assert published_version(modelled.data.index) == second
+
+
+def test_no_rollback_without_the_log_of_takedowns(modelled: House) -> None:
+    log = TakedownLog(modelled.data.takedowns)
+    log.add("concept", "another", [], reason="r")
+    modelled.rebuild()
+    second = modelled.rebuild().version
+    log.extent_file.unlink()
+    for damage in (lambda: log.path.write_text("garbage\n"), log.path.unlink):
+        damage()
+        with pytest.raises(TakedownError):
+            rollback(modelled.data)
     assert published_version(modelled.data.index) == second
 
 
