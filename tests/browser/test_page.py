@@ -17,9 +17,21 @@ WEIGHT = 150_000  # bytes, without pictures
 
 def shows(picture: Locator) -> None:
     """Wait until a picture is drawn."""
-    handle = picture.first.element_handle()
-    assert handle
-    picture.page.wait_for_function("image => image.complete && image.naturalWidth > 0", arg=handle)
+    picture.first.wait_for()
+    for _ in range(600):
+        if picture.first.evaluate("image => image.complete && image.naturalWidth > 0"):
+            return
+        picture.page.wait_for_timeout(50)
+    raise AssertionError("the picture was not drawn")
+
+
+def until(page: Page, condition: str) -> None:
+    """Wait; playwright's own way would need the page to allow `eval`."""
+    for _ in range(600):
+        if page.evaluate(condition):
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError(condition)
 
 
 # Ways to give an image
@@ -249,7 +261,7 @@ def test_back_and_forward(page: Page, images: Images) -> None:
     give(page, images("known.png"))
     page.locator(".hits img").first.wait_for()
     page.mouse.wheel(0, 300)
-    page.wait_for_function("scrollY > 100")
+    until(page, "scrollY > 100")
     down = page.evaluate("scrollY")
     page.get_by_role("link", name="Amber Vale").click()
     expect(heading).to_have_text("Amber Vale")
@@ -259,7 +271,7 @@ def test_back_and_forward(page: Page, images: Images) -> None:
     assert page.evaluate("scrollY") == 0
     page.go_back()
     expect(heading).to_have_text("Most likely drawn from Amber Vale")
-    page.wait_for_function("down => Math.abs(scrollY - down) < 40", arg=down)
+    until(page, f"Math.abs(scrollY - {down}) < 40")
     shows(page.locator(".hits img"))
     page.get_by_role("link", name="Ask about another image").click()
     expect(heading).to_have_text("Where does this image come from?")
