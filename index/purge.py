@@ -13,12 +13,13 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from index.catalog import Catalog
 from index.embedding_cache import EmbeddingCache
 from index.errors import RebuildError, SnapshotError, VectorStoreUnavailableError
 from index.layout import DataFolder
 from index.milvus import MARK
 from index.scan import add_fingerprints
-from index.snapshot import BUILDING, Snapshot, clear_unfinished, published_version
+from index.snapshot import BUILDING, CATALOG, Snapshot, clear_unfinished, published_version
 from index.takedown import TakedownLog, Takedowns, rows_of
 from index.versions import named_failures, rebuild_lock, remove
 
@@ -97,7 +98,9 @@ def _withdrawn(folder: Path, takedowns: Takedowns, *, erase: bool) -> set[str] |
             rows = rows_of(reached)
             if erase:
                 snapshot.vectors.erase(rows)
-            exemplars = snapshot.catalog.exemplars_by_row(rows.tolist())
+        # The snapshot's own catalog shows nothing of rows that were erased already.
+        with closing(Catalog(folder / CATALOG)) as whole:
+            exemplars = whole.exemplars_by_row(rows.tolist())
             return {exemplar.sha256 for exemplar in exemplars.values()}
     except (SnapshotError, sqlite3.DatabaseError) as error:
         return error

@@ -34,7 +34,8 @@ from index.layout import DataFolder
 from index.rebuild import rebuild
 from index.snapshot import open_published
 from index.source import read_sources
-from index.takedown import TakedownLog, contents_of
+from index.takedown import TakedownLog
+from index.withdrawal import withdraw
 from model.checkpoint import load_embedder, save_model
 from tests.app.conftest import CheckProblem
 from tests.fakes import FakeEmbedder, patches, tiny_model
@@ -446,10 +447,8 @@ def test_numbers_without_a_canonical_form_are_refused(
 def test_what_was_taken_down_since_is_told_and_is_no_doubt(gallery: Gallery) -> None:
     report = gallery.report(format="json")
     hits = report.json()["answer"]["concepts"][0]["exemplars"]
-    snapshot = open_published(gallery.data.index)
     log = TakedownLog(gallery.data.takedowns)
-    contents = contents_of(snapshot.catalog, snapshot.fingerprints, "exemplar", hits[0]["id"])
-    taken = log.add("exemplar", hits[0]["id"], contents, reason="asked for")
+    taken = withdraw(gallery.data, "exemplar", hits[0]["id"], reason="asked for")
     found = gallery.verify(report.content)
     assert found.passed
     assert found.complete
@@ -467,9 +466,7 @@ def test_what_was_taken_down_since_is_told_and_is_no_doubt(gallery: Gallery) -> 
 
 
 def test_a_log_that_was_lost_is_told(gallery: Gallery) -> None:
-    snapshot = open_published(gallery.data.index)
-    contents = contents_of(snapshot.catalog, snapshot.fingerprints, "concept", "c5")
-    TakedownLog(gallery.data.takedowns).add("concept", "c5", contents, reason="asked for")
+    withdraw(gallery.data, "concept", "c5", reason="asked for")
     report = gallery.report(format="json")
     gallery.data.takedowns.unlink()
     found = gallery.verify(report.content)

@@ -20,10 +20,11 @@ from index.purge import purge
 from index.rebuild import rebuild
 from index.snapshot import Snapshot, list_versions, new_version, open_published
 from index.source import read_sources
-from index.takedown import TakedownLog, withdraw
+from index.takedown import TakedownLog
 from index.vectors import Mask, VectorEngine, VectorStore, file_name, write_vectors
 from index.verify import verify
 from index.versions import rollback
+from index.withdrawal import withdraw
 from model.config import Facet
 from tests.fakes import FakeEmbedder, patches
 from tests.index.conftest import House
@@ -369,7 +370,7 @@ def test_what_is_taken_down_is_gone_at_once_and_after_the_next_rebuild_for_good(
 
     assert shows(attributor)
     log = TakedownLog(house.data.takedowns)
-    takedown = withdraw(log, old.catalog, old.fingerprints, "exemplar", own.id, reason="r")
+    takedown = withdraw(house.data, "exemplar", own.id, reason="r")
     assert not shows(attributor.masked(log.read()))
     new = built()
     assert new.vectors.count == old.vectors.count - 1
@@ -397,9 +398,7 @@ def test_a_server_sees_what_was_erased_since_it_opened(house: House, milvus, bui
     snapshot = opened.snapshot
     own = snapshot.catalog.exemplars()[0]
     log = TakedownLog(house.data.takedowns)
-    takedown = withdraw(
-        log, snapshot.catalog, snapshot.fingerprints, "exemplar", own.id, reason="r"
-    )
+    takedown = withdraw(house.data, "exemplar", own.id, reason="r")
     masked = opened.masked(log.read())
     with closing(Snapshot.open(snapshot.folder)) as elsewhere:
         elsewhere.vectors.erase(masked.snapshot.hidden)
@@ -418,8 +417,7 @@ def test_a_purge_drops_older_versions_and_erases_from_the_published_one(
         old = build(milvus)
     [older] = [m for m in list_versions(house.data.index) if m.version != old.version]
     own = old.catalog.exemplars()[0]
-    log = TakedownLog(house.data.takedowns)
-    withdraw(log, old.catalog, old.fingerprints, "exemplar", own.id, reason="r")
+    withdraw(house.data, "exemplar", own.id, reason="r")
     done = purge(house.data)
     assert done.versions == [older.version]
     assert [old.version in left for left in done.left] == [True]
@@ -437,8 +435,7 @@ def test_a_purge_tells_what_it_could_not_delete(house: House, milvus, build, mon
     for _ in range(3):
         last = build(milvus)
     own = last.catalog.exemplars()[0]
-    log = TakedownLog(house.data.takedowns)
-    withdraw(log, last.catalog, last.fingerprints, "exemplar", own.id, reason="r")
+    withdraw(house.data, "exemplar", own.id, reason="r")
 
     def away(*_: object, **__: object) -> None:
         raise VectorStoreUnavailableError("away")
