@@ -9,6 +9,9 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 LogFormat = Literal["auto", "json", "console"]
 
+# They tell of every step of an export, more than a hundred lines at the first start.
+TALKATIVE = ("onnx_ir", "onnxscript")
+
 
 def configure_logging(level: str, style: LogFormat, stream: TextIO | None = None) -> None:
     """Send what every library logs to ``stream``, in one form.
@@ -43,6 +46,8 @@ def configure_logging(level: str, style: LogFormat, stream: TextIO | None = None
     handler = logging.StreamHandler(stream)
     handler.setFormatter(formatter)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    for name in TALKATIVE:
+        logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))
 
 
 def _without_colours(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

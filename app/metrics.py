@@ -70,6 +70,16 @@ class Metrics:
         self._queue = Gauge(
             "whence_queue_depth", "Images taken in and not answered yet.", registry=registry
         )
+        self._ready = Gauge(
+            "whence_ready",
+            "1 while it can answer: an index is loaded and embedding works.",
+            registry=registry,
+        )
+        self._live = Gauge(
+            "whence_live",
+            "0 when only a restart helps: embedding hangs or fails.",
+            registry=registry,
+        )
         self._verdicts = Counter(
             "whence_verdicts", "Images attributed, by verdict.", ["verdict"], registry=registry
         )
@@ -152,6 +162,11 @@ class Metrics:
     def watch_queue(self, depth: Callable[[], int]) -> None:
         """Ask ``depth`` at every scrape how many images wait or are worked on."""
         self._queue.set_function(depth)
+
+    def watch_health(self, ready: Callable[[], bool], live: Callable[[], bool]) -> None:
+        """Ask at every scrape, on its thread, how the server is; neither may raise or wait."""
+        self._ready.set_function(ready)
+        self._live.set_function(live)
 
     def verdict(self, verdict: Verdict) -> None:
         """An image was answered."""

@@ -53,6 +53,14 @@ def objects(stream: io.StringIO) -> list[dict[str, Any]]:
     return [json.loads(line) for line in stream.getvalue().splitlines()]
 
 
+def test_libraries_that_tell_of_every_step_are_heard_from_warnings_on() -> None:
+    stream = configured()
+    for name in ("onnx_ir.passes", "onnxscript.optimizer"):
+        logging.getLogger(name).info("folded a constant")
+        logging.getLogger(name).warning("cannot fold")
+    assert [line["event"] for line in objects(stream)] == ["cannot fold"] * 2
+
+
 def test_each_line_is_an_object() -> None:
     stream = configured()
     structlog.contextvars.bind_contextvars(request_id="abc")

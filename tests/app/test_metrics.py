@@ -143,6 +143,19 @@ def test_process_metrics_are_there(own: TestClient) -> None:
     assert scrape("process_cpu_seconds_total") > 0
 
 
+def test_health_is_asked_for_at_each_scrape() -> None:
+    metrics, state = Metrics(), {"ready": False, "live": True}
+    metrics.watch_health(lambda: state["ready"], lambda: state["live"])
+    assert b"whence_ready 0.0\nwhence_live 1.0" in b"\n".join(samples(metrics))
+    state.update(ready=True, live=False)
+    assert b"whence_ready 1.0\nwhence_live 0.0" in b"\n".join(samples(metrics))
+
+
+def samples(metrics: Metrics) -> list[bytes]:
+    lines = metrics.render("")[0].splitlines()
+    return [line for line in lines if not line.startswith(b"#")]
+
+
 def test_apps_do_not_share_metrics(own: TestClient, app: FastAPI, query: bytes) -> None:
     post(own, query)
     other = read(create_app(app.state.settings).state.metrics.render("")[0].decode())

@@ -46,12 +46,11 @@ from index.layout import DataFolder
 from index.rebuild import rebuild
 from index.source import read_sources
 from model.checkpoint import load_embedder
-from tests.benchmarks.malice import Attack, Attacker
+from tests.benchmarks.malice import PATIENCE, Attack, Attacker
 from tests.benchmarks.pictures import draw_pictures, save_small_model
 
 SERVE = "from app.cli import main; main()"
 IN_FLIGHT = 16
-PATIENCE = 60.0  # seconds until an answer must be there
 MAX_BYTES, UPLOAD_SECONDS = 2 * 2**20, 2.0
 WARM, GROWTH, ROOM = 0.2, 1.05, 16  # share of the requests; at most 5% or 16 MiB more
 CHUNK = 100  # examples that schemathesis makes at a time
@@ -101,7 +100,7 @@ async def send(port: int, attack: Attack, tally: Tally) -> None:
     bodiless = attack.pieces[0].startswith(b"HEAD ")  # type: ignore[union-attr]
     received = bytearray()
     try:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(attack.seconds):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             reading = asyncio.create_task(read_all(reader, received))
             try:
@@ -112,7 +111,7 @@ async def send(port: int, attack: Attack, tally: Tally) -> None:
                 reading.cancel()
                 writer.transport.abort() if attack.hang_up else writer.close()
     except TimeoutError:
-        tally.faults.append(f"{attack.kind}: no answer in {PATIENCE:.0f} s")
+        tally.faults.append(f"{attack.kind}: not answered and closed in {attack.seconds:.0f} s")
         return
     except OSError as error:
         tally.faults.append(f"{attack.kind}: no connection: {error}")
@@ -281,7 +280,7 @@ def serving(root: Path) -> Iterator[tuple[subprocess.Popen[bytes], str, list[str
         )
     try:
         url = f"http://127.0.0.1:{port}"
-        with Whence(url, retries=60, timeout=120) as whence:
+        with Whence(url, retries=300, timeout=300) as whence:
             whence.ready()
         yield server, url, keys, log
     finally:

@@ -1,55 +1,106 @@
-"""A light client in a process of its own: so many requests in flight, or so many a second.
+"""A light client in processes of its own: so many requests in flight, or so many a second.
 
     python -m tests.benchmarks.load URL IMAGES [--in-flight 16 | --rate 40] [--seconds 10]
 
 Sends the files of the folder IMAGES in turn as ``POST /attribute`` over connections that are kept.
-In the open loop requests are sent at Poisson times whatever becomes of those before, as crowds do,
-so that waiting shows. Prints JSON: requests a second, latencies of answers and of refusals.
+In the open loop requests are due at Poisson times whatever becomes of those before, as crowds do,
+and a request's time runs from when it was due, so that neither the server's waiting nor the
+client's own goes unseen. ``--processes`` share the work. Prints JSON: requests a second, wanted
+and sent, latencies of answers and of refusals, over all and over parts of the time.
 """
 
 import argparse
 import asyncio
 import json
+import multiprocessing
 import random
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 BOUNDARY = b"whence-benchmark"
+KEEP_SECONDS = 4.0  # a connection at rest is used again; less than the server keeps it
+REACHED = 0.9  # share of the wanted rate that the client must have sent at
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What became of one request; times in seconds from the beginning.
+
+    Attributes:
+        status: of the answer; 0 is a connection that broke.
+        due: when it was to be sent.
+        sent: when it was.
+        ended: when the answer was there.
+    """
+
+    status: int
+    due: float
+    sent: float
+    ended: float
 
 
 @dataclass
 class Tally:
-    """What became of the requests: milliseconds by status; 0 is a connection that broke."""
+    """What became of the requests."""
 
-    latencies: dict[int, list[float]] = field(default_factory=dict)
+    asked: list[Asked] = field(default_factory=list)
 
-    def add(self, status: int, began: float) -> None:
-        """Count one."""
-        self.latencies.setdefault(status, []).append(1000 * (time.perf_counter() - began))
-
-    def report(self, seconds: float) -> dict[str, Any]:
-        """In numbers."""
-        answered = sorted(self.latencies.get(200, []))
-        refused = sorted(self.latencies.get(429, []))
-        return {
-            "requests": sum(map(len, self.latencies.values())),
-            "statuses": {str(s): len(found) for s, found in sorted(self.latencies.items())},
-            "answered_per_second": round(len(answered) / seconds, 2),
+    def report(self, parts: int = 0) -> dict[str, Any]:
+        """In numbers; the p99 also of each of so many parts of the time."""
+        answered = self.latencies(200)
+        refused = self.latencies(429)
+        ended = max((one.ended for one in self.asked), default=0.0)
+        due = max((one.due for one in self.asked), default=0.0)
+        sent = max((one.sent for one in self.asked), default=0.0)
+        statuses = sorted({one.status for one in self.asked})
+        report: dict[str, Any] = {
+            "requests": len(self.asked),
+            "seconds": round(ended, 2),
+            "wanted_per_second": rate(len(self.asked), due),
+            "sent_per_second": rate(len(self.asked), sent),
+            "sent_late_p99_ms": quantile([1000 * (one.sent - one.due) for one in self.asked], 0.99),
+            "drain_seconds": round(ended - sent, 2),
+            "statuses": {str(s): len(self.latencies(s)) for s in statuses},
+            "answered_per_second": rate(len(answered), ended),
             "p50_ms": quantile(answered, 0.5),
             "p99_ms": quantile(answered, 0.99),
             "refused_p50_ms": quantile(refused, 0.5),
             "refused_p99_ms": quantile(refused, 0.99),
         }
+        for name, count in (("third", 3), ("part", parts)):
+            if parts:
+                report[f"p99_ms_by_{name}"] = [
+                    quantile(self.latencies(200, due * i / count, due * (i + 1) / count), 0.99)
+                    for i in range(count)
+                ]
+        return report
+
+    def latencies(self, status: int, begin: float = 0.0, end: float = float("inf")) -> list[float]:
+        """Milliseconds from when the requests of that time were due until they were answered."""
+        return [
+            1000 * (one.ended - one.due)
+            for one in self.asked
+            if one.status == status and begin <= one.due < end
+        ]
 
 
 def quantile(values: list[float], share: float) -> float | None:
-    """Of sorted values; None where there are none."""
-    return round(values[min(len(values) - 1, int(share * len(values)))], 2) if values else None
+    """None where there are no values."""
+    if not values:
+        return None
+    return round(sorted(values)[min(len(values) - 1, int(share * len(values)))], 2)
+
+
+def rate(count: int, seconds: float) -> float:
+    """A second."""
+    return round(count / seconds, 2) if seconds else 0.0
 
 
 def request_bytes(url: str, image: bytes) -> bytes:
@@ -67,22 +118,26 @@ def request_bytes(url: str, image: bytes) -> bytes:
     return head.encode() + body
 
 
-class Connections:
-    """Connections that are kept and used again."""
+class Client:
+    """Asks over connections that are kept and used again, and notes what comes back."""
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
         self.address = parts.hostname, parts.port
-        self.idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+        self.idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter, float]] = []
+        self.tally = Tally()
+        self.began = time.perf_counter()
 
-    async def ask(self, request: bytes, tally: Tally) -> None:
-        """Send one request and count what comes back."""
-        began = time.perf_counter()
+    @property
+    def now(self) -> float:
+        """Seconds since the beginning."""
+        return time.perf_counter() - self.began
+
+    async def ask(self, request: bytes, due: float) -> None:
+        """Send one request, wait for the answer and note it."""
+        sent = self.now
         try:
-            connection = (
-                self.idle.pop() if self.idle else await asyncio.open_connection(*self.address)
-            )
-            reader, writer = connection
+            reader, writer = await self._connection()
             writer.write(request)
             await writer.drain()
             head = await reader.readuntil(b"\r\n\r\n")
@@ -90,45 +145,69 @@ class Connections:
             length = int(lower.partition(b"content-length:")[2].partition(b"\r\n")[0])
             await reader.readexactly(length)
         except (OSError, asyncio.IncompleteReadError, ValueError):
-            tally.add(0, began)
+            self.tally.asked.append(Asked(0, due, sent, self.now))
             return
-        tally.add(int(head[9:12]), began)
+        self.tally.asked.append(Asked(int(head[9:12]), due, sent, self.now))
         if b"connection: close" in lower:
             writer.close()
         else:
-            self.idle.append(connection)
+            self.idle.append((reader, writer, self.now))
+
+    async def _connection(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """The one used last, unless it is too old: then all are."""
+        if self.idle and self.now - self.idle[-1][2] < KEEP_SECONDS:
+            reader, writer, _ = self.idle.pop()
+            return reader, writer
+        while self.idle:
+            self.idle.pop()[1].close()
+        return await asyncio.open_connection(*self.address)
 
 
 async def closed_loop(url: str, requests: list[bytes], in_flight: int, seconds: float) -> Tally:
     """Each of ``in_flight`` clients sends when it has its answer."""
-    tally, connections = Tally(), Connections(url)
-    until = time.perf_counter() + seconds
+    client = Client(url)
 
-    async def client(number: int) -> None:
-        while time.perf_counter() < until:
-            await connections.ask(requests[number % len(requests)], tally)
+    async def one(number: int) -> None:
+        while client.now < seconds:
+            await client.ask(requests[number % len(requests)], client.now)
             number += in_flight
 
-    await asyncio.gather(*map(client, range(in_flight)))
-    return tally
+    await asyncio.gather(*map(one, range(in_flight)))
+    return client.tally
 
 
-async def open_loop(url: str, requests: list[bytes], rate: float, seconds: float) -> Tally:
+async def open_loop(
+    url: str, requests: list[bytes], rate: float, seconds: float, seed: int
+) -> Tally:
     """Requests come at Poisson times."""
-    tally, connections = Tally(), Connections(url)
-    chance = random.Random(0)
+    client, chance = Client(url), random.Random(seed)
     tasks: set[asyncio.Task[None]] = set()
-    began = due = time.perf_counter()
-    number = 0
-    while due - began < seconds:
-        await asyncio.sleep(max(0.0, due - time.perf_counter()))
-        task = asyncio.create_task(connections.ask(requests[number % len(requests)], tally))
+    due, number = 0.0, seed
+    while due < seconds:
+        await asyncio.sleep(max(0.0, due - client.now))
+        task = asyncio.create_task(client.ask(requests[number % len(requests)], due))
         tasks.add(task)
         task.add_done_callback(tasks.discard)
         due += chance.expovariate(rate)
         number += 1
     await asyncio.gather(*tasks)
-    return tally
+    return client.tally
+
+
+def run_share(given: argparse.Namespace, number: int) -> Tally:
+    """What one of the processes does."""
+    url = given.url.rstrip("/") + "/attribute"
+    requests = [request_bytes(url, path.read_bytes()) for path in sorted(given.images.iterdir())]
+    if given.rate:
+        share = given.rate / given.processes
+        return asyncio.run(open_loop(url, requests, share, given.seconds, number))
+    clients = len(range(number, given.in_flight, given.processes))
+    return asyncio.run(closed_loop(url, requests, clients, given.seconds))
+
+
+def merged(tallies: Iterable[Tally]) -> Tally:
+    """The tallies of several processes."""
+    return Tally([one for tally in tallies for one in tally.asked])
 
 
 def run_load(url: str, images: Path, **options: float) -> dict[str, Any]:
@@ -140,23 +219,30 @@ def run_load(url: str, images: Path, **options: float) -> dict[str, Any]:
     return report
 
 
+def reached(report: dict[str, Any]) -> bool:
+    """Whether the client sent as fast as it was to: else the figures speak of the client."""
+    return bool(report["sent_per_second"] >= REACHED * report["wanted_per_second"])
+
+
 def main() -> None:
     """Ask, and print the tally."""
     parser = argparse.ArgumentParser()
     parser.add_argument("url")
     parser.add_argument("images", type=Path)
-    parser.add_argument("--in-flight", type=float, default=16)
+    parser.add_argument("--in-flight", type=int, default=16)
     parser.add_argument("--rate", type=float)
     parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--parts", type=int, default=0, help="tell the p99 of each, too")
     given = parser.parse_args()
-    url = given.url.rstrip("/") + "/attribute"
-    requests = [request_bytes(url, path.read_bytes()) for path in sorted(given.images.iterdir())]
-    began = time.perf_counter()
-    if given.rate:
-        tally = asyncio.run(open_loop(url, requests, given.rate, given.seconds))
+    if given.processes == 1:
+        tally = run_share(given, 0)
     else:
-        tally = asyncio.run(closed_loop(url, requests, int(given.in_flight), given.seconds))
-    print(json.dumps(tally.report(time.perf_counter() - began)))
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(given.processes, mp_context=context) as pool:
+            shares = [pool.submit(run_share, given, n) for n in range(given.processes)]
+            tally = merged(share.result() for share in shares)
+    print(json.dumps(tally.report(given.parts)))
 
 
 if __name__ == "__main__":

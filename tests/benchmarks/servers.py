@@ -5,6 +5,7 @@ import platform
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from pathlib import Path
 import httpx
 
 COMMAND = "from app.cli import main; main()"
+START_SECONDS = 300  # the first start exports the model, on a busy machine in a minute or two
 
 
 @dataclass(frozen=True)
@@ -43,25 +45,33 @@ class Server:
 
 @contextmanager
 def serving(*command: str, ready: str = "/health/ready", **environment: str) -> Iterator[Server]:
-    """Run ``python *command --port PORT`` until the block ends."""
+    """Run ``python *command --port PORT`` until the block ends; it logs as usual, into a file.
+
+    Raises:
+        RuntimeError: it does not start; the end of its log says why.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    process = subprocess.Popen(
-        [sys.executable, *command, "--port", str(port)],
-        env={**os.environ, "WHENCE_LOG_LEVEL": "critical", **environment},
-    )
-    try:
-        server = Server(f"http://127.0.0.1:{port}", process.pid)
-        until = time.monotonic() + 120
-        while not _answers(server.url + ready):
-            if process.poll() is not None or time.monotonic() > until:
-                raise RuntimeError(f"the server {command} does not start")
-            time.sleep(0.1)
-        yield server
-    finally:
-        process.terminate()
-        process.wait(60)
+    with tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen(
+            [sys.executable, *command, "--port", str(port)],
+            env={**os.environ, **environment},
+            stderr=log,
+            stdout=subprocess.DEVNULL,
+        )
+        try:
+            server = Server(f"http://127.0.0.1:{port}", process.pid)
+            until = time.monotonic() + START_SECONDS
+            while not _answers(server.url + ready):
+                if process.poll() is not None or time.monotonic() > until:
+                    log.seek(0)
+                    raise RuntimeError(f"{command} does not start: {log.read()[-2000:]}")
+                time.sleep(0.1)
+            yield server
+        finally:
+            process.terminate()
+            process.wait(60)
 
 
 @contextmanager

@@ -5,15 +5,16 @@
 Builds an index, then measures in turns, several times:
 
     loop      decode on as many threads as the service, embed at the best batch size, search
-    whence    `whence serve`, saturated by `tests.benchmarks.load`
+    whence    `whence serve`, saturated by `tests.benchmarks.load`, a line in its log a request
     plain     a FastAPI handler that does one image at a time, in PyTorch as it comes
     plain_engine   the same with the engine that the service runs
     one       the in-process time of one image, and the service's with one client
-    layer     the service with an embedder that costs nothing: what the web layer takes
+    layer     the service with an embedder that costs nothing, asked about images of 32 pixels,
+              less decoding, embedding and searching them in process: what the web layer takes
 
 Prints JSON; ratios are medians over the turns, and `..._cpu_ms` is the processor time of an image,
-which says more than the clock where others use the machine, too. The layer includes
-decoding. Exit status 1 where a ratio misses its aim.
+which says more than the clock where others use the machine, too. Exit status 1 where a ratio misses
+its aim.
 """
 
 import argparse
@@ -33,7 +34,10 @@ import uvicorn
 from fastapi import FastAPI, File
 from PIL import Image, ImageDraw
 
+from app.logs import configure_logging
 from app.main import create_app, open_published_attributor
+from app.pipeline import CPU_BATCH
+from app.protocol import HEADER_BYTES, Protocol
 from app.settings import Settings
 from index.attribution import Attributor
 from index.layout import DataFolder
@@ -47,11 +51,12 @@ from model.images import ImageLimits, decode_image
 from model.train import train_model
 from tests.benchmarks.load import run_load
 from tests.benchmarks.servers import Server, machine, serving, whence_serving
-from tests.fakes import FakeEmbedder
+from tests.fakes import FakeEmbedder, patches
 
 AIMS = {"whence_to_loop": 0.85, "whence_to_plain": 1.3, "one_client_to_one_image": 1.25}
 IN_FLIGHT = 24
 SIDE = 512
+TINY = 32
 
 
 def draw_photo(number: int) -> bytes:
@@ -98,7 +103,13 @@ def prepare(root: Path, options: argparse.Namespace) -> tuple[DataFolder, Path]:
 
 
 def run_loop(
-    attributor: Attributor, images: Sequence[bytes], batch: int, threads: int, seconds: float
+    attributor: Attributor,
+    images: Sequence[bytes],
+    batch: int,
+    threads: int,
+    seconds: float,
+    *,
+    search: bool = True,
 ) -> tuple[int, float]:
     """Images done and seconds taken: decoding goes on while a batch is embedded, as served."""
 
@@ -114,7 +125,9 @@ def run_loop(
             pixels = [future.result() for future in coming]
             number += 1
             coming = [pool.submit(ready, data) for data in batches[number % len(batches)]]
-            attributor.rank(attributor.embedder.embed_pixels(pixels))
+            embeddings = attributor.embedder.embed_pixels(pixels)
+            if search:
+                attributor.rank(embeddings)
             done += len(pixels)
         elapsed = time.perf_counter() - began
         for future in coming:
@@ -134,32 +147,95 @@ def one_image(attributor: Attributor, images: Sequence[bytes], seconds: float) -
 
 
 def plain_app(data: Path, engine: EngineName) -> FastAPI:
-    """What one writes first: decode, embed and search in the handler."""
+    """What one writes first: decode, embed and search in the handler, one image at a time."""
     app = FastAPI()
     attributor = open_published_attributor(Settings(data=data, engine=engine), None)
 
     @app.get("/health/ready")
-    def ready() -> None:
+    async def ready() -> None:
         """It is."""
 
     @app.post("/attribute")
-    def attribute(image: Annotated[bytes, File()]) -> list[str]:
+    async def attribute(image: Annotated[bytes, File()]) -> list[str]:
+        # Not `def`, of which FastAPI runs many at a time on threads.
         [found] = attributor.attribute([decode_image(image, ImageLimits()).pixels])
         return [concept.concept.name for concept in found.concepts]
 
     return app
 
 
-def weightless_app(data: Path) -> FastAPI:
-    """The service with an embedder that costs nothing."""
-    source = data / "source"
+def prepare_weightless(root: Path) -> tuple[DataFolder, Path]:
+    """A data folder with an index of `FakeEmbedder`'s, and a folder of tiny query images."""
+    source, queries = root / "weightless-source", root / "weightless-queries"
+    queries.mkdir()
     for number in range(200):
         concept = source / f"concept-{number // 4}"
         concept.mkdir(parents=True, exist_ok=True)
-        (concept / f"{number}.jpg").write_bytes(draw_photo(number))
-    folder, embedder = DataFolder(data), FakeEmbedder()
-    rebuild(folder, read_sources([source]), embedder, canary_rate=0)
-    return create_app(Settings(data=data), Attributor(embedder, open_published(folder.index)))
+        patches(number, TINY).save(concept / f"{number}.png")
+    for number in range(16):
+        patches(number, TINY).save(queries / f"{number}.png")
+    data = DataFolder(root / "weightless")
+    rebuild(data, read_sources([source]), FakeEmbedder(), canary_rate=0)
+    return data, queries
+
+
+def open_weightless(data: Path) -> Attributor:
+    """What answers with an embedder that costs nothing."""
+    return Attributor(FakeEmbedder(), open_published(DataFolder(data).index))
+
+
+def serve_weightless(data: Path, port: int) -> None:
+    """As `whence serve` does."""
+    settings = Settings(data=data, port=port)
+    configure_logging(settings.log_level, settings.log_format)
+    uvicorn.run(
+        create_app(settings, open_weightless(data)),
+        port=port,
+        log_config=None,
+        access_log=False,
+        http=Protocol,
+        h11_max_incomplete_event_size=HEADER_BYTES,
+        server_header=False,
+    )
+
+
+def work_of(attributor: Attributor, images: Sequence[bytes], seconds: float) -> float:
+    """Milliseconds of processor time of an image, in batches as large as the service's."""
+    done, began, worked = 0, time.perf_counter(), time.process_time()
+    while time.perf_counter() - began < seconds:
+        some = [images[(done + i) % len(images)] for i in range(CPU_BATCH)]
+        attributor.attribute([decode_image(data, ImageLimits()).pixels for data in some])
+        done += len(some)
+    return 1000 * (time.process_time() - worked) / done
+
+
+def measure_layer(root: Path, options: argparse.Namespace) -> dict[str, float]:
+    """What the web layer adds to the work."""
+    data, queries = prepare_weightless(root)
+    images = [path.read_bytes() for path in sorted(queries.iterdir())]
+    attributor = open_weightless(data.root)
+    found: dict[str, list[float]] = {}
+    me = ("-m", "tests.benchmarks.serving", "--data", str(data.root), "--serve", "weightless")
+    with serving(*me) as server:
+        run_load(server.url, queries, seconds=options.seconds, in_flight=IN_FLIGHT)
+        for _ in range(options.turns):
+            worked = server.cpu_seconds()
+            busy = run_load(server.url, queries, seconds=options.seconds, in_flight=IN_FLIGHT)
+            worked = server.cpu_seconds() - worked
+            alone = run_load(server.url, queries, seconds=options.seconds, in_flight=1)
+            turn = {
+                "per_second": busy["answered_per_second"],
+                "cpu_ms": 1000 * worked / busy["statuses"]["200"],
+                "in_process_cpu_ms": work_of(attributor, images, options.seconds),
+                "one_client_p50_ms": alone["p50_ms"],
+                "one_image_ms": one_image(attributor, images, options.seconds),
+            }
+            turn["own_cpu_ms"] = turn["cpu_ms"] - turn["in_process_cpu_ms"]
+            turn["own_ms"] = turn["one_client_p50_ms"] - turn["one_image_ms"]
+            for name, value in turn.items():
+                found.setdefault(name, []).append(value)
+    attributor.snapshot.close()
+    return {name: round(statistics.median(values), 3) for name, values in found.items()}
 
 
 def measure(data: DataFolder, queries: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -196,7 +272,8 @@ def measure(data: DataFolder, queries: Path, options: argparse.Namespace) -> dic
         serving(*me, "plain") as plain,
         serving(*me, "plain_engine") as plain_engine,
     ):
-        run_load(whence.url, queries, seconds=options.seconds, in_flight=IN_FLIGHT)
+        for server in (whence, plain, plain_engine):  # warm
+            run_load(server.url, queries, seconds=options.seconds, in_flight=IN_FLIGHT)
         for _ in range(options.turns):
             loop()
             saturate("whence", whence)
@@ -206,8 +283,6 @@ def measure(data: DataFolder, queries: Path, options: argparse.Namespace) -> dic
             alone = run_load(whence.url, queries, seconds=options.seconds, in_flight=1)
             note("one_client_p50_ms", alone["p50_ms"])
     attributor.snapshot.close()
-    with serving(*me, "weightless") as weightless:
-        saturate("layer", weightless)
     median = {name: round(statistics.median(values), 2) for name, values in found.items()}
 
     def ratio(over: str, under: str) -> float:
@@ -220,6 +295,7 @@ def measure(data: DataFolder, queries: Path, options: argparse.Namespace) -> dic
         "jpeg_bytes": round(statistics.mean(map(len, images))),
         "images_per_second_by_batch": {b: round(value, 1) for b, value in sizes.items()},
         **median,
+        "layer": measure_layer(data.root.parent, options),
         "cpu_whence_to_loop": round(median["whence_cpu_ms"] / median["loop_cpu_ms"], 3),
         "whence_to_loop": ratio("whence", "loop"),
         "whence_to_plain": ratio("whence", "plain"),
@@ -241,15 +317,14 @@ def main() -> int:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--port", type=int)
     options = parser.parse_args()
+    if options.serve == "weightless":
+        serve_weightless(options.data, options.port)
+        return 0
+    if options.serve:
+        engine: EngineName = "eager" if options.serve == "plain" else "auto"
+        uvicorn.run(plain_app(options.data, engine), port=options.port, log_level="critical")
+        return 0
     with tempfile.TemporaryDirectory() as name:
-        if options.serve:
-            make = {
-                "plain": lambda: plain_app(options.data, "eager"),
-                "plain_engine": lambda: plain_app(options.data, "auto"),
-                "weightless": lambda: weightless_app(Path(name)),
-            }
-            uvicorn.run(make[options.serve](), port=options.port, log_level="critical")
-            return 0
         report = measure(*prepare(Path(name), options), options)
     print(json.dumps(report, indent=1))
     return int(
