@@ -20,7 +20,7 @@ from tests.app.test_cli import free_port
 
 GET = b"GET /health/live HTTP/1.1\r\nHost: a\r\n\r\n"
 FORM = (
-    b"POST /attribute HTTP/1.1\r\nHost: a\r\nContent-Type: multipart/form-data; boundary=x\r\n"
+    b"POST /attribute HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=x\r\n"
     b"Content-Length: 1000\r\n\r\n--x\r\n"
 )
 
@@ -40,6 +40,7 @@ def port(attributor: Attributor, tmp_path_factory: pytest.TempPathFactory) -> It
     thread = threading.Thread(target=server.run, daemon=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(protocol, "HEADER_SECONDS", 0.5)
+        patch.setattr(protocol, "LINGER_SECONDS", 0.5)
         thread.start()
         while not server.started:
             time.sleep(0.01)
@@ -95,6 +96,33 @@ def test_a_slow_body_is_refused_and_the_connection_closed(port: int) -> None:
     assert b"urn:whence:problem:body-too-slow" in received
     assert b"\r\nconnection: close\r\n" in received.lower()
     assert 0.4 < seconds < 3
+
+
+NOWHERE = FORM.replace(b"/attribute", b"/nowhere")
+CHUNKED = NOWHERE.replace(b"Content-Length: 1000", b"Transfer-Encoding: chunked")
+
+
+@pytest.mark.parametrize("request_", [NOWHERE, CHUNKED.removesuffix(b"--x\r\n")])
+@pytest.mark.parametrize("more", [[], [0.1, b"1"], [0.1, b"1\r", 0.1, b"\n", 0.1, b"a"]])
+def test_the_rest_of_a_body_that_is_answered_is_not_waited_for(
+    port: int, request_: bytes, more: list[bytes | float]
+) -> None:
+    received, seconds = talk(port, request_, *more)
+    assert received.startswith(b"HTTP/1.1 404 ")
+    assert 0.4 < seconds < 3
+
+
+def test_a_body_that_drips_after_its_answer_does_not_hold_the_connection(port: int) -> None:
+    received, seconds = talk(port, NOWHERE, *[piece for _ in range(40) for piece in (0.05, b"a")])
+    assert received.startswith(b"HTTP/1.1 404 ")
+    assert seconds < 4  # the server's half second, and what this side goes on to send
+
+
+def test_a_body_that_comes_after_its_answer_leaves_the_connection_of_use(port: int) -> None:
+    rest = bytes(1000 - len(b"--x\r\n"))
+    received, _ = talk(port, NOWHERE, 0.2, rest, 0.4, GET, 0.3, GET)
+    assert received.count(b"HTTP/1.1 404 ") == 1
+    assert received.count(b"HTTP/1.1 200 OK") == 2
 
 
 @pytest.mark.parametrize(
