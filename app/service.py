@@ -11,7 +11,7 @@ from typing import Literal
 
 import anyio.to_thread
 
-from app.errors import ReloadError
+from app.errors import ReloadError, StalledError
 from app.metrics import Metrics
 from app.pipeline import Pipeline
 from app.settings import Settings
@@ -101,6 +101,7 @@ class Service:
         self._loading = asyncio.Lock()  # held while a version is opened
         self._changing = asyncio.Lock()  # held, shortly, while what is served changes; taken last
         self.pipeline = Pipeline(settings, metrics)
+        metrics.watch_health(self._is_ready, lambda: self._responds_within(settings.stall_seconds))
         self._watches: list[asyncio.Task[None]] = []
         if attributor:
             self._tell_serving(attributor)
@@ -194,6 +195,18 @@ class Service:
                 f"goes on trying: {trouble}"
             )
         return takedown
+
+    def _is_ready(self) -> bool:
+        settings = self._settings
+        patience = min(settings.deadline_seconds, settings.stall_seconds)
+        return self._serving is not None and self._responds_within(patience)
+
+    def _responds_within(self, seconds: float) -> bool:
+        try:
+            self.pipeline.check_responsive(seconds)
+        except StalledError:
+            return False
+        return True
 
     async def _repeat(self, look: Callable[[], Awaitable[None]]) -> None:
         while True:
