@@ -313,6 +313,13 @@ def chance(p_value: float) -> str:
     return "for nearly every image from elsewhere"
 
 
+def percent(share: float) -> str:
+    """A share in words, never rounded to all or nothing; `words.js` says the same on the page."""
+    if 0 < share < 0.005:
+        return "under 1%"
+    return "over 99%" if 0.995 <= share < 1 else f"{math.floor(100 * share + 0.5)}%"
+
+
 def web_link(url: str | None) -> str | None:
     """An address that may be made a link: http or https only."""
     try:
@@ -337,7 +344,7 @@ def _templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters |= {"chance": chance, "web_link": web_link}
+    templates.filters |= {"chance": chance, "percent": percent, "web_link": web_link}
     return templates
 
 

@@ -7,8 +7,10 @@ export const count = (n, one, many = `${one}s`) => `${number.format(n)} ${n === 
 export const date = (iso) => day.format(new Date(iso));
 export const list = (words) => new Intl.ListFormat("en", { type: "conjunction" }).format(words);
 
+/** A share; never rounded to all or nothing. The report says the same. */
 export function percent(share) {
   if (share > 0 && share < 0.005) return "under 1%";
+  if (share >= 0.995 && share < 1) return "over 99%";
   return `${Math.round(100 * share)}%`;
 }
 
