@@ -137,7 +137,8 @@ def run_loop(
 
 def one_image(attributor: Attributor, images: Sequence[bytes], seconds: float) -> float:
     """Median milliseconds of one image, decoded, embedded and searched."""
-    times, began = [], time.perf_counter()
+    times: list[float] = []
+    began = time.perf_counter()
     while time.perf_counter() - began < seconds:
         start = time.perf_counter()
         image = decode_image(images[len(times) % len(images)], ImageLimits())
