@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-import uvicorn
 
 from app.ask import attribute_files
 from app.client import Whence
@@ -33,8 +32,8 @@ from app.options import (
 )
 from app.ports import require_port
 from app.pretrain import pretrain
-from app.protocol import HEADER_BYTES, Protocol
 from app.security import require_closed
+from app.server import run_server
 from app.settings import read_settings
 from app.takedown import takedown
 from app.verify_report import verify_report_command
@@ -244,16 +243,7 @@ def serve(
     configure_logging(settings.log_level, settings.log_format)
     os.environ.setdefault("OTEL_SERVICE_NAME", "whence")
     out.print(f"whence at http://{settings.host}:{settings.port} (API at /docs)")
-    uvicorn.run(
-        create_app(settings),
-        host=settings.host,
-        port=settings.port,
-        log_config=None,
-        access_log=False,
-        http=Protocol,
-        h11_max_incomplete_event_size=HEADER_BYTES,
-        server_header=False,
-    )
+    run_server(create_app(settings), settings)
 
 
 @cli.command()
@@ -393,3 +383,7 @@ def print_answer(path: Path, answer: dict[str, object]) -> None:
             f"p {concept['p_value']:.3f}"
         )
     out.print(f"      unattributed {answer['unattributed_share']:.0%}")
+
+
+if __name__ == "__main__":
+    main()

@@ -28,7 +28,7 @@ from app.service import Service
 from app.settings import Settings, read_settings
 from app.telemetry import Telemetry
 from app.tracing import REQUESTS
-from app.uploads import BodyLimit
+from app.uploads import BodyLimit, UploadRoom
 from index.attribution import Attributor, open_attributor
 from index.embedding import ImageEmbedder
 from index.layout import DataFolder
@@ -103,6 +103,7 @@ def create_app(
     app.state.gate = Gate.of(settings)
     app.add_middleware(
         BodyLimit,
+        room=UploadRoom(settings.upload_memory, settings.largest_body, settings.max_uploads),
         max_bytes=settings.max_upload_bytes,
         exceptions={"/attribute/batch": settings.max_batch_bytes},
         seconds=settings.upload_seconds,

@@ -1,16 +1,20 @@
 """Who may ask, and who may change what the server shows: the holders of API keys.
 
-Without keys the server answers what comes in over loopback, or anyone if it was told so; admin
+Without keys the server answers who sits at its own machine, or anyone if it was told so; admin
 requests need a key always. A route names what it needs: ``Depends(require_attribute)``.
 """
 
 import ipaddress
+import re
 import socket
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from starlette.datastructures import Headers
 
 from app.errors import ForbiddenError, KeysError, UnauthorizedError
 from app.keys import Key, KeyRing, Scope
@@ -23,6 +27,7 @@ _bearer = HTTPBearer(
 Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
 
 HOW = "send `Authorization: Bearer KEY` with a key that `whence keys add` made on the server"
+FORWARDED_FOR = re.compile(r'\bfor="?\[?([^\s;,"\]]*)', re.IGNORECASE)  # RFC 7239
 
 
 @dataclass(frozen=True)
@@ -48,8 +53,9 @@ class Gate:
             KeysError: the keys cannot be read, so nobody can be let in.
         """
         if not self.keys.configured and scope != "admin":
-            self._require_loopback(request)
-            self.rates.admit(f"address {_network(request)}")
+            self._require_this_machine(request)
+            client = request.client.host if request.client else ""
+            self.rates.admit(f"address {_network(client)}")
             return
         key = self._valid_key(token)
         if not key.allows(scope):
@@ -70,15 +76,26 @@ class Gate:
             raise UnauthorizedError(f"this key expired at {key.expires_at:%Y-%m-%d %H:%M} UTC")
         return key
 
-    def _require_loopback(self, request: Request) -> None:
+    def _require_this_machine(self, request: Request) -> None:
+        """Let in who sits at this machine: no proxy's caller, and no page of another name."""
         # Where the connection arrived, which no header can change.
-        address = _address((request.scope.get("server") or ("", None))[0])
-        # None: a socket in the file system, or no socket at all.
-        if not (self.allow_anonymous or address is None or address.is_loopback):
-            raise UnauthorizedError(
-                "this server has no keys and so answers this machine alone: make one with `whence "
-                "keys add NAME`, or set WHENCE_ALLOW_ANONYMOUS=true to answer anyone"
-            )
+        arrived = (request.scope.get("server") or ("", None))[0]
+        # No address: a socket in the file system, or no socket at all.
+        if self.allow_anonymous or _address(arrived) is None:
+            return
+        client = request.client.host if request.client else ""
+        asked = _host_name(request.headers.get("host", ""))
+        if not all(map(_is_loopback, (arrived, client, *_forwarded(request.headers)))):
+            why = "answers this machine alone"
+        elif asked != "localhost" and not _is_loopback(asked):
+            # What a browser sends whose name for this machine somebody else decides on.
+            why = f"answers to localhost and its addresses alone, not to {asked[:100]!r}"
+        else:
+            return
+        raise UnauthorizedError(
+            f"this server has no keys and so {why}: make one with `whence keys add NAME`, or set "
+            "WHENCE_ALLOW_ANONYMOUS=true to answer anyone"
+        )
 
 
 async def require_attribute(request: Request, credentials: Credentials) -> None:
@@ -115,16 +132,50 @@ def require_closed(settings: Settings) -> None:
     )
 
 
+def caller_of(scope: Mapping[str, Any]) -> str | None:
+    """Who sends a request: a key once it was found valid, else an address; None on this machine."""
+    if key := scope.get("state", {}).get("key_name"):
+        return f"key {key}"
+    host = (scope.get("client") or ("", None))[0]
+    address = _address(host)
+    if address is None or address.is_loopback:
+        return None
+    return f"address {_network(host)}"
+
+
 def _ring(settings: Settings) -> KeyRing:
     return KeyRing(settings.keys_path, required=settings.keys_file is not None)
 
 
-def _network(request: Request) -> str:
+def _network(host: str) -> str:
     """Who counts as one caller: an IPv4 address, or the /64 that one IPv6 host has to itself."""
-    address = _address(request.client.host if request.client else "")
+    address = _address(host)
     if isinstance(address, ipaddress.IPv6Address):
         return str(ipaddress.ip_network((int(address), 64), strict=False))
     return str(address)
+
+
+def _forwarded(headers: Headers) -> Iterator[str]:
+    """Whom proxies say to ask for, each; what is no address is given as it is."""
+    for line in headers.getlist("x-forwarded-for"):
+        yield from (part.strip() for part in line.split(","))
+    for line in headers.getlist("forwarded"):
+        for part in line.split(","):
+            found = FORWARDED_FOR.search(part)
+            yield found[1] if found else ""
+
+
+def _host_name(host: str) -> str:
+    """A Host header without its port; empty if it is none."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
+
+
+def _is_loopback(host: str) -> bool:
+    address = _address(host)
+    return address is not None and address.is_loopback
 
 
 def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

@@ -1,6 +1,5 @@
 """Settings of the server, each an environment variable: WHENCE_DATA, WHENCE_PORT, ..."""
 
-import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -13,7 +12,7 @@ from index.calibration import DEFAULT_RATE
 from index.explanation import MOST
 from index.layout import DataFolder
 from index.milvus import StoreSettings
-from model.engines import EngineName
+from model.engines import EngineName, available_cores
 from model.errors import WhenceError
 from model.images import DEFAULT_LIMITS, ImageLimits
 
@@ -22,7 +21,7 @@ LogLevel = Annotated[
 ]
 
 
-DEFAULT_DECODERS = min(8, os.cpu_count() or 1)
+DEFAULT_DECODERS = min(8, available_cores())
 
 
 def _split(value: object) -> object:
@@ -104,7 +103,9 @@ class Settings(StoreSettings):
         description="Longest wait for images that are being decoded, to embed them together.",
     )
     decode_threads: int = Field(
-        DEFAULT_DECODERS, ge=1, description="Threads that decode; by default the processor's cores."
+        DEFAULT_DECODERS,
+        ge=1,
+        description="Threads that decode; by default the cores that the process may use.",
     )
     max_queue: int = Field(
         32,
@@ -115,6 +116,12 @@ class Settings(StoreSettings):
         64,
         ge=1,
         description="Uploads arriving at the same time, at most; beyond it requests get 429.",
+    )
+    upload_memory: int = Field(
+        512 * 2**20,
+        ge=1,
+        description="Bytes of all bodies that arrive or are being answered; beyond it requests get "
+        "429.",
     )
     max_batch_images: int = Field(
         16, ge=1, description="Images in one request to /attribute/batch, at most."
@@ -156,6 +163,21 @@ class Settings(StoreSettings):
                 "ever be taken"
             )
         return self
+
+    @model_validator(mode="after")
+    def _largest_body_fits_the_memory(self) -> Self:
+        if self.largest_body > self.upload_memory:
+            raise ValueError(
+                f"WHENCE_UPLOAD_MEMORY is {self.upload_memory}, less than the {self.largest_body} "
+                "bytes that one request may have (WHENCE_MAX_UPLOAD_BYTES, WHENCE_MAX_BATCH_BYTES):"
+                " no such request would ever be taken"
+            )
+        return self
+
+    @property
+    def largest_body(self) -> int:
+        """Bytes of a request, at most, wherever it goes."""
+        return max(self.max_upload_bytes, self.max_batch_bytes)
 
     @property
     def keys_path(self) -> Path:

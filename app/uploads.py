@@ -1,7 +1,10 @@
 """How an image comes in: counted and timed while it arrives, one form field, never on disk."""
 
 import asyncio
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -15,40 +18,152 @@ from app.errors import (
     InvalidRequestError,
     MalformedFormError,
     NotAFormError,
+    QueueFullError,
 )
+from app.security import caller_of
 
 FIELD = "image"
 FORM = "multipart/form-data"
 SPARE = 16  # parts beyond those that are right, so that what is wrong can be said
 EMPTY = "is empty: the file has 0 bytes"
+DRAINED = 2**20  # bytes of a body that are read although nothing is done with them
+LEAST_SHARE = 4  # uploads that one caller may always have arriving
+
+
+@dataclass
+class UploadRoom:
+    """What the bodies of all requests may take together, and those of one caller.
+
+    A body has its bytes from when its reading begins, as many as are announced, to the end of its
+    request. A quarter of everything is the most for one caller, so that one cannot keep out all
+    others by sending slowly. Loopback addresses may be proxies, and so have no such share.
+
+    Args:
+        memory: bytes of all bodies.
+        largest: bytes of one body, which fits into a share in any case.
+        uploads: bodies that may arrive at the same time; whoever reads them sees to that.
+    """
+
+    memory: int
+    largest: int
+    uploads: int
+    held: int = 0
+    _of: Counter[str] = field(default_factory=Counter)  # bytes by caller
+    _arriving: Counter[str] = field(default_factory=Counter)  # bodies by caller
+
+    @contextmanager
+    def body(self) -> Iterator["_Body"]:
+        """Room for one request's body, given back at the end of the block."""
+        body = _Body(self)
+        try:
+            yield body
+        finally:
+            body.arrived()
+            self._take(body.caller, -body.size)
+
+    def _take(self, caller: str | None, size: int) -> None:
+        self.held += size
+        if caller:
+            _add(self._of, caller, size)
+
+
+@dataclass
+class _Body:
+    room: UploadRoom
+    caller: str | None = None
+    size: int = 0
+    arriving: bool = False
+
+    def begin(self, caller: str | None, announced: int) -> None:
+        """Take room for what is announced.
+
+        Raises:
+            QueueFullError: there is not enough, or the caller has had his share.
+        """
+        self.caller = caller
+        if caller:
+            most = max(LEAST_SHARE, self.room.uploads // 4)
+            if self.room._arriving[caller] >= most:
+                raise _full(f"{most} of your uploads are arriving, the most for one caller")
+            _add(self.room._arriving, caller, 1)
+        self.arriving = True
+        self.grow(announced)
+
+    def grow(self, size: int) -> None:
+        """Take room up to ``size`` bytes.
+
+        Raises:
+            QueueFullError: there is not enough.
+        """
+        more = size - self.size
+        if more <= 0:
+            return
+        room = self.room
+        if room.held + more > room.memory:
+            raise _full(f"uploads take {room.held:,} bytes and may take {room.memory:,}")
+        share = max(room.memory // 4, room.largest)
+        if self.caller and room._of[self.caller] + more > share:
+            raise _full(f"your uploads may take {share:,} bytes at the same time")
+        room._take(self.caller, more)
+        self.size = size
+
+    def arrived(self) -> None:
+        """Note that nothing more comes."""
+        if self.arriving and self.caller:
+            _add(self.room._arriving, self.caller, -1)
+        self.arriving = False
+
+
+def _add(counter: Counter[str], caller: str, count: int) -> None:
+    counter[caller] += count
+    if not counter[caller]:
+        del counter[caller]  # callers come and go
+
+
+def _full(why: str) -> QueueFullError:
+    return QueueFullError(f"{why}; try again in 1 second", retry_after=1)
 
 
 class BodyLimit:
     """Middleware that stops reading a body that is too large, announced or not, or too slow.
 
+    Nor is one read for which there is no room.
+
     Args:
         app: what it guards.
+        room: for all bodies.
         max_bytes: of a body.
         exceptions: other limits of single paths.
         seconds: from the end of the headers to the end of the body.
     """
 
     def __init__(
-        self, app: ASGIApp, max_bytes: int, exceptions: Mapping[str, int], seconds: float
+        self,
+        app: ASGIApp,
+        room: UploadRoom,
+        max_bytes: int,
+        exceptions: Mapping[str, int],
+        seconds: float,
     ) -> None:
         self.app = app
+        self.room = room
         self.max_bytes = max_bytes
         self.exceptions = exceptions
         self.seconds = seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on; reading it raises `BodyTooLargeError` or `BodyTooSlowError`."""
+        """Pass the request on.
+
+        Reading it raises `BodyTooLargeError`, `BodyTooSlowError` or `QueueFullError`.
+        """
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         max_bytes = self.exceptions.get(scope["path"], self.max_bytes)
-        announced = Headers(scope=scope).get("content-length", "")
-        too_large = announced.isdecimal() and int(announced[:20]) > max_bytes
+        headers = Headers(scope=scope)
+        announced = _announced(headers)
+        too_large = announced > max_bytes
+        empty = not announced and "transfer-encoding" not in headers
         deadline = asyncio.get_running_loop().time() + self.seconds
         received = 0
         whole = False
@@ -58,6 +173,8 @@ class BodyLimit:
             if whole:  # what is waited for now is that the client leaves
                 return await receive()
             if not too_large:
+                if not (body.arriving or empty):
+                    body.begin(caller_of(scope), announced)
                 try:
                     async with asyncio.timeout_at(deadline):
                         message = await receive()
@@ -68,6 +185,10 @@ class BodyLimit:
                     ) from None
                 received += len(message.get("body", b""))
                 whole = not message.get("more_body", False)
+                if received <= max_bytes:
+                    body.grow(received)
+                if whole:
+                    body.arrived()
             if too_large or received > max_bytes:
                 raise BodyTooLargeError(
                     f"the body is larger than {max_bytes:,} bytes, the most that is "
@@ -75,7 +196,8 @@ class BodyLimit:
                 )
             return message
 
-        await self.app(scope, receive_within_limits, send)
+        with self.room.body() as body:
+            await self.app(scope, receive_within_limits, send)
 
 
 class _InMemoryParser(MultiPartParser):
@@ -132,9 +254,20 @@ async def read_image_fields(request: Request, *, most: int) -> list[bytes]:
 
 
 async def drain(request: Request) -> None:
-    """Read a body away, so that a client that still sends it gets to see the answer."""
+    """Read a small body away, so that its connection can be used again at once.
+
+    For the rest of a large one, or of one of unknown length, `app.protocol` waits a little.
+    """
+    if "transfer-encoding" in request.headers or _announced(request.headers) > DRAINED:
+        return
     async for _ in request.stream():
         pass
+
+
+def _announced(headers: Headers) -> int:
+    """Bytes that a body is said to have; 0 if nothing is said."""
+    length = headers.get("content-length", "")
+    return int(length[:20]) if length.isdecimal() else 0
 
 
 async def _read_form(request: Request, most: int) -> FormData:

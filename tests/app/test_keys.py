@@ -287,13 +287,70 @@ def test_a_file_that_was_named_must_be_there(tmp_path: Path, attributor: Attribu
 
 
 def ask_at(
-    address: str, tmp_path: Path, attributor: Attributor, *, path: str = "/concepts", **more: object
+    address: str,
+    tmp_path: Path,
+    attributor: Attributor,
+    *,
+    path: str = "/concepts",
+    peer: str = "127.0.0.1",
+    headers: dict[str, str] | None = None,
+    **more: object,
 ) -> httpx.Response:
     """The answer to a connection that arrived at ``address`` of a server without keys."""
     app = create_app(Settings(data=tmp_path, **more), attributor)  # type: ignore[arg-type]
     host = f"[{address}]" if ":" in address else address
-    with TestClient(app, base_url=f"http://{host}:8000") as client:
-        return client.get(path, headers={"Host": "localhost", "X-Forwarded-For": "127.0.0.1"})
+    sent = {"Host": "localhost", "X-Forwarded-For": "127.0.0.1", **(headers or {})}
+    with TestClient(app, base_url=f"http://{host}:8000", client=(peer, 50_000)) as client:
+        return client.get(path, headers=sent)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"X-Forwarded-For": "127.0.0.1, ::1", "Host": "127.0.0.1:8000"},
+        {"Forwarded": 'for=127.0.0.1;proto=http, for="[::1]:4711"', "Host": "[::1]:8000"},
+        {"Host": "LOCALHOST:8000"},
+        {"Host": "127.1.2.3"},
+    ],
+)
+def test_a_proxy_for_this_machine_alone_needs_no_key(
+    headers: dict[str, str], tmp_path: Path, attributor: Attributor
+) -> None:
+    assert ask_at("127.0.0.1", tmp_path, attributor, headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"X-Forwarded-For": "192.0.2.1"},
+        {"X-Forwarded-For": "127.0.0.1, 192.0.2.1"},
+        {"X-Forwarded-For": "192.0.2.1, 127.0.0.1"},
+        {"X-Forwarded-For": "unknown"},
+        {"Forwarded": "for=192.0.2.1"},
+        {"Forwarded": 'proto=https;For="[2001:db8::1]:4711"'},
+        {"Forwarded": "proto=https"},
+        {"Host": "evil.example"},
+        {"Host": "localhost.evil.example"},
+        {"Host": "127.0.0.1.evil.example:8000"},
+        {"Host": "192.0.2.1"},
+        {"Host": "[::1"},
+        {"Host": ""},
+    ],
+)
+def test_a_proxy_or_another_name_does_not_open_the_server_to_the_world(
+    headers: dict[str, str], tmp_path: Path, attributor: Attributor, check_problem: CheckProblem
+) -> None:
+    response = ask_at("127.0.0.1", tmp_path, attributor, headers=headers)
+    assert "WHENCE_ALLOW_ANONYMOUS" in check_problem(response, 401, "unauthorized")["detail"]
+    told = ask_at("127.0.0.1", tmp_path, attributor, headers=headers, allow_anonymous=True)
+    assert told.status_code == 200
+
+
+def test_a_peer_that_a_trusted_proxy_named_is_not_this_machine(
+    tmp_path: Path, attributor: Attributor, check_problem: CheckProblem
+) -> None:
+    response = ask_at("127.0.0.1", tmp_path, attributor, peer="192.0.2.1")
+    check_problem(response, 401, "unauthorized")
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"])

@@ -3,9 +3,11 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -140,3 +142,56 @@ def test_spans_reach_the_collector_before_the_server_ends(served: Served) -> Non
     assert names == {"POST /attribute", "queue", "decode", "embed", "search"}
     [line] = [line for line in served.log if line["event"] == "request"]
     assert {span.trace_id.hex() for span in spans} == {line["trace_id"]}
+
+
+HANGING = """
+import time
+from app import cli, pipeline, server
+pipeline.decode_image = lambda *_, **__: time.sleep(1000)
+server.ANSWER_SECONDS = server.CLOSE_SECONDS = 1
+cli.main()
+"""
+
+
+def test_a_server_stops_in_time_whatever_hangs_or_still_arrives(data: Path) -> None:
+    port = free_port()
+    process = subprocess.Popen(
+        [sys.executable, "-c", HANGING, "serve", "--data", str(data), "--port", str(port)],
+        cwd=ROOT,
+        env={**os.environ, "WHENCE_DEVICE": "cpu", "WHENCE_DEADLINE_SECONDS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    watchdog = threading.Timer(120, process.kill)
+    watchdog.start()
+    address = ("127.0.0.1", port)
+    head = (
+        b"POST /attribute HTTP/1.1\r\nHost: localhost\r\n"
+        b"Content-Type: multipart/form-data; boundary=x\r\nContent-Length: %d\r\n\r\n"
+    )
+    form = (
+        b'--x\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\na\r\n--x--\r\n'
+    )
+    try:
+        assert process.stderr
+        next(line for line in process.stderr if "Uvicorn running on" in line)
+        with socket.create_connection(address) as held, socket.create_connection(address) as slow:
+            held.sendall(head % len(form) + form)  # its image is decoded for ever
+            slow.sendall(head % 1000)
+            time.sleep(0.5)
+            began = time.monotonic()
+            process.send_signal(signal.SIGINT)
+            slow.settimeout(30)
+            assert slow.recv(1) == b""
+            cut_off = time.monotonic() - began
+            log = process.stderr.read()
+            assert process.wait(30) == 1
+            stopped = time.monotonic() - began
+    finally:
+        watchdog.cancel()
+        process.kill()
+        process.wait()
+    assert cut_off < 1.5  # less than the deadline of what was taken
+    assert stopped < 20
+    assert "still there: MainThread" in log

@@ -2,6 +2,7 @@ import asyncio
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ from fastapi.testclient import TestClient
 from PIL import Image
 from starlette.types import Message
 
+from app.errors import QueueFullError
 from app.main import create_app
 from app.settings import Settings
+from app.uploads import BodyLimit, UploadRoom
 from index.attribution import Attributor
 from tests.app.conftest import BYTES, CheckProblem
 from tests.fakes import FakeEmbedder
@@ -309,3 +312,95 @@ def test_other_bodies_have_the_same_limits(client: TestClient, check_problem: Ch
     response = client.post("/takedowns", headers=headers, content=bytes(BYTES + 1))
     check_problem(response, 413, "body-too-large")
     assert response.headers["connection"] == "close"
+
+
+# Room
+
+
+def begin_upload(room: UploadRoom, caller: str | None, size: int) -> ExitStack:
+    """A body that is arriving until the stack is closed."""
+    stack = ExitStack()
+    stack.enter_context(room.body()).begin(caller, size)
+    return stack
+
+
+def test_bodies_have_so_many_bytes_together() -> None:
+    room = UploadRoom(memory=1000, largest=500, uploads=64)
+    first, _second = begin_upload(room, None, 400), begin_upload(room, None, 500)
+    with pytest.raises(QueueFullError, match="900 bytes and may take 1,000"):
+        begin_upload(room, None, 101)
+    with begin_upload(room, None, 100), room.body() as unannounced:
+        unannounced.begin(None, 0)
+        with pytest.raises(QueueFullError):
+            unannounced.grow(1)
+    first.close()
+    assert room.held == 500
+    begin_upload(room, None, 500)
+
+
+def test_one_caller_has_a_part_of_the_uploads_and_their_bytes() -> None:
+    room = UploadRoom(memory=4000, largest=100, uploads=24)
+    held = [begin_upload(room, "key a", 1) for _ in range(6)]
+    with pytest.raises(QueueFullError, match="6 of your uploads"):
+        begin_upload(room, "key a", 1)
+    begin_upload(room, "key b", 1000).close()
+    with pytest.raises(QueueFullError, match="1,000 bytes"):
+        begin_upload(room, "key b", 1001)
+    held.pop().close()
+    begin_upload(room, "key a", 995).close()
+    # On this machine it may be a proxy of many.
+    held += [begin_upload(room, None, 1) for _ in range(50)]
+    for one in held:
+        one.close()
+    assert room == UploadRoom(memory=4000, largest=100, uploads=24)
+
+
+def test_a_body_for_which_there_is_no_room_is_not_read(
+    attributor: Attributor, tmp_path: Path, check_problem: CheckProblem
+) -> None:
+    settings = Settings(
+        data=tmp_path, upload_memory=BYTES, max_upload_bytes=BYTES, max_batch_bytes=BYTES
+    )
+    app = create_app(settings, attributor)
+    [middleware] = [m for m in app.user_middleware if m.cls is BodyLimit]
+    room = middleware.kwargs["room"]
+    with TestClient(app) as client, begin_upload(room, None, BYTES - 100):
+        response = client.post("/attribute", files={"image": bytes(1000)})
+        problem = check_problem(response, 429, "queue-full")
+        assert "uploads take 199,900 bytes" in problem["detail"]
+        assert response.headers["retry-after"] == "1"
+        body = {"kind": "concept", "id": "x", "reason": "r"}
+        assert client.get("/concepts").status_code == 200
+        check_problem(client.post("/takedowns", json={**body, "x": "a" * 100}), 429, "queue-full")
+    assert room.held == 0
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_a_large_body_is_not_read_while_the_queue_is_full(
+    attributor: Attributor, tmp_path: Path, check_problem: CheckProblem, announced: bool
+) -> None:
+    settings = Settings(data=tmp_path, max_queue=1, max_batch_images=1)
+    app = create_app(settings, attributor)
+    large, small = Chunks(2**21, size=2**16), Chunks(2**19, size=2**16)
+
+    async def ask() -> list[httpx.Response]:
+        transport = httpx.ASGITransport(app)
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=transport, base_url="http://test") as client,
+        ):
+            with app.state.service.pipeline.admitted():
+                return [
+                    await client.post(
+                        "/attribute",
+                        content=aiter(chunks),
+                        headers=BOUNDARY
+                        | ({"content-length": str(chunks.length)} if announced else {}),
+                    )
+                    for chunks in (large, small)
+                ]
+
+    for response in asyncio.run(ask()):
+        check_problem(response, 429, "queue-full")
+    assert large.taken <= large.size
+    assert small.taken == (small.length if announced else 0)

@@ -1,0 +1,75 @@
+"""The server as `whence serve` runs it: its protocol, whom it believes, how long it may stop."""
+
+import logging
+import math
+import os
+import socket
+import sys
+import threading
+from contextlib import suppress
+
+import uvicorn
+from fastapi import FastAPI
+from uvicorn.config import STARTUP_FAILURE
+
+from app.protocol import HEADER_BYTES, Protocol
+from app.settings import Settings
+
+ANSWER_SECONDS = 5  # to finish what was begun at its deadline
+CLOSE_SECONDS = 10  # to end threads, close the index and send the last spans
+HUNG = 1  # exit status
+
+logger = logging.getLogger(__name__)
+
+
+def run_server(app: FastAPI, settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    What was taken is answered first, within the deadline that requests have anyway. If the process
+    has not ended `CLOSE_SECONDS` after that, because a thread hangs, it ends with status 1.
+    """
+    answered = math.ceil(settings.deadline_seconds) + ANSWER_SECONDS
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        http=Protocol,
+        h11_max_incomplete_event_size=HEADER_BYTES,
+        server_header=False,
+        # Uvicorn would believe whoever comes from this machine, and so let any caller here, or
+        # behind a proxy that forwards what it gets, name the address its requests are counted by.
+        proxy_headers="FORWARDED_ALLOW_IPS" in os.environ,
+        timeout_graceful_shutdown=answered,
+    )
+    server = _Server(config, answered + CLOSE_SECONDS)
+    with suppress(KeyboardInterrupt):  # raised again once everything is closed
+        server.run()
+    if not server.started:
+        sys.exit(STARTUP_FAILURE)
+
+
+class _Server(uvicorn.Server):
+    """Ends, whatever hangs.
+
+    Args:
+        config: of the server.
+        stop_seconds: from the signal to the end of the process, at most.
+    """
+
+    def __init__(self, config: uvicorn.Config, stop_seconds: float) -> None:
+        super().__init__(config)
+        self._stop_seconds = stop_seconds
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop; threads that hang in native code cannot be ended, nor does Python exit then."""
+        alarm = threading.Timer(self._stop_seconds, self._end)
+        alarm.daemon = True
+        alarm.start()
+        await super().shutdown(sockets)
+
+    def _end(self) -> None:
+        hung = ", ".join(thread.name for thread in threading.enumerate())
+        logger.error("not stopped within %g s; still there: %s", self._stop_seconds, hung)
+        os._exit(HUNG)
