@@ -25,11 +25,13 @@ import tempfile
 import time
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
 from PIL import Image
 
+from app.keys import KeyFile
 from index.calibration import Calibration
 from index.catalog import Concept, Exemplar, write_catalog
 from index.fingerprint import GRID, LENGTH, Fingerprints, Pictures
@@ -53,7 +55,7 @@ from index.takedown import Content, TakedownLog, withdraw
 from index.vectors import write_vectors
 from model.checkpoint import load_embedder
 from tests.benchmarks.pictures import draw_pictures, save_small_model
-from tests.benchmarks.swap_under_load import SERVE, TOKEN, Asked, keep_asking, until
+from tests.benchmarks.swap_under_load import SERVE, Asked, keep_asking, until
 
 EFFECTIVE, PER_CONCEPT = 1.0, 20
 
@@ -127,11 +129,13 @@ def build(data: DataFolder, picture: Path, count: int) -> None:
     publish(data.index, version)
 
 
-async def measure(url: str, data: DataFolder, picture: bytes, options: argparse.Namespace) -> dict:
+async def measure(
+    url: str, key: str, data: DataFolder, picture: bytes, options: argparse.Namespace
+) -> dict[str, Any]:
     """Seconds until each takedown was effective, and requests that failed meanwhile."""
     asked: list[Asked] = []
     seconds: dict[str, list[float]] = {"http": [], "log": []}
-    headers = {"Authorization": f"Bearer {TOKEN}"}
+    headers = {"Authorization": f"Bearer {key}"}
     async with httpx.AsyncClient(base_url=url, timeout=120, headers=headers) as client:
 
         async def ready() -> bool:
@@ -219,17 +223,18 @@ def main() -> int:
             ),
             reason="benchmark",
         )  # fmt: skip
+        key = KeyFile(data.keys).add("benchmark", scope="admin")
         compared = compare(data, options.withdrawn)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         server = subprocess.Popen(
             [sys.executable, "-c", SERVE, "serve", "--port", str(port), "--data", str(data.root)],
-            env={**os.environ, "WHENCE_ADMIN_TOKEN": TOKEN, "WHENCE_LOG_LEVEL": "warning"},
+            env={**os.environ, "WHENCE_LOG_LEVEL": "warning"},
         )
         try:
             url = f"http://127.0.0.1:{port}"
-            measured = asyncio.run(measure(url, data, picture.read_bytes(), options))
+            measured = asyncio.run(measure(url, key, data, picture.read_bytes(), options))
         finally:
             server.terminate()
             server.wait()
