@@ -25,6 +25,7 @@ import tempfile
 import time
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -131,7 +132,7 @@ def build(data: DataFolder, picture: Path, count: int) -> None:
 
 async def measure(
     url: str, key: str, data: DataFolder, picture: bytes, options: argparse.Namespace
-) -> dict:
+) -> dict[str, Any]:
     """Seconds until each takedown was effective, and requests that failed meanwhile."""
     asked: list[Asked] = []
     seconds: dict[str, list[float]] = {"http": [], "log": []}
@@ -219,6 +220,7 @@ def main() -> int:
             ),
             reason="benchmark",
         )  # fmt: skip
+        key = KeyFile(data.keys).add("benchmark", scope="admin")
         compared = compare(data, options.withdrawn)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
