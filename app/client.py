@@ -6,16 +6,17 @@
         answer = whence.attribute("image.png", top_k=3)
         print(answer.verdict, [concept.name for concept in answer.concepts])
 
-`AsyncWhence` has the same methods to be awaited. Both may be used by several threads or tasks at
-once. They ask again, with growing, random pauses and no sooner than `Retry-After` says, where the
-server is busy (429, 503) or the connection fails: at most ``retries`` times and within ``timeout``
-seconds in all. A takedown is only sent again if it cannot have been carried out.
+`AsyncWhence` has the same methods to be awaited, `attribute_many` to be iterated over. Both may be
+used by several threads or tasks at once. They ask again, with growing, random pauses and no sooner
+than `Retry-After` says, where the server is busy (429, 503) or the connection fails: at most
+``retries`` times and within ``timeout`` seconds in all. A takedown is only sent again if it cannot
+have been carried out.
 """
 
 import asyncio
 import io
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -197,10 +198,13 @@ class Whence:
         exemplars: int = EXEMPLARS,
         explain: bool = False,
         batch: int = BATCH,
-    ) -> list[BatchAnswer]:
-        """The same of many, ``batch`` in a request: for each, in order, an answer or a problem."""
-        calls = _Calls.batches(images, top_k, exemplars, explain, batch)
-        return [answer for call in calls for answer in self._send(call).answers]
+    ) -> Iterator[BatchAnswer]:
+        """The same of many, ``batch`` in a request: for each, in order, an answer or a problem.
+
+        They are given as they come: a later request that fails does not lose the answers before it.
+        """
+        for call in _Calls.batches(images, top_k, exemplars, explain, batch):
+            yield from self._send(call).answers
 
     def concepts(self, q: str = "", *, offset: int = 0, limit: int = 50) -> ConceptList:
         """A page of the concepts whose name contains ``q``."""
@@ -293,10 +297,11 @@ class AsyncWhence:
         exemplars: int = EXEMPLARS,
         explain: bool = False,
         batch: int = BATCH,
-    ) -> list[BatchAnswer]:
-        """The same of many, ``batch`` in a request: for each, in order, an answer or a problem."""
-        calls = _Calls.batches(images, top_k, exemplars, explain, batch)
-        return [answer for call in calls for answer in (await self._send(call)).answers]
+    ) -> AsyncIterator[BatchAnswer]:
+        """The same of many, to be iterated over with ``async for``."""
+        for call in _Calls.batches(images, top_k, exemplars, explain, batch):
+            for answer in (await self._send(call)).answers:
+                yield answer
 
     async def concepts(self, q: str = "", *, offset: int = 0, limit: int = 50) -> ConceptList:
         """A page of the concepts whose name contains ``q``."""

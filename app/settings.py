@@ -21,7 +21,8 @@ LogLevel = Annotated[
 ]
 
 
-DEFAULT_DECODERS = min(8, available_cores())
+def _decoders() -> int:
+    return min(8, available_cores())
 
 
 def _split(value: object) -> object:
@@ -103,7 +104,7 @@ class Settings(StoreSettings):
         description="Longest wait for images that are being decoded, to embed them together.",
     )
     decode_threads: int = Field(
-        DEFAULT_DECODERS,
+        default_factory=_decoders,
         ge=1,
         description="Threads that decode; by default the cores that the process may use.",
     )

@@ -15,7 +15,8 @@ from app.errors import INTERNAL_ERROR
 from app.metrics import Metrics
 
 REQUEST_ID = "X-Request-ID"
-ACCEPTED_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")  # fits UUIDs and the ids that proxies make
+# Fits UUIDs and the ids that proxies make, not a key that was put into the wrong header.
+ACCEPTED_ID = re.compile(r"(?!whence_)[A-Za-z0-9._-]{8,64}")
 METHODS = frozenset(HTTPMethod)
 CLIENT_LEFT = 499  # as nginx counts a request whose client did not wait for the answer
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import runpy
 import shutil
 import signal
 import socket
@@ -289,3 +290,13 @@ def test_the_demo_serves_its_gallery(demo: tuple[str, str, Path]) -> None:
     thumbnail = httpx.get(url + answer["concepts"][0]["exemplars"][0]["image_url"])
     assert thumbnail.headers["content-type"] == "image/jpeg"
     assert httpx.get(f"{url}/concepts").json()["total"] == 31
+
+
+def test_the_module_runs_as_the_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["whence", "status", "--help"])
+    monkeypatch.delitem(sys.modules, "app.cli")
+    with pytest.raises(SystemExit):
+        runpy.run_module("app.cli", run_name="__main__")
+    assert "List models and index versions" in capsys.readouterr().out

@@ -25,6 +25,7 @@ from app.client import AsyncWhence, ServerError, Whence
 from app.keys import KeyFile
 from app.main import create_app
 from app.retries import Retries, retry_after
+from app.schemas import BatchAnswer
 from app.settings import Settings
 from index.attribution import Attributor
 from tests.app.conftest import shade
@@ -175,17 +176,44 @@ def test_many_images_are_asked_in_batches_and_answered_in_order() -> None:
         return response
 
     with Whence(URL, transport=httpx.MockTransport(serve)) as whence:
-        answers = whence.attribute_many(images, batch=3, top_k=2)
-        assert whence.attribute_many([]) == []
+        answers = list(whence.attribute_many(images, batch=3, top_k=2))
+        assert list(whence.attribute_many([])) == []
     assert seen == [3, 3, 1]
     assert [answer.problem.detail for answer in answers if answer.problem] == list("0123456")
 
     async def ask() -> list[str]:
         async with AsyncWhence(URL, transport=httpx.MockTransport(serve)) as client:
-            found = await client.attribute_many(images, batch=3, top_k=2)
+            found = [one async for one in client.attribute_many(images, batch=3, top_k=2)]
         return [answer.problem.detail for answer in found if answer.problem]
 
     assert asyncio.run(ask()) == list("0123456")
+
+
+def test_answers_are_not_lost_when_a_later_request_fails() -> None:
+    asked = 0
+
+    def serve(request: httpx.Request) -> httpx.Response:
+        nonlocal asked
+        asked += 1
+        if asked % 2 == 0:
+            return refusal(413)
+        answers = [{"attribution": None, "problem": {**PROBLEM, "detail": "1"}}]
+        return httpx.Response(200, json={"answers": answers})
+
+    found: list[BatchAnswer] = []
+    with Whence(URL, transport=httpx.MockTransport(serve)) as whence:
+        answers = whence.attribute_many([b"1", b"2"], batch=1)
+        with pytest.raises(ServerError, match="413"):
+            found.extend(answers)
+
+    async def ask() -> None:
+        async with AsyncWhence(URL, transport=httpx.MockTransport(serve)) as client:
+            async for answer in client.attribute_many([b"1", b"2"], batch=1):
+                found.append(answer)  # noqa: PERF401
+
+    with pytest.raises(ServerError, match="413"):
+        asyncio.run(ask())
+    assert [answer.problem.detail for answer in found if answer.problem] == ["1", "1"]
 
 
 # Asking again

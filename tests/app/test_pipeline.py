@@ -201,7 +201,10 @@ def test_a_request_whose_client_left_is_not_computed(
         "root_path": "",
         "scheme": "http",
         "http_version": "1.1",
-        "headers": [(b"content-type", b"multipart/form-data; boundary=b")],
+        "headers": [
+            (b"host", b"localhost"),
+            (b"content-type", b"multipart/form-data; boundary=b"),
+        ],
         "client": ("127.0.0.1", 1),
         "server": ("127.0.0.1", 80),
     }

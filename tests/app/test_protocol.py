@@ -20,9 +20,8 @@ from tests.app.test_cli import free_port
 
 GET = b"GET /health/live HTTP/1.1\r\nHost: a\r\n\r\n"
 FORM = (
-    b"POST /attribute HTTP/1.1\r\nHost: localhost\r\n"
-    b"Content-Type: multipart/form-data; boundary=x\r\n"
-    b"Content-Length: 1000\r\n\r\n--x\r\n"
+    b"POST /attribute HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n"
+    b"Content-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\n"
 )
 
 

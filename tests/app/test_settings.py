@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from app import settings as settings_module
 from app.settings import Settings
 from model.images import DEFAULT_LIMITS, ImageLimits
 
@@ -50,3 +51,17 @@ def test_wrong_values_are_refused(monkeypatch: pytest.MonkeyPatch, name: str, va
 def test_settings_do_not_change() -> None:
     with pytest.raises(ValidationError):
         Settings().port = 1  # type: ignore[misc]
+
+
+def test_as_many_decode_as_there_are_cores_for_this_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for cores, threads in ((1, 1), (3, 3), (64, 8)):
+        monkeypatch.setattr(settings_module, "available_cores", lambda cores=cores: cores)
+        assert Settings().decode_threads == threads
+
+
+def test_memory_in_which_the_largest_body_does_not_fit_is_refused() -> None:
+    with pytest.raises(ValidationError, match="WHENCE_UPLOAD_MEMORY is 1000"):
+        Settings(upload_memory=1000)
+    Settings(upload_memory=1000, max_upload_bytes=1000, max_batch_bytes=1000)

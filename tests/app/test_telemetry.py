@@ -39,7 +39,9 @@ def test_a_caller_s_id_is_kept(client: TestClient, given: str) -> None:
     assert response.headers[ID] == given
 
 
-@pytest.mark.parametrize("given", ["", "short", "a" * 65, "abcdefgh\tx", "abcdefgh;x", "é" * 10])
+@pytest.mark.parametrize(
+    "given", ["", "short", "a" * 65, "abcdefgh\tx", "abcdefgh;x", "é" * 10, "whence_" + "a" * 43]
+)
 def test_an_id_that_is_none_is_replaced(client: TestClient, given: str) -> None:
     response = client.get("/health/live", headers={ID: given.encode()})
     assert uuid.UUID(response.headers[ID])

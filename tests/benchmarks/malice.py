@@ -69,7 +69,7 @@ class Attacker:
         """A whole request."""
         bearer = self.key.encode() if key is None else key
         head = (
-            method + b" " + target + b" HTTP/1.1\r\nHost: whence\r\nConnection: close\r\n"
+            method + b" " + target + b" HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
             b"Authorization: Bearer " + bearer + b"\r\nContent-Type: " + content_type + b"\r\n"
             b"Content-Length: " + str(len(body) if length is None else length).encode() + b"\r\n"
         )
@@ -307,7 +307,7 @@ def broken_http(self: Attacker, rng: random.Random) -> Attack:
             chunked + b"\r\n\r\nzz\r\n" + body,
             chunked + b"\r\n\r\n" + b"%x\r\n" % len(body) + body + b"\r\n0\r\n\r\n",
             mutate(rng, head) + b"\r\n\r\n" + body,
-            b"GET /" + rng.randbytes(20).hex().encode() + b"\0 HTTP/1.1\r\nHost: a\r\n\r\n",
+            b"GET /" + rng.randbytes(20).hex().encode() + b"\0 HTTP/1.1\r\nHost: localhost\r\n\r\n",
         ]
     )
     return Attack("broken HTTP", (data, 0.02), hang_up=rng.random() < 0.9)
