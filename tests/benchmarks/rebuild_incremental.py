@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.rebuild_incremental [--count 10000] [--workers 2]
 
-With the smallest backbone that Whence itself ever takes (the demo's, at its own input size) and
-random weights: with a larger one everything but the first rebuild stays as it is.
+With a backbone smaller than any that Whence itself takes, and random weights: with a larger one
+everything but the first rebuild stays as it is.
 
 Prints JSON; exit status 1 if the second takes more than 3% of the first, or the third more than 5%.
 """
