@@ -37,8 +37,8 @@ LIMITS = (
     "artists who work alike are alike to it.",
     "A chance of one in a hundred is meant of images like those of the collection, changed by "
     "cropping, colour and compression; for images of a very different kind it can be off.",
-    "The hash shows that the file is as it was written. It is no signature: who wrote it is shown "
-    "by checking it against the index, with `whence verify-report`.",
+    "The hash shows that no part was damaged. It is no signature: who made the report, and when, "
+    "is not verified. Whether its index gives this answer, the command verify-report checks.",
 )
 
 
