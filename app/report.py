@@ -278,10 +278,18 @@ def read_report(text: str) -> tuple[Report, dict[str, Any]]:
             raise ReportError("this page holds no report's data; give a file that Whence wrote")
         text = finder.found[0]
     try:
-        record = json.loads(text)
+        record = json.loads(text, object_pairs_hook=_named_once)
         return Report.model_validate_json(text), record
     except (ValueError, RecursionError) as error:
         raise ReportError(f"this is no evidence report: {_first_fault(error)}") from error
+
+
+def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Readers differ in which of two values of one name they take; so there shall be one."""
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        raise ReportError("this is no evidence report: a name stands twice in one object")
+    return record
 
 
 def preview_of(pixels: Image.Image) -> Picture:

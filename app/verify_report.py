@@ -138,7 +138,7 @@ def verify_report(
         ReportError: the file is no report.
     """
     try:
-        text = file.read_bytes().decode("utf-8")
+        text = file.read_bytes().decode("utf-8-sig")  # an editor may have put a mark first
     except OSError as error:
         raise ReportError(f"{file} cannot be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:

@@ -516,6 +516,16 @@ def test_numbers_without_a_canonical_form_are_refused(
         whole.verify(text.replace('"NUMBER"', "NaN"))
 
 
+def test_a_name_that_stands_twice_is_refused(whole: Gallery, record: dict[str, Any]) -> None:
+    text = json.dumps(record).replace('"verdict":', '"verdict": "no_match", "verdict":', 1)
+    with pytest.raises(ReportError, match="twice"):
+        whole.verify(text)
+
+
+def test_a_byte_order_mark_is_no_change(whole: Gallery, page: str) -> None:
+    assert whole.verify(page.encode("utf-8-sig")).complete
+
+
 def test_what_was_taken_down_since_is_told_and_is_no_doubt(gallery: Gallery) -> None:
     report = gallery.report(format="json")
     hits = report.json()["answer"]["concepts"][0]["exemplars"]
