@@ -37,8 +37,8 @@ LIMITS = (
     "artists who work alike are alike to it.",
     "A chance of one in a hundred is meant of images like those of the collection, changed by "
     "cropping, colour and compression; for images of a very different kind it can be off.",
-    "The hash shows that the file is as it was written. It is no signature: who wrote it is shown "
-    "by checking it against the index, with `whence verify-report`.",
+    "The hash shows that no part was damaged. It is no signature: who made the report, and when, "
+    "is not verified. Whether its index gives this answer, the command verify-report checks.",
 )
 
 
@@ -278,10 +278,18 @@ def read_report(text: str) -> tuple[Report, dict[str, Any]]:
             raise ReportError("this page holds no report's data; give a file that Whence wrote")
         text = finder.found[0]
     try:
-        record = json.loads(text)
+        record = json.loads(text, object_pairs_hook=_named_once)
         return Report.model_validate_json(text), record
     except (ValueError, RecursionError) as error:
         raise ReportError(f"this is no evidence report: {_first_fault(error)}") from error
+
+
+def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Readers differ in which of two values of one name they take; so there shall be one."""
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        raise ReportError("this is no evidence report: a name stands twice in one object")
+    return record
 
 
 def preview_of(pixels: Image.Image) -> Picture:

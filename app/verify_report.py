@@ -1,10 +1,11 @@
-"""``whence verify-report``: is a report as it was written, and does the index agree?"""
+"""``whence verify-report``: does a report agree with itself, and does the index agree?"""
 
 import math
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,17 +14,22 @@ import typer
 
 from app.console import out
 from app.options import Data, Device, JsonFile, write_json
+from app.pipeline import Answer, Timing
 from app.report import (
+    LIMITS,
+    Picture,
     Report,
     ReportError,
     as_html,
     content_hash,
     layout,
+    make_report,
+    media_type,
     preview_of,
     read_report,
 )
-from app.schemas import ExemplarDetail, RankedConcept
-from index.attribution import Attribution, Attributor, ExemplarEvidence
+from app.schemas import ExemplarDetail, ExemplarHit, RankedConcept
+from index.attribution import Attributor, ExemplarEvidence
 from index.catalog import Catalog
 from index.embedding import ImageEmbedder
 from index.errors import NotFoundError, SnapshotError, TakedownError
@@ -39,6 +45,9 @@ ANY_IMAGE = ImageLimits(max_pixels=10**9, max_side=10**6, min_side=1)  # a serve
 SIMILARITY = 0.005  # another device or batch size moves a cosine less
 SCORE = 0.05  # of a score, relative to itself or absolute, whichever is more
 SHARE = 0.05
+MEASURED = {"score", "share", "unattributed_share", "subject", "style"}
+CLOCKS = timedelta(minutes=5)  # that a server's clock may be ahead of this one's
+NO_TIME = Timing(decode=0, queue=0, embed=0, search=0, explain=0, total=0)
 PREVIEW = 6.0  # mean difference of two encodings of one picture, of 255
 
 
@@ -65,8 +74,17 @@ class ReportVerification:
 
     @property
     def complete(self) -> bool:
-        """Whether the index could be asked again."""
-        return any(finding.name == "scores" and finding.passed for finding in self.findings)
+        """Whether all could be checked: the page, if it is one, and the index asked again."""
+        return self.page_checked and any(
+            finding.name == "scores" and finding.passed for finding in self.findings
+        )
+
+    @property
+    def page_checked(self) -> bool:
+        """Whether what the file shows was checked: always, if it is JSON."""
+        return all(
+            finding.passed is not None for finding in self.findings if finding.name == "page"
+        )
 
     def as_dict(self) -> dict[str, object]:
         """For JSON."""
@@ -79,20 +97,27 @@ def verify_report_command(
     data: Data = Path("data"),
     device: Device = "auto",
 ) -> None:
-    """Check an evidence report: its hash, and what the index in --data says of it."""
+    """Check an evidence report: its hash, and what the index in --data says of it.
+
+    Exit status: 0 if all was checked and is right, 1 if something is wrong, 2 if nothing is wrong
+    but not all could be checked.
+    """
     found = verify_report(file, DataFolder(data), device=device)
     marks = {True: "ok    ", False: "FAILED", None: "note  "}
     for finding in found.findings:
         out.print(f"{marks[finding.passed]} {finding.text}")
     if not found.passed:
         out.print("the report cannot be relied on")
+    elif not found.page_checked:
+        out.print("only its data was checked: read the data, not the page")
     elif found.complete:
         out.print("the report is whole, and the index gives the same answer")
     else:
         out.print("the report is whole; the index could not be asked for the same answer")
+    out.print("not verified, as nothing could: who made it, when, with which version of Whence")
     write_json(json_file, found.as_dict())
-    if not found.passed:
-        raise typer.Exit(1)
+    if not found.complete:
+        raise typer.Exit(2 if found.passed else 1)
 
 
 def verify_report(
@@ -113,7 +138,7 @@ def verify_report(
         ReportError: the file is no report.
     """
     try:
-        text = file.read_bytes().decode("utf-8")
+        text = file.read_bytes().decode("utf-8-sig")  # an editor may have put a mark first
     except OSError as error:
         raise ReportError(f"{file} cannot be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
@@ -124,7 +149,7 @@ def verify_report(
     except ReportError as error:
         raise ReportError(f"{file}: {error}") from error
     if all(finding.passed is not False for finding in findings):
-        findings += _against_index(report, data, device, embedder)
+        findings += _against_index(report, record, data, device, embedder)
     else:
         findings.append(
             Finding("index", None, "a file that was changed is not compared with the index")
@@ -138,7 +163,7 @@ def _whole(report: Report, record: dict[str, Any], text: str) -> Iterator[Findin
     yield Finding(
         "hash",
         same,
-        f"the data is as it was written, SHA-256 {report.sha256}"
+        f"the data agrees with the hash it names, {report.sha256} (this is no signature)"
         if same
         else f"the data was changed: its SHA-256 is not {report.sha256[:64]}, which it names",
     )
@@ -156,10 +181,26 @@ def _whole(report: Report, record: dict[str, Any], text: str) -> Iterator[Findin
             yield Finding(
                 "page",
                 None,
-                f"the page has the layout {report.software.layout} of another version of Whence "
-                f"({report.software.version}), so that only its data was checked",
+                f"the page says that it has the layout {report.software.layout} of another version "
+                f"of Whence ({report.software.version}): what it shows was not checked",
             )
+    yield _statements(report)
     yield _pictures(report)
+
+
+def _statements(report: Report) -> Finding:
+    """Whether what every report says is said, and the times can be."""
+    wrong = ""
+    if report.limits != list(LIMITS):
+        wrong = "what the report does not say is worded otherwise than reports word it"
+    elif report.created_at != report.answer.evidence.created_at:
+        wrong = "report and answer name different times"
+    elif not report.index.created_at <= report.created_at <= datetime.now(UTC) + CLOCKS:
+        wrong = (
+            f"the time named, {report.created_at:%Y-%m-%d %H:%M} UTC, lies before the index was "
+            "built or in the future"
+        )
+    return Finding("statements", not wrong, wrong or "its limits are told, its times can be")
 
 
 def _pictures(report: Report) -> Finding:
@@ -174,6 +215,12 @@ def _pictures(report: Report) -> Finding:
             wrong = "the image is not the one whose SHA-256 is named"
         elif decoded.pixels.size != (query.width, query.height):
             wrong = "the image has another size than is named"
+        elif query.bytes != len(query.original.file):
+            wrong = "the image file has another size than is named"
+        elif query.original.media_type != media_type(query.original.file):
+            wrong = "the image file is of another type than is named"
+        elif query.preview.media_type != "image/jpeg":
+            wrong = "the preview is of another type than previews are"
         elif (
             shown.size != expected.size
             or np.abs(np.asarray(shown, np.float32) - np.asarray(expected, np.float32)).mean()
@@ -189,7 +236,11 @@ def _pictures(report: Report) -> Finding:
 
 
 def _against_index(
-    report: Report, data: DataFolder, device: str, embedder: ImageEmbedder | None
+    report: Report,
+    record: dict[str, Any],
+    data: DataFolder,
+    device: str,
+    embedder: ImageEmbedder | None,
 ) -> Iterator[Finding]:
     """What the index says of it."""
     version = report.index.version
@@ -232,7 +283,7 @@ def _against_index(
             except (ModelError, SnapshotError) as error:
                 yield Finding("scores", None, f"the image was not embedded again: {error}")
                 return
-            yield _scores(report, again)
+            yield _scores(report, record, again)
 
 
 def takedowns_at(takedowns: Takedowns, when: datetime) -> Takedowns:
@@ -297,11 +348,18 @@ def _catalog(report: Report, catalog: Catalog) -> Finding:
             continue
         detail = ExemplarDetail.of(exemplar)
         if (
-            shown.thumbnail.file != catalog.thumbnail(name)
+            shown.thumbnail != Picture.of(catalog.thumbnail(name), "image/jpeg")
             or shown.concept_id != exemplar.concept_id
             or any(getattr(shown, field) != value for field, value in detail)
         ):
             wrong.append(f"exemplar {name} differs")
+        wrong += [
+            f"exemplar {name} differs from what concept {concept.id} shows of it"
+            for concept in report.answer.concepts
+            for hit in concept.exemplars
+            if hit.id == name
+            and hit != ExemplarHit.of(ExemplarEvidence(exemplar, hit.similarity, hit.facet))
+        ]
     text = (
         f"{len(report.answer.concepts)} concepts and {len(report.exemplars)} exemplars are in the "
         "index as they are shown, to the byte"
@@ -347,52 +405,93 @@ def _shown(report: Report, snapshot: Snapshot, takedowns: Takedowns) -> set[str]
     }
 
 
-def _scores(report: Report, attributor: Attributor) -> Finding:
-    """Whether the same question gets the same answer."""
-    asked, answer = report.parameters, report.answer
-    pixels = decode_image(report.query.original.file, ANY_IMAGE).pixels
+def _scores(report: Report, record: dict[str, Any], attributor: Attributor) -> Finding:
+    """Whether the same question gets the same answer, and that the same report."""
+    asked, data = report.parameters, report.query.original.file
+    pixels = decode_image(data, ANY_IMAGE).pixels
     [again] = attributor.attribute([pixels], top_k=asked.top_k, exemplars=asked.exemplars)
-    wrong = list(_differences(report, again, attributor))
-    verdict = answer.verdict.replace("_", " ")
+    made = make_report(
+        Answer(again, report.query.sha256, report.created_at, NO_TIME),
+        attributor,
+        data,
+        parameters=asked,
+        software=report.software.version,
+        limits=ANY_IMAGE,
+    )
+    wrong = list(_differences(report, record, made, attributor))
+    verdict = report.answer.verdict.replace("_", " ")
     text = (
         f"the image embedded again gives the same answer: {verdict}, "
-        f"{len(answer.concepts)} concepts"
+        f"{len(report.answer.concepts)} concepts"
     )
     return Finding("scores", not wrong, "; ".join(wrong) or text)
 
 
-def _differences(report: Report, again: Attribution, attributor: Attributor) -> Iterator[str]:
-    answer = report.answer
-    if again.verdict != answer.verdict:
-        yield f"the verdict is {again.verdict}, not {answer.verdict}"
-    if [one.rank for one in answer.concepts] != list(range(1, len(answer.concepts) + 1)):
+def _differences(
+    report: Report, record: dict[str, Any], made: Report, attributor: Attributor
+) -> Iterator[str]:
+    """What a report says otherwise than the one made again."""
+    said, now = record["answer"], made.model_dump(mode="json")
+    # The first three are checked to the byte or by what they show, the concepts one by one below.
+    yield from _unlike(
+        _without(record, "sha256", "software", "exemplars", "query", "answer"),
+        _without(now, "sha256", "software", "exemplars", "query", "answer"),
+    )
+    yield from _unlike(
+        _without(record["query"], "preview"), _without(now["query"], "preview"), "query"
+    )
+    yield from _unlike(_without(said, "concepts"), _without(now["answer"], "concepts"), "answer")
+    concepts, again = report.answer.concepts, made.answer.concepts
+    if [one.rank for one in concepts] != list(range(1, len(concepts) + 1)):
         yield "the ranks are not in order"
-    now = {concept.concept.id: concept for concept in again.concepts}
-    if set(now) != {concept.id for concept in answer.concepts}:
+    found = {concept.id: concept for concept in again}
+    if sorted(found) != sorted(concept.id for concept in concepts):
         yield "other concepts are listed"
         return
-    if abs(again.unattributed_share - answer.unattributed_share) > SHARE:
-        yield f"the unattributed share is {again.unattributed_share:.3f}"
-    for said in answer.concepts:
-        concept = now[said.id]
-        if not (
-            _near(said.score, concept.score)
-            and abs(said.share - concept.share) <= SHARE
-            and _fits(said, attributor)
-        ):
-            yield (
-                f"{said.id} scores {concept.score:.4f} with share {concept.share:.3f} and p "
-                f"{concept.p_value:.4f}, not {said.score:.4f}, {said.share:.3f} and "
-                f"{said.p_value:.4f}"
-            )
-        if not all(
-            _near(shown, concept.facets[facet])
-            for facet in concept.facets
-            if (shown := getattr(said.facets, facet)) is not None
-        ):
-            yield f"the facets of {said.id} score otherwise"
-        if not _similar(said, concept.exemplars):
-            yield f"the exemplars of {said.id} are similar in another measure"
+    if concepts and concepts[0].id != again[0].id:
+        yield f"the first concept is {again[0].id}, not {concepts[0].id}"
+    if any(one.score < after.score for one, after in pairwise(concepts)) or not all(
+        _near(found[one.id].score, there.score) for one, there in zip(concepts, again, strict=True)
+    ):
+        yield "the concepts are not in the order of their scores"
+    for one, shown in zip(concepts, said["concepts"], strict=True):
+        yield from _unlike(
+            _without(shown, "rank", "p_value", "exemplars"),
+            _without(found[one.id].model_dump(mode="json"), "rank", "p_value", "exemplars"),
+            one.id,
+        )
+        if not _fits(one, attributor):
+            yield f"{one.id} has p {found[one.id].p_value:.4f}, not {one.p_value:.4f}"
+        if not _similar(one.exemplars, found[one.id].exemplars):
+            yield f"the exemplars of {one.id} are similar in another measure"
+
+
+def _without(record: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in record.items() if name not in names}
+
+
+def _unlike(said: Any, found: Any, where: str = "") -> Iterator[str]:
+    """Where two records differ; shares, scores and facets by more than they may."""
+    if isinstance(said, dict) and isinstance(found, dict):
+        for name in sorted(said.keys() | found.keys()):
+            path = f"{where}.{name}".lstrip(".")
+            if name not in said or name not in found:
+                yield f"{path} is {'missing' if name in found else 'no field of a report'}"
+            else:
+                yield from _unlike(said[name], found[name], path)
+        return
+    name = where.rpartition(".")[2]
+    if name in MEASURED and None not in (said, found):
+        same = abs(said - found) <= SHARE if "share" in name else _near(said, found)
+    else:
+        same = said == found
+    if not same:
+        yield f"{where} is {_brief(found)}, not {_brief(said)}"
+
+
+def _brief(value: Any) -> str:
+    text = f"{value:.4f}" if isinstance(value, float) else str(value)
+    return text if len(text) <= 80 else f"{text[:80]}…"
 
 
 def _near(said: float, found: float) -> bool:
@@ -408,12 +507,17 @@ def _fits(said: RankedConcept, attributor: Attributor) -> bool:
     return low - 1e-9 <= said.p_value <= high + 1e-9
 
 
-def _similar(said: RankedConcept, found: tuple[ExemplarEvidence, ...]) -> bool:
-    """Whether exemplars have the similarities named; near ties may have changed places."""
-    now = {(hit.exemplar.id, hit.facet): hit.similarity for hit in found}
-    return len(said.exemplars) == len(found) and all(
-        abs(hit.similarity - now[hit.id, hit.facet]) <= SIMILARITY
-        if (hit.id, hit.facet) in now
-        else any(abs(hit.similarity - other) <= SIMILARITY for other in now.values())
-        for hit in said.exemplars
+def _similar(said: list[ExemplarHit], found: list[ExemplarHit]) -> bool:
+    """Whether these exemplars are near in the measure named; near ties may change places."""
+    now = {hit.id: hit for hit in found}
+    return (
+        len(said) == len(found)
+        and len({hit.id for hit in said}) == len(said)
+        and all(
+            # One that is not found any more was as near as the one that took its place.
+            (hit.id not in now or hit.facet == now[hit.id].facet)
+            and abs(hit.similarity - now.get(hit.id, there).similarity) <= SIMILARITY
+            and (hit.id == there.id or abs(hit.similarity - there.similarity) <= SIMILARITY)
+            for hit, there in zip(said, found, strict=True)
+        )
     )

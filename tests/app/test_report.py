@@ -303,7 +303,10 @@ def test_a_report_as_written_passes(whole: Gallery, form: str) -> None:
     assert found.passed, found
     assert found.complete
     pages = {"page"} if form == "html" else set()
-    assert set(states(found)) == {"hash", "image", "index", "exemplars", "scores"} | pages
+    assert (
+        set(states(found))
+        == {"hash", "statements", "image", "index", "exemplars", "scores"} | pages
+    )
     assert all(finding.passed for finding in found.findings)
 
 
@@ -354,10 +357,56 @@ def _swap_concepts(record: dict[str, Any]) -> None:
     first["exemplars"], second["exemplars"] = second["exemplars"], first["exemplars"]
 
 
+def _exchange_concepts(record: dict[str, Any]) -> None:
+    concepts = record["answer"]["concepts"]
+    concepts[:2] = concepts[1::-1]
+    for place, concept in enumerate(concepts, 1):
+        concept["rank"] = place
+
+
+def _exchange_exemplars(record: dict[str, Any]) -> None:
+    record["answer"]["concepts"][0]["exemplars"].reverse()
+
+
+def _date(when: str) -> Callable[[dict[str, Any]], None]:
+    def change(record: dict[str, Any]) -> None:
+        record["created_at"] = record["answer"]["evidence"]["created_at"] = when
+
+    return change
+
+
+def _exchange_facet(record: dict[str, Any]) -> None:
+    hit = _first(record)["exemplars"][0]
+    hit["facet"] = "style" if hit["facet"] == "subject" else "subject"
+
+
+def _first(record: dict[str, Any]) -> dict[str, Any]:
+    concept: dict[str, Any] = record["answer"]["concepts"][0]
+    return concept
+
+
 @pytest.mark.parametrize(
     ("name", "change"),
     [
         ("image", _another_image),
+        ("image", lambda r: r["query"].update(bytes=1)),
+        ("image", lambda r: r["query"]["original"].update(media_type="image/gif")),
+        ("image", lambda r: r["query"]["preview"].update(media_type="image/png")),
+        ("statements", lambda r: r["limits"].pop()),
+        ("statements", lambda r: r["limits"].append("It is proof.")),
+        ("statements", lambda r: r.update(created_at="2026-01-01T00:00:00Z")),
+        ("statements", _date("2001-01-01T00:00:00Z")),
+        ("statements", _date("2999-01-01T00:00:00Z")),
+        ("exemplars", lambda r: _first(r)["exemplars"][0].update(license="mine")),
+        ("exemplars", lambda r: _first(r)["exemplars"][0].update(source_url="https://x.org")),
+        ("exemplars", lambda r: _first(r)["exemplars"][0].update(image_url="/x")),
+        ("scores", _exchange_concepts),
+        ("scores", _exchange_exemplars),
+        ("scores", lambda r: _first(r).update(found_by=[])),
+        ("scores", _exchange_facet),
+        ("scores", lambda r: _first(r)["facets"].update(style=None)),
+        ("scores", lambda r: _first(r).update(added=1)),
+        ("scores", lambda r: r.update(added=1)),
         ("image", _another_preview),
         ("image", lambda r: r["query"].update(width=65)),
         ("image", lambda r: r["answer"]["evidence"].update(image_sha256="0" * 64)),
@@ -415,6 +464,29 @@ def test_a_page_of_another_layout_is_checked_by_its_data(whole: Gallery, page: s
     assert states(found)["page"] is None
 
 
+def _page_of(record: dict[str, Any], shown: str) -> str:
+    data = json.dumps(record).replace("<", "\\u003c")
+    return f'<h1>{shown}</h1><script id="whence-report">{data}</script>'
+
+
+def test_a_page_that_cannot_be_checked_is_never_whole(
+    whole: Gallery, record: dict[str, Any], tmp_path: Path
+) -> None:
+    made_up = changed(record, lambda r: r["software"].update(layout="0" * 12))
+    content = _page_of({**made_up, "sha256": content_hash(made_up)}, "Certainly stolen")
+    found = whole.verify(content)
+    assert states(found)["scores"] is True, found
+    assert found.passed
+    assert not found.complete
+    (tmp_path / "r.html").write_text(content, encoding="utf-8")
+    done = CliRunner().invoke(
+        cli, ["verify-report", str(tmp_path / "r.html"), "--data", str(tmp_path / "none")]
+    )
+    assert done.exit_code == 2
+    assert "read the data, not the page" in done.output
+    assert "whole" not in done.output
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -442,6 +514,16 @@ def test_numbers_without_a_canonical_form_are_refused(
     text = json.dumps(changed(record, lambda r: r.update(added="NUMBER")))
     with pytest.raises(ReportError, match="canonical"):
         whole.verify(text.replace('"NUMBER"', "NaN"))
+
+
+def test_a_name_that_stands_twice_is_refused(whole: Gallery, record: dict[str, Any]) -> None:
+    text = json.dumps(record).replace('"verdict":', '"verdict": "no_match", "verdict":', 1)
+    with pytest.raises(ReportError, match="twice"):
+        whole.verify(text)
+
+
+def test_a_byte_order_mark_is_no_change(whole: Gallery, page: str) -> None:
+    assert whole.verify(page.encode("utf-8-sig")).complete
 
 
 def test_what_was_taken_down_since_is_told_and_is_no_doubt(gallery: Gallery) -> None:
