@@ -7,6 +7,8 @@ import { keepRatio, picture } from "./picture.js";
 import { settings } from "./settings.js";
 import { bytes, chance, count, list, percent, verdict } from "./words.js";
 
+const BY_CHANCE = 0.1; // from this p-value on, no facet can be said to have found a concept
+const EAGER = 30; // pictures of an answer that are fetched before they are near the screen
 const KEPT = 12; // answers that back and forward can reach
 
 const asked = new Map();
@@ -182,7 +184,7 @@ function division(answer) {
   const told = [...parts.map(({ name, share }) => `${name} ${percent(share)}`), `none of these ${percent(rest)}`];
   return h(
     "figure",
-    { class: "division" },
+    { class: `division ${answer.verdict}` },
     h(
       "div",
       { class: "stack", role: "img", "aria-label": `How the answer divides: ${list(told)}` },
@@ -215,7 +217,7 @@ function card(entry, concept, pairs) {
     h(
       "p",
       { class: "why" },
-      concept.found_by.length ? ["Found by ", concept.found_by.map((facet, place) => [place ? " and " : "", h("span", { class: `facet ${facet}` }, facet)]), ". "] : null,
+      concept.found_by.length && concept.p_value < BY_CHANCE ? ["Found by ", concept.found_by.map((facet, place) => [place ? " and " : "", h("span", { class: `facet ${facet}` }, facet)]), ". "] : null,
       `A match this strong appears by chance ${chance(concept.p_value)}.`,
     ),
     concept.exemplars.length
@@ -241,7 +243,7 @@ function card(entry, concept, pairs) {
 
 function exemplar(entry, pair, pairs) {
   const { hit, concept } = pair;
-  const frame = h("span", { class: "frame" }, picture(hit.image_url, ""));
+  const frame = h("span", { class: "frame" }, picture(hit.image_url, "", pairs.length <= EAGER));
   const show = () => {
     if (!hit.heatmaps || !settings.regions) return;
     clear();
@@ -288,9 +290,10 @@ function reports(entry) {
   const said = h("p", { class: "small", role: "status" });
   const wrong = h("div");
   const fetchReport = (format) => async ({ currentTarget: button }) => {
+    if (button.getAttribute("aria-disabled") === "true") return;
     const { top_k, exemplars, explain } = entry.parameters;
     const busy = [...button.parentElement.querySelectorAll("button")];
-    busy.forEach((one) => (one.disabled = true));
+    busy.forEach((one) => one.setAttribute("aria-disabled", "true")); // `disabled` would lose the focus
     wrong.replaceChildren();
     said.textContent = "Writing the report…";
     const onWait = (left) => (said.textContent = left ? `The server is busy. Trying again in ${count(left, "second")}…` : "Trying again…");
@@ -308,7 +311,7 @@ function reports(entry) {
       said.textContent = "";
       wrong.replaceChildren(h("p", { class: "notice", role: "alert" }, h("strong", {}, error.title ?? "The report could not be saved"), ". ", prose(error.detail || error.message)));
     } finally {
-      busy.forEach((one) => (one.disabled = false));
+      busy.forEach((one) => one.removeAttribute("aria-disabled"));
     }
   };
   return h(
@@ -321,6 +324,7 @@ function reports(entry) {
       h("button", { type: "button", onclick: fetchReport("json") }, "as JSON"),
       another(),
     ),
+    h("p", { class: "small" }, "The report holds the image file as you gave it, its metadata included."),
     said,
     wrong,
   );

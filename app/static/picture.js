@@ -1,4 +1,4 @@
-// <whence-picture src alt>: a picture fetched with the key once it comes near the screen.
+// <whence-picture src alt>: a picture fetched with the key once it comes near the screen, or at once.
 
 import { get, patiently } from "./api.js";
 import { h } from "./dom.js";
@@ -8,6 +8,7 @@ const near = new IntersectionObserver(
   { rootMargin: "400px" },
 );
 const LATE_KEY = "key-given";
+const PRINT = "beforeprint"; // paper shows what no screen came near
 
 /** Tell the frame around a picture its shape, so that it can grow without distortion. */
 export function keepRatio(image) {
@@ -17,19 +18,23 @@ export function keepRatio(image) {
 class Picture extends HTMLElement {
   #url = null;
   #stop = null;
+  #first = () => !this.#stop && this.load();
   #again = () => !this.#url && this.load();
 
   connectedCallback() {
-    near.observe(this);
+    if (this.hasAttribute("eager")) this.load();
+    else near.observe(this);
     document.addEventListener(LATE_KEY, this.#again);
+    addEventListener(PRINT, this.#first);
   }
 
   disconnectedCallback() {
     near.unobserve(this);
     document.removeEventListener(LATE_KEY, this.#again);
+    removeEventListener(PRINT, this.#first);
     this.#stop?.abort();
     if (this.#url) URL.revokeObjectURL(this.#url);
-    this.#url = null;
+    this.#url = this.#stop = null;
     this.replaceChildren();
   }
 
@@ -55,4 +60,5 @@ class Picture extends HTMLElement {
 
 customElements.define("whence-picture", Picture);
 
-export const picture = (src, alt) => h("whence-picture", { src, alt });
+/** `eager`: at once, so that it is there when the page is printed. */
+export const picture = (src, alt, eager = false) => h("whence-picture", { src, alt, eager });

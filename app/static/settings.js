@@ -37,8 +37,8 @@ const dialog = h(
     "form",
     { onsubmit: (event) => (event.preventDefault(), dialog.close()) },
     h("div", { class: "dialog-head" }, h("h2", { id: "settings-title" }, "Settings"), h("button", { type: "button", class: "quiet", onclick: () => dialog.close() }, "Close")),
-    numberField("concepts", "Concepts to list", "How many possible sources an answer names."),
-    numberField("exemplars", "Exemplars of each", "How many works are shown for each of them."),
+    numberField("concepts", "Concepts to list", "How many possible sources an answer names, from the next image on."),
+    numberField("exemplars", "Exemplars of each", "How many works are shown for each of them, from the next image on."),
     h(
       "fieldset",
       {},

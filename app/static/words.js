@@ -44,7 +44,7 @@ export function verdict(answer) {
   }
   if (answer.verdict === "uncertain") {
     return {
-      before: "Uncertain: more than one source may be behind this",
+      before: "Uncertain: more than one concept may be the source",
       name: "",
       text: `Something in the collection matches (as strong a match appears by chance ${chance(best.p_value)}), but no single concept stands out.`,
     };
@@ -53,7 +53,7 @@ export function verdict(answer) {
     before: "No match in this collection",
     name: "",
     text: best
-      ? "Nothing here resembles the image more than images from elsewhere do. The nearest concepts are listed all the same; do not read them as sources."
-      : "Nothing here resembles the image more than images from elsewhere do.",
+      ? "Nothing here resembles the image strongly enough. The nearest concepts are listed all the same; do not read them as sources."
+      : "Nothing here resembles the image strongly enough.",
   };
 }

@@ -10,6 +10,7 @@ from playwright.sync_api import BrowserContext, Page, expect
 from app.verify_report import verify_report
 from index.layout import DataFolder
 from tests.browser.conftest import Site, give
+from tests.browser.test_page import until
 from tests.fakes import FakeEmbedder
 
 Images = Callable[[str], Path]
@@ -47,6 +48,37 @@ def test_a_saved_report_is_verified(
     found = verify_report(file, DataFolder(site.data), embedder=FakeEmbedder())
     assert found.complete
     assert all(finding.passed for finding in found.findings), found
+
+
+def test_the_focus_stays_where_a_report_was_saved(
+    page: Page, images: Images, tmp_path: Path
+) -> None:
+    give(page, images("known.png"))
+    expect(page.get_by_text("its metadata included")).to_be_visible()
+    page.get_by_role("button", name="as JSON").focus()
+    with page.expect_download():
+        page.keyboard.press("Enter")
+    expect(page.get_by_text("Saved as")).to_be_visible()
+    expect(page.get_by_role("button", name="as JSON")).to_be_focused()
+    expect(page.locator("[aria-disabled]")).to_have_count(0)
+
+
+def test_an_answer_is_printed_with_all_its_pictures_in_light_colours(
+    page: Page, images: Images
+) -> None:
+    page.set_viewport_size({"width": 600, "height": 400})
+    page.emulate_media(color_scheme="dark")
+    colour = "getComputedStyle(document.body).backgroundColor"
+    dark = page.evaluate(colour)
+    give(page, images("shared.png"))
+    until(
+        page,
+        "[...document.querySelectorAll('.hit')].length > 3 && "
+        "[...document.querySelectorAll('.hit')].every((hit) => hit.querySelector('img')"
+        "?.naturalWidth > 0)",
+    )
+    page.emulate_media(media="print", color_scheme="dark")
+    assert page.evaluate(colour) != dark
 
 
 def test_anyone_can_work_out_the_hash(page: Page, images: Images, tmp_path: Path) -> None:
