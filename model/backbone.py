@@ -1,5 +1,6 @@
 """A timm network with its own preprocessing: images in, pooled features and stages out."""
 
+import errno
 import logging
 import math
 import threading
@@ -14,7 +15,7 @@ import numpy as np
 import timm
 import torch
 from huggingface_hub import constants as hub
-from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from PIL import Image
 from pydantic import ValidationError
 from safetensors import SafetensorError
@@ -31,6 +32,7 @@ RESAMPLING = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+LOCAL_FAULTS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM})
 PATIENCE = 4.0  # seconds for the hub's first answer
 DATA_OPTIONS = frozenset({"mean", "std", "input_size", "crop_pct", "interpolation"})
 # Options that decide on weights: create_backbone does, and it loads no format that can run code.
@@ -331,6 +333,12 @@ def _hub_weights(name: str, repository: str) -> str:
                 f"{HUB_FILE}, and other formats can run code when loaded: choose another backbone, "
                 "or convert them with safetensors.torch.save_file and use --weights FILE"
             ) from error
+        if isinstance(error, OSError) and error.errno in LOCAL_FAULTS:
+            raise BackboneError(
+                f"the weights of backbone {name!r} cannot be stored in the hub's local cache "
+                f"({hub.HF_HUB_CACHE}: {error.strerror}): make room or let this user write there, "
+                "set HF_HOME to another folder, or use --backbone starter"
+            ) from error
         cause = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise HubError(
             f"the weights of backbone {name!r} are not in the local cache and the hub "
@@ -344,7 +352,10 @@ def _ask_hub() -> None:
 
     Raises:
         httpx.HTTPError: no answer.
+        OfflineModeIsEnabled: it is not to be asked.
     """
+    if hub.HF_HUB_OFFLINE:
+        raise OfflineModeIsEnabled("HF_HUB_OFFLINE is set, so it was not asked")
 
     def ask() -> None:
         try:

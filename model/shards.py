@@ -9,9 +9,10 @@ from pathlib import Path
 from PIL import Image
 
 from model.errors import TrainingError
-from model.images import FORMATS, SUFFIXES, find_images, folder_fault
+from model.images import DEFAULT_LIMITS, FORMATS, SUFFIXES, find_images, folder_fault
 
 SHARD = ".tar"
+MOST_BYTES = 20 * 2**20  # of one image, encoded; what is larger is left out unread
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Collection:
     """What was found."""
 
     images: list[ImageRef]
-    unreadable: list[str]  # names of images whose header cannot be read
+    unreadable: list[str]  # names of images whose header cannot be read, or that are too large
 
 
 def collect_images(paths: Sequence[Path]) -> Collection:
@@ -79,10 +80,11 @@ def collect_images(paths: Sequence[Path]) -> Collection:
 
 def _entries(path: Path) -> Iterator[ImageRef]:
     if path.is_dir():
-        for shard in sorted(path.rglob(f"*{SHARD}")):
-            yield from _members(shard)
+        for shard in sorted(path.rglob("*")):
+            if shard.suffix.lower() == SHARD and shard.is_file():
+                yield from _members(shard)
         files = find_images(path)
-    elif path.suffix == SHARD:
+    elif path.suffix.lower() == SHARD:
         yield from _members(path)
         files = []
     else:
@@ -92,32 +94,52 @@ def _entries(path: Path) -> Iterator[ImageRef]:
 
 
 def _members(shard: Path) -> Iterator[ImageRef]:
+    size = shard.stat().st_size
+    members = []
     try:
         with tarfile.open(shard, "r:") as archive:
-            members = [member for member in archive if member.isfile()]
-    except tarfile.TarError as error:
+            for member in archive:
+                # A forged size must not send the reader back, or beyond the end.
+                if member.size < 0 or member.offset_data + member.size > size:
+                    raise tarfile.ReadError(f"{member.name} reaches beyond its end")
+                members.append(member)
+            end = archive.offset
+        # At a header that is damaged or missing, tarfile stops as if the archive ended there.
+        if not _ends_at(shard, end):
+            raise tarfile.ReadError(f"after {len(members)} members, at byte {end:,}")
+    except (tarfile.TarError, ValueError, OverflowError, MemoryError, RecursionError) as error:
         raise TrainingError(
             f"shard {shard} cannot be read ({error}): it is cut short, damaged or compressed; "
             "write it again as a plain tar, or leave it out"
         ) from error
-    size = shard.stat().st_size
     for member in members:
-        if member.offset_data + member.size > size:
-            raise TrainingError(
-                f"shard {shard} is cut short: {member.name} reaches beyond its end; write it again"
-            )
-        if Path(member.name).suffix.lower() in SUFFIXES:
+        if member.isfile() and Path(member.name).suffix.lower() in SUFFIXES:
             yield ImageRef(shard.resolve(), member.name, member.offset_data, member.size, 0, 0)
 
 
+def _ends_at(shard: Path, end: int) -> bool:
+    """Whether nothing but zeros follows, at least the two blocks that end an archive."""
+    length = 0
+    with shard.open("rb") as file:
+        file.seek(end)
+        while block := file.read(2**20):
+            if block.count(0) != len(block):
+                return False
+            length += len(block)
+    return length >= 2 * tarfile.BLOCKSIZE
+
+
 def _measured(found: ImageRef) -> ImageRef | None:
-    """With its size, from its header; None where there is none."""
-    own_file = found.path.suffix != SHARD
+    """With its size, from its header; None where there is none, or it is too large to be read."""
+    if found.length > MOST_BYTES:
+        return None
     try:
-        with Image.open(
-            found.path if own_file else io.BytesIO(found.read()), formats=FORMATS
-        ) as image:
+        # Own files by their path, so that their pixels are not read; a member is at no offset 0.
+        source = io.BytesIO(found.read()) if found.offset else found.path
+        with Image.open(source, formats=FORMATS) as image:
             width, height = image.size
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return None
+    if width * height > DEFAULT_LIMITS.max_pixels or max(width, height) > DEFAULT_LIMITS.max_side:
         return None
     return replace(found, short_side=min(width, height), area=width * height)

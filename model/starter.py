@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from model.backbone import Backbone, create_backbone, restore_backbone
@@ -16,9 +17,19 @@ DEFAULT = "vit_base_patch16_224.dino"
 
 
 def create_starter() -> Backbone:
-    """The starter's network with its own weights."""
-    config = BackboneConfig.model_validate_json(CONFIG.read_bytes())
-    return restore_backbone(config, load_file(WEIGHTS))
+    """The starter's network with its own weights.
+
+    Raises:
+        BackboneError: its files are missing or damaged.
+    """
+    try:
+        config = BackboneConfig.model_validate_json(CONFIG.read_bytes())
+        return restore_backbone(config, load_file(WEIGHTS))
+    except (OSError, ValueError, SafetensorError, BackboneError) as error:
+        raise BackboneError(
+            f"the starter in {FOLDER} is missing or damaged ({str(error).partition(chr(10))[0]}): "
+            "install Whence again, or name another with --backbone"
+        ) from error
 
 
 def choose_backbone(

@@ -1,3 +1,4 @@
+import errno
 import socket
 import threading
 import time
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import httpx
+import huggingface_hub
 import numpy as np
 import pytest
 import timm
@@ -476,3 +478,20 @@ def test_the_view_box_is_the_part_of_a_picture_that_is_seen(size, crop_pct: floa
         cells = begin + (np.arange(64) + 0.5) / 64 * (end - begin)
         inner = slice(4, -4)  # resizing bends the ramp at the picture's edge
         assert np.abs(places - cells)[inner].max() < 0.01 * whole + 0.5
+
+
+def test_a_hub_that_is_switched_off_is_not_asked(fake_hub, monkeypatch) -> None:
+    monkeypatch.setattr(hub, "HF_HUB_OFFLINE", True)
+    with pytest.raises(HubError, match="HF_HUB_OFFLINE"):
+        create_backbone("test_vit")
+    assert not fake_hub.asked
+
+
+def test_a_full_disk_is_not_told_as_a_hub_out_of_reach(fake_hub, monkeypatch) -> None:
+    def full(*_: object) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", full)
+    with pytest.raises(BackboneError, match="No space left on device") as refused:
+        create_backbone("test_vit")
+    assert not isinstance(refused.value, HubError)

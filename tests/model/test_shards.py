@@ -3,7 +3,9 @@ from pathlib import Path
 
 import pytest
 
+import model.shards
 from model.errors import TrainingError
+from model.images import ImageLimits
 from model.shards import collect_images
 from tests.fakes import patches
 from tests.pictures import encode
@@ -65,6 +67,79 @@ def test_a_shard_cut_short_is_an_error_that_names_it(shard: Path) -> None:
         *_, last = (member for member in archive if member.isfile())
     shard.write_bytes(whole[: last.offset_data + last.size // 2])
     with pytest.raises(TrainingError, match=r"shard .*shard\.tar .*cut short"):
+        collect_images([shard])
+
+
+def test_a_damaged_header_halfway_is_an_error(shard: Path) -> None:
+    with tarfile.open(shard) as archive:
+        third = archive.getmembers()[2]
+    data = bytearray(shard.read_bytes())
+    data[third.offset + 100] ^= 1  # of its mode, so that the checksum is wrong
+    shard.write_bytes(data)
+    with pytest.raises(TrainingError, match=r"shard .*shard\.tar .*damaged"):
+        collect_images([shard])
+
+
+def test_headers_blanked_halfway_are_an_error(shard: Path) -> None:
+    with tarfile.open(shard) as archive:
+        third = archive.getmembers()[2]
+    data = bytearray(shard.read_bytes())
+    data[third.offset : third.offset + 1024] = bytes(1024)  # as where an archive ends
+    shard.write_bytes(data)
+    with pytest.raises(TrainingError, match=r"shard .*shard\.tar .*damaged"):
+        collect_images([shard])
+
+
+@pytest.mark.parametrize("blocks", [0, 1])
+def test_a_shard_cut_between_two_members_is_an_error(shard: Path, blocks: int) -> None:
+    with tarfile.open(shard) as archive:
+        third = archive.getmembers()[2]
+    shard.write_bytes(shard.read_bytes()[: third.offset] + bytes(512 * blocks))
+    with pytest.raises(TrainingError, match=r"shard .*shard\.tar .*cut short"):
+        collect_images([shard])
+
+
+@pytest.mark.parametrize("size", [-512, -(2**40), 2**40, 2**70])
+def test_a_forged_size_is_an_error(shard: Path, size: int) -> None:
+    with tarfile.open(shard) as archive:
+        third = archive.getmembers()[2]
+    data = bytearray(shard.read_bytes())
+    header = data[third.offset : third.offset + 512]
+    header[124:136] = bytes([0o200 if size > 0 else 0o377]) + (size % 256**11).to_bytes(11, "big")
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    data[third.offset : third.offset + 512] = header
+    shard.write_bytes(data)
+    with pytest.raises(TrainingError, match=r"shard .*shard\.tar cannot be read"):
+        collect_images([shard])
+
+
+def test_a_shard_is_known_by_the_name_it_is_given_under(shard: Path) -> None:
+    blob = shard.rename(shard.with_name("0123abcd"))
+    (shard.parent / "link.tar").symlink_to(blob)
+    assert len(collect_images([shard.parent / "link.tar"]).images) == 4
+    (shard.parent / "link.tar").unlink()
+    blob.rename(shard.with_name("SHARD.TAR"))
+    assert len(collect_images([shard.parent]).images) == 8
+
+
+def test_a_folder_may_be_named_like_a_shard(tmp_path: Path) -> None:
+    folder = tmp_path / "pictures.tar"
+    folder.mkdir()
+    patches(0).save(folder / "one.png")
+    assert len(collect_images([tmp_path]).images) == 1
+    assert len(collect_images([folder]).images) == 1
+
+
+def test_images_too_large_are_left_out_and_named(
+    shard: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = sorted(image.length for image in collect_images([shard]).images)
+    monkeypatch.setattr(model.shards, "MOST_BYTES", sizes[-1] - 1)
+    assert len(collect_images([shard]).unreadable) >= 1
+    monkeypatch.undo()
+    monkeypatch.setattr(model.shards, "DEFAULT_LIMITS", ImageLimits(max_pixels=48 * 32 - 1))
+    with pytest.raises(TrainingError, match="4 unreadable"):
         collect_images([shard])
 
 

@@ -40,6 +40,19 @@ def test_the_starter_is_small_float16_and_complete() -> None:
     assert create_starter().config.weights == "starter"
 
 
+@pytest.mark.parametrize("file", ["WEIGHTS", "CONFIG"])
+@pytest.mark.parametrize("damage", ["cut", "missing"])
+def test_a_damaged_starter_is_a_named_error(
+    file: str, damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / file
+    if damage == "cut":
+        path.write_bytes(getattr(model.starter, file).read_bytes()[:100])
+    monkeypatch.setattr(model.starter, file, path)
+    with pytest.raises(BackboneError, match="missing or damaged"):
+        create_starter()
+
+
 @torch.inference_mode()
 def test_the_starter_gives_finite_features_that_differ_between_images() -> None:
     starter = create_starter()
@@ -99,10 +112,14 @@ def test_the_weights_are_declared_as_package_data() -> None:
 @pytest.mark.skipif(not TEACHER.is_file(), reason="the teacher's weights are not here")
 def test_the_starter_is_not_a_copy_of_its_teacher() -> None:
     teacher, starter = load_file(TEACHER), load_file(WEIGHTS)
+    # The teacher's maps are matched channel for channel on both sides of conv_head, so what leads
+    # from one to the other is largely determined and comes out alike. Between other layers there
+    # are hidden channels, which a network of its own numbers in an order of its own.
+    own = teacher.keys() & starter.keys() - {"conv_head.weight"}
     compared = 0
-    for name in teacher.keys() & starter.keys():
+    for name in own:
         a, b = (w[name].float().flatten().numpy() for w in (teacher, starter))
         if teacher[name].ndim == 4:
             compared += 1
-            assert abs(float(np.corrcoef(a, b)[0, 1])) < 0.5, name
+            assert abs(float(np.corrcoef(a, b)[0, 1])) < 0.2, name
     assert compared > 20
