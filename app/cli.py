@@ -367,6 +367,11 @@ def print_rebuild(summary: RebuildSummary) -> None:
         err.print(f"skipped {skipped.path}: {skipped.reason}")
     if len(summary.skipped) > 20:
         err.print(f"... and {len(summary.skipped) - 20} more; --json FILE lists them all")
+    for version in summary.not_erased:
+        err.print(
+            f"version {version} keeps vectors of withdrawn works, hidden, until the next rebuild: "
+            "its store cannot be written to now"
+        )
     for name in summary.empty_concepts:
         err.print(f"concept '{name}' has no usable exemplar and is not in the index")
 

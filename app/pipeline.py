@@ -25,7 +25,7 @@ from app.settings import Settings
 from app.tracing import record_stage
 from index.attribution import Attribution, Attributor
 from index.embedding import ImageEmbedder
-from index.errors import VectorStoreUnavailableError
+from index.errors import SnapshotError, VectorStoreUnavailableError
 from index.explanation import Explanation, explain_answer
 from model.embedder import choose_device
 from model.errors import ModelError
@@ -265,7 +265,7 @@ class Pipeline:
             image = await self._prepared(PROBE, attributor.embedder, forever)
             query = Query(attributor, image.pixels, image.size, top_k=1, exemplars=0)
             await self._batcher.submit(query, forever)
-        except VectorStoreUnavailableError:
+        except SnapshotError:
             pass  # it was embedded; that there is nothing to search now is said by /health/ready
         except Exception as error:
             # One odd image must not bring the server down, so only what is known to be good counts.
@@ -314,7 +314,7 @@ class Pipeline:
         began = time.monotonic()
         try:
             inferences = infer(queries)
-        except VectorStoreUnavailableError:
+        except SnapshotError:  # such as vectors out of reach, or a version removed meanwhile
             self._alive()  # embedding comes before searching
             raise
         self._metrics.batch(len(queries))

@@ -52,7 +52,7 @@ from index.snapshot import (
 from index.source import SourceConcept, SourceExemplar
 from index.takedown import Extent, TakedownLog, Takedowns
 from index.vectors import FaissEngine, VectorEngine, VectorStore
-from index.versions import KEEP, erase_withdrawn, named_failures, prune, rebuild_lock
+from index.versions import KEEP, erase_withdrawn, named_failures, prune, rebuild_lock, remove
 from model import views
 from model.config import Facet
 
@@ -81,6 +81,7 @@ class RebuildSummary:
     empty_concepts: list[str] = field(default_factory=list)  # every one of their images skipped
     unchanged: bool = False  # the published version is this very one, so that it stays
     canaries: float | None = None  # share of canaries that found their concept; None if unchanged
+    not_erased: list[str] = field(default_factory=list)  # versions that keep withdrawn vectors
     seconds: float = 0.0
 
     def as_dict(self) -> dict[str, object]:
@@ -168,8 +169,11 @@ def rebuild(
         )
         same_images = ids == before
         if not force and same_images and (published := wanted.published_in(data.index)):
+            left = _tidy(data, keep, takedowns)
             seconds = round(time.monotonic() - started, 3)
-            return replace(summary, version=published, unchanged=True, seconds=seconds)
+            return replace(
+                summary, version=published, unchanged=True, not_erased=left, seconds=seconds
+            )
         with building(data.index, version) as folder:
             dimensions, probes = _write(folder, wanted, engine, version, chosen, null_files, cache)
             _write_manifest(folder, version, wanted, dimensions, probes, takedowns.extent)
@@ -180,11 +184,21 @@ def rebuild(
                     f"their own concept, under the {canary_rate:.0%} asked for, so nothing was "
                     "published; train a better model, or set another rate with --canary-rate"
                 )
-        engine.publish(version)
+        try:
+            engine.publish(version)
+        except SnapshotError:
+            remove(data.index, version)  # or versions that never answered push out those that did
+            raise
         publish(data.index, version)
-        prune(data.index, keep)
-        erase_withdrawn(data.index, takedowns)
-    return replace(summary, canaries=found_again, seconds=round(time.monotonic() - started, 3))
+        left = _tidy(data, keep, takedowns)
+    seconds = round(time.monotonic() - started, 3)
+    return replace(summary, canaries=found_again, not_erased=left, seconds=seconds)
+
+
+def _tidy(data: DataFolder, keep: int, takedowns: Takedowns) -> list[str]:
+    """Remove old versions, and what is withdrawn from the others; where that was not possible."""
+    prune(data.index, keep)
+    return erase_withdrawn(data.index, takedowns)
 
 
 def _collect(

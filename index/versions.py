@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import filelock
@@ -102,11 +102,17 @@ def rollback(data: DataFolder, version: str | None = None) -> Manifest:
 def prune(index: Path, keep: int) -> list[str]:
     """Remove all but the newest ``keep`` versions; the published one always stays.
 
+    Of versions whose vectors are on a Milvus two stay at least: a server has files open and goes on
+    without them, but a collection is gone for those that still answer from it.
+
     Returns:
         The names of those removed.
     """
     published = published_version(index)
-    names = [manifest.version for manifest in list_versions(index)]
+    versions = list_versions(index)
+    names = [manifest.version for manifest in versions]
+    if any(manifest.store for manifest in versions):
+        keep = max(keep, 2)
     removed = [name for name in names[: max(0, len(names) - keep)] if name != published]
     for name in removed:
         remove(index, name)
@@ -127,16 +133,23 @@ def remove(index: Path, version: str) -> bool:
     return not doomed.exists()
 
 
-def erase_withdrawn(index: Path, takedowns: Takedowns) -> None:
+def erase_withdrawn(index: Path, takedowns: Takedowns) -> list[str]:
     """Delete the vectors of withdrawn works from versions whose store can delete.
 
-    A version that cannot be opened now keeps them until the next rebuild; masks hide them anyway.
+    Returns:
+        The versions that cannot be opened or written to now and keep them until the next rebuild,
+        changed or not; masks hide them anyway.
     """
+    left = []
     for manifest in list_versions(index):
         if manifest.store and takedowns.active:
-            with suppress(SnapshotError), closing(Snapshot.open(index / manifest.version)) as old:
-                reached = takedowns.reached(old.catalog, old.pictures, {})
-                old.vectors.erase(rows_of(reached))
+            try:
+                with closing(Snapshot.open(index / manifest.version)) as old:
+                    reached = takedowns.reached(old.catalog, old.pictures, {})
+                    old.vectors.erase(rows_of(reached))
+            except SnapshotError:
+                left.append(manifest.version)
+    return left
 
 
 def folder_bytes(version: Path) -> int:

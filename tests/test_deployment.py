@@ -286,6 +286,17 @@ def test_balancer_leads_to_every_replica_and_is_the_only_way_in() -> None:
     assert not re.search(r"(?<!\$)\$(?!\$)", config)  # Compose would put in its own variables
 
 
+def test_balancer_passes_on_what_both_servers_say() -> None:
+    # A server that is left out after some failures would make nginx answer 502 by itself, without
+    # Retry-After, once Milvus is gone and both servers answer 503.
+    config = COMPOSE["configs"]["balancer"]["content"]
+    servers = re.findall(r"^ +server [\w-]+:\d+ .*;", config, flags=re.MULTILINE)
+    assert servers
+    assert all(" max_fails=0;" in server for server in servers)
+    [asked_again] = re.findall(r"proxy_next_upstream (.*);", config)
+    assert {"http_503", "http_429"} <= set(asked_again.split())
+
+
 def test_milvus_is_where_the_documentation_says() -> None:
     compose = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
     [address] = re.findall(r"WHENCE_VECTOR_STORE=(\S+?)\. ", compose)

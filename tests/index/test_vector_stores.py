@@ -678,3 +678,26 @@ def _tidy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
         server_manager_instance.release_all()
     shutil.rmtree(tmp_path_factory.getbasetemp() / "milvus0", ignore_errors=True)
+
+
+@needs_milvus
+def test_what_servers_may_still_ask_stays_and_a_failed_delete_is_told_and_tried_again(
+    house: House, milvus, monkeypatch
+) -> None:
+    old = house.rebuild(engine=milvus, keep=1).version
+    new = house.rebuild(engine=milvus, keep=1).version
+    assert [manifest.version for manifest in list_versions(house.data.index)] == [old, new]
+    snapshot = open_published(house.data.index)
+    own = snapshot.catalog.exemplars()[0]
+    withdraw(house.data, "exemplar", own.id, reason="r")
+
+    def away(*_: object) -> None:
+        raise VectorStoreUnavailableError("away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("index.milvus.MilvusStore.erase", away)
+        assert new in house.rebuild(engine=milvus).not_erased
+    again = house.rebuild(engine=milvus, force=False)
+    assert again.unchanged
+    assert again.not_erased == []
+    assert own.row in snapshot.vectors.erased
