@@ -16,8 +16,6 @@ import itertools
 import json
 import os
 import platform
-import socket
-import subprocess
 import sys
 import tempfile
 import time
@@ -36,10 +34,10 @@ from index.source import read_sources
 from index.withdrawal import withdraw
 from model.checkpoint import load_embedder
 from tests.benchmarks.pictures import PER_CONCEPT, draw_pictures, save_small_model
+from tests.benchmarks.servers import Server, whence_serving
 
 EFFECTIVE, TAIL, MEMORY = 1.0, 3.0, 1.1
 NOTICED = 0.3  # seconds after which the server is opening what was published
-SERVE = "from app.cli import main; main()"
 
 
 @dataclass
@@ -65,12 +63,6 @@ def build(data: DataFolder, root: Path, concepts: int) -> dict[str, set[str]]:
         summary = rebuild(data, read_sources([source]), embedder, canary_rate=0)
         versions[summary.version] = {f"concept-{n:06d}" for n in numbers}
     return versions
-
-
-def own_memory(pid: int) -> int:
-    """Bytes that belong to a process alone, mapped files not counted."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
 
 
 async def keep_asking(
@@ -106,7 +98,7 @@ async def until(condition: Any, seconds: float = 30) -> float:
 
 
 async def measure(
-    url: str, key: str, pid: int, data: DataFolder, versions: dict[str, set[str]], options: Any
+    server: Server, key: str, data: DataFolder, versions: dict[str, set[str]], options: Any
 ) -> dict[str, Any]:
     """Load, swaps and takedowns."""
     pictures = [path.read_bytes() for path in sorted(data.root.parent.glob("source-0/*/*"))[::97]]
@@ -115,16 +107,8 @@ async def measure(
     limits = httpx.Limits(max_connections=options.in_flight + 4)
     headers = {"Authorization": f"Bearer {key}"}
     async with httpx.AsyncClient(
-        base_url=url, headers=headers, timeout=60, limits=limits
+        base_url=server.url, headers=headers, timeout=60, limits=limits
     ) as client:
-
-        async def ready() -> bool:
-            try:
-                return (await client.get("/health/ready")).status_code == 200
-            except httpx.TransportError:
-                return False
-
-        await until(ready, 120)
         state = {"phase": "warm"}
         workers = [
             asyncio.create_task(keep_asking(client, pictures[i:] + pictures[:i], state, asked))
@@ -133,7 +117,7 @@ async def measure(
         await asyncio.sleep(3)
         state["phase"] = "calm"
         await asyncio.sleep(options.seconds)
-        before = own_memory(pid)
+        before = server.own_memory()
         state["phase"] = "swaps"
         served = itertools.cycle(versions)
         every = max(1, options.swaps // 5)
@@ -158,7 +142,7 @@ async def measure(
         await asyncio.sleep(3)
         state["phase"] = "stop"
         await asyncio.gather(*workers)
-        after = own_memory(pid)
+        after = server.own_memory()
     gone = {f"concept-{n:06d}" for n in range(sum(map(len, takedowns.values())))}
     mixed = [a for a in asked if a.version and not a.concepts <= versions[a.version]]
     shown = [a for a in asked if a.phase == "after" and a.concepts & gone]
@@ -215,19 +199,8 @@ def main() -> int:
         data = DataFolder(Path(name) / "data")
         versions = build(data, Path(name), options.concepts)
         key = KeyFile(data.keys).add("benchmark", scope="admin")
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        server = subprocess.Popen(
-            [sys.executable, "-c", SERVE, "serve", "--port", str(port), "--data", str(data.root)],
-            env={**os.environ, "WHENCE_LOG_LEVEL": "warning"},
-        )
-        try:
-            url = f"http://127.0.0.1:{port}"
-            result = asyncio.run(measure(url, key, server.pid, data, versions, options))
-        finally:
-            server.terminate()
-            server.wait()
+        with whence_serving(data.root, WHENCE_LOG_LEVEL="warning") as server:
+            result = asyncio.run(measure(server, key, data, versions, options))
     print(json.dumps(result, indent=1))
     before, after = result["own_memory_mib"]
     return int(

@@ -18,8 +18,6 @@ import io
 import json
 import os
 import platform
-import socket
-import subprocess
 import sys
 import tempfile
 import time
@@ -56,7 +54,8 @@ from index.vectors import write_vectors
 from index.withdrawal import withdraw
 from model.checkpoint import load_embedder
 from tests.benchmarks.pictures import draw_pictures, save_small_model
-from tests.benchmarks.swap_under_load import SERVE, Asked, keep_asking, until
+from tests.benchmarks.servers import whence_serving
+from tests.benchmarks.swap_under_load import Asked, keep_asking, until
 
 EFFECTIVE, PER_CONCEPT = 1.0, 20
 
@@ -138,14 +137,6 @@ async def measure(
     seconds: dict[str, list[float]] = {"http": [], "log": []}
     headers = {"Authorization": f"Bearer {key}"}
     async with httpx.AsyncClient(base_url=url, timeout=120, headers=headers) as client:
-
-        async def ready() -> bool:
-            try:
-                return (await client.get("/health/ready")).status_code == 200
-            except httpx.TransportError:
-                return False
-
-        started = await until(ready, 300)
         state = {"phase": "on"}
         workers = [
             asyncio.create_task(keep_asking(client, [picture], state, asked))
@@ -169,7 +160,6 @@ async def measure(
         state["phase"] = "stop"
         await asyncio.gather(*workers)
     return {
-        "ready_after_seconds": round(started, 1),
         "requests": len(asked),
         "failed": sum(bool(a.failure) for a in asked),
         "takedown_seconds": {
@@ -220,25 +210,16 @@ def main() -> int:
             ),
             reason="benchmark",
         )  # fmt: skip
-        key = KeyFile(data.keys).add("benchmark", scope="admin")
         compared = compare(data, options.withdrawn)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        server = subprocess.Popen(
-            [sys.executable, "-c", SERVE, "serve", "--port", str(port), "--data", str(data.root)],
-            env={**os.environ, "WHENCE_LOG_LEVEL": "warning"},
-        )
-        try:
-            url = f"http://127.0.0.1:{port}"
-            measured = asyncio.run(measure(url, key, data, picture.read_bytes(), options))
-        finally:
-            server.terminate()
-            server.wait()
+        began = time.perf_counter()
+        with whence_serving(data.root, WHENCE_LOG_LEVEL="warning") as server:
+            started = time.perf_counter() - began
+            measured = asyncio.run(measure(server.url, key, data, picture.read_bytes(), options))
     result = {
         "machine": f"{platform.node()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}",
         "exemplars": options.count,
         "withdrawn_before": options.withdrawn,
+        "ready_after_seconds": round(started, 1),
         **measured,
         "near_duplicates_seconds": compared,
     }
