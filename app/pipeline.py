@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 
 import anyio.to_thread
@@ -95,14 +96,12 @@ class _Prepared:
     ended: float
 
 
-def _probe_image() -> bytes:
-    """An encoded picture of noise."""
+@cache
+def probe_image() -> bytes:
+    """An encoded picture of noise, for the watchdog."""
     file = io.BytesIO()
     Image.effect_noise((PROBE_SIDE, PROBE_SIDE), 64).convert("RGB").save(file, "PNG")
     return file.getvalue()
-
-
-PROBE = _probe_image()
 
 
 class Pipeline:
@@ -262,7 +261,7 @@ class Pipeline:
         self._probed = time.monotonic()
         try:
             forever = Patience(math.inf)
-            image = await self._prepared(PROBE, attributor.embedder, forever)
+            image = await self._prepared(probe_image(), attributor.embedder, forever)
             query = Query(attributor, image.pixels, image.size, top_k=1, exemplars=0)
             await self._batcher.submit(query, forever)
         except SnapshotError:
