@@ -132,22 +132,18 @@ async def attribute_batch(
                 detail=f"is too much for {len(files)} images at once: send {most} at most",
             )
         )
-    patience = Patience(settings.deadline_seconds)
 
-    async def answer(attributor: Attributor, data: bytes) -> BatchAnswer:
+    async def answer(attributor: Attributor, patience: Patience, data: bytes) -> BatchAnswer:
         answer = await Uploaded(data, attributor, parameters, pipeline, patience).answer()
         return BatchAnswer(attribution=AttributionResponse.of(answer, attributor), problem=None)
 
-    async def work() -> list[BatchAnswer | BaseException]:
-        with pipeline.admitted(places):
-            async with service.lease() as attributor:
-                # All of them end, so that nothing is let go that one still uses.
-                return await asyncio.gather(
-                    *(answer(attributor, data) for data in files), return_exceptions=True
-                )
+    async def work(attributor: Attributor, patience: Patience) -> list[BatchAnswer | BaseException]:
+        # All of them end, so that nothing is let go that one still uses.
+        return await asyncio.gather(
+            *(answer(attributor, patience, data) for data in files), return_exceptions=True
+        )
 
-    async with patience.while_connected(request):
-        outcomes = await patience.wait_for(work())
+    outcomes = await _work_admitted(request, settings, service, places, work)
     response.headers["Cache-Control"] = "no-store"
     return BatchResponse(answers=[_in_its_place(request, outcome) for outcome in outcomes])
 
@@ -201,9 +197,6 @@ async def work_on_upload(
 ) -> Done:
     """Take the one image of a request in, and what ``work`` makes of it.
 
-    The time that an answer may take begins when the image is here, and so does the use of an index:
-    an upload may last as long as several versions.
-
     Raises:
         RequestError: the request cannot be answered as it was sent, or not now.
         ImageError: the image cannot be used.
@@ -211,14 +204,35 @@ async def work_on_upload(
     _check_caps(parameters, settings)
     pipeline = service.pipeline
     data = await _receive(request, pipeline, read_image_field)
-    patience = Patience(settings.deadline_seconds)
-
     places = min(pipeline.places(1, explain=parameters.explain), settings.max_queue)
 
+    async def work_on_it(attributor: Attributor, patience: Patience) -> Done:
+        return await work(Uploaded(data, attributor, parameters, pipeline, patience))
+
+    return await _work_admitted(request, settings, service, places, work_on_it)
+
+
+async def _work_admitted(
+    request: Request,
+    settings: Settings,
+    service: Service,
+    places: int,
+    work: Callable[[Attributor, Patience], Awaitable[Done]],
+) -> Done:
+    """Work on a request whose body is here, in its places and with the index of the moment.
+
+    The time that an answer may take begins now, and so does the use of an index: an upload may last
+    as long as several versions.
+
+    Raises:
+        RequestError: there is no room, or nobody waits any more.
+    """
+    patience = Patience(settings.deadline_seconds)
+
     async def admitted() -> Done:
-        with pipeline.admitted(places):
+        with service.pipeline.admitted(places):
             async with service.lease() as attributor:
-                return await work(Uploaded(data, attributor, parameters, pipeline, patience))
+                return await work(attributor, patience)
 
     async with patience.while_connected(request):
         return await patience.wait_for(admitted())
