@@ -1,10 +1,8 @@
 """What Prometheus is told."""
 
 import re
-import socket
 import threading
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
 import httpx
@@ -19,6 +17,7 @@ from app.settings import Settings
 from index.attribution import Attributor
 from tests.app.conftest import CheckProblem, write_keys
 from tests.app.test_admin import BEARER, BECAUSE, NAMES, TOKEN, build, load, wait_for
+from tests.app.test_cli import free_port
 from tests.pictures import encode, noise
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -241,11 +240,6 @@ def test_with_keys_only_those_of_scope_admin_may_scrape(
     asks = {"Authorization": f"Bearer {ASKS}"}
     check_problem(server.get("/metrics", headers=asks), 403, "forbidden")
     assert server.get("/metrics", headers=BEARER).status_code == 200
-
-
-def free_port() -> int:
-    with closing(socket.create_server(("127.0.0.1", 0))) as probe:
-        return int(probe.getsockname()[1])
 
 
 def test_the_metrics_port_asks_for_no_key_and_closes(

@@ -1,31 +1,17 @@
 """``whence pretrain``: what it says, what it leaves, and what it refuses."""
 
 import re
-import sys
 import tarfile
 from pathlib import Path
 
 import pytest
 from safetensors.torch import save_file
 
-from app import cli
 from model.backbone import create_random_backbone
+from tests.app.test_cli import run
 from tests.fakes import patches
 
 STUDENT, TEACHER = "test_efficientnet", "mobilenetv3_small_050"
-
-
-def run(*words: object) -> int:
-    """The exit status of ``whence WORDS``."""
-    before = sys.argv
-    sys.argv = ["whence", *map(str, words)]
-    try:
-        cli.main()
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    finally:
-        sys.argv = before
-    return 0
 
 
 def save_weights(name: str, path: Path) -> Path:

@@ -22,7 +22,7 @@ from index.layout import DataFolder
 from index.rebuild import rebuild
 from index.source import read_sources
 from model.checkpoint import load_embedder, save_model
-from tests.app.test_metrics import free_port
+from tests.app.test_cli import free_port
 from tests.fakes import patches, tiny_model
 from tests.pictures import encode
 
