@@ -1,4 +1,4 @@
-"""From uploaded bytes to an answer: decode on several threads, embed and search on one."""
+"""From uploaded bytes to an answer: decode on several threads, embed on one, search beside it."""
 
 import asyncio
 import io
@@ -14,7 +14,9 @@ from functools import cache
 from pathlib import Path
 
 import anyio.to_thread
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from app.batching import Batcher
@@ -28,6 +30,7 @@ from index.attribution import Attribution, Attributor
 from index.embedding import ImageEmbedder
 from index.errors import SnapshotError, VectorStoreUnavailableError
 from index.explanation import Explanation, explain_answer
+from model.config import Facet
 from model.embedder import choose_device
 from model.errors import ModelError
 from model.explain import Patches
@@ -76,8 +79,19 @@ class Query:
 
 
 @dataclass(frozen=True)
+class Embedded:
+    """A query whose image is embedded; seconds of `time.perf_counter`."""
+
+    query: Query
+    vectors: dict[Facet, NDArray[np.float32]]  # (1, D) of each facet, of unit norm
+    patches: Patches | None  # where that is to be explained
+    began: float
+    ended: float
+
+
+@dataclass(frozen=True)
 class Inference:
-    """What the inference thread made of one image, and when: seconds of `time.perf_counter`."""
+    """What the inference threads made of one image, and when: seconds of `time.perf_counter`."""
 
     attribution: Attribution
     explanations: Mapping[str, Explanation]  # by exemplar id
@@ -107,8 +121,8 @@ def probe_image() -> bytes:
 class Pipeline:
     """Takes a bounded number of images and answers them all.
 
-    Decoding and preprocessing run on a few threads. Embedding and search run on one, in batches,
-    where torch and faiss have the cores to themselves.
+    Decoding and preprocessing run on a few threads. Batches are embedded one after the other, where
+    torch has the cores or the device to itself; one is searched for while the next is embedded.
 
     Args:
         settings: the limits.
@@ -128,7 +142,8 @@ class Pipeline:
         self._answered_at = time.monotonic()
         self._decoders = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
         self._batcher = Batcher(
-            work=self._infer,
+            begin=self._embed,
+            finish=self._find,
             size=settings.max_batch or default_batch(settings.device),
             wait=settings.batch_wait_ms / 1000,
             # Waited for in vain once a batch, not once an image.
@@ -136,7 +151,7 @@ class Pipeline:
         )
 
     def start(self) -> None:
-        """Start the inference thread."""
+        """Start the inference threads."""
         self._batcher.start()
 
     async def close(self) -> None:
@@ -308,19 +323,20 @@ class Pipeline:
         pixels = embedder.preprocess(image.pixels)
         return _Prepared(pixels, image.pixels.size, image.sha256, began, time.perf_counter())
 
-    def _infer(self, queries: list[Query]) -> list[Inference]:
-        """On the inference thread: embed and search a whole batch."""
-        began = time.monotonic()
-        try:
-            inferences = infer(queries)
-        except SnapshotError:  # such as vectors out of reach, or a version removed meanwhile
-            self._alive()  # embedding comes before searching
-            raise
+    def _embed(self, queries: list[Query]) -> list[Embedded]:
+        """On an inference thread, for one batch at a time."""
+        embedded = embed(queries)
         self._metrics.batch(len(queries))
         self._alive()
-        latest = (self._answered_at - began) / sum(1 + query.explain for query in queries)
+        return embedded
+
+    def _find(self, embedded: list[Embedded]) -> list[Inference]:
+        """On an inference thread, while another batch may be embedded."""
+        found = find(embedded)
+        places = sum(1 + one.query.explain for one in embedded)
+        latest = (time.perf_counter() - embedded[0].began) / places
         self._seconds += (latest - self._seconds) / 8 if self._seconds else latest
-        return inferences
+        return found
 
     def _alive(self) -> None:
         self._failed = None
@@ -335,55 +351,61 @@ def default_batch(device: str) -> int:
         return CPU_BATCH
 
 
-def infer(queries: Sequence[Query]) -> list[Inference]:
-    """Embed and search a batch, and explain the answers of which that is asked.
-
-    One forward pass for all that share an embedder, one search for all that ask the same of the
-    same index: another `top_k` searches to another depth, so an answer does not depend on what else
-    is in its batch.
-    """
-    made: dict[int, Inference] = {}
+def embed(queries: Sequence[Query]) -> list[Embedded]:
+    """Embed a batch: one forward pass for all that share an embedder and the wish to explain."""
+    made: dict[int, Embedded] = {}
     for places in _alike(queries, lambda q: (id(q.attributor.embedder), q.explain > 0)):
-        made.update(zip(places, _infer_together([queries[i] for i in places]), strict=True))
+        together = [queries[i] for i in places]
+        embedder = together[0].attributor.embedder
+        pixels = [query.pixels for query in together]
+        patches: Sequence[Patches | None] = [None] * len(places)
+        began = time.perf_counter()
+        if together[0].explain:
+            embeddings, patches = embedder.embed_with_patches(pixels)
+        else:
+            embeddings = embedder.embed_pixels(pixels)
+        ended = time.perf_counter()
+        for number, place in enumerate(places):
+            vectors = {facet: matrix[number : number + 1] for facet, matrix in embeddings.items()}
+            made[place] = Embedded(queries[place], vectors, patches[number], began, ended)
     return [made[i] for i in range(len(queries))]
 
 
-def _infer_together(queries: Sequence[Query]) -> list[Inference]:
-    """`infer` for what one forward pass can embed."""
-    embedder = queries[0].attributor.embedder
-    pixels = [query.pixels for query in queries]
-    patches: list[Patches] = []
-    began = time.perf_counter()
-    if queries[0].explain:
-        embeddings, patches = embedder.embed_with_patches(pixels)
-    else:
-        embeddings = embedder.embed_pixels(pixels)
-    embedded = time.perf_counter()
+def find(batch: Sequence[Embedded]) -> list[Inference]:
+    """Search for a batch, and explain the answers of which that is asked.
+
+    One search for all that ask the same of the same index: another `top_k` searches to another
+    depth, so an answer does not depend on what else is in its batch.
+    """
     made: dict[int, Inference] = {}
-    for places in _alike(queries, lambda q: (id(q.attributor), q.top_k, q.exemplars, q.explain)):
-        first = queries[places[0]]
+    queries = [one.query for one in batch]
+    for places in _alike(queries, lambda q: (id(q.attributor), q.top_k, q.exemplars)):
+        together = [batch[i] for i in places]
+        first = together[0].query
         attributions = first.attributor.rank(
-            {facet: matrix[places] for facet, matrix in embeddings.items()},
+            {
+                facet: np.concatenate([one.vectors[facet] for one in together])
+                for facet in together[0].vectors
+            },
             top_k=first.top_k,
             exemplars=first.exemplars,
         )
         found = time.perf_counter()
-        for place, attribution in zip(places, attributions, strict=True):
+        for place, one, attribution in zip(places, together, attributions, strict=True):
             explanations: Mapping[str, Explanation] = {}
-            if first.explain:
-                one = {facet: matrix[place] for facet, matrix in embeddings.items()}
+            if one.patches is not None:
                 explanations = explain_answer(
                     first.attributor,
                     attribution,
-                    patches[place],
-                    one,
-                    queries[place].size,
-                    most=first.explain,
+                    one.patches,
+                    {facet: matrix[0] for facet, matrix in one.vectors.items()},
+                    one.query.size,
+                    most=one.query.explain,
                 )
             made[place] = Inference(
-                attribution, explanations, began, embedded, found, time.perf_counter()
+                attribution, explanations, one.began, one.ended, found, time.perf_counter()
             )
-    return [made[i] for i in range(len(queries))]
+    return [made[i] for i in range(len(batch))]
 
 
 def _alike(queries: Sequence[Query], key: Callable[[Query], Hashable]) -> list[list[int]]:
@@ -403,7 +425,7 @@ def answer_file(attributor: Attributor, path: Path, *, top_k: int, exemplars: in
     arrived = time.perf_counter()
     image = read_image(path, enough=attributor.embedder.enough)
     pixels = attributor.embedder.preprocess(image.pixels)
-    [made] = infer([Query(attributor, pixels, image.pixels.size, top_k, exemplars)])
+    [made] = find(embed([Query(attributor, pixels, image.pixels.size, top_k, exemplars)]))
     timing = Timing(
         decode=made.began - arrived,
         queue=0.0,

@@ -1,5 +1,6 @@
 """The server as `whence serve` runs it: its protocol, whom it believes, how long it may stop."""
 
+import gc
 import logging
 import math
 import os
@@ -61,6 +62,16 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, stop_seconds: float) -> None:
         super().__init__(config)
         self._stop_seconds = stop_seconds
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start; what is there now stays, so the garbage collector need not look at it again.
+
+        It is most of all objects, torch's above all: to look at them stops every thread for a
+        quarter of a second.
+        """
+        await super().startup(sockets)
+        gc.collect()
+        gc.freeze()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop; threads that hang in native code cannot be ended, nor does Python exit then."""

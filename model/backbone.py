@@ -92,10 +92,16 @@ class Backbone(nn.Module):
             RESAMPLING[config.interpolation],
             box=(left * across, top * down, (left + size) * across, (top + size) * down),
         )
-        # (S, S, 3) of bytes -> (3, S, S) of floats, with one pass over them for each operation
-        pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
-        mean, std = (torch.tensor(values)[:, None, None] for values in (config.mean, config.std))
-        return pixels.float().sub_(mean * 255).div_(std * 255)
+        # (S, S, 3) of bytes -> (3, S, S) of floats. In NumPy: PyTorch would start threads for it,
+        # on every thread that decodes.
+        pixels = np.asarray(picture).transpose(2, 0, 1).astype(np.float32, order="C")
+        mean, std = (
+            np.float32(255) * np.asarray(values, np.float32)[:, None, None]
+            for values in (config.mean, config.std)
+        )
+        pixels -= mean
+        pixels /= std
+        return torch.from_numpy(pixels)
 
     def forward(self, pixels: torch.Tensor) -> BackboneFeatures:
         """Read the network.

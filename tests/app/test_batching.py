@@ -14,6 +14,7 @@ from app.errors import ClientGoneError, DeadlineError
 from app.patience import Patience
 
 ENDLESS = Patience(math.inf)
+Numbers = Batcher[int, list[int], int]
 
 
 class Work:
@@ -36,12 +37,13 @@ class Work:
 
 def run(
     work: Work,
-    scenario: Callable[[Batcher[int, int]], Coroutine[Any, Any, None]],
+    scenario: Callable[[Numbers], Coroutine[Any, Any, None]],
     *,
     size: int = 4,
     wait: float = 0.0,
+    finish: Callable[[list[int]], list[int]] = list,
 ) -> None:
-    batcher: Batcher[int, int] = Batcher(work, size=size, wait=wait)
+    batcher: Numbers = Batcher(work, finish, size=size, wait=wait)
     batcher.start()
     try:
         asyncio.run(scenario(batcher))
@@ -58,7 +60,7 @@ async def until(condition: Callable[[], object]) -> None:
 
 def test_what_no_job_is_to_blame_for_is_not_tried_job_by_job() -> None:
     work = Work()
-    batcher: Batcher[int, int] = Batcher(work, size=4, wait=0, blameless=(ValueError,))
+    batcher: Numbers = Batcher(work, list, size=4, wait=0, blameless=(ValueError,))
 
     async def ask() -> list[int | BaseException]:
         work.go_on.clear()
@@ -83,7 +85,7 @@ def test_what_no_job_is_to_blame_for_is_not_tried_job_by_job() -> None:
 def test_what_waits_is_worked_on_together_and_in_order() -> None:
     work = Work()
 
-    async def scenario(batcher: Batcher[int, int]) -> None:
+    async def scenario(batcher: Numbers) -> None:
         work.go_on.clear()
         first = asyncio.create_task(batcher.submit(0, ENDLESS))
         await until(work.began.is_set)
@@ -99,7 +101,7 @@ def test_what_waits_is_worked_on_together_and_in_order() -> None:
 def test_a_lone_job_does_not_wait_for_company() -> None:
     work = Work()
 
-    async def scenario(batcher: Batcher[int, int]) -> None:
+    async def scenario(batcher: Numbers) -> None:
         async with asyncio.timeout(10):
             assert await batcher.submit(1, ENDLESS) == 2
 
@@ -109,7 +111,7 @@ def test_a_lone_job_does_not_wait_for_company() -> None:
 def test_a_job_waits_for_one_that_is_expected() -> None:
     work = Work()
 
-    async def scenario(batcher: Batcher[int, int]) -> None:
+    async def scenario(batcher: Numbers) -> None:
         with batcher.expected():
             first = asyncio.create_task(batcher.submit(1, ENDLESS))
             await asyncio.sleep(0.05)
@@ -122,7 +124,7 @@ def test_a_job_waits_for_one_that_is_expected() -> None:
 def test_it_does_not_wait_for_longer_than_it_may() -> None:
     work = Work()
 
-    async def scenario(batcher: Batcher[int, int]) -> None:
+    async def scenario(batcher: Numbers) -> None:
         with batcher.expected():
             async with asyncio.timeout(30):
                 assert await batcher.submit(1, ENDLESS) == 2
@@ -133,7 +135,7 @@ def test_it_does_not_wait_for_longer_than_it_may() -> None:
 def test_one_bad_job_does_not_spoil_the_others() -> None:
     work = Work()
 
-    async def scenario(batcher: Batcher[int, int]) -> None:
+    async def scenario(batcher: Numbers) -> None:
         work.go_on.clear()
         first = asyncio.create_task(batcher.submit(0, ENDLESS))
         await until(work.began.is_set)
@@ -148,10 +150,69 @@ def test_one_bad_job_does_not_spoil_the_others() -> None:
     run(work, scenario)
 
 
+def test_the_next_batch_begins_while_one_is_finished() -> None:
+    work, let_first_end = Work(), threading.Event()
+
+    def finish(numbers: list[int]) -> list[int]:
+        assert numbers != [2] or let_first_end.wait(30)
+        return numbers
+
+    async def scenario(batcher: Numbers) -> None:
+        first = asyncio.create_task(batcher.submit(1, ENDLESS))
+        await until(lambda: work.batches == [[1]])
+        assert await batcher.submit(2, ENDLESS) == 4
+        assert not first.done()
+        let_first_end.set()
+        assert await first == 2
+
+    try:
+        run(work, scenario, finish=finish)
+    finally:
+        let_first_end.set()
+
+
+def test_no_two_batches_begin_at_the_same_time() -> None:
+    work = Work()
+
+    async def scenario(batcher: Numbers) -> None:
+        work.go_on.clear()
+        jobs = [asyncio.create_task(batcher.submit(number, ENDLESS)) for number in (1, 2)]
+        await until(lambda: batcher.waiting == 1)
+        await asyncio.sleep(0.05)
+        assert batcher.waiting == 1
+        work.go_on.set()
+        assert await asyncio.gather(*jobs) == [2, 4]
+
+    run(work, scenario, size=1)
+
+
+def test_a_job_that_cannot_be_finished_does_not_spoil_the_others() -> None:
+    work = Work()
+
+    def finish(numbers: list[int]) -> list[int]:
+        if 14 in numbers:
+            raise ValueError("14")
+        return numbers
+
+    async def scenario(batcher: Numbers) -> None:
+        work.go_on.clear()
+        first = asyncio.create_task(batcher.submit(1, ENDLESS))
+        await until(work.began.is_set)
+        others = [asyncio.create_task(batcher.submit(number, ENDLESS)) for number in (2, 7, 3)]
+        await until(lambda: batcher.waiting == 3)
+        work.go_on.set()
+        outcomes = await asyncio.gather(first, *others, return_exceptions=True)
+        assert [outcomes[i] for i in (0, 1, 3)] == [2, 4, 6]
+        assert isinstance(outcomes[2], ValueError)
+        assert batcher.busy_since is None
+
+    run(work, scenario, finish=finish)
+
+
 def test_what_nobody_waits_for_is_not_worked_on() -> None:
     work = Work()
 
-    async def scenario(batcher: Batcher[int, int]) -> None:
+    async def scenario(batcher: Numbers) -> None:
         work.go_on.clear()
         first = asyncio.create_task(batcher.submit(0, ENDLESS))
         await until(work.began.is_set)
@@ -175,7 +236,7 @@ def test_what_nobody_waits_for_is_not_worked_on() -> None:
 def test_closing_finishes_what_was_taken() -> None:
     work = Work()
 
-    async def scenario(batcher: Batcher[int, int]) -> None:
+    async def scenario(batcher: Numbers) -> None:
         work.go_on.clear()
         first = asyncio.create_task(batcher.submit(0, ENDLESS))
         await until(work.began.is_set)
@@ -192,7 +253,7 @@ def test_closing_finishes_what_was_taken() -> None:
 def test_it_says_since_when_it_is_busy() -> None:
     work = Work()
 
-    async def scenario(batcher: Batcher[int, int]) -> None:
+    async def scenario(batcher: Numbers) -> None:
         assert batcher.busy_since is None
         work.go_on.clear()
         job = asyncio.create_task(batcher.submit(0, ENDLESS))

@@ -37,7 +37,7 @@ from PIL import Image, ImageDraw
 from app.logs import configure_logging
 from app.main import create_app, open_published_attributor
 from app.pipeline import CPU_BATCH
-from app.protocol import HEADER_BYTES, Protocol
+from app.server import run_server
 from app.settings import Settings
 from index.attribution import Attributor
 from index.layout import DataFolder
@@ -189,15 +189,7 @@ def serve_weightless(data: Path, port: int) -> None:
     """As `whence serve` does."""
     settings = Settings(data=data, port=port)
     configure_logging(settings.log_level, settings.log_format)
-    uvicorn.run(
-        create_app(settings, open_weightless(data)),
-        port=port,
-        log_config=None,
-        access_log=False,
-        http=Protocol,
-        h11_max_incomplete_event_size=HEADER_BYTES,
-        server_header=False,
-    )
+    run_server(create_app(settings, open_weightless(data)), settings)
 
 
 def work_of(attributor: Attributor, images: Sequence[bytes], seconds: float) -> float:
