@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from app.patience import Patience
+from app.threads import give_way
 from model.errors import WhenceError
 
 STEPS = 2  # threads: while one takes the second step, the other can take the first
@@ -139,6 +140,7 @@ class Batcher(Generic[Job, Begun, Result]):
                 self._changed.notify_all()
 
     def _run(self) -> None:
+        give_way()
         me = threading.get_ident()
         while True:
             with self._turn(lambda: bool(self._queue) or self._closing):

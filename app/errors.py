@@ -403,7 +403,17 @@ def add_problem_handlers(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _answer_unexpected)
     app.add_exception_handler(HTTPException, _answer_http)
     app.add_exception_handler(RequestValidationError, _answer_validation)
-    app.add_exception_handler(WhenceError, _answer_named)
+    app.add_exception_handler(WhenceError, answer_named)
+
+
+async def answer_named(request: Request, error: Exception) -> JSONResponse:
+    """The answer to a `WhenceError`."""
+    assert isinstance(error, WhenceError)
+    faults = error.faults if isinstance(error, InvalidRequestError) else None
+    headers = {}
+    if isinstance(error, BusyError):
+        headers["Retry-After"] = str(error.retry_after)
+    return _answer(request, kind_of(error), str(error), faults=faults, headers=headers)
 
 
 def problem_response(kind: ProblemType, detail: str) -> JSONResponse:
@@ -532,15 +542,6 @@ def _response(problem: Problem, headers: Mapping[str, str]) -> JSONResponse:
     )
 
 
-async def _answer_named(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, WhenceError)
-    faults = error.faults if isinstance(error, InvalidRequestError) else None
-    headers = {}
-    if isinstance(error, BusyError):
-        headers["Retry-After"] = str(error.retry_after)
-    return _answer(request, kind_of(error), str(error), faults=faults, headers=headers)
-
-
 async def _answer_validation(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     invalid = InvalidRequestError(*map(_fault, error.errors()))
@@ -550,7 +551,7 @@ async def _answer_validation(request: Request, error: Exception) -> JSONResponse
 async def _answer_http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     if isinstance(error.__cause__, WhenceError):  # what FastAPI makes of one while it reads JSON
-        return await _answer_named(request, error.__cause__)
+        return await answer_named(request, error.__cause__)
     if error.status_code == NOT_FOUND.status:
         return _answer(request, NOT_FOUND, f"there is nothing at {request.url.path}; see /docs")
     if error.status_code == METHOD_NOT_ALLOWED.status:

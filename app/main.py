@@ -26,6 +26,7 @@ from app.routes import (
 from app.security import Gate, require_attribute
 from app.service import Service
 from app.settings import Settings, read_settings
+from app.shedding import LoadShedding
 from app.telemetry import Telemetry
 from app.tracing import REQUESTS
 from app.uploads import BodyLimit, UploadRoom
@@ -38,6 +39,7 @@ DESCRIPTION = """\
 Tells which source concepts a generated image most plausibly derives from, and shows the exemplars
 that say so. Every error is an `application/problem+json`; its `type` tells the kinds apart.
 """
+UPLOADS = frozenset({"/attribute", "/attribute/batch", "/attribute/report"})
 
 
 def open_published_attributor(settings: Settings, embedder: ImageEmbedder | None) -> Attributor:
@@ -108,6 +110,7 @@ def create_app(
         exceptions={"/attribute/batch": settings.max_batch_bytes},
         seconds=settings.upload_seconds,
     )
+    app.add_middleware(LoadShedding, paths=UPLOADS)
     add_cors(app, settings.cors_origins)
     app.add_middleware(SecurityHeaders)
     app.add_middleware(Telemetry, metrics=counted)  # the last is the outermost

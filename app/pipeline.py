@@ -25,6 +25,7 @@ from app.heatmaps import HeatmapPair, HeatmapStore
 from app.metrics import STAGES, Metrics
 from app.patience import Patience
 from app.settings import Settings
+from app.threads import give_way
 from app.tracing import record_stage
 from index.attribution import Attribution, Attributor
 from index.embedding import ImageEmbedder
@@ -38,6 +39,7 @@ from model.images import decode_image, read_image
 
 CPU_BATCH = 8  # images in one forward pass, where more gain nothing
 DEVICE_BATCH = 64
+BATCHES = 2  # that are taken at once
 PROBE_SIDE = 256  # pixels of the picture that the watchdog has embedded
 
 logger = logging.getLogger(__name__)
@@ -140,11 +142,16 @@ class Pipeline:
         self._probed: float | None = None  # when the probe in hand was sent
         self._failed: str | None = None  # how the last embedding ended, if badly
         self._answered_at = time.monotonic()
-        self._decoders = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
+        self._decoders = ThreadPoolExecutor(
+            settings.decode_threads, thread_name_prefix="decode", initializer=give_way
+        )
+        batch = settings.max_batch or default_batch(settings.device)
+        # What is embedded and what comes next: more would only wait.
+        self._capacity = settings.max_queue or BATCHES * batch
         self._batcher = Batcher(
             begin=self._embed,
             finish=self._find,
-            size=settings.max_batch or default_batch(settings.device),
+            size=batch,
             wait=settings.batch_wait_ms / 1000,
             # Waited for in vain once a batch, not once an image.
             blameless=(VectorStoreUnavailableError,),
@@ -164,9 +171,15 @@ class Pipeline:
         """Places taken."""
         return self._held
 
-    def places(self, images: int, *, explain: bool) -> int:
-        """What images take of the queue: to explain an exemplar costs about as much as a query."""
-        return images * (1 + (self._settings.max_explained if explain else 0))
+    def share(self, images: int, *, explain: bool) -> tuple[int, int]:
+        """How many of a request's images are worked on at once, and the places these take.
+
+        To explain an exemplar costs about as much as a query. No request takes more than half of
+        the queue, unless a single image does, so that those of several get in beside others.
+        """
+        each = min(1 + (self._settings.max_explained if explain else 0), self._capacity)
+        at_once = min(images, max(1, self._capacity // 2 // each))
+        return at_once, at_once * each
 
     @contextmanager
     def admitted(self, places: int = 1) -> Iterator[None]:
@@ -207,7 +220,7 @@ class Pipeline:
         Raises:
             QueueFullError: there are not enough places.
         """
-        most = self._settings.max_queue
+        most = self._capacity
         if self._held + places > most:
             seconds = math.ceil(max(1.0, self._held * self._seconds))
             raise QueueFullError(

@@ -1,5 +1,6 @@
 """The server as `whence serve` runs it: its protocol, whom it believes, how long it may stop."""
 
+import asyncio
 import gc
 import logging
 import math
@@ -19,6 +20,7 @@ from app.settings import Settings
 ANSWER_SECONDS = 5  # to finish what was begun at its deadline
 CLOSE_SECONDS = 10  # to end threads, close the index and send the last spans
 HUNG = 1  # exit status
+ACCEPTS = 16  # connections accepted in a turn of the event loop
 
 logger = logging.getLogger(__name__)
 
@@ -64,14 +66,37 @@ class _Server(uvicorn.Server):
         self._stop_seconds = stop_seconds
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start; what is there now stays, so the garbage collector need not look at it again.
+        """Start.
 
-        It is most of all objects, torch's above all: to look at them stops every thread for a
-        quarter of a second.
+        What is there now stays, so the garbage collector need not look at it again: it is most of
+        all objects, torch's above all, and to look at them stops every thread for a quarter of a
+        second.
         """
         await super().startup(sockets)
         gc.collect()
         gc.freeze()
+        if self.started:
+            await self._listen_more()
+
+    async def _listen_more(self) -> None:
+        """Accept several connections in a turn of the event loop.
+
+        uvloop accepts one for each file descriptor that listens. With a thousand requests to serve
+        in a turn, a flood would fill the kernel's queue, and new callers wait for seconds.
+        """
+        loop = asyncio.get_running_loop()
+        if not type(loop).__module__.startswith("uvloop"):
+            return
+
+        def protocol() -> asyncio.Protocol:
+            return Protocol(self.config, self.server_state, self.lifespan.state)
+
+        for listening in [one for server in self.servers for one in server.sockets]:
+            for _ in range(ACCEPTS - 1):
+                again = socket.socket(fileno=os.dup(listening.fileno()))
+                self.servers.append(
+                    await loop.create_server(protocol, sock=again, backlog=self.config.backlog)
+                )
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop; threads that hang in native code cannot be ended, nor does Python exit then."""

@@ -109,9 +109,10 @@ class Settings(StoreSettings):
         description="Threads that decode; by default the cores that the process may use.",
     )
     max_queue: int = Field(
-        32,
-        ge=1,
-        description="Images taken and not answered, at most; beyond it requests get 429.",
+        0,
+        ge=0,
+        description="Images taken and not answered, at most; beyond it requests get 429. 0 is two "
+        "batches.",
     )
     max_uploads: int = Field(
         64,
@@ -154,16 +155,6 @@ class Settings(StoreSettings):
     stall_seconds: float = Field(
         120, gt=0, description="An image embedding for longer counts as hung: not live, not ready."
     )
-
-    @model_validator(mode="after")
-    def _batch_fits_the_queue(self) -> Self:
-        if self.max_batch_images > self.max_queue:
-            raise ValueError(
-                f"WHENCE_MAX_QUEUE is {self.max_queue}, less than the {self.max_batch_images} "
-                "images that one request may hold (WHENCE_MAX_BATCH_IMAGES): no such request would "
-                "ever be taken"
-            )
-        return self
 
     @model_validator(mode="after")
     def _largest_body_fits_the_memory(self) -> Self:

@@ -88,6 +88,8 @@ class Telemetry:
 
 def route_of(scope: Scope) -> str:
     """The template of the route that took the request; one name for all that none took."""
+    if shed := scope["state"].get("route"):  # by `app.shedding`, before there was a route
+        return str(shed)
     if path := getattr(scope.get("route"), "path", None):
         return str(path)
     if "app_root_path" in scope:  # below a mount

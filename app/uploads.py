@@ -26,7 +26,6 @@ FIELD = "image"
 FORM = "multipart/form-data"
 SPARE = 16  # parts beyond those that are right, so that what is wrong can be said
 EMPTY = "is empty: the file has 0 bytes"
-DRAINED = 2**20  # bytes of a body that are read although nothing is done with them
 LEAST_SHARE = 4  # uploads that one caller may always have arriving
 
 
@@ -251,17 +250,6 @@ async def read_image_fields(request: Request, *, most: int) -> list[bytes]:
     if len(files) < len(values):
         raise _invalid(FIELD, "is text: send the image as a file, with a filename")
     return [await file.read() for file in files]
-
-
-async def drain(request: Request) -> None:
-    """Read a small body away, so that its connection can be used again at once.
-
-    For the rest of a large one, or of one of unknown length, `app.protocol` waits a little.
-    """
-    if "transfer-encoding" in request.headers or _announced(request.headers) > DRAINED:
-        return
-    async for _ in request.stream():
-        pass
 
 
 def _announced(headers: Headers) -> int:

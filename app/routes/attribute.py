@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from app import errors
 from app.deps import ServiceDep, SettingsDep
-from app.errors import Fault, InvalidRequestError, QueueFullError
+from app.errors import Fault, InvalidRequestError
 from app.patience import Patience
 from app.pipeline import Answer, Pipeline
 from app.schemas import (
@@ -21,7 +21,7 @@ from app.schemas import (
 )
 from app.service import Service
 from app.settings import Settings
-from app.uploads import FIELD, FORM, drain, read_image_field, read_image_fields
+from app.uploads import FIELD, FORM, read_image_field, read_image_fields
 from index.attribution import Attributor
 from index.errors import VectorStoreUnavailableError
 
@@ -122,19 +122,12 @@ async def attribute_batch(
     files = await _receive(
         request, pipeline, lambda sent: read_image_fields(sent, most=settings.max_batch_images)
     )
-    places = pipeline.places(len(files), explain=parameters.explain)
-    if places > settings.max_queue:
-        most = settings.max_queue // pipeline.places(1, explain=parameters.explain)
-        raise InvalidRequestError(
-            Fault(
-                place="query",
-                name="explain",
-                detail=f"is too much for {len(files)} images at once: send {most} at most",
-            )
-        )
+    at_once, places = pipeline.share(len(files), explain=parameters.explain)
+    turns = asyncio.Semaphore(at_once)
 
     async def answer(attributor: Attributor, patience: Patience, data: bytes) -> BatchAnswer:
-        answer = await Uploaded(data, attributor, parameters, pipeline, patience).answer()
+        async with turns:
+            answer = await Uploaded(data, attributor, parameters, pipeline, patience).answer()
         return BatchAnswer(attribution=AttributionResponse.of(answer, attributor), problem=None)
 
     async def work(attributor: Attributor, patience: Patience) -> list[BatchAnswer | BaseException]:
@@ -204,7 +197,7 @@ async def work_on_upload(
     _check_caps(parameters, settings)
     pipeline = service.pipeline
     data = await _receive(request, pipeline, read_image_field)
-    places = min(pipeline.places(1, explain=parameters.explain), settings.max_queue)
+    _, places = pipeline.share(1, explain=parameters.explain)
 
     async def work_on_it(attributor: Attributor, patience: Patience) -> Done:
         return await work(Uploaded(data, attributor, parameters, pipeline, patience))
@@ -241,13 +234,8 @@ async def _work_admitted(
 async def _receive(
     request: Request, pipeline: Pipeline, read: Callable[[Request], Awaitable[Read]]
 ) -> Read:
-    """The body, unless there is no room for what it holds."""
+    """The body, unless too many arrive; `app.shedding` has seen that there is room for it."""
     with pipeline.receiving():
-        try:
-            pipeline.check_room()
-        except QueueFullError:
-            await drain(request)
-            raise
         return await read(request)
 
 

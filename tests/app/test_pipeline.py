@@ -14,7 +14,6 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import ValidationError
 
 from app.main import create_app
 from app.metrics import Metrics
@@ -315,7 +314,7 @@ def test_an_explained_image_takes_the_places_of_what_it_costs(
     serve: Callable[..., TestClient], embedder: Held, query: bytes, check_problem: CheckProblem
 ) -> None:
     with (
-        serve(max_queue=8, max_batch_images=8, max_explained=3) as client,
+        serve(max_queue=7, max_explained=3) as client,
         ThreadPoolExecutor(2) as pool,
     ):
         first = pool.submit(ask, client, query, explain=True)
@@ -325,8 +324,8 @@ def test_an_explained_image_takes_the_places_of_what_it_costs(
         check_problem(explained, 429, "queue-full")
         embedder.let.set()
         assert first.result(30).status_code == 200
-        too_many = client.post("/attribute/batch", files=files * 2, params={"explain": True})
-        assert "send 2 at most" in check_problem(too_many, 422, "invalid-request")["detail"]
+        many = client.post("/attribute/batch", files=files * 2, params={"explain": True})
+        assert len(many.json()["answers"]) == 4
 
 
 def test_a_batch_of_too_many_images_is_refused(
@@ -353,9 +352,31 @@ def test_a_batch_has_a_limit_of_its_own(
         check_problem(client.post("/attribute/batch", files=files * 2), 413, "body-too-large")
 
 
-def test_a_batch_that_could_never_be_taken_is_no_setting() -> None:
-    with pytest.raises(ValidationError, match="WHENCE_MAX_QUEUE"):
-        Settings(max_queue=4, max_batch_images=5)
+def test_a_batch_takes_half_of_the_queue_at_most(
+    serve: Callable[..., TestClient], embedder: Held, query: bytes
+) -> None:
+    with serve(max_queue=4) as client, ThreadPoolExecutor(1) as pool:
+        batch = pool.submit(client.post, "/attribute/batch", files=[("image", query)] * 5)
+        wait_until(lambda: held(client) == 2)
+        embedder.let.set()
+        assert len(batch.result(30).json()["answers"]) == 5
+        assert max(embedder.batches) <= 2
+        assert held(client) == 0
+
+
+def test_by_default_two_batches_are_taken(
+    serve: Callable[..., TestClient], embedder: Held, query: bytes, check_problem: CheckProblem
+) -> None:
+    embedder.let.set()
+    with serve(max_batch=3) as client:
+        app = client.app
+        assert isinstance(app, FastAPI)
+        pipeline = app.state.service.pipeline
+        with pipeline.admitted(5):
+            assert ask(client, query).status_code == 200
+        with pipeline.admitted(6):
+            refused = check_problem(ask(client, query), 429, "queue-full")
+    assert "6 places" in refused["detail"]
 
 
 def test_uploads_that_arrive_are_bounded(
