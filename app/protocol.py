@@ -1,28 +1,28 @@
 """HTTP as the server speaks it: uvicorn's, with bounded headers, and problems for refusals."""
 
 import asyncio
-from http import HTTPStatus
 
-import h11
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from app.errors import MALFORMED_REQUEST, problem_response
 from app.headers import security_headers
 
 HEADER_SECONDS = 20.0  # until the headers of a request must be here, from its first byte
-HEADER_BYTES = 16 * 2**10  # of a request, and of a chunk's framing
+HEADER_BYTES = 16 * 2**10  # of a request
 LINGER_SECONDS = 5.0  # for the rest of a body whose request is answered already
 
 
-class Protocol(H11Protocol):
+class Protocol(HttpToolsProtocol):
     """One connection.
 
     Uvicorn bounds how long a connection may rest between two requests, but neither how long it may
-    be open before the first one, nor how slowly headers may come: a thousand such connections cost
-    an attacker nothing. Nor does it bound how long the rest of a body may take to which the answer
-    was given before it was here; `app.uploads` bounds the time of all others.
+    be open before the first one, nor how slowly headers may come, nor how many: a thousand such
+    connections cost an attacker nothing. Nor does it bound how long the rest of a body may take to
+    which the answer was given before it was here; `app.uploads` bounds the time of all others.
     """
 
+    _head = 0  # bytes of headers that are not complete yet
+    _in_head = True  # between the end of one request and the end of the next one's headers
     _deadline: asyncio.TimerHandle | None = None
     _linger: asyncio.TimerHandle | None = None
 
@@ -38,18 +38,42 @@ class Protocol(H11Protocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Read on; the headers that have begun must end in time."""
+        """Read on; the headers that have begun must end in time, and be few."""
         while data and not self.transport.is_closing():
-            # h11 bounds what it holds of unfinished headers, but takes any that come in one piece.
-            size = HEADER_BYTES if self.conn.their_state is h11.IDLE else len(data)
+            # The parser hands on every header as it comes, however many there are.
+            size = len(data)
+            if self._in_head:
+                size = min(size, HEADER_BYTES - self._head)
+                self._head += size
             super().data_received(data[:size])
             data = data[size:]
+            if self._in_head and self._head >= HEADER_BYTES and not self.transport.is_closing():
+                self.send_400_response("Headers too long.")
         if not self._answered_early:
             self._stop_lingering()
-        if self.conn.their_state is not h11.IDLE:
-            self._stop_waiting()
-        elif self._deadline is None and not self.transport.is_closing():
+        if self._head and self._deadline is None and not self.transport.is_closing():
             self._expect_headers()
+
+    def on_message_begin(self) -> None:
+        """Begin a request; it may come together with the end of the one before."""
+        super().on_message_begin()
+        self._head = self._head or 1
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header; what comes after a body in chunks is none that anybody asks for."""
+        if self._in_head:
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """Answer the request, whose body begins."""
+        self._in_head, self._head = False, 0
+        self._stop_waiting()
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """Note the end of the body, where the next request's headers may begin."""
+        self._in_head = True
+        super().on_message_complete()
 
     def on_response_complete(self) -> None:
         """Read on for a while where the body is not here: who still sends gets to see the answer.
@@ -71,27 +95,30 @@ class Protocol(H11Protocol):
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is not HTTP, or beyond `HEADER_BYTES`, and close the connection."""
-        if self.conn.our_state in {h11.IDLE, h11.SEND_RESPONSE}:
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete or not cycle.response_started:
             detail = f"{msg} It is no HTTP/1.1, or its headers are longer than {HEADER_BYTES} bytes"
             response = problem_response(MALFORMED_REQUEST, detail)
             response.headers.update(security_headers(""))
             response.headers["Connection"] = "close"
-            head = h11.Response(
-                status_code=response.status_code,
-                headers=response.raw_headers,
-                reason=HTTPStatus(response.status_code).phrase,
-            )
-            for event in (head, h11.Data(data=bytes(response.body)), h11.EndOfMessage()):
-                self.transport.write(self.conn.send(event) or b"")
+            head = b"".join(b"%s: %s\r\n" % header for header in response.raw_headers)
+            line = STATUS_LINE[response.status_code]
+            self.transport.write(line + head + b"\r\n" + bytes(response.body))
         self.transport.close()
 
     @property
     def _answered_early(self) -> bool:
         """Whether a request is answered whose body is not here yet."""
-        return self.conn.our_state is h11.DONE and self.conn.their_state is h11.SEND_BODY
+        return self.cycle is not None and self.cycle.response_complete and not self._in_head
 
     def _expect_headers(self) -> None:
-        self._deadline = self.loop.call_later(HEADER_SECONDS, self.transport.close)
+        self._deadline = self.loop.call_later(HEADER_SECONDS, self._give_up)
+
+    def _give_up(self) -> None:
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.close()
+        else:  # a request came before these headers, and is being answered
+            self._expect_headers()
 
     def _stop_waiting(self) -> None:
         if self._deadline is not None:

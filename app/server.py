@@ -14,7 +14,7 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.config import STARTUP_FAILURE
 
-from app.protocol import HEADER_BYTES, Protocol
+from app.protocol import Protocol
 from app.settings import Settings
 
 ANSWER_SECONDS = 5  # to finish what was begun at its deadline
@@ -39,7 +39,6 @@ def run_server(app: FastAPI, settings: Settings) -> None:
         log_config=None,
         access_log=False,
         http=Protocol,
-        h11_max_incomplete_event_size=HEADER_BYTES,
         server_header=False,
         # Uvicorn would believe whoever comes from this machine, and so let any caller here, or
         # behind a proxy that forwards what it gets, name the address its requests are counted by.

@@ -34,7 +34,6 @@ def port(attributor: Attributor, tmp_path_factory: pytest.TempPathFactory) -> It
         port=free_port(),
         log_level="warning",
         http=Protocol,
-        h11_max_incomplete_event_size=protocol.HEADER_BYTES,
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
