@@ -5,7 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import pytest
 from index.attribution import Attributor, open_attributor
 from index.errors import RebuildError, SnapshotError, VectorStoreError, VectorStoreUnavailableError
 from index.layout import DataFolder
-from index.milvus import MARK, MOST, MilvusAddress, _libraries, engine_at
+from index.milvus import MARK, MOST, MilvusAddress, MilvusEngine, _libraries, engine_at
 from index.purge import purge
 from index.rebuild import rebuild
 from index.snapshot import Snapshot, list_versions, new_version, open_published
@@ -257,14 +257,19 @@ def build(house: House) -> Callable[[VectorEngine], Snapshot]:
 
 def collections(engine: VectorEngine) -> set[str]:
     """The Milvus collections that there are; none if it is no Milvus."""
-    if engine.address is None:
+    if not isinstance(engine, MilvusEngine):
         return set()
-    return set(engine._connect("").client.list_collections())  # type: ignore[attr-defined]
+    return set(engine._connect("", ["style"])["style"].client.list_collections())
 
 
-def served_collection(engine: VectorEngine) -> str:
-    client = engine._connect("").client  # type: ignore[attr-defined]
-    return str(client.describe_alias("whence")["collection_name"])
+def names(version: str, facets: Iterable[Facet] = ("style",)) -> set[str]:
+    """A version's collections."""
+    return {f"whence_{facet}_{version.replace('-', '_')}" for facet in facets}
+
+
+def served_collection(engine: MilvusEngine) -> str:
+    client = engine._connect("", ["style"])["style"].client
+    return str(client.describe_alias("whence_style")["collection_name"])
 
 
 def test_a_rebuild_publishes_rolls_back_and_prunes(house, engine, built) -> None:
@@ -277,17 +282,16 @@ def test_a_rebuild_publishes_rolls_back_and_prunes(house, engine, built) -> None
         assert verify(house.data, embedder=FakeEmbedder()).passed
         made.append(snapshot.version)
     assert [manifest.version for manifest in list_versions(house.data.index)] == made[1:]
-    names = [f"whence_{version.replace('-', '_')}" for version in made]
     if engine.address:
-        assert collections(engine) - others == set(names[1:])
-        assert served_collection(engine) == names[3]
+        assert collections(engine) - others == set().union(*map(names, made[1:]))
+        assert {served_collection(engine)} == names(made[3])
     house_with_model(house)
     assert rollback(house.data).version == made[2]
     with closing(open_published(house.data.index)) as snapshot:
         assert (snapshot.version, snapshot.vectors.count) == (made[2], 8)
         assert snapshot.manifest.store == engine.address
     if engine.address:
-        assert served_collection(engine) == names[2]
+        assert {served_collection(engine)} == names(made[2])
 
 
 def test_a_rebuild_that_publishes_nothing_leaves_nothing_behind(house, engine, built) -> None:
@@ -343,7 +347,9 @@ def test_vectors_of_another_version_in_its_place_are_refused(house, engine, buil
         Snapshot.open(folder)
 
 
-@pytest.mark.parametrize("change", [{"count": COUNT + 1}, {"dimensions": {"style": 5}}])
+@pytest.mark.parametrize(
+    "change", [{"count": COUNT + 1}, {"dimensions": {"style": 6, "subject": 12}}]
+)
 @needs_milvus
 def test_a_collection_that_does_not_fit_is_refused(milvus, vectors, tmp_path, change) -> None:
     version = Version(milvus, tmp_path)
@@ -421,7 +427,7 @@ def test_a_purge_drops_older_versions_and_erases_from_the_published_one(
     done = purge(house.data)
     assert done.versions == [older.version]
     assert [old.version in left for left in done.left] == [True]
-    assert collections(milvus) == {milvus._connect(old.version).collection}
+    assert collections(milvus) == names(old.version)
     assert old.vectors.erased.tolist() == [own.row]
     with pytest.raises(SnapshotError, match="1 of 1 style vectors are not in"):
         old.vectors.vectors("style", np.array([own.row]))
@@ -509,12 +515,14 @@ def test_after_a_kill_what_was_finished_is_whole_and_the_rest_is_removed(
     for facet, matrix in vectors.items():
         assert np.array_equal(store.vectors(facet, np.arange(COUNT)), matrix)
         assert store.search(facet, matrix, 1)[1][:, 0].tolist() == list(range(COUNT))
-    assert len(collections(engine)) == 2 * bool(address)
+    if address:
+        assert collections(engine) == names(finished, DIMENSIONS) | names(begun, DIMENSIONS)
     left = index / f".building-{begun}"  # what a rebuild calls it until it is complete
     (index / begun).rename(left)
     summary = house.rebuild(engine=engine)
     assert not left.exists()
-    assert len(collections(engine)) == 2 * bool(address)  # the finished one, and the new one
+    if address:
+        assert collections(engine) == names(finished, DIMENSIONS) | names(summary.version)
     with closing(open_published(index)) as snapshot:
         assert (snapshot.version, snapshot.vectors.count) == (summary.version, 5)
 
