@@ -467,7 +467,7 @@ class MilvusStore:
     @property
     def erased(self) -> Rows:
         """See `VectorStore.erased`; another process may erase while this one serves."""
-        return _read_erased(self._folder)
+        return read_erased(self._folder)
 
     def check(self) -> None:
         """See `VectorStore.check`."""
@@ -569,7 +569,12 @@ def _among(rows: Sequence[int] | Rows, word: str) -> str:
     return f"{ROW} {word} [{','.join(map(str, np.asarray(rows).tolist()))}]"
 
 
-def _read_erased(folder: Path) -> Rows:
+def read_erased(folder: Path) -> Rows:
+    """The rows of a version whose vectors were deleted, wherever they were; none in files.
+
+    Raises:
+        SnapshotError: the file that names them cannot be read.
+    """
     try:
         text = (folder / ERASED).read_text(encoding="utf-8")
         return np.asarray(json.loads(text), dtype=np.int64)
