@@ -3,8 +3,9 @@
 A version is a collection for each facet, `<name>_<facet>_<version>`: its primary key is the
 catalog's row, its vectors are compared by inner product, and all are complete before they are
 published. The aliases `<name>_<facet>` point to the published ones, for whoever else looks into
-Milvus; Whence itself goes by `CURRENT` and the manifest, so that an answer can never mix two
-versions. Facets as fields of one collection were tried, too: Milvus Lite searches those slower.
+Milvus. They are moved one after the other; Whence itself goes by `CURRENT` and the manifest, so
+that an answer can never mix two versions. Facets as fields of one collection were tried, too:
+Milvus Lite searches those slower.
 
 Indexes are FLAT, or IVF_FLAT for many vectors. Both hold the vectors as they were written, so that
 similarities are exact; how many lists of an IVF_FLAT are looked into is chosen for each version

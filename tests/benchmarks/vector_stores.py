@@ -40,6 +40,7 @@ from model.images import read_image
 from tests.benchmarks.large_index import draw
 
 K, DEPTH, EVIDENCE, BLOCK, LAYOUT = 10, 200, 2000, 10_000, 10_000
+PROBES = 4  # lists that the comparison of layouts looks into; for given rows it must be all
 STORES = {"FAISS": None, "Milvus Lite": "vectors.db"}
 TOLERANCE = 1e-5
 Result = dict[str, Any]
@@ -158,6 +159,7 @@ def measure_layout(count: int, kind: IndexType, together: bool, folder: Path) ->
     written = time.perf_counter() - began
     rows = np.random.default_rng(0).permutation(count)[:EVIDENCE].tolist()
     within = {DEPTH: "", EVIDENCE: f"row in {rows}"}
+    probes = {DEPTH: PROBES, EVIDENCE: lists}
 
     def ask(limit: int) -> Callable[[Floats], object]:
         def both(query: Floats) -> None:
@@ -169,7 +171,7 @@ def measure_layout(count: int, kind: IndexType, together: bool, folder: Path) ->
                     limit=limit,
                     filter=within[limit],
                     output_fields=["row"],
-                    search_params={"params": {"nprobe": lists} if lists else {}},
+                    search_params={"params": {"nprobe": probes[limit]} if lists else {}},
                 )
 
         return both
@@ -230,8 +232,8 @@ def compare_answers(data: Path, pairs: Path) -> Result:
                     address, Path(name), "exact", vectors, next(iter(vectors.values()))
                 )
                 attributor.snapshot = Snapshot(
-                    snapshot.folder, manifest, snapshot.catalog, written, snapshot.fingerprints,
-                    snapshot.cohort, snapshot.calibration, snapshot.hidden,
+                    snapshot.folder, manifest, snapshot.catalog, written, snapshot.pictures,
+                    snapshot.cohort, snapshot.calibration, snapshot.reached, snapshot.hidden,
                 )  # fmt: skip
             began, spent = time.perf_counter(), time.process_time()
             answers[store] = attributor.rank(queries, top_k=manifest.concepts, depth=DEPTH)
