@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Literal
@@ -19,9 +19,9 @@ from index.attribution import Attributor
 from index.embedding import ImageEmbedder
 from index.errors import SnapshotError, TakedownError, VectorStoreUnavailableError
 from index.layout import DataFolder
-from index.snapshot import CURRENT
-from index.takedown import Takedown, TakedownLog
-from index.withdrawal import withdraw
+from index.snapshot import CURRENT, Snapshot
+from index.takedown import Hidden, Takedown, TakedownLog, hidden_by
+from index.withdrawal import hidden_in_published, withdraw
 from model.errors import ModelError, WhenceError
 
 RETRY_SECONDS = 1.0
@@ -169,22 +169,38 @@ class Service:
         return before, self._serving.attributor.snapshot.version
 
     async def take_down(
-        self,
-        attributor: Attributor,
-        kind: Literal["concept", "exemplar"],
-        target: str,
-        *,
-        reason: str,
-    ) -> Takedown:
+        self, kind: Literal["concept", "exemplar"], target: str, *, reason: str
+    ) -> tuple[Takedown, list[Hidden]]:
         """Record a takedown; no request that begins after this returns sees what it names.
 
+        A server that waits for its vectors records it as well: that needs only the data folder.
+
+        Returns:
+            The takedown, and what it hides.
+
         Raises:
+            SnapshotError, ModelError: see `lease`.
             NotFoundError: no index version has such a concept or exemplar.
             TakedownError: it cannot be recorded, or is recorded and not in force yet.
         """
-        snapshot = attributor.snapshot
+        async with AsyncExitStack() as leased:
+            served: Snapshot | None = None
+            try:
+                served = (await leased.enter_async_context(self.lease())).snapshot
+            except VectorStoreUnavailableError:
+                logger.info("a takedown is taken without the vectors, which cannot be reached")
+            takedown = await self._record(kind, target, reason, served)
+            return takedown, await anyio.to_thread.run_sync(self._list_hidden, takedown, served)
+
+    async def _record(
+        self,
+        kind: Literal["concept", "exemplar"],
+        target: str,
+        reason: str,
+        served: Snapshot | None,
+    ) -> Takedown:
         takedown = await anyio.to_thread.run_sync(
-            lambda: withdraw(self._data, kind, target, reason=reason, served=snapshot)
+            lambda: withdraw(self._data, kind, target, reason=reason, served=served)
         )
         self._metrics.taken_down(kind)
         logger.info("recorded takedown %s of %s %r", takedown.id, kind, target)
@@ -195,6 +211,16 @@ class Service:
                 f"goes on trying: {trouble}"
             )
         return takedown
+
+    def _list_hidden(self, takedown: Takedown, served: Snapshot | None) -> list[Hidden]:
+        if served:  # as it was before
+            return hidden_by(takedown, served.catalog, served.pictures)
+        try:
+            [hidden] = hidden_in_published(self._data.index, [takedown])
+        except SnapshotError as error:  # it is recorded: that must not seem to have failed
+            logger.warning("what takedown %s hides cannot be listed: %s", takedown.id, error)
+            return []
+        return hidden
 
     def _is_ready(self) -> bool:
         settings = self._settings

@@ -1,8 +1,5 @@
 """``whence takedown``: withdraw works, list what is withdrawn, and lift a takedown."""
 
-import contextlib
-import sqlite3
-from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -14,16 +11,9 @@ from app.options import Data, JsonFile, write_json
 from index.errors import SnapshotError
 from index.layout import DataFolder
 from index.purge import purge
-from index.snapshot import list_versions, open_published, published_version
-from index.takedown import (
-    Content,
-    Kind,
-    Takedown,
-    TakedownLog,
-    content_of_file,
-    hidden_by,
-)
-from index.withdrawal import Named, contents_of
+from index.snapshot import list_versions
+from index.takedown import Content, Hidden, Kind, Takedown, TakedownLog, content_of_file
+from index.withdrawal import Named, contents_of, hidden_in_published
 
 takedown = typer.Typer(
     help="Withdraw works: hidden by running servers within a second, and from every rebuild.",
@@ -55,18 +45,16 @@ def add(
         *(("image", path.name, [content_of_file(path)]) for path in image or []),
     ]
     recorded = TakedownLog(folder.takedowns).add_all(works, reason=reason)
-    with contextlib.ExitStack() as opened:
-        snapshot = None
-        try:
-            if published_version(folder.index):
-                snapshot = opened.enter_context(closing(open_published(folder.index)))
-        except (SnapshotError, sqlite3.DatabaseError) as error:
-            print_note(f"recorded; what it hides cannot be listed: {error}")
-        for one in recorded:
-            _say(one)
-            for hidden in hidden_by(one, snapshot.catalog, snapshot.pictures) if snapshot else ():
-                found = hidden.exemplar
-                out.print(f"  hides {found.id} of {found.concept_id} ({hidden.how}): {found.path}")
+    hides: list[list[Hidden]] = [[] for _ in recorded]
+    try:
+        hides = hidden_in_published(folder.index, recorded)
+    except SnapshotError as error:
+        print_note(f"recorded; what it hides cannot be listed: {error}")
+    for one, hidden in zip(recorded, hides, strict=True):
+        _say(one)
+        for item in hidden:
+            found = item.exemplar
+            out.print(f"  hides {found.id} of {found.concept_id} ({item.how}): {found.path}")
 
 
 @takedown.command(name="list")

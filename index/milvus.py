@@ -1,9 +1,11 @@
 """The exemplars' vectors on a Milvus: for collections beyond one machine's memory.
 
-A version is a Milvus collection, `<name>_<version>`: its primary key is the catalog's row, each
-facet is a vector field, compared by inner product, and it is complete before it is published. The
-alias `<name>` points to the published one, for whoever else looks into Milvus; Whence itself goes
-by `CURRENT` and the manifest, so that an answer can never mix two versions.
+A version is a collection for each facet, `<name>_<facet>_<version>`: its primary key is the
+catalog's row, its vectors are compared by inner product, and all are complete before they are
+published. The aliases `<name>_<facet>` point to the published ones, for whoever else looks into
+Milvus. They are moved one after the other; Whence itself goes by `CURRENT` and the manifest, so
+that an answer can never mix two versions. Facets as fields of one collection were tried, too:
+Milvus Lite searches those slower.
 
 Indexes are FLAT, or IVF_FLAT for many vectors. Both hold the vectors as they were written, so that
 similarities are exact; how many lists of an IVF_FLAT are looked into is chosen for each version
@@ -16,12 +18,12 @@ import json
 import logging
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from pydantic import Field, SecretStr, ValidationError, field_validator
@@ -47,7 +49,8 @@ from model.config import Facet
 COLLECTION = "whence"  # the name in a Milvus Lite file
 MARK = "milvus.txt"  # in a version's folder: where its vectors are, before the first one is there
 ERASED = "erased.json"  # in a version's folder: rows whose vectors were deleted
-ROW = "row"
+ROW, VECTOR = "row", "vector"  # a collection's fields
+FACETS: tuple[Facet, ...] = get_args(Facet)
 MOST = 16_384  # hits that Milvus gives at most
 QUERIES = 16  # asked together; more would be long in answering, and Milvus seem to hang
 MESSAGE = 16 * 2**20  # bytes of vectors in one message; Milvus takes up to 64 MiB
@@ -130,7 +133,7 @@ def engine_at(address: str | None) -> VectorEngine:
 
 
 class MilvusEngine:
-    """Keeps a version's vectors in a collection of its own."""
+    """Keeps a version's vectors in collections of its own."""
 
     def __init__(self, place: MilvusAddress) -> None:
         self._place = place
@@ -140,10 +143,10 @@ class MilvusEngine:
         self, folder: Path, version: str, count: int, dimensions: Mapping[Facet, int]
     ) -> VectorWriter:
         """See `VectorEngine.write`."""
-        # So that a killed rebuild's collection can be found and removed.
+        # So that a killed rebuild's collections can be found and removed.
         (folder / MARK).write_text(f"{self._place.text}\n", encoding="utf-8")
         sync_to_disk(folder / MARK)
-        return _MilvusWriter(self._connect(version), count, dimensions)
+        return _MilvusWriter(self._connect(version, dimensions), count, dimensions)
 
     def open(
         self,
@@ -154,25 +157,35 @@ class MilvusEngine:
         probes: Mapping[Facet, int],
     ) -> VectorStore:
         """See `VectorEngine.open`."""
-        return MilvusStore(self._connect(version), folder, count, dimensions, probes)
+        return MilvusStore(self._connect(version, dimensions), folder, count, dimensions, probes)
 
     def publish(self, version: str) -> None:
-        """Let the alias point to the version's collection."""
-        connection, alias = self._connect(version), self._place.collection
-        known = alias in connection.call("list_aliases")["aliases"]
-        connection.call("alter_alias" if known else "create_alias", connection.collection, alias)
+        """Let the aliases point to the version's collections."""
+        for facet, connection in self._connect(version, FACETS).items():
+            alias = self._name(facet)
+            known = alias in connection.call("list_aliases")["aliases"]
+            if connection.call("has_collection", connection.collection):
+                name = connection.collection
+                connection.call("alter_alias" if known else "create_alias", name, alias)
+            elif known:  # of a version with more facets
+                connection.call("drop_alias", alias)
 
     def remove(self, version: str) -> None:
-        """Drop the version's collection, if it is there."""
-        connection = self._connect(version)
-        if connection.call("has_collection", connection.collection):
-            for alias in connection.call("list_aliases", connection.collection)["aliases"]:
-                connection.call("drop_alias", alias)  # else Milvus refuses
-            connection.call("drop_collection", connection.collection)
+        """Drop the version's collections, if they are there."""
+        for connection in self._connect(version, FACETS).values():
+            if connection.call("has_collection", connection.collection):
+                for alias in connection.call("list_aliases", connection.collection)["aliases"]:
+                    connection.call("drop_alias", alias)  # else Milvus refuses
+                connection.call("drop_collection", connection.collection)
 
-    def _connect(self, version: str) -> "_Connection":
-        name = f"{self._place.collection}_{re.sub(r'[^0-9A-Za-z]', '_', version)}"
-        return _Connection(self._place, name)
+    def _name(self, facet: Facet) -> str:
+        return f"{self._place.collection}_{facet}"
+
+    def _connect(self, version: str, facets: Iterable[Facet]) -> dict[Facet, "_Connection"]:
+        suffix = re.sub(r"[^0-9A-Za-z]", "_", version)
+        return {
+            facet: _Connection(self._place, f"{self._name(facet)}_{suffix}") for facet in facets
+        }
 
 
 class _Connection:
@@ -263,24 +276,26 @@ def _client(uri: str, token: str, seconds: float) -> Any:
 
 
 class _MilvusWriter:
-    """Fills a new collection.
+    """Fills new collections.
 
     Upserts, not inserts: what is sent again after a failure replaces what came through.
     """
 
     def __init__(
-        self, connection: _Connection, count: int, dimensions: Mapping[Facet, int]
+        self,
+        connections: Mapping[Facet, _Connection],
+        count: int,
+        dimensions: Mapping[Facet, int],
     ) -> None:
-        self._connection = connection
+        self._connections = connections
         self._count = count
         self._dimensions = dict(dimensions)
-        self._batch = max(1, MESSAGE // (4 * sum(dimensions.values())))
-        types = connection._pymilvus.DataType
-        schema = connection.client.create_schema(auto_id=False, enable_dynamic_field=False)
-        schema.add_field(ROW, types.INT64, is_primary=True)
-        for facet, length in dimensions.items():
-            schema.add_field(facet, types.FLOAT_VECTOR, dim=length)
-        connection.call("create_collection", connection.collection, schema=schema)
+        for facet, connection in connections.items():
+            types = connection._pymilvus.DataType
+            schema = connection.client.create_schema(auto_id=False, enable_dynamic_field=False)
+            schema.add_field(ROW, types.INT64, is_primary=True)
+            schema.add_field(VECTOR, types.FLOAT_VECTOR, dim=dimensions[facet])
+            connection.call("create_collection", connection.collection, schema=schema)
 
     def upsert(self, rows: Rows, vectors: Mapping[Facet, Floats]) -> None:
         sent = {
@@ -289,54 +304,62 @@ class _MilvusWriter:
         }
         # Milvus keeps any one of a number's entries in a message.
         last = len(rows) - 1 - np.unique(rows[::-1], return_index=True)[1]
-        for start in range(0, len(last), self._batch):
-            records = [
-                {ROW: int(rows[place]), **{facet: matrix[place] for facet, matrix in sent.items()}}
-                for place in last[start : start + self._batch]
-            ]
-            self._send(records)
-
-    def _send(self, records: list[dict[str, Any]]) -> None:
-        for wait in PATIENCE:  # hours of writing must not be lost because Milvus was away shortly
-            try:
-                self._connection.ask("upsert", least=WRITE, data=records)
-            except VectorStoreUnavailableError:
-                time.sleep(wait)
-            else:
-                return
-        self._connection.ask("upsert", least=WRITE, data=records)
+        for facet, matrix in sent.items():
+            batch = _batch(self._dimensions[facet])
+            for start in range(0, len(last), batch):
+                records = [
+                    {ROW: int(rows[place]), VECTOR: matrix[place]}
+                    for place in last[start : start + batch]
+                ]
+                _patiently(self._connections[facet], "upsert", least=WRITE, data=records)
 
     def finish(self, index_type: IndexType, asked: Mapping[Facet, Floats]) -> dict[Facet, int]:
-        connection = self._connection
-        lists: dict[Facet, int] = {}
-        indexes = connection.client.prepare_index_params()
-        for facet, length in self._dimensions.items():
-            parameters: dict[str, Any] = {"index_type": "FLAT"}
-            if wants_inverted(index_type, self._count, length):
-                lists[facet] = _lists(self._count)
-                parameters = {"index_type": "IVF_FLAT", "params": {"nlist": lists[facet]}}
-            indexes.add_index(field_name=facet, index_name=facet, metric_type="IP", **parameters)
-        connection.ask("flush", least=BUILD)
-        # Waited for here: the client's own waiting asks what Milvus Lite cannot answer.
-        connection.ask("create_index", least=BUILD, index_params=indexes, sync=False)
-        for facet in self._dimensions:
-            while connection.ask("describe_index", index_name=facet)["state"] != "Finished":
-                time.sleep(0.2)
-        connection.ask("load_collection", least=BUILD)
-        require_all(_count_rows(connection), self._count)
         probes: dict[Facet, int] = {}
-        for facet, most in lists.items():
-            search = _Search(connection, facet, most)
-            k = min(NEIGHBOURS, self._count)
-            truth = search(asked[facet], k, probes=most)[1]
-            probes[facet] = fewest_probes(
-                most,
-                truth,
-                lambda looked, search=search, facet=facet, k=k: search(  # type: ignore[misc]
-                    asked[facet], k, probes=looked
-                )[1],
-            )
+        for facet, connection in self._connections.items():
+            lists = self._index(connection, index_type, self._dimensions[facet])
+            require_all(_count_rows(connection), self._count)
+            if lists:
+                search, k = _Search(connection, lists), min(NEIGHBOURS, self._count)
+                queries = asked[facet]
+                probes[facet] = fewest_probes(
+                    lists,
+                    search(queries, k, probes=lists)[1],
+                    lambda looked, search=search, queries=queries, k=k: search(  # type: ignore[misc]
+                        queries, k, probes=looked
+                    )[1],
+                )
         return probes
+
+    def _index(self, connection: _Connection, index_type: IndexType, length: int) -> int:
+        """Index and load what was written; how many lists an inverted file has, 0 without one."""
+        lists = _lists(self._count) if wants_inverted(index_type, self._count, length) else 0
+        parameters: dict[str, Any] = {"index_type": "FLAT"}
+        if lists:
+            parameters = {"index_type": "IVF_FLAT", "params": {"nlist": lists}}
+        indexes = connection.client.prepare_index_params()
+        indexes.add_index(field_name=VECTOR, index_name=VECTOR, metric_type="IP", **parameters)
+        _patiently(connection, "flush", least=BUILD)
+        # Waited for here: the client's own waiting asks what Milvus Lite cannot answer.
+        _patiently(connection, "create_index", least=BUILD, index_params=indexes, sync=False)
+        while _patiently(connection, "describe_index", index_name=VECTOR)["state"] != "Finished":
+            time.sleep(0.2)
+        _patiently(connection, "load_collection", least=BUILD)
+        return lists
+
+
+def _patiently(connection: _Connection, method: str, *, least: float = 0, **options: Any) -> Any:
+    """`_Connection.ask`: hours of writing must not be lost because Milvus was away shortly."""
+    for wait in PATIENCE:
+        try:
+            return connection.ask(method, least=least, **options)
+        except VectorStoreUnavailableError:
+            time.sleep(wait)
+    return connection.ask(method, least=least, **options)
+
+
+def _batch(length: int) -> int:
+    """Vectors that one message takes."""
+    return max(1, MESSAGE // (4 * length))
 
 
 def _lists(count: int) -> int:
@@ -354,11 +377,10 @@ def _count_rows(connection: _Connection) -> int:
 
 @dataclass(frozen=True)
 class _Search:
-    """Nearest neighbours in one field, whatever Milvus's limits on one question."""
+    """Nearest neighbours in one collection, whatever Milvus's limits on one question."""
 
     connection: _Connection
-    facet: Facet
-    lists: int  # of the field's inverted file; 0 if it has none
+    lists: int  # of its inverted file; 0 if it has none
 
     def __call__(
         self, queries: Floats, k: int, *, probes: int = 0, condition: str = ""
@@ -377,7 +399,7 @@ class _Search:
             answers = self.connection.ask(
                 "search",
                 data=list(queries[start : start + QUERIES]),
-                anns_field=self.facet,
+                anns_field=VECTOR,
                 limit=k,
                 filter=condition,
                 output_fields=[ROW],
@@ -393,63 +415,65 @@ class _Search:
 
 
 class MilvusStore:
-    """The vectors of one version in its collection.
+    """The vectors of one version in its collections.
 
     Args:
-        connection: to the collection.
+        connections: to the collection of each facet.
         folder: of the version; it remembers which rows were erased.
         count: rows that the version has.
         dimensions: lengths of its vectors.
         probes: lists to look into, of those facets that have an inverted file.
 
     Raises:
-        SnapshotError: the collection is missing, incomplete or of other dimensions.
+        SnapshotError: a collection is missing, incomplete or of other dimensions.
     """
 
     def __init__(
         self,
-        connection: _Connection,
+        connections: Mapping[Facet, _Connection],
         folder: Path,
         count: int,
         dimensions: Mapping[Facet, int],
         probes: Mapping[Facet, int],
     ) -> None:
-        self._connection = connection
+        self._connections = connections
         self._folder = folder
         self._probes = dict(probes)
-        fields = connection.ask("describe_collection")["fields"]
-        self._dimensions: dict[Facet, int] = {
-            field["name"]: int(field["params"]["dim"]) for field in fields if field["name"] != ROW
-        }
-        if self._dimensions != dict(dimensions):
-            raise SnapshotError(
-                f"the collection {connection.collection!r} in {connection.place.text} has vectors "
-                f"of dimension {self._dimensions}, the index of {dict(dimensions)}; run "
-                "`whence rebuild`"
-            )
+        self._dimensions = dict(dimensions)
         self._searches = {
-            facet: _Search(connection, facet, _lists(count) if facet in probes else 0)
-            for facet in dimensions
+            facet: _Search(connection, _lists(count) if facet in probes else 0)
+            for facet, connection in connections.items()
         }
         self.count = count
-        erased = self.erased
-        found = _count_rows(connection)
-        # An erasing that was cut short is finished by the next one.
-        if not count - len(erased) <= found <= count:
+        for facet, connection in connections.items():
+            self._require(connection, self._dimensions[facet])
+
+    def _require(self, connection: _Connection, length: int) -> None:
+        where = f"the collection {connection.collection!r} in {connection.place.text}"
+        fields = connection.ask("describe_collection")["fields"]
+        [found] = [int(f["params"]["dim"]) for f in fields if f["name"] == VECTOR] or [0]
+        if found != length:
             raise SnapshotError(
-                f"the collection {connection.collection!r} in {connection.place.text} holds "
-                f"{found} vectors for {count} exemplars, of which {len(erased)} were erased; "
-                "run `whence rebuild`"
+                f"{where} has vectors of dimension {found}, the index of {length}; run "
+                "`whence rebuild`"
+            )
+        erased, rows = self.erased, _count_rows(connection)
+        # An erasing that was cut short is finished by the next one.
+        if not self.count - len(erased) <= rows <= self.count:
+            raise SnapshotError(
+                f"{where} holds {rows} vectors for {self.count} exemplars, of which {len(erased)} "
+                "were erased; run `whence rebuild`"
             )
 
     @property
     def erased(self) -> Rows:
         """See `VectorStore.erased`; another process may erase while this one serves."""
-        return _read_erased(self._folder)
+        return read_erased(self._folder)
 
     def check(self) -> None:
         """See `VectorStore.check`."""
-        self._connection.ask("query", filter=f"{ROW} == 0", output_fields=[ROW])
+        for connection in self._connections.values():
+            connection.ask("query", filter=f"{ROW} == 0", output_fields=[ROW])
 
     def dimension(self, facet: Facet) -> int:
         """Length of a facet's vectors."""
@@ -486,18 +510,17 @@ class MilvusStore:
         wanted, places = np.unique(rows, return_inverse=True)
         found = np.empty((len(wanted), self._dimensions[facet]), dtype=np.float32)
         there = np.zeros(len(wanted), dtype=np.bool_)
-        batch = min(MOST, max(1, MESSAGE // (4 * self._dimensions[facet])))
+        connection = self._connections[facet]
+        batch = min(MOST, _batch(self._dimensions[facet]))
         for start in range(0, len(wanted), batch):
             condition = _among(wanted[start : start + batch], "in")
-            for record in self._connection.ask(
-                "query", filter=condition, output_fields=[ROW, facet]
-            ):
+            for record in connection.ask("query", filter=condition, output_fields=[ROW, VECTOR]):
                 place = int(np.searchsorted(wanted, record[ROW]))
-                found[place], there[place] = record[facet], True
+                found[place], there[place] = record[VECTOR], True
         if not there.all():
             raise SnapshotError(
                 f"{int((~there).sum())} of {len(wanted)} {facet} vectors are not in "
-                f"{self._connection.place.text} any more; run `whence rebuild`"
+                f"{connection.place.text} any more; run `whence rebuild`"
             )
         return found[places]
 
@@ -524,9 +547,9 @@ class MilvusStore:
         """See `VectorStore.erase`: the vectors are deleted from the collection."""
         known = self.erased
         erased = np.union1d(known, rows)
-        if len(erased) == len(known) and _count_rows(self._connection) + len(erased) == (
-            self.count
-        ):
+        left = self.count - len(erased)
+        connections = self._connections.values()
+        if len(erased) == len(known) and all(_count_rows(one) == left for one in connections):
             return
         # First said, then done: a version never lacks a vector that nobody knows of.
         draft = self._folder / f".{ERASED}"
@@ -534,8 +557,9 @@ class MilvusStore:
         sync_to_disk(draft)
         draft.replace(self._folder / ERASED)
         sync_to_disk(self._folder)
-        for start in range(0, len(erased), MOST):
-            self._connection.ask("delete", filter=_among(erased[start : start + MOST], "in"))
+        for connection in connections:
+            for start in range(0, len(erased), MOST):
+                connection.ask("delete", filter=_among(erased[start : start + MOST], "in"))
 
     def _checked(self, facet: Facet, queries: Floats) -> Floats:
         return checked_queries(facet, queries, self.dimension(facet))
@@ -546,7 +570,12 @@ def _among(rows: Sequence[int] | Rows, word: str) -> str:
     return f"{ROW} {word} [{','.join(map(str, np.asarray(rows).tolist()))}]"
 
 
-def _read_erased(folder: Path) -> Rows:
+def read_erased(folder: Path) -> Rows:
+    """The rows of a version whose vectors were deleted, wherever they were; none in files.
+
+    Raises:
+        SnapshotError: the file that names them cannot be read.
+    """
     try:
         text = (folder / ERASED).read_text(encoding="utf-8")
         return np.asarray(json.loads(text), dtype=np.int64)

@@ -141,7 +141,7 @@ def rebuild(
         takedowns = TakedownLog(data.takedowns).read()
         for manifest in list_versions(data.index):
             takedowns.require(manifest.takedowns, f"the manifest of version {manifest.version}")
-        before = _published_ids(data.index)
+        served, before = _published(data.index)
         embed = partial(embed, embedder=embedder, workers=workers)
         chosen, skipped, embedded = _collect(exemplars, takedowns, cache, embed, report)
         null_files = _null_files(chosen)
@@ -169,7 +169,7 @@ def rebuild(
         )
         same_images = ids == before
         if not force and same_images and (published := wanted.published_in(data.index)):
-            left = _tidy(data, keep, takedowns)
+            left = _tidy(data, keep, takedowns, None)
             seconds = round(time.monotonic() - started, 3)
             return replace(
                 summary, version=published, unchanged=True, not_erased=left, seconds=seconds
@@ -190,14 +190,14 @@ def rebuild(
             remove(data.index, version)  # or versions that never answered push out those that did
             raise
         publish(data.index, version)
-        left = _tidy(data, keep, takedowns)
+        left = _tidy(data, keep, takedowns, served)
     seconds = round(time.monotonic() - started, 3)
     return replace(summary, canaries=found_again, not_erased=left, seconds=seconds)
 
 
-def _tidy(data: DataFolder, keep: int, takedowns: Takedowns) -> list[str]:
+def _tidy(data: DataFolder, keep: int, takedowns: Takedowns, before: str | None) -> list[str]:
     """Remove old versions, and what is withdrawn from the others; where that was not possible."""
-    prune(data.index, keep)
+    prune(data.index, keep, before)
     return erase_withdrawn(data.index, takedowns)
 
 
@@ -269,16 +269,17 @@ class _Wanted:
             return manifest.version if same else None
 
 
-def _published_ids(index: Path) -> set[str]:
-    """Exemplar ids of the published version; none if it cannot be read, since it is replaced."""
+def _published(index: Path) -> tuple[str | None, set[str]]:
+    """The published version and its exemplars' ids, as far as it can be read: it is replaced."""
+    version = None
     try:
         version = published_version(index)
         if version is None:
-            return set()
+            return None, set()
         with closing(Catalog(index / version / CATALOG)) as catalog:
-            return set(catalog.exemplar_ids())
+            return version, set(catalog.exemplar_ids())
     except (SnapshotError, sqlite3.DatabaseError):
-        return set()
+        return version, set()
 
 
 def _choose(

@@ -99,21 +99,29 @@ def rollback(data: DataFolder, version: str | None = None) -> Manifest:
     return manifest
 
 
-def prune(index: Path, keep: int) -> list[str]:
+def prune(index: Path, keep: int, before: str | None = None) -> list[str]:
     """Remove all but the newest ``keep`` versions; the published one always stays.
 
-    Of versions whose vectors are on a Milvus two stay at least: a server has files open and goes on
-    without them, but a collection is gone for those that still answer from it.
+    A server has a version's files open and goes on without them, but a collection on a Milvus is
+    gone for those that still answer from it. So the version that was published before stays if its
+    vectors are on a Milvus, and where nobody knows which that was, all such versions do.
+
+    Args:
+        index: the folder of all versions.
+        keep: how many.
+        before: the version from whose place the published one has just come, if that is known.
 
     Returns:
         The names of those removed.
     """
     published = published_version(index)
     versions = list_versions(index)
-    names = [manifest.version for manifest in versions]
-    if any(manifest.store for manifest in versions):
-        keep = max(keep, 2)
-    removed = [name for name in names[: max(0, len(names) - keep)] if name != published]
+    removed = [
+        manifest.version
+        for manifest in versions[: max(0, len(versions) - keep)]
+        if manifest.version != published
+        and not (manifest.store and before in (None, manifest.version))
+    ]
     for name in removed:
         remove(index, name)
     return removed
@@ -147,7 +155,7 @@ def erase_withdrawn(index: Path, takedowns: Takedowns) -> list[str]:
                 with closing(Snapshot.open(index / manifest.version)) as old:
                     reached = takedowns.reached(old.catalog, old.pictures, {})
                     old.vectors.erase(rows_of(reached))
-            except SnapshotError:
+            except (SnapshotError, sqlite3.DatabaseError):
                 left.append(manifest.version)
     return left
 

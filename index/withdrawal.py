@@ -7,6 +7,7 @@ hidden already. So the catalogs of all versions that are kept are asked, without
 import base64
 import logging
 import sqlite3
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Literal
@@ -15,10 +16,11 @@ import numpy as np
 
 from index.catalog import Catalog
 from index.errors import NotFoundError, SnapshotError
-from index.fingerprint import Fingerprints
+from index.fingerprint import Fingerprints, Pictures
 from index.layout import DataFolder
-from index.snapshot import CATALOG, FINGERPRINTS, Snapshot, list_versions
-from index.takedown import Content, Takedown, TakedownLog
+from index.milvus import read_erased
+from index.snapshot import CATALOG, FINGERPRINTS, Snapshot, list_versions, published_version
+from index.takedown import Content, Hidden, Takedown, TakedownLog, hidden_by
 
 Named = Literal["concept", "exemplar"]
 
@@ -95,6 +97,28 @@ def contents_of(
     if not contents:
         raise NotFoundError(f"there is no {kind} {target!r} in any version of this index")
     return list(contents.values())
+
+
+def hidden_in_published(index: Path, takedowns: Sequence[Takedown]) -> list[list[Hidden]]:
+    """What each takedown hides in the published version; nothing while none is published.
+
+    Its files alone are read: a takedown must not wait for vectors that are elsewhere.
+
+    Raises:
+        SnapshotError: the version cannot be read.
+    """
+    version = published_version(index)
+    if version is None:
+        return [[] for _ in takedowns]
+    folder = index / version
+    try:
+        pictures = Pictures(np.load(folder / FINGERPRINTS, mmap_mode="r", allow_pickle=False))
+        with closing(Catalog(folder / CATALOG, read_erased(folder))) as catalog:
+            return [hidden_by(one, catalog, pictures) for one in takedowns]
+    except (sqlite3.DatabaseError, OSError, ValueError, IndexError) as error:
+        raise SnapshotError(
+            f"the index version {version} cannot be read ({error}); run `whence verify`"
+        ) from error
 
 
 def _read(folder: Path, kind: Named, target: str) -> dict[str, Content]:

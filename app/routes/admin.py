@@ -3,17 +3,14 @@
 from typing import Annotated, Literal
 from urllib.parse import unquote
 
-import anyio.to_thread
 from fastapi import APIRouter, Depends, Header, Query, status
 from pydantic import AfterValidator
 
 from app import errors
-from app.deps import AttributorDep, ServiceDep
+from app.deps import ServiceDep
 from app.schemas import Reloaded, Request, TakedownDetail, TakedownRequest
 from app.security import require_admin
 from app.service import Service
-from index.attribution import Attributor
-from index.takedown import hidden_by
 
 router = APIRouter(tags=["admin"], dependencies=[Depends(require_admin)])
 
@@ -58,47 +55,39 @@ Nothing = Annotated[NoParameters, Query()]
     status_code=status.HTTP_201_CREATED,
     responses=TAKEDOWN_PROBLEMS,
 )
-async def take_down(
-    wanted: TakedownRequest, service: ServiceDep, attributor: AttributorDep
-) -> TakedownDetail:
+async def take_down(wanted: TakedownRequest, service: ServiceDep) -> TakedownDetail:
     """Withdraw it, and copies of it, now and for every later version of the index.
 
     The answer lists what it hides. `whence takedown lift` brings it back.
     """
-    return await _take_down(service, attributor, wanted.kind, wanted.id, wanted.reason)
+    return await _take_down(service, wanted.kind, wanted.id, wanted.reason)
 
 
 @router.delete("/concepts/{concept_id}", summary="Take a concept down", responses=TAKEDOWN_PROBLEMS)
 async def take_down_concept(
-    concept_id: str, reason: Reason, _: Nothing, service: ServiceDep, attributor: AttributorDep
+    concept_id: str, reason: Reason, _: Nothing, service: ServiceDep
 ) -> TakedownDetail:
     """Withdraw a concept with all its exemplars, as `POST /takedowns` does.
 
     Its images, and copies of them, are hidden in every other concept, too.
     """
-    return await _take_down(service, attributor, "concept", concept_id, reason)
+    return await _take_down(service, "concept", concept_id, reason)
 
 
 @router.delete(
     "/exemplars/{exemplar_id}", summary="Take an exemplar down", responses=TAKEDOWN_PROBLEMS
 )
 async def take_down_exemplar(
-    exemplar_id: str, reason: Reason, _: Nothing, service: ServiceDep, attributor: AttributorDep
+    exemplar_id: str, reason: Reason, _: Nothing, service: ServiceDep
 ) -> TakedownDetail:
     """Withdraw an image, and copies of it, as `POST /takedowns` does."""
-    return await _take_down(service, attributor, "exemplar", exemplar_id, reason)
+    return await _take_down(service, "exemplar", exemplar_id, reason)
 
 
 async def _take_down(
-    service: Service,
-    attributor: Attributor,
-    kind: Literal["concept", "exemplar"],
-    target: str,
-    reason: str,
+    service: Service, kind: Literal["concept", "exemplar"], target: str, reason: str
 ) -> TakedownDetail:
-    takedown = await service.take_down(attributor, kind, target, reason=reason)
-    snapshot = attributor.snapshot  # as it was before
-    hides = await anyio.to_thread.run_sync(hidden_by, takedown, snapshot.catalog, snapshot.pictures)
+    takedown, hides = await service.take_down(kind, target, reason=reason)
     return TakedownDetail.of(takedown, hides)
 
 

@@ -9,9 +9,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from app.cli import cli
-from index.errors import VectorStoreError
+from index.errors import VectorStoreError, VectorStoreUnavailableError
 from index.layout import DataFolder
-from index.snapshot import published_version
+from index.snapshot import CATALOG, published_version
 from index.takedown import TakedownLog
 from model.checkpoint import save_model
 from model.train import TrainedModel
@@ -229,11 +229,36 @@ def test_an_image_can_be_taken_down_before_there_is_an_index(shell: Shell, tmp_p
     assert "2 concepts, 3 exemplars" in shell.run("status").output
 
 
+def test_a_takedown_is_recorded_and_listed_while_a_milvus_is_away(
+    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("milvus_lite", reason="needs the extra: pip install 'whence[milvus]'")
+    shell.rebuild("--vector-store", str(tmp_path / "vectors.db"))
+
+    def away(*_: object) -> None:
+        raise VectorStoreUnavailableError("away")
+
+    def shown() -> set[str]:
+        answer = shell.run("attribute", "--json", str(shell.source / "one" / "0.png"))
+        assert answer.exit_code == 0, answer.output
+        return {concept["id"] for concept in json.loads(answer.output)["concepts"]}
+
+    assert "one" in shown()
+    with monkeypatch.context() as patch:
+        patch.setattr("index.milvus.MilvusEngine.open", away)
+        result = shell.run("takedown", "add", "--concept", "one", "--reason", "r")
+        assert result.exit_code == 0, result.output
+        assert "concept one: 2 files" in result.output
+        assert result.output.count("hides") == 2
+        assert "cannot be listed" not in result.output
+    assert "one" not in shown()
+
+
 def test_an_image_can_be_taken_down_beside_a_damaged_index(shell: Shell, tmp_path: Path) -> None:
     version = shell.rebuild()
     patches(10, side=48).save(tmp_path / "theirs.png")
     for damage in (
-        lambda: (shell.data.index / version / "style.faiss").write_bytes(b"damaged"),
+        lambda: (shell.data.index / version / CATALOG).write_bytes(b"damaged"),
         lambda: shutil.rmtree(shell.data.index / version),
         lambda: (shell.data.index / "CURRENT").write_text("../no version"),
     ):

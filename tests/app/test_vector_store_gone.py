@@ -19,7 +19,9 @@ from index.attribution import open_attributor
 from index.layout import DataFolder
 from index.milvus import engine_at
 from index.rebuild import rebuild
+from index.snapshot import CATALOG
 from index.source import read_sources
+from index.takedown import TakedownLog
 from tests.app.conftest import CheckProblem, write_keys
 from tests.fakes import FakeEmbedder, patches
 from tests.pictures import encode
@@ -56,7 +58,9 @@ class Milvus:
 
     def kill(self) -> None:
         self._process.kill()
-        self._process.communicate()
+        self._process.wait()
+        if self._process.stdout:
+            self._process.stdout.close()
 
 
 @pytest.fixture
@@ -155,6 +159,50 @@ def test_a_server_that_starts_while_milvus_is_gone_waits_for_it(
     milvus.start()
     within(15, lambda: server.get("/health/ready").status_code == 200)
     assert ask(server, 0).json()["evidence"]["index_version"] == version
+
+
+def test_takedowns_are_taken_while_milvus_is_gone_and_hold_when_it_is_back(
+    milvus: Milvus, build, replicas
+) -> None:
+    build(5)
+    running, other = replicas()
+    milvus.kill()
+    [started, _] = replicas()
+    assert started.get("/health/ready").status_code == 503
+    took = running.delete("/concepts/c0", headers={"X-Whence-Reason": "r"})
+    assert took.status_code == 200, took.text
+    assert {hidden["how"] for hidden in took.json()["hides"]} == {"named"}
+    assert running.get("/concepts").json()["total"] == 4
+    wanted = {"kind": "concept", "id": "c1", "reason": "r"}
+    took = started.post("/takedowns", json=wanted)
+    assert took.status_code == 201, took.text
+    assert len(took.json()["hides"]) == 4
+    assert started.post("/takedowns", json={**wanted, "id": "none"}).status_code == 404
+    milvus.start()
+    for server in (running, other, started):
+        within(15, lambda server=server: server.get("/health/ready").status_code == 200)
+        for seed in (0, 4):
+            shown = {concept["id"] for concept in ask(server, seed).json()["concepts"]}
+            assert shown
+            assert not shown & {"c0", "c1"}
+
+
+def test_a_takedown_that_cannot_be_listed_is_not_told_as_failed(
+    milvus: Milvus, build, replicas, tmp_path: Path
+) -> None:
+    build(5)
+    second = build(6)
+    milvus.kill()
+    [server, _] = replicas()
+    (tmp_path / "data" / "index" / second / CATALOG).write_bytes(b"damaged")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("index.snapshot._check_file", lambda *_: None)  # damaged after the look
+        took = server.delete("/concepts/c0", headers={"X-Whence-Reason": "r"})
+    assert took.status_code == 200, took.text
+    assert took.json()["hides"] == []
+    assert [one.target for one in TakedownLog(tmp_path / "data/takedowns.jsonl").read().active] == [
+        "c0"
+    ]
 
 
 def test_a_collection_that_is_gone_is_not_answered_from(

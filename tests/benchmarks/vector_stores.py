@@ -26,10 +26,11 @@ from typing import Any
 
 import faiss
 import numpy as np
+from pymilvus import DataType, MilvusClient
 
 from index.attribution import Attribution, open_attributor
 from index.evaluation.pairs import read_pairs
-from index.inverted import IndexType
+from index.inverted import IndexType, list_count
 from index.layout import DataFolder
 from index.milvus import engine_at
 from index.snapshot import Snapshot, new_version
@@ -39,6 +40,7 @@ from model.images import read_image
 from tests.benchmarks.large_index import draw
 
 K, DEPTH, EVIDENCE, BLOCK, LAYOUT = 10, 200, 2000, 10_000, 10_000
+PROBES = 4  # lists that the comparison of layouts looks into; for given rows it must be all
 STORES = {"FAISS": None, "Milvus Lite": "vectors.db"}
 TOLERANCE = 1e-5
 Result = dict[str, Any]
@@ -129,34 +131,56 @@ def measure(count: int, kind: IndexType, name: str, folder: Path) -> Result:
 
 
 def measure_layout(count: int, kind: IndexType, together: bool, folder: Path) -> Result:
-    """Two facets as fields of one collection, or a collection each."""
+    """Two facets as fields of one collection, or a collection each; without Whence's own code."""
+    client = MilvusClient(str(folder / "layout.db"))
     vectors, queries = draw(count, seed=0)
     short = vectors[:, :512] / np.linalg.norm(vectors[:, :512], axis=1, keepdims=True)
-    facets: dict[Facet, Floats] = {"subject": vectors, "style": short}
-    groups = [facets] if together else [{facet: matrix} for facet, matrix in facets.items()]
-    stores: dict[Facet, VectorStore] = {}
+    facets = {"subject": vectors, "style": short}
+    groups = [list(facets)] if together else [[facet] for facet in facets]
+    place = {facet: f"layout_{number}" for number, group in enumerate(groups) for facet in group}
+    lists = list_count(count) if kind == "ivf" else 0
+    index = {"index_type": "IVF_FLAT", "params": {"nlist": lists}} if lists else {}
     began = time.perf_counter()
     for group in groups:
-        store, _ = write(str(folder / "vectors.db"), folder, kind, group, queries[:100])
-        stores |= dict.fromkeys(group, store)
+        schema = client.create_schema(auto_id=False)
+        schema.add_field("row", DataType.INT64, is_primary=True)
+        indexes = client.prepare_index_params()
+        for facet in group:
+            schema.add_field(facet, DataType.FLOAT_VECTOR, dim=facets[facet].shape[1])
+            indexes.add_index(facet, metric_type="IP", **({"index_type": "FLAT"} | index))
+        client.create_collection(place[group[0]], schema=schema)
+        for start in range(0, count, 1000):
+            rows = range(start, min(start + 1000, count))
+            records = [{"row": r, **{facet: facets[facet][r] for facet in group}} for r in rows]
+            client.upsert(place[group[0]], records)
+        client.flush(place[group[0]])
+        client.create_index(place[group[0]], indexes, sync=False)
+        client.load_collection(place[group[0]])
     written = time.perf_counter() - began
-    rows = np.random.default_rng(0).permutation(count)[:EVIDENCE]
+    rows = np.random.default_rng(0).permutation(count)[:EVIDENCE].tolist()
+    within = {DEPTH: "", EVIDENCE: f"row in {rows}"}
+    probes = {DEPTH: PROBES, EVIDENCE: lists}
 
-    def ask(work: Callable[[VectorStore, Facet, Floats], object]) -> Callable[[Floats], object]:
+    def ask(limit: int) -> Callable[[Floats], object]:
         def both(query: Floats) -> None:
             for facet, matrix in facets.items():
-                part = query[: matrix.shape[1]]
-                work(stores[facet], facet, part / np.linalg.norm(part))
+                client.search(
+                    place[facet],
+                    [query[: matrix.shape[1]]],
+                    anns_field=facet,
+                    limit=limit,
+                    filter=within[limit],
+                    output_fields=["row"],
+                    search_params={"params": {"nprobe": probes[limit]} if lists else {}},
+                )
 
         return both
 
     asked = queries[-30:]
     return {
         "write_seconds": round(written, 1),
-        f"search_{DEPTH}_ms": both_times(ask(lambda s, f, q: s.search(f, q[None], DEPTH)), asked),
-        f"similarities_of_{EVIDENCE}_ms": both_times(
-            ask(lambda s, f, q: s.similarities(f, q, rows)), asked[:10]
-        ),
+        f"search_{DEPTH}_ms": both_times(ask(DEPTH), asked),
+        f"similarities_of_{EVIDENCE}_ms": both_times(ask(EVIDENCE), asked[:10]),
         "resident_mib": round(resident()),
     }
 
@@ -208,8 +232,8 @@ def compare_answers(data: Path, pairs: Path) -> Result:
                     address, Path(name), "exact", vectors, next(iter(vectors.values()))
                 )
                 attributor.snapshot = Snapshot(
-                    snapshot.folder, manifest, snapshot.catalog, written, snapshot.fingerprints,
-                    snapshot.cohort, snapshot.calibration, snapshot.hidden,
+                    snapshot.folder, manifest, snapshot.catalog, written, snapshot.pictures,
+                    snapshot.cohort, snapshot.calibration, snapshot.reached, snapshot.hidden,
                 )  # fmt: skip
             began, spent = time.perf_counter(), time.process_time()
             answers[store] = attributor.rank(queries, top_k=manifest.concepts, depth=DEPTH)

@@ -5,7 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -15,10 +15,18 @@ import pytest
 from index.attribution import Attributor, open_attributor
 from index.errors import RebuildError, SnapshotError, VectorStoreError, VectorStoreUnavailableError
 from index.layout import DataFolder
-from index.milvus import MARK, MOST, MilvusAddress, _libraries, engine_at
+from index.milvus import (
+    MARK,
+    MOST,
+    MilvusAddress,
+    MilvusEngine,
+    _Connection,
+    _libraries,
+    engine_at,
+)
 from index.purge import purge
 from index.rebuild import rebuild
-from index.snapshot import Snapshot, list_versions, new_version, open_published
+from index.snapshot import CATALOG, Snapshot, list_versions, new_version, open_published
 from index.source import read_sources
 from index.takedown import TakedownLog
 from index.vectors import Mask, VectorEngine, VectorStore, file_name, write_vectors
@@ -31,6 +39,7 @@ from tests.index.conftest import House
 
 DIMENSIONS: dict[Facet, int] = {"style": 5, "subject": 12}
 COUNT = 60
+RETRIED = {"upsert", "flush", "create_index", "describe_index", "load_collection"}
 needs_milvus = pytest.mark.skipif(
     importlib.util.find_spec("pymilvus") is None or importlib.util.find_spec("milvus_lite") is None,
     reason="needs the extra: pip install 'whence[milvus]'",
@@ -257,14 +266,22 @@ def build(house: House) -> Callable[[VectorEngine], Snapshot]:
 
 def collections(engine: VectorEngine) -> set[str]:
     """The Milvus collections that there are; none if it is no Milvus."""
-    if engine.address is None:
+    if not isinstance(engine, MilvusEngine):
         return set()
-    return set(engine._connect("").client.list_collections())  # type: ignore[attr-defined]
+    return set(engine._connect("", ["style"])["style"].client.list_collections())
 
 
-def served_collection(engine: VectorEngine) -> str:
-    client = engine._connect("").client  # type: ignore[attr-defined]
-    return str(client.describe_alias("whence")["collection_name"])
+def names(version: str, facets: Iterable[Facet] = DIMENSIONS) -> set[str]:
+    """A version's collections."""
+    return {f"whence_{facet}_{version.replace('-', '_')}" for facet in facets}
+
+
+def aliases(engine: VectorEngine) -> dict[str, str]:
+    """The collection that each alias points to."""
+    assert isinstance(engine, MilvusEngine)
+    client = engine._connect("", ["style"])["style"].client
+    found = client.list_aliases()["aliases"]
+    return {alias: str(client.describe_alias(alias)["collection_name"]) for alias in found}
 
 
 def test_a_rebuild_publishes_rolls_back_and_prunes(house, engine, built) -> None:
@@ -277,17 +294,66 @@ def test_a_rebuild_publishes_rolls_back_and_prunes(house, engine, built) -> None
         assert verify(house.data, embedder=FakeEmbedder()).passed
         made.append(snapshot.version)
     assert [manifest.version for manifest in list_versions(house.data.index)] == made[1:]
-    names = [f"whence_{version.replace('-', '_')}" for version in made]
     if engine.address:
-        assert collections(engine) - others == set(names[1:])
-        assert served_collection(engine) == names[3]
+        assert collections(engine) - others == set().union(*map(names, made[1:]))
+        assert set(aliases(engine).values()) == names(made[3])
     house_with_model(house)
     assert rollback(house.data).version == made[2]
     with closing(open_published(house.data.index)) as snapshot:
         assert (snapshot.version, snapshot.vectors.count) == (made[2], 8)
         assert snapshot.manifest.store == engine.address
     if engine.address:
-        assert served_collection(engine) == names[2]
+        assert set(aliases(engine).values()) == names(made[2])
+
+
+@needs_milvus
+def test_each_facet_has_its_collection_and_its_alias(milvus, vectors, tmp_path: Path) -> None:
+    two = Version(milvus, tmp_path)
+    two.writer.upsert(np.arange(COUNT), vectors)
+    two.writer.finish("auto", {})
+    one = tmp_path / new_version()
+    one.mkdir()
+    writer = milvus.write(one, one.name, COUNT, {"style": DIMENSIONS["style"]})
+    writer.upsert(np.arange(COUNT), vectors)
+    writer.finish("auto", {})
+
+    def pointing(version: str, facets: Iterable[Facet]) -> dict[str, str]:
+        return {f"whence_{facet}": names(version, [facet]).pop() for facet in facets}
+
+    assert collections(milvus) == names(two.folder.name) | names(one.name, ["style"])
+    assert aliases(milvus) == {}
+    milvus.publish(two.folder.name)
+    assert aliases(milvus) == pointing(two.folder.name, DIMENSIONS)
+    milvus.publish(one.name)
+    assert aliases(milvus) == pointing(one.name, ["style"])
+    milvus.publish(two.folder.name)
+    assert aliases(milvus) == pointing(two.folder.name, DIMENSIONS)
+    milvus.remove(two.folder.name)
+    assert collections(milvus) == names(one.name, ["style"])
+    assert aliases(milvus) == {}
+
+
+@needs_milvus
+@pytest.mark.parametrize("keep", [1, 2])
+def test_after_a_rollback_the_version_that_servers_may_still_ask_stays(
+    house: House, milvus, keep: int
+) -> None:
+    def there() -> list[str]:
+        return [manifest.version for manifest in list_versions(house.data.index)]
+
+    made = [house.rebuild(engine=milvus).version for _ in range(3)]
+    house_with_model(house)
+    rollback(house.data, made[0])
+    made.append(house.rebuild(engine=milvus, keep=keep).version)
+    left = [made[0], *made[4 - keep :]]
+    assert there() == left
+    assert collections(milvus) == set().union(*map(names, left))
+    # Which version was before this one is not known any more.
+    assert house.rebuild(engine=milvus, keep=1, force=False).unchanged
+    assert there() == left
+    made.append(house.rebuild(engine=milvus, keep=1).version)
+    assert there() == made[3:]
+    assert collections(milvus) == set().union(*map(names, made[3:]))
 
 
 def test_a_rebuild_that_publishes_nothing_leaves_nothing_behind(house, engine, built) -> None:
@@ -343,7 +409,9 @@ def test_vectors_of_another_version_in_its_place_are_refused(house, engine, buil
         Snapshot.open(folder)
 
 
-@pytest.mark.parametrize("change", [{"count": COUNT + 1}, {"dimensions": {"style": 5}}])
+@pytest.mark.parametrize(
+    "change", [{"count": COUNT + 1}, {"dimensions": {"style": 6, "subject": 12}}]
+)
 @needs_milvus
 def test_a_collection_that_does_not_fit_is_refused(milvus, vectors, tmp_path, change) -> None:
     version = Version(milvus, tmp_path)
@@ -421,7 +489,7 @@ def test_a_purge_drops_older_versions_and_erases_from_the_published_one(
     done = purge(house.data)
     assert done.versions == [older.version]
     assert [old.version in left for left in done.left] == [True]
-    assert collections(milvus) == {milvus._connect(old.version).collection}
+    assert collections(milvus) == names(old.version)
     assert old.vectors.erased.tolist() == [own.row]
     with pytest.raises(SnapshotError, match="1 of 1 style vectors are not in"):
         old.vectors.vectors("style", np.array([own.row]))
@@ -451,7 +519,7 @@ def test_a_purge_tells_what_it_could_not_delete(house: House, milvus, build, mon
         [left, *removed] = purge(house.data).left
     assert "(away)" in left
     assert removed == []  # these were gone through once more
-    assert len(collections(milvus)) == 1
+    assert collections(milvus) == names(last.version)
 
 
 @needs_milvus
@@ -509,12 +577,14 @@ def test_after_a_kill_what_was_finished_is_whole_and_the_rest_is_removed(
     for facet, matrix in vectors.items():
         assert np.array_equal(store.vectors(facet, np.arange(COUNT)), matrix)
         assert store.search(facet, matrix, 1)[1][:, 0].tolist() == list(range(COUNT))
-    assert len(collections(engine)) == 2 * bool(address)
+    if address:
+        assert collections(engine) == names(finished) | names(begun)
     left = index / f".building-{begun}"  # what a rebuild calls it until it is complete
     (index / begun).rename(left)
     summary = house.rebuild(engine=engine)
     assert not left.exists()
-    assert len(collections(engine)) == 2 * bool(address)  # the finished one, and the new one
+    if address:
+        assert collections(engine) == names(finished) | names(summary.version)
     with closing(open_published(index)) as snapshot:
         assert (snapshot.version, snapshot.vectors.count) == (summary.version, 5)
 
@@ -631,6 +701,47 @@ def test_a_milvus_that_is_not_there_is_named() -> None:
 
 
 @needs_milvus
+def test_writing_goes_on_when_milvus_was_away_shortly(
+    milvus, vectors, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr("index.milvus.PATIENCE", (0.0, 0.0))
+    call, failed = _Connection.call, set()
+
+    def fail_once(self: _Connection, method: str, *arguments: object, **options: object) -> object:
+        if (self.collection, method) not in failed and method in RETRIED:
+            failed.add((self.collection, method))
+            raise VectorStoreUnavailableError("away")
+        return call(self, method, *arguments, **options)
+
+    version = Version(milvus, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(_Connection, "call", fail_once)
+        version.writer.upsert(np.arange(COUNT), vectors)
+        version.writer.finish("auto", {})
+    assert failed == {(name, method) for name in names(version.folder.name) for method in RETRIED}
+    store = version.open()
+    for facet, matrix in vectors.items():
+        assert store.search(facet, matrix, 1)[1][:, 0].tolist() == list(range(COUNT))
+
+
+@needs_milvus
+def test_writing_ends_when_milvus_stays_away(milvus, vectors, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("index.milvus.PATIENCE", (0.0, 0.0))
+    tried = []
+
+    def away(self: _Connection, method: str, *_: object, **__: object) -> None:
+        tried.append(method)
+        raise VectorStoreUnavailableError("away")
+
+    version = Version(milvus, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(_Connection, "call", away)
+        with pytest.raises(VectorStoreUnavailableError, match="away"):
+            version.writer.upsert(np.arange(COUNT), vectors)
+    assert tried == ["upsert"] * 3
+
+
+@needs_milvus
 def test_nothing_is_published_if_the_store_cannot_be_reached(house: House) -> None:
     house.rebuild()
     published = open_published(house.data.index).version
@@ -701,3 +812,18 @@ def test_what_servers_may_still_ask_stays_and_a_failed_delete_is_told_and_tried_
     assert again.unchanged
     assert again.not_erased == []
     assert own.row in snapshot.vectors.erased
+
+
+@needs_milvus
+def test_an_old_version_with_a_damaged_catalog_does_not_stop_a_rebuild(
+    house: House, milvus, build, monkeypatch
+) -> None:
+    old, last = build(milvus), build(milvus)
+    own = last.catalog.exemplars()[0]
+    withdraw(house.data, "exemplar", own.id, reason="r")
+    (old.folder / CATALOG).write_bytes(b"damaged")
+    monkeypatch.setattr("index.snapshot._check_file", lambda *_: None)  # damaged after the look
+    summary = house.rebuild(engine=milvus)
+    assert summary.not_erased == [old.version]
+    assert own.row in last.vectors.erased
+    assert open_published(house.data.index).version == summary.version
