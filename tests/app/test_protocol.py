@@ -1,5 +1,6 @@
 """What a socket meets: the real server, in a thread of this process."""
 
+import asyncio
 import contextlib
 import json
 import socket
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import uvicorn
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import protocol
 from app.main import create_app
@@ -25,16 +27,10 @@ FORM = (
 )
 
 
-@pytest.fixture(scope="module")
-def port(attributor: Attributor, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """Where a server listens that gives headers and bodies half a second."""
-    data: Path = tmp_path_factory.mktemp("data")
-    config = uvicorn.Config(
-        create_app(Settings(data=data, upload_seconds=0.5), attributor),
-        port=free_port(),
-        log_level="warning",
-        http=Protocol,
-    )
+@contextlib.contextmanager
+def listening(app: ASGIApp) -> Iterator[int]:
+    """Where a server listens that gives headers half a second."""
+    config = uvicorn.Config(app, port=free_port(), log_level="warning", http=Protocol)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     with pytest.MonkeyPatch.context() as patch:
@@ -46,6 +42,29 @@ def port(attributor: Attributor, tmp_path_factory: pytest.TempPathFactory) -> It
         yield config.port
         server.should_exit = True
         thread.join(30)
+
+
+@pytest.fixture(scope="module")
+def port(attributor: Attributor, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """Where a server listens that gives headers and bodies half a second."""
+    data: Path = tmp_path_factory.mktemp("data")
+    with listening(create_app(Settings(data=data, upload_seconds=0.5), attributor)) as port:
+        yield port
+
+
+async def tell_headers(scope: Scope, receive: Receive, send: Send) -> None:
+    """Reads the body, takes a second, and tells which headers there are."""
+    if scope["type"] != "http":
+        return
+    while (await receive()).get("more_body"):
+        pass
+    await asyncio.sleep(1)
+    names = b" ".join(name for name, _ in scope["headers"])
+    length = str(len(names)).encode()
+    await send(
+        {"type": "http.response.start", "status": 200, "headers": [(b"content-length", length)]}
+    )
+    await send({"type": "http.response.body", "body": names})
 
 
 def talk(port: int, *pieces: bytes | float) -> tuple[bytes, float]:
@@ -87,6 +106,40 @@ def test_an_answer_is_not_cut_by_the_deadline_of_headers(port: int) -> None:
     close = GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
     received, _ = talk(port, GET + close)
     assert received.count(b"HTTP/1.1 200 OK") == 2
+
+
+def test_headers_that_come_while_a_request_is_answered_do_not_cut_its_answer() -> None:
+    with listening(tell_headers) as port:
+        received, seconds = talk(port, GET + GET[:10])
+    assert received.count(b"HTTP/1.1 200 OK") == 1
+    assert 1 < seconds < 4
+
+
+def test_what_comes_after_a_body_in_chunks_is_no_header() -> None:
+    chunked = (
+        b"POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+        b"3\r\nabc\r\n0\r\nAuthorization: Bearer b\r\n\r\n"
+    )
+    with listening(tell_headers) as port:
+        received, _ = talk(port, chunked[:-40], 0.1, chunked[-40:])
+    assert received.endswith(b"\r\n\r\nhost connection transfer-encoding")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        b"Content-Length: 3\r\nTransfer-Encoding: chunked",
+        b"Content-Length: 3\r\nContent-Length: 4",
+        b"Transfer-Encoding: chunked, x",
+        b"Content-Length : 3",
+        b"Content-Length: +3",
+    ],
+)
+def test_where_a_body_ends_is_never_a_guess(port: int, headers: bytes) -> None:
+    request = b"POST /nowhere HTTP/1.1\r\nHost: a\r\n" + headers + b"\r\n\r\nabc"
+    received, _ = talk(port, request + GET)
+    assert received.startswith(b"HTTP/1.1 400 ")
+    assert received.count(b"HTTP/1.1 ") == 1
 
 
 def test_a_slow_body_is_refused_and_the_connection_closed(port: int) -> None:

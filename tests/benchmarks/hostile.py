@@ -269,7 +269,7 @@ def serving(root: Path) -> Iterator[tuple[subprocess.Popen[bytes], str, list[str
     limits = {
         "WHENCE_MAX_UPLOAD_BYTES": str(MAX_BYTES),
         "WHENCE_UPLOAD_SECONDS": str(UPLOAD_SECONDS),
-        "WHENCE_LOG_LEVEL": "error",  # h11 warns of each broken request
+        "WHENCE_LOG_LEVEL": "error",  # uvicorn warns of each broken request
     }
     with log.open("wb") as file_of_log:
         server = subprocess.Popen(

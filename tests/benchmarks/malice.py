@@ -329,7 +329,7 @@ def wrong_key(self: Attacker, rng: random.Random) -> Attack:
         [(b"GET", b"/concepts"), (b"POST", b"/attribute"), (b"POST", b"/admin/reload")]
     )
     data = self.request(form(seeds()[0]), method=method, target=target, key=key)
-    expected = frozenset({400, 401})  # 400: h11 refuses control characters
+    expected = frozenset({400, 401})  # 400: control characters
     return Attack("wrong key", (data,), expected=expected)
 
 
