@@ -111,7 +111,7 @@ class Settings(StoreSettings):
     max_queue: int = Field(
         0,
         ge=0,
-        description="Images taken and not answered, at most; beyond it requests get 429. 0 is two "
+        description="Images taken and not answered, at most; beyond it requests get 429. 0 is three "
         "batches.",
     )
     max_uploads: int = Field(

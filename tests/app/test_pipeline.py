@@ -364,11 +364,11 @@ def test_a_batch_takes_half_of_the_queue_at_most(
         assert held(client) == 0
 
 
-def test_by_default_two_batches_are_taken(
+def test_by_default_three_batches_are_taken(
     serve: Callable[..., TestClient], embedder: Held, query: bytes, check_problem: CheckProblem
 ) -> None:
     embedder.let.set()
-    with serve(max_batch=3) as client:
+    with serve(max_batch=2) as client:
         app = client.app
         assert isinstance(app, FastAPI)
         pipeline = app.state.service.pipeline
