@@ -111,8 +111,8 @@ class Settings(StoreSettings):
     max_queue: int = Field(
         0,
         ge=0,
-        description="Images taken and not answered, at most; beyond it requests get 429. 0 is three "
-        "batches.",
+        description="Images taken and not answered, at most; beyond it requests get 429. 0 is "
+        "three batches.",
     )
     max_uploads: int = Field(
         64,
