@@ -5,9 +5,9 @@
 Finds the rate at which `whence serve` is saturated, then sends at Poisson times: 80% of it, ten
 times of it for ``--seconds``, 80% again at once after; then, for ``--soak-minutes``, 80% from one
 client. Prints JSON, with what was missed of the following, and then exit status 1: the client sent
-at 90% or more of the rates wanted; every answer is 200 or, in the flood, 429; accepted requests'
-p99 grows threefold at most; refusals take 250 ms at most, at p99; memory stays flat; it answers as
-before within five seconds of the flood's last request. In the soak, after its first sixth: memory
+at 90% or more of the rates wanted; every answer is 200 or 429, the latter, but in the flood, to one
+in a hundred at most; accepted requests' p99 grows threefold at most; refusals take 250 ms at most,
+at p99; memory stays flat; it answers as before within five seconds of the flood's last request. In the soak, after its first sixth: memory
 grows by 20 MiB an hour at most, open files do not, and the last third's p99 is at most 1.5 times
 the first's.
 """
@@ -30,6 +30,7 @@ from tests.benchmarks.serving import IN_FLIGHT, prepare
 TIMES = 10
 TAIL, GROWTH, RECOVERY = 3.0, 1.1, 5.0  # ratio of p99, ratio of memory, seconds
 REFUSAL_MS = 250.0
+ANSWERED = 0.99  # of what comes at Poisson times, whose bursts may fill the queue at any load
 WARM, SLOPE, FILES, DRIFT = 1 / 6, 20.0, 4, 1.5  # share, MiB an hour, files, ratio of p99
 
 
@@ -119,6 +120,13 @@ def measure(server: Server, queries: Path, options: argparse.Namespace) -> dict[
     return report
 
 
+def well_answered(report: dict[str, Any]) -> bool:
+    """Whether nearly all were answered, and the others told that the queue was full."""
+    statuses = report["statuses"]
+    few = statuses.get("200", 0) >= ANSWERED * sum(statuses.values())
+    return few and set(statuses) <= {"200", "429"}
+
+
 def missed(report: dict[str, Any]) -> list[str]:
     """What was asked for and is not so."""
     calm, flood, after = report["at_80_percent"], report["flood"], report["after"]
@@ -129,7 +137,9 @@ def missed(report: dict[str, Any]) -> list[str]:
         "the client was too slow: use more --processes": not all(
             map(reached, filter(None, (calm, flood, after, soak)))
         ),
-        "at 80% not all were answered": {*calm["statuses"], *after["statuses"]} != {"200"},
+        f"at 80% fewer than {ANSWERED:.0%} were answered, or otherwise than 200 and 429": not all(
+            map(well_answered, (calm, after))
+        ),
         "the flood was answered otherwise than 200 and 429": set(flood["statuses"])
         != {"200", "429"},
         f"p99 in the flood over {TAIL} times": report["p99_ratio"] > TAIL,
@@ -140,7 +150,7 @@ def missed(report: dict[str, Any]) -> list[str]:
     if soak:
         files, thirds = soak["open_files"], soak["p99_ms_by_third"]
         faults |= {
-            "in the soak not all were answered": set(soak["statuses"]) != {"200"},
+            f"in the soak fewer than {ANSWERED:.0%} were answered": not well_answered(soak),
             f"memory grew by over {SLOPE} MiB an hour": soak["mib_an_hour"] > SLOPE,
             "open files grew": files[-1] > files[0] + FILES,
             f"p99 of the last third over {DRIFT} times": None in thirds
