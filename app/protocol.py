@@ -10,6 +10,7 @@ from app.headers import security_headers
 HEADER_SECONDS = 20.0  # until the headers of a request must be here, from its first byte
 HEADER_BYTES = 16 * 2**10  # of a request
 LINGER_SECONDS = 5.0  # for the rest of a body whose request is answered already
+UNREAD_SECONDS = 30.0  # in which some of an answer must be read
 
 
 class Protocol(HttpToolsProtocol):
@@ -18,13 +19,15 @@ class Protocol(HttpToolsProtocol):
     Uvicorn bounds how long a connection may rest between two requests, but neither how long it may
     be open before the first one, nor how slowly headers may come, nor how many: a thousand such
     connections cost an attacker nothing. Nor does it bound how long the rest of a body may take to
-    which the answer was given before it was here; `app.uploads` bounds the time of all others.
+    which the answer was given before it was here (`app.uploads` bounds the time of all others), nor
+    how long an answer waits for who does not read it.
     """
 
     _head = 0  # bytes of headers that are not complete yet
     _in_head = True  # between the end of one request and the end of the next one's headers
     _deadline: asyncio.TimerHandle | None = None
     _linger: asyncio.TimerHandle | None = None
+    _unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for a first request."""
@@ -35,6 +38,7 @@ class Protocol(HttpToolsProtocol):
         """Wait for nothing more."""
         self._stop_waiting()
         self._stop_lingering()
+        self._stop_writing()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -85,6 +89,21 @@ class Protocol(HttpToolsProtocol):
             self._stop_lingering()
             self._linger = self.loop.call_later(LINGER_SECONDS, self.transport.close)
 
+    def pause_writing(self) -> None:
+        """Wait for the reader, as long as it goes on."""
+        super().pause_writing()
+        self._expect_reading()
+
+    def resume_writing(self) -> None:
+        """Go on, as the reader does."""
+        self._stop_writing()
+        super().resume_writing()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close a connection at rest, be its last answer read or not."""
+        super().timeout_keep_alive_handler()
+        self._expect_reading()
+
     def shutdown(self) -> None:
         """Stop: what was taken is answered, but a body that is still arriving is not waited for."""
         cycle = self.cycle
@@ -124,6 +143,22 @@ class Protocol(HttpToolsProtocol):
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+
+    def _expect_reading(self) -> None:
+        self._stop_writing()
+        left = self.transport.get_write_buffer_size()
+        self._unread = self.loop.call_later(UNREAD_SECONDS, self._require_reading, left)
+
+    def _require_reading(self, left: int) -> None:
+        if self.transport.get_write_buffer_size() < left:
+            self._expect_reading()
+        else:
+            self.transport.abort()
+
+    def _stop_writing(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
 
     def _stop_lingering(self) -> None:
         if self._linger is not None:

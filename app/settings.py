@@ -31,6 +31,9 @@ def _split(value: object) -> object:
     return value
 
 
+ANYWHERE = {"0.0.0.0", "::"}  # noqa: S104
+
+
 class Settings(StoreSettings):
     """What may differ from one deployment to the next."""
 
@@ -155,6 +158,16 @@ class Settings(StoreSettings):
     stall_seconds: float = Field(
         120, gt=0, description="An image embedding for longer counts as hung: not live, not ready."
     )
+
+    @model_validator(mode="after")
+    def _metrics_have_a_port_of_their_own(self) -> Self:
+        hosts = {self.host, self.metrics_host}
+        if self.metrics_port == self.port and (len(hosts) == 1 or hosts & ANYWHERE):
+            raise ValueError(
+                f"WHENCE_METRICS_PORT is {self.metrics_port}, where the server itself listens: "
+                "give it another port"
+            )
+        return self
 
     @model_validator(mode="after")
     def _largest_body_fits_the_memory(self) -> Self:

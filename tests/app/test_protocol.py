@@ -36,6 +36,7 @@ def listening(app: ASGIApp) -> Iterator[int]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(protocol, "HEADER_SECONDS", 0.5)
         patch.setattr(protocol, "LINGER_SECONDS", 0.5)
+        patch.setattr(protocol, "UNREAD_SECONDS", 0.5)
         thread.start()
         while not server.started:
             time.sleep(0.01)
@@ -70,7 +71,7 @@ async def tell_headers(scope: Scope, receive: Receive, send: Send) -> None:
 def talk(port: int, *pieces: bytes | float) -> tuple[bytes, float]:
     """All that comes back, and how long the connection lasted."""
     began = time.monotonic()
-    received = b""
+    received = bytearray()
     with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
         with contextlib.suppress(ConnectionError):  # the server may close while this still sends
             for piece in pieces:
@@ -81,7 +82,7 @@ def talk(port: int, *pieces: bytes | float) -> tuple[bytes, float]:
         with contextlib.suppress(ConnectionError):
             while chunk := connection.recv(2**16):
                 received += chunk
-    return received, time.monotonic() - began
+    return bytes(received), time.monotonic() - began
 
 
 def test_a_connection_that_says_nothing_is_closed(port: int) -> None:
@@ -113,6 +114,22 @@ def test_headers_that_come_while_a_request_is_answered_do_not_cut_its_answer() -
         received, seconds = talk(port, GET + GET[:10])
     assert received.count(b"HTTP/1.1 200 OK") == 1
     assert 1 < seconds < 4
+
+
+async def say_much(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answers with more than any buffer between holds."""
+    if scope["type"] == "http":
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for _ in range(64):
+            await send({"type": "http.response.body", "body": bytes(2**20), "more_body": True})
+        await send({"type": "http.response.body"})
+
+
+@pytest.mark.parametrize("seconds", [0.0, 2.0])
+def test_who_does_not_read_an_answer_is_not_waited_for(seconds: float) -> None:
+    with listening(say_much) as port:
+        received, _ = talk(port, GET.replace(b"Host", b"Connection: close\r\nHost"), seconds)
+    assert (len(received) > 2**26) == (seconds == 0.0)
 
 
 def test_what_comes_after_a_body_in_chunks_is_no_header() -> None:

@@ -61,6 +61,13 @@ def test_as_many_decode_as_there_are_cores_for_this_process(
         assert Settings().decode_threads == threads
 
 
+def test_metrics_need_a_port_of_their_own() -> None:
+    for host in ("127.0.0.1", "0.0.0.0"):
+        with pytest.raises(ValidationError, match="WHENCE_METRICS_PORT is 8000"):
+            Settings(port=8000, metrics_port=8000, host=host)
+    assert Settings(port=8000, metrics_port=8000, host="127.0.0.2").metrics_port == 8000
+
+
 def test_memory_in_which_the_largest_body_does_not_fit_is_refused() -> None:
     with pytest.raises(ValidationError, match="WHENCE_UPLOAD_MEMORY is 1000"):
         Settings(upload_memory=1000)

@@ -7,9 +7,9 @@ times of it for ``--seconds``, 80% again at once after; then, for ``--soak-minut
 client. Prints JSON, with what was missed of the following, and then exit status 1: the client sent
 at 90% or more of the rates wanted; every answer is 200 or 429, the latter, but in the flood, to one
 in a hundred at most; accepted requests' p99 grows threefold at most; refusals take 250 ms at most,
-at p99; memory stays flat; it answers as before within five seconds of the flood's last request. In the soak, after its first sixth: memory
-grows by 20 MiB an hour at most, open files do not, and the last third's p99 is at most 1.5 times
-the first's.
+at p99; memory stays flat; it answers as before within five seconds of the flood's last request. In
+the soak, after its first sixth: memory grows by 20 MiB an hour at most, open files do not, and the
+last third's p99 is at most 1.5 times the first's.
 """
 
 import argparse
