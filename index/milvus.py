@@ -58,6 +58,8 @@ SEGMENT = 2**18  # vectors that Milvus indexes together, about
 WRITE, BUILD = 120.0, 24 * 3600.0  # seconds for a message of vectors; for indexing and loading
 PATIENCE = (1.0, 4.0, 15.0)  # seconds between attempts to write
 NOT_THERE, NOT_LOADED = 100, 101  # Milvus's codes for a collection
+MISSING = "missing"
+FAILED = ("Failed", MISSING)  # states of an index that will never be finished
 
 
 class StoreSettings(BaseSettings):
@@ -341,7 +343,13 @@ class _MilvusWriter:
         _patiently(connection, "flush", least=BUILD)
         # Waited for here: the client's own waiting asks what Milvus Lite cannot answer.
         _patiently(connection, "create_index", least=BUILD, index_params=indexes, sync=False)
-        while _patiently(connection, "describe_index", index_name=VECTOR)["state"] != "Finished":
+        while (state := _index_state(connection)) != "Finished":
+            if state in FAILED:
+                raise SnapshotError(
+                    f"the collection {connection.collection!r} in {connection.place.text} could "
+                    f"not be indexed: Milvus calls its index {state!r}, and its log says why; run "
+                    "`whence rebuild` again"
+                )
             time.sleep(0.2)
         _patiently(connection, "load_collection", least=BUILD)
         return lists
@@ -355,6 +363,12 @@ def _patiently(connection: _Connection, method: str, *, least: float = 0, **opti
         except VectorStoreUnavailableError:
             time.sleep(wait)
     return connection.ask(method, least=least, **options)
+
+
+def _index_state(connection: _Connection) -> str:
+    """What Milvus says of the index, in its own words; ``missing`` if it knows of none."""
+    found = _patiently(connection, "describe_index", index_name=VECTOR)
+    return str(found["state"]) if found else MISSING
 
 
 def _batch(length: int) -> int:

@@ -742,6 +742,23 @@ def test_writing_ends_when_milvus_stays_away(milvus, vectors, tmp_path: Path, mo
 
 
 @needs_milvus
+@pytest.mark.parametrize(("told", "state"), [({"state": "Failed"}, "Failed"), (None, "missing")])
+def test_an_index_that_milvus_cannot_build_ends_the_writing(
+    milvus, vectors, tmp_path: Path, monkeypatch, told: dict | None, state: str
+) -> None:
+    version = Version(milvus, tmp_path)
+    version.writer.upsert(np.arange(COUNT), vectors)
+    call = _Connection.call
+
+    def tell(self: _Connection, method: str, *arguments: object, **options: object) -> object:
+        return told if method == "describe_index" else call(self, method, *arguments, **options)
+
+    monkeypatch.setattr(_Connection, "call", tell)
+    with pytest.raises(SnapshotError, match=f"'whence_style_.*'{state}'.* `whence rebuild` again"):
+        version.writer.finish("auto", {})
+
+
+@needs_milvus
 def test_nothing_is_published_if_the_store_cannot_be_reached(house: House) -> None:
     house.rebuild()
     published = open_published(house.data.index).version
