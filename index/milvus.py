@@ -145,10 +145,12 @@ class MilvusEngine:
         self, folder: Path, version: str, count: int, dimensions: Mapping[Facet, int]
     ) -> VectorWriter:
         """See `VectorEngine.write`."""
+        # First of all: a folder with the mark of an address that never answers cannot be removed.
+        connections = self._connect(version, dimensions)
         # So that a killed rebuild's collections can be found and removed.
         (folder / MARK).write_text(f"{self._place.text}\n", encoding="utf-8")
         sync_to_disk(folder / MARK)
-        return _MilvusWriter(self._connect(version, dimensions), count, dimensions)
+        return _MilvusWriter(connections, count, dimensions)
 
     def open(
         self,

@@ -765,6 +765,8 @@ def test_nothing_is_published_if_the_store_cannot_be_reached(house: House) -> No
     with pytest.raises(VectorStoreUnavailableError):
         house.rebuild(engine=engine_at("milvus://127.0.0.1:9/whence"))
     assert open_published(house.data.index).version == published
+    # Nor is anything left that only that address could remove.
+    assert not list(house.data.index.glob(".building-*"))
 
 
 @needs_milvus
