@@ -39,7 +39,10 @@ from tests.index.conftest import House
 
 DIMENSIONS: dict[Facet, int] = {"style": 5, "subject": 12}
 COUNT = 60
-RETRIED = {"upsert", "flush", "create_index", "describe_index", "load_collection"}
+RETRIED = {
+    "has_collection", "create_collection", "upsert", "flush", "create_index", "describe_index",
+    "list_indexes", "load_collection", "query", "list_aliases", "create_alias",
+}  # fmt: skip
 needs_milvus = pytest.mark.skipif(
     importlib.util.find_spec("pymilvus") is None or importlib.util.find_spec("milvus_lite") is None,
     reason="needs the extra: pip install 'whence[milvus]'",
@@ -701,27 +704,37 @@ def test_a_milvus_that_is_not_there_is_named() -> None:
 
 
 @needs_milvus
-def test_writing_goes_on_when_milvus_was_away_shortly(
-    milvus, vectors, tmp_path: Path, monkeypatch
+@pytest.mark.parametrize("lost", ["question", "answer"])
+@pytest.mark.parametrize("index_type", ["exact", "ivf"])
+def test_writing_and_publishing_go_on_when_milvus_was_away_shortly(
+    milvus, tmp_path: Path, monkeypatch, lost: str, index_type: str
 ) -> None:
-    monkeypatch.setattr("index.milvus.PATIENCE", (0.0, 0.0))
+    monkeypatch.setattr("index.milvus.PATIENCE", (0.0,) * len(RETRIED))
     call, failed = _Connection.call, set()
+    asked = RETRIED | ({"search"} if index_type == "ivf" else set())
 
     def fail_once(self: _Connection, method: str, *arguments: object, **options: object) -> object:
-        if (self.collection, method) not in failed and method in RETRIED:
-            failed.add((self.collection, method))
+        first = (self.collection, method) not in failed
+        failed.add((self.collection, method))
+        if first and lost == "question":
             raise VectorStoreUnavailableError("away")
-        return call(self, method, *arguments, **options)
+        answer = call(self, method, *arguments, **options)
+        if first:
+            raise VectorStoreUnavailableError("away")
+        return answer
 
-    version = Version(milvus, tmp_path)
+    vectors = draw(200)
     with monkeypatch.context() as patch:
         patch.setattr(_Connection, "call", fail_once)
-        version.writer.upsert(np.arange(COUNT), vectors)
-        version.writer.finish("auto", {})
-    assert failed == {(name, method) for name in names(version.folder.name) for method in RETRIED}
-    store = version.open()
+        version = Version(milvus, tmp_path, 200)
+        version.writer.upsert(np.arange(200), vectors)
+        probes = version.writer.finish(index_type, vectors)
+        milvus.publish(version.folder.name)
+    assert failed >= {(name, method) for name in names(version.folder.name) for method in asked}
+    assert set(aliases(milvus).values()) == names(version.folder.name)
+    store = version.open(probes=probes)
     for facet, matrix in vectors.items():
-        assert store.search(facet, matrix, 1)[1][:, 0].tolist() == list(range(COUNT))
+        assert store.search(facet, matrix, 1)[1][:, 0].tolist() == list(range(200))
 
 
 @needs_milvus
