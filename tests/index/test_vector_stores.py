@@ -481,6 +481,22 @@ def test_a_server_sees_what_was_erased_since_it_opened(house: House, milvus, bui
 
 
 @needs_milvus
+def test_what_is_lifted_while_a_rebuild_runs_keeps_its_vectors(house: House, milvus, build) -> None:
+    old = build(milvus)
+    log = TakedownLog(house.data.takedowns)
+    own = old.catalog.exemplars()[0]
+    takedown = withdraw(house.data, "exemplar", own.id, reason="r")
+
+    def lift(stage: str, done: int, total: int) -> None:
+        if log.read().active:
+            log.lift(takedown.id, reason="r")
+
+    assert house.rebuild(engine=milvus, progress=lift).exemplars == 4
+    assert not log.read().active
+    assert old.vectors.erased.tolist() == []
+
+
+@needs_milvus
 def test_a_purge_drops_older_versions_and_erases_from_the_published_one(
     house: House, milvus, build
 ) -> None:
