@@ -59,6 +59,7 @@ SEGMENT = 2**18  # vectors that Milvus indexes together, about
 WRITE, BUILD = 120.0, 24 * 3600.0  # seconds for a message of vectors; for indexing and loading
 PATIENCE = (1.0, 4.0, 15.0)  # seconds between attempts to write or publish
 NOT_THERE, NOT_LOADED = 100, 101  # Milvus's codes for a collection
+REFUSED = re.compile("auth check failure|permission deny", re.IGNORECASE)  # in its words
 MISSING = "missing"
 FAILED = ("Failed", MISSING)  # states of an index that will never be finished
 
@@ -227,9 +228,9 @@ class _Connection:
                     f"the vectors are not in {self.place.text} any more: there is no collection "
                     f"{self.collection!r}; run `whence rebuild`"
                 ) from error
-            raise self._unavailable(error.message) from error
+            raise self._unavailable(error, error.message) from error
         except self._grpc.RpcError as error:
-            raise self._unavailable(str(error.details())) from error
+            raise self._unavailable(error, str(error.details())) from error
 
     def call(self, method: str, *arguments: Any, least: float = 0, **options: Any) -> Any:
         """Call a method of the client, which may take ``least`` seconds."""
@@ -251,16 +252,38 @@ class _Connection:
         self.call("load_collection", self.collection, least=least)
         return self.call(method, self.collection, least=least, **options)
 
-    def _unavailable(self, reason: str) -> VectorStoreUnavailableError:
+    def _unavailable(self, error: BaseException, reason: str) -> VectorStoreUnavailableError:
         cause = " ".join(str(reason).split())[:200]
         if "local milvus" in cause:
             return VectorStoreUnavailableError(
                 f"the Milvus Lite file {self.place.text} cannot be opened; only one process at a "
-                "time can: end the other, or let a Milvus serve both (docs/scale.md)"
+                "time can: end the other, or let a Milvus serve both (docs/scale.md). If there is "
+                "no other, see that its folder is there and can be written to"
+            )
+        if self._refuses(error):
+            return VectorStoreUnavailableError(
+                f"the Milvus at {self.place.text} does not let Whence do this ({cause}): "
+                "see WHENCE_VECTOR_STORE_TOKEN, and what Milvus permits that user"
             )
         return VectorStoreUnavailableError(
             f"the vectors at {self.place.text} cannot be reached ({cause}); once Milvus answers "
             "again, nothing else needs doing"
+        )
+
+    def _refuses(self, error: BaseException) -> bool:
+        """Whether Milvus knows neither user nor key, or does not permit what was asked.
+
+        While it connects, pymilvus says no more than that it failed; the error's cause says why.
+        """
+        codes = self._grpc.StatusCode
+        chain = [error]
+        while (cause := chain[-1].__cause__) and cause not in chain:  # pymilvus makes circles
+            chain.append(cause)
+        return any(
+            error.code() in (codes.UNAUTHENTICATED, codes.PERMISSION_DENIED)
+            if isinstance(error, self._grpc.RpcError)
+            else REFUSED.search(str(error))
+            for error in chain
         )
 
 
@@ -272,8 +295,9 @@ def _libraries() -> tuple[Any, Any]:
         raise VectorStoreError(
             "vectors on a Milvus need the extra `milvus`: pip install 'whence[milvus]'"
         ) from error
-    # It would print every error with a traceback; they are raised as well.
-    logging.getLogger("pymilvus").setLevel(logging.CRITICAL + 1)
+    # They would print every error with a traceback; it is raised as well.
+    for name in ("pymilvus", "milvus_lite"):
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     return pymilvus, grpc
 
 

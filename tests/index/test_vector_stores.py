@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -811,6 +812,44 @@ def test_a_file_that_another_process_has_open_is_named(tmp_path: Path) -> None:
             engine_at(path).publish("v")
         other.kill()
     assert collections(engine_at(path)) == set()
+
+
+@needs_milvus
+def test_a_file_that_cannot_be_made_is_named_in_one_line(tmp_path: Path, capfd) -> None:
+    (tmp_path / "taken.db").write_text("no folder")
+    for path in (tmp_path / "taken.db", tmp_path / "nowhere" / "own.db"):
+        with pytest.raises(VectorStoreUnavailableError, match="can be written to"):
+            engine_at(str(path)).publish("v")
+    assert "Traceback" not in capfd.readouterr().err
+
+
+@needs_milvus
+@pytest.mark.parametrize(
+    ("code", "details"),
+    [
+        ("UNAUTHENTICATED", "auth check failure, please check username and password are correct"),
+        ("PERMISSION_DENIED", "PrivilegeShowCollections: permission deny to user"),
+    ],
+)
+def test_a_milvus_that_refuses_the_user_is_not_taken_for_one_that_is_away(
+    code: str, details: str
+) -> None:
+    grpc = importlib.import_module("grpc")
+
+    class Refusing(grpc.GenericRpcHandler):  # type: ignore[misc, name-defined]
+        def service(self, _: object) -> object:
+            return grpc.unary_unary_rpc_method_handler(
+                lambda _, context: context.abort(grpc.StatusCode[code], details)
+            )
+
+    server = grpc.server(ThreadPoolExecutor(1), handlers=[Refusing()])
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        with pytest.raises(VectorStoreUnavailableError, match="see WHENCE_VECTOR_STORE_TOKEN"):
+            engine_at(f"milvus://127.0.0.1:{port}/whence").publish("v")
+    finally:
+        server.stop(None)
 
 
 def test_without_the_extra_it_is_asked_for(monkeypatch) -> None:
