@@ -18,12 +18,12 @@ import json
 import logging
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import numpy as np
 from pydantic import Field, SecretStr, ValidationError, field_validator
@@ -51,13 +51,17 @@ MARK = "milvus.txt"  # in a version's folder: where its vectors are, before the 
 ERASED = "erased.json"  # in a version's folder: rows whose vectors were deleted
 ROW, VECTOR = "row", "vector"  # a collection's fields
 FACETS: tuple[Facet, ...] = get_args(Facet)
+Answer = TypeVar("Answer")
 MOST = 16_384  # hits that Milvus gives at most
 QUERIES = 16  # asked together; more would be long in answering, and Milvus seem to hang
 MESSAGE = 16 * 2**20  # bytes of vectors in one message; Milvus takes up to 64 MiB
 SEGMENT = 2**18  # vectors that Milvus indexes together, about
 WRITE, BUILD = 120.0, 24 * 3600.0  # seconds for a message of vectors; for indexing and loading
-PATIENCE = (1.0, 4.0, 15.0)  # seconds between attempts to write
+PATIENCE = (1.0, 4.0, 15.0)  # seconds between attempts to write or publish
 NOT_THERE, NOT_LOADED = 100, 101  # Milvus's codes for a collection
+REFUSED = re.compile("auth check failure|permission deny", re.IGNORECASE)  # in its words
+MISSING = "missing"
+FAILED = ("Failed", MISSING)  # states of an index that will never be finished
 
 
 class StoreSettings(BaseSettings):
@@ -143,10 +147,12 @@ class MilvusEngine:
         self, folder: Path, version: str, count: int, dimensions: Mapping[Facet, int]
     ) -> VectorWriter:
         """See `VectorEngine.write`."""
+        # First of all: a folder with the mark of an address that never answers cannot be removed.
+        connections = self._connect(version, dimensions)
         # So that a killed rebuild's collections can be found and removed.
         (folder / MARK).write_text(f"{self._place.text}\n", encoding="utf-8")
         sync_to_disk(folder / MARK)
-        return _MilvusWriter(self._connect(version, dimensions), count, dimensions)
+        return _MilvusWriter(connections, count, dimensions)
 
     def open(
         self,
@@ -162,13 +168,7 @@ class MilvusEngine:
     def publish(self, version: str) -> None:
         """Let the aliases point to the version's collections."""
         for facet, connection in self._connect(version, FACETS).items():
-            alias = self._name(facet)
-            known = alias in connection.call("list_aliases")["aliases"]
-            if connection.call("has_collection", connection.collection):
-                name = connection.collection
-                connection.call("alter_alias" if known else "create_alias", name, alias)
-            elif known:  # of a version with more facets
-                connection.call("drop_alias", alias)
+            _patiently(self._point, self._name(facet), connection)
 
     def remove(self, version: str) -> None:
         """Drop the version's collections, if they are there."""
@@ -177,6 +177,14 @@ class MilvusEngine:
                 for alias in connection.call("list_aliases", connection.collection)["aliases"]:
                     connection.call("drop_alias", alias)  # else Milvus refuses
                 connection.call("drop_collection", connection.collection)
+
+    def _point(self, alias: str, connection: "_Connection") -> None:
+        known = alias in connection.call("list_aliases")["aliases"]
+        if connection.call("has_collection", connection.collection):
+            name = connection.collection
+            connection.call("alter_alias" if known else "create_alias", name, alias)
+        elif known:  # of a version with more facets
+            connection.call("drop_alias", alias)
 
     def _name(self, facet: Facet) -> str:
         return f"{self._place.collection}_{facet}"
@@ -220,9 +228,9 @@ class _Connection:
                     f"the vectors are not in {self.place.text} any more: there is no collection "
                     f"{self.collection!r}; run `whence rebuild`"
                 ) from error
-            raise self._unavailable(error.message) from error
+            raise self._unavailable(error, error.message) from error
         except self._grpc.RpcError as error:
-            raise self._unavailable(str(error.details())) from error
+            raise self._unavailable(error, str(error.details())) from error
 
     def call(self, method: str, *arguments: Any, least: float = 0, **options: Any) -> Any:
         """Call a method of the client, which may take ``least`` seconds."""
@@ -244,16 +252,38 @@ class _Connection:
         self.call("load_collection", self.collection, least=least)
         return self.call(method, self.collection, least=least, **options)
 
-    def _unavailable(self, reason: str) -> VectorStoreUnavailableError:
+    def _unavailable(self, error: BaseException, reason: str) -> VectorStoreUnavailableError:
         cause = " ".join(str(reason).split())[:200]
         if "local milvus" in cause:
             return VectorStoreUnavailableError(
                 f"the Milvus Lite file {self.place.text} cannot be opened; only one process at a "
-                "time can: end the other, or let a Milvus serve both (docs/scale.md)"
+                "time can: end the other, or let a Milvus serve both (docs/scale.md). If there is "
+                "no other, see that its folder is there and can be written to"
+            )
+        if self._refuses(error):
+            return VectorStoreUnavailableError(
+                f"the Milvus at {self.place.text} does not let Whence do this ({cause}): "
+                "see WHENCE_VECTOR_STORE_TOKEN, and what Milvus permits that user"
             )
         return VectorStoreUnavailableError(
             f"the vectors at {self.place.text} cannot be reached ({cause}); once Milvus answers "
             "again, nothing else needs doing"
+        )
+
+    def _refuses(self, error: BaseException) -> bool:
+        """Whether Milvus knows neither user nor key, or does not permit what was asked.
+
+        While it connects, pymilvus says no more than that it failed; the error's cause says why.
+        """
+        codes = self._grpc.StatusCode
+        chain = [error]
+        while (cause := chain[-1].__cause__) and cause not in chain:  # pymilvus makes circles
+            chain.append(cause)
+        return any(
+            error.code() in (codes.UNAUTHENTICATED, codes.PERMISSION_DENIED)
+            if isinstance(error, self._grpc.RpcError)
+            else REFUSED.search(str(error))
+            for error in chain
         )
 
 
@@ -265,8 +295,9 @@ def _libraries() -> tuple[Any, Any]:
         raise VectorStoreError(
             "vectors on a Milvus need the extra `milvus`: pip install 'whence[milvus]'"
         ) from error
-    # It would print every error with a traceback; they are raised as well.
-    logging.getLogger("pymilvus").setLevel(logging.CRITICAL + 1)
+    # They would print every error with a traceback; it is raised as well.
+    for name in ("pymilvus", "milvus_lite"):
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     return pymilvus, grpc
 
 
@@ -295,7 +326,7 @@ class _MilvusWriter:
             schema = connection.client.create_schema(auto_id=False, enable_dynamic_field=False)
             schema.add_field(ROW, types.INT64, is_primary=True)
             schema.add_field(VECTOR, types.FLOAT_VECTOR, dim=dimensions[facet])
-            connection.call("create_collection", connection.collection, schema=schema)
+            _patiently(_create, connection, schema)
 
     def upsert(self, rows: Rows, vectors: Mapping[Facet, Floats]) -> None:
         sent = {
@@ -311,15 +342,16 @@ class _MilvusWriter:
                     {ROW: int(rows[place]), VECTOR: matrix[place]}
                     for place in last[start : start + batch]
                 ]
-                _patiently(self._connections[facet], "upsert", least=WRITE, data=records)
+                _patiently(self._connections[facet].ask, "upsert", least=WRITE, data=records)
 
     def finish(self, index_type: IndexType, asked: Mapping[Facet, Floats]) -> dict[Facet, int]:
         probes: dict[Facet, int] = {}
         for facet, connection in self._connections.items():
             lists = self._index(connection, index_type, self._dimensions[facet])
-            require_all(_count_rows(connection), self._count)
+            require_all(_patiently(_count_rows, connection), self._count)
             if lists:
-                search, k = _Search(connection, lists), min(NEIGHBOURS, self._count)
+                search = partial(_patiently, _Search(connection, lists))
+                k = min(NEIGHBOURS, self._count)
                 queries = asked[facet]
                 probes[facet] = fewest_probes(
                     lists,
@@ -338,23 +370,46 @@ class _MilvusWriter:
             parameters = {"index_type": "IVF_FLAT", "params": {"nlist": lists}}
         indexes = connection.client.prepare_index_params()
         indexes.add_index(field_name=VECTOR, index_name=VECTOR, metric_type="IP", **parameters)
-        _patiently(connection, "flush", least=BUILD)
-        # Waited for here: the client's own waiting asks what Milvus Lite cannot answer.
-        _patiently(connection, "create_index", least=BUILD, index_params=indexes, sync=False)
-        while _patiently(connection, "describe_index", index_name=VECTOR)["state"] != "Finished":
+        _patiently(connection.ask, "flush", least=BUILD)
+        _patiently(_create_index, connection, indexes)
+        while (state := _index_state(connection)) != "Finished":
+            if state in FAILED:
+                raise SnapshotError(
+                    f"the collection {connection.collection!r} in {connection.place.text} could "
+                    f"not be indexed: Milvus calls its index {state!r}, and its log says why; run "
+                    "`whence rebuild` again"
+                )
             time.sleep(0.2)
-        _patiently(connection, "load_collection", least=BUILD)
+        _patiently(connection.ask, "load_collection", least=BUILD)
         return lists
 
 
-def _patiently(connection: _Connection, method: str, *, least: float = 0, **options: Any) -> Any:
-    """`_Connection.ask`: hours of writing must not be lost because Milvus was away shortly."""
+def _patiently(method: Callable[..., Answer], *arguments: Any, **options: Any) -> Answer:
+    """Call what may be called again: hours of writing must not be lost to a short outage."""
     for wait in PATIENCE:
         try:
-            return connection.ask(method, least=least, **options)
+            return method(*arguments, **options)
         except VectorStoreUnavailableError:
             time.sleep(wait)
-    return connection.ask(method, least=least, **options)
+    return method(*arguments, **options)
+
+
+def _create(connection: _Connection, schema: Any) -> None:
+    # It may be there: Milvus can go away between making it and saying so.
+    if not connection.call("has_collection", connection.collection):
+        connection.call("create_collection", connection.collection, schema=schema)
+
+
+def _create_index(connection: _Connection, indexes: Any) -> None:
+    if not connection.ask("list_indexes"):  # as above
+        # Waited for elsewhere: the client's own waiting asks what Milvus Lite cannot answer.
+        connection.ask("create_index", least=BUILD, index_params=indexes, sync=False)
+
+
+def _index_state(connection: _Connection) -> str:
+    """What Milvus says of the index, in its own words; ``missing`` if it knows of none."""
+    found = _patiently(connection.ask, "describe_index", index_name=VECTOR)
+    return str(found["state"]) if found else MISSING
 
 
 def _batch(length: int) -> int:

@@ -10,7 +10,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
@@ -34,7 +34,7 @@ from index.embedding import (
 from index.embedding_cache import EmbeddedImage, EmbeddingCache
 from index.errors import RebuildError
 
-CORES = 4  # of a worker without a GPU; fewer where that would leave a single worker
+CORES = 4  # of a worker without a GPU; fewer where no machine has them, or one worker would be left
 BLOCKS = 10_000  # Ray keeps books on each block, so that there should not be more
 
 Loader = Callable[[], ImageEmbedder]
@@ -113,7 +113,9 @@ class _RayEmbedding:
         context.print_on_execution_start = False
         # Whole batches, and the same ones as in one process: the same numbers come out.
         size = BATCH * math.ceil(len(todo) / BATCH / BLOCKS)
-        count, resources = _workers(self._ray.cluster_resources())
+        count, resources = _workers(
+            [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        )
         blocks = data.from_arrow(
             [_table(todo[start : start + size]) for start in range(0, len(todo), size)]
         )
@@ -200,13 +202,22 @@ def _image(row: dict[str, Any]) -> EmbeddedImage:
     )
 
 
-def _workers(cluster: dict[str, float]) -> tuple[int, dict[str, int]]:
-    """How many workers a cluster takes, and what each of them gets."""
-    cores = max(1, int(cluster.get("CPU", 1)))
-    if gpus := int(cluster.get("GPU", 0)):
-        return gpus, {"num_gpus": 1, "num_cpus": max(1, cores // gpus)}
-    group = max(1, min(CORES, cores // 2))
-    return cores // group, {"num_cpus": group}
+def _workers(machines: Sequence[Mapping[str, float]]) -> tuple[int, dict[str, int]]:
+    """How many workers a cluster takes, and what each of them gets.
+
+    A worker lives on one machine: one that asks for more than any machine has would be waited for
+    without an end.
+
+    Args:
+        machines: what Ray may use of each of them.
+    """
+    sizes = [(int(one.get("CPU", 0)), int(one.get("GPU", 0))) for one in machines]
+    if gpus := sum(gpu for _, gpu in sizes):
+        cores = min(cpu // gpu for cpu, gpu in sizes if gpu)
+        return gpus, {"num_gpus": 1, "num_cpus": max(1, cores)}
+    cpus = [cpu for cpu, _ in sizes if cpu] or [1]  # a head may be kept free of work
+    group = min(CORES, min(cpus) if len(cpus) > 1 else max(1, cpus[0] // 2))
+    return sum(cpu // group for cpu in cpus), {"num_cpus": group}
 
 
 @lru_cache

@@ -169,7 +169,7 @@ def rebuild(
         )
         same_images = ids == before
         if not force and same_images and (published := wanted.published_in(data.index)):
-            left = _tidy(data, keep, takedowns, None)
+            left = _tidy(data, keep, None)
             seconds = round(time.monotonic() - started, 3)
             return replace(
                 summary, version=published, unchanged=True, not_erased=left, seconds=seconds
@@ -190,15 +190,16 @@ def rebuild(
             remove(data.index, version)  # or versions that never answered push out those that did
             raise
         publish(data.index, version)
-        left = _tidy(data, keep, takedowns, served)
+        left = _tidy(data, keep, served)
     seconds = round(time.monotonic() - started, 3)
     return replace(summary, canaries=found_again, not_erased=left, seconds=seconds)
 
 
-def _tidy(data: DataFolder, keep: int, takedowns: Takedowns, before: str | None) -> list[str]:
+def _tidy(data: DataFolder, keep: int, before: str | None) -> list[str]:
     """Remove old versions, and what is withdrawn from the others; where that was not possible."""
     prune(data.index, keep, before)
-    return erase_withdrawn(data.index, takedowns)
+    # Read again: hours may have passed, and what was lifted meanwhile must not lose its vectors.
+    return erase_withdrawn(data.index, TakedownLog(data.takedowns).read())
 
 
 def _collect(

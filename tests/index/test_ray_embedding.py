@@ -160,15 +160,21 @@ def test_without_the_extra_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize(
-    ("cluster", "count", "each"),
+    ("machines", "count", "each"),
     [
-        ({"CPU": 1.0}, 1, {"num_cpus": 1}),
-        ({"CPU": 2.0}, 2, {"num_cpus": 1}),
-        ({"CPU": 6.0}, 2, {"num_cpus": 3}),
-        ({"CPU": 64.0}, 16, {"num_cpus": 4}),
-        ({"CPU": 64.0, "GPU": 8.0}, 8, {"num_gpus": 1, "num_cpus": 8}),
-        ({"CPU": 2.0, "GPU": 4.0}, 4, {"num_gpus": 1, "num_cpus": 1}),
+        ([], 1, {"num_cpus": 1}),
+        ([{"CPU": 1.0}], 1, {"num_cpus": 1}),
+        ([{"CPU": 2.0}], 2, {"num_cpus": 1}),
+        ([{"CPU": 6.0}], 2, {"num_cpus": 3}),
+        ([{"CPU": 64.0}], 16, {"num_cpus": 4}),
+        ([{"CPU": 64.0, "GPU": 8.0}], 8, {"num_gpus": 1, "num_cpus": 8}),
+        ([{"CPU": 2.0, "GPU": 4.0}], 4, {"num_gpus": 1, "num_cpus": 1}),
+        # No worker may need more than a machine has, whatever all of them have together.
+        ([{"CPU": 2.0}] * 3, 3, {"num_cpus": 2}),
+        ([{}, {"CPU": 16.0}, {"CPU": 9.0}], 6, {"num_cpus": 4}),
+        ([{"CPU": 32.0}] + [{"CPU": 4.0, "GPU": 1.0}] * 4, 4, {"num_gpus": 1, "num_cpus": 4}),
+        ([{"CPU": 16.0}, {"CPU": 64.0, "GPU": 8.0}], 8, {"num_gpus": 1, "num_cpus": 8}),
     ],
 )
-def test_one_worker_a_gpu_or_core_group(cluster: dict, count: int, each: dict) -> None:
-    assert _workers(cluster) == (count, each)
+def test_one_worker_a_gpu_or_core_group(machines: list[dict], count: int, each: dict) -> None:
+    assert _workers(machines) == (count, each)

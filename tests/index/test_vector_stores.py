@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -39,7 +40,10 @@ from tests.index.conftest import House
 
 DIMENSIONS: dict[Facet, int] = {"style": 5, "subject": 12}
 COUNT = 60
-RETRIED = {"upsert", "flush", "create_index", "describe_index", "load_collection"}
+RETRIED = {
+    "has_collection", "create_collection", "upsert", "flush", "create_index", "describe_index",
+    "list_indexes", "load_collection", "query", "list_aliases", "create_alias",
+}  # fmt: skip
 needs_milvus = pytest.mark.skipif(
     importlib.util.find_spec("pymilvus") is None or importlib.util.find_spec("milvus_lite") is None,
     reason="needs the extra: pip install 'whence[milvus]'",
@@ -478,6 +482,22 @@ def test_a_server_sees_what_was_erased_since_it_opened(house: House, milvus, bui
 
 
 @needs_milvus
+def test_what_is_lifted_while_a_rebuild_runs_keeps_its_vectors(house: House, milvus, build) -> None:
+    old = build(milvus)
+    log = TakedownLog(house.data.takedowns)
+    own = old.catalog.exemplars()[0]
+    takedown = withdraw(house.data, "exemplar", own.id, reason="r")
+
+    def lift(stage: str, done: int, total: int) -> None:
+        if log.read().active:
+            log.lift(takedown.id, reason="r")
+
+    assert house.rebuild(engine=milvus, progress=lift).exemplars == 4
+    assert not log.read().active
+    assert old.vectors.erased.tolist() == []
+
+
+@needs_milvus
 def test_a_purge_drops_older_versions_and_erases_from_the_published_one(
     house: House, milvus, build
 ) -> None:
@@ -701,27 +721,37 @@ def test_a_milvus_that_is_not_there_is_named() -> None:
 
 
 @needs_milvus
-def test_writing_goes_on_when_milvus_was_away_shortly(
-    milvus, vectors, tmp_path: Path, monkeypatch
+@pytest.mark.parametrize("lost", ["question", "answer"])
+@pytest.mark.parametrize("index_type", ["exact", "ivf"])
+def test_writing_and_publishing_go_on_when_milvus_was_away_shortly(
+    milvus, tmp_path: Path, monkeypatch, lost: str, index_type: str
 ) -> None:
-    monkeypatch.setattr("index.milvus.PATIENCE", (0.0, 0.0))
+    monkeypatch.setattr("index.milvus.PATIENCE", (0.0,) * len(RETRIED))
     call, failed = _Connection.call, set()
+    asked = RETRIED | ({"search"} if index_type == "ivf" else set())
 
     def fail_once(self: _Connection, method: str, *arguments: object, **options: object) -> object:
-        if (self.collection, method) not in failed and method in RETRIED:
-            failed.add((self.collection, method))
+        first = (self.collection, method) not in failed
+        failed.add((self.collection, method))
+        if first and lost == "question":
             raise VectorStoreUnavailableError("away")
-        return call(self, method, *arguments, **options)
+        answer = call(self, method, *arguments, **options)
+        if first:
+            raise VectorStoreUnavailableError("away")
+        return answer
 
-    version = Version(milvus, tmp_path)
+    vectors = draw(200)
     with monkeypatch.context() as patch:
         patch.setattr(_Connection, "call", fail_once)
-        version.writer.upsert(np.arange(COUNT), vectors)
-        version.writer.finish("auto", {})
-    assert failed == {(name, method) for name in names(version.folder.name) for method in RETRIED}
-    store = version.open()
+        version = Version(milvus, tmp_path, 200)
+        version.writer.upsert(np.arange(200), vectors)
+        probes = version.writer.finish(index_type, vectors)
+        milvus.publish(version.folder.name)
+    assert failed >= {(name, method) for name in names(version.folder.name) for method in asked}
+    assert set(aliases(milvus).values()) == names(version.folder.name)
+    store = version.open(probes=probes)
     for facet, matrix in vectors.items():
-        assert store.search(facet, matrix, 1)[1][:, 0].tolist() == list(range(COUNT))
+        assert store.search(facet, matrix, 1)[1][:, 0].tolist() == list(range(200))
 
 
 @needs_milvus
@@ -742,12 +772,31 @@ def test_writing_ends_when_milvus_stays_away(milvus, vectors, tmp_path: Path, mo
 
 
 @needs_milvus
+@pytest.mark.parametrize(("told", "state"), [({"state": "Failed"}, "Failed"), (None, "missing")])
+def test_an_index_that_milvus_cannot_build_ends_the_writing(
+    milvus, vectors, tmp_path: Path, monkeypatch, told: dict | None, state: str
+) -> None:
+    version = Version(milvus, tmp_path)
+    version.writer.upsert(np.arange(COUNT), vectors)
+    call = _Connection.call
+
+    def tell(self: _Connection, method: str, *arguments: object, **options: object) -> object:
+        return told if method == "describe_index" else call(self, method, *arguments, **options)
+
+    monkeypatch.setattr(_Connection, "call", tell)
+    with pytest.raises(SnapshotError, match=f"'whence_style_.*'{state}'.* `whence rebuild` again"):
+        version.writer.finish("auto", {})
+
+
+@needs_milvus
 def test_nothing_is_published_if_the_store_cannot_be_reached(house: House) -> None:
     house.rebuild()
     published = open_published(house.data.index).version
     with pytest.raises(VectorStoreUnavailableError):
         house.rebuild(engine=engine_at("milvus://127.0.0.1:9/whence"))
     assert open_published(house.data.index).version == published
+    # Nor is anything left that only that address could remove.
+    assert not list(house.data.index.glob(".building-*"))
 
 
 @needs_milvus
@@ -763,6 +812,44 @@ def test_a_file_that_another_process_has_open_is_named(tmp_path: Path) -> None:
             engine_at(path).publish("v")
         other.kill()
     assert collections(engine_at(path)) == set()
+
+
+@needs_milvus
+def test_a_file_that_cannot_be_made_is_named_in_one_line(tmp_path: Path, capfd) -> None:
+    (tmp_path / "taken.db").write_text("no folder")
+    for path in (tmp_path / "taken.db", tmp_path / "nowhere" / "own.db"):
+        with pytest.raises(VectorStoreUnavailableError, match="can be written to"):
+            engine_at(str(path)).publish("v")
+    assert "Traceback" not in capfd.readouterr().err
+
+
+@needs_milvus
+@pytest.mark.parametrize(
+    ("code", "details"),
+    [
+        ("UNAUTHENTICATED", "auth check failure, please check username and password are correct"),
+        ("PERMISSION_DENIED", "PrivilegeShowCollections: permission deny to user"),
+    ],
+)
+def test_a_milvus_that_refuses_the_user_is_not_taken_for_one_that_is_away(
+    code: str, details: str
+) -> None:
+    grpc = importlib.import_module("grpc")
+
+    class Refusing(grpc.GenericRpcHandler):  # type: ignore[misc, name-defined]
+        def service(self, _: object) -> object:
+            return grpc.unary_unary_rpc_method_handler(
+                lambda _, context: context.abort(grpc.StatusCode[code], details)
+            )
+
+    server = grpc.server(ThreadPoolExecutor(1), handlers=[Refusing()])
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        with pytest.raises(VectorStoreUnavailableError, match="see WHENCE_VECTOR_STORE_TOKEN"):
+            engine_at(f"milvus://127.0.0.1:{port}/whence").publish("v")
+    finally:
+        server.stop(None)
 
 
 def test_without_the_extra_it_is_asked_for(monkeypatch) -> None:
