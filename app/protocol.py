@@ -1,6 +1,7 @@
 """HTTP as the server speaks it: uvicorn's, with bounded headers, and problems for refusals."""
 
 import asyncio
+from collections.abc import Callable
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
@@ -11,6 +12,28 @@ HEADER_SECONDS = 20.0  # until the headers of a request must be here, from its f
 HEADER_BYTES = 16 * 2**10  # of a request
 LINGER_SECONDS = 5.0  # for the rest of a body whose request is answered already
 UNREAD_SECONDS = 30.0  # in which some of an answer must be read
+
+
+class _Alarm:
+    """Something that happens later, unless it is stopped or set anew."""
+
+    def __init__(self) -> None:
+        self._handle: asyncio.TimerHandle | None = None
+
+    @property
+    def is_set(self) -> bool:
+        """Whether it was set and not stopped since."""
+        return self._handle is not None
+
+    def set(self, seconds: float, action: Callable[..., object], *arguments: object) -> None:
+        self.stop()
+        loop = asyncio.get_running_loop()
+        self._handle = loop.call_later(seconds, action, *arguments)
+
+    def stop(self) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
 
 
 class Protocol(HttpToolsProtocol):
@@ -25,20 +48,17 @@ class Protocol(HttpToolsProtocol):
 
     _head = 0  # bytes of headers that are not complete yet
     _in_head = True  # between the end of one request and the end of the next one's headers
-    _deadline: asyncio.TimerHandle | None = None
-    _linger: asyncio.TimerHandle | None = None
-    _unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for a first request."""
+        self._deadline, self._linger, self._unread = _Alarm(), _Alarm(), _Alarm()
         super().connection_made(transport)
         self._expect_headers()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait for nothing more."""
-        self._stop_waiting()
-        self._stop_lingering()
-        self._stop_writing()
+        for alarm in (self._deadline, self._linger, self._unread):
+            alarm.stop()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -54,8 +74,8 @@ class Protocol(HttpToolsProtocol):
             if self._in_head and self._head >= HEADER_BYTES and not self.transport.is_closing():
                 self.send_400_response("Headers too long.")
         if not self._answered_early:
-            self._stop_lingering()
-        if self._head and self._deadline is None and not self.transport.is_closing():
+            self._linger.stop()
+        if self._head and not self._deadline.is_set and not self.transport.is_closing():
             self._expect_headers()
 
     def on_message_begin(self) -> None:
@@ -71,7 +91,7 @@ class Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Answer the request, whose body begins."""
         self._in_head, self._head = False, 0
-        self._stop_waiting()
+        self._deadline.stop()
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
@@ -86,8 +106,7 @@ class Protocol(HttpToolsProtocol):
         """
         super().on_response_complete()
         if self._answered_early and not self.transport.is_closing():
-            self._stop_lingering()
-            self._linger = self.loop.call_later(LINGER_SECONDS, self.transport.close)
+            self._linger.set(LINGER_SECONDS, self.transport.close)
 
     def pause_writing(self) -> None:
         """Wait for the reader, as long as it goes on."""
@@ -96,7 +115,7 @@ class Protocol(HttpToolsProtocol):
 
     def resume_writing(self) -> None:
         """Go on, as the reader does."""
-        self._stop_writing()
+        self._unread.stop()
         super().resume_writing()
 
     def timeout_keep_alive_handler(self) -> None:
@@ -131,7 +150,7 @@ class Protocol(HttpToolsProtocol):
         return self.cycle is not None and self.cycle.response_complete and not self._in_head
 
     def _expect_headers(self) -> None:
-        self._deadline = self.loop.call_later(HEADER_SECONDS, self._give_up)
+        self._deadline.set(HEADER_SECONDS, self._give_up)
 
     def _give_up(self) -> None:
         if self.cycle is None or self.cycle.response_complete:
@@ -139,28 +158,12 @@ class Protocol(HttpToolsProtocol):
         else:  # a request came before these headers, and is being answered
             self._expect_headers()
 
-    def _stop_waiting(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
-
     def _expect_reading(self) -> None:
-        self._stop_writing()
         left = self.transport.get_write_buffer_size()
-        self._unread = self.loop.call_later(UNREAD_SECONDS, self._require_reading, left)
+        self._unread.set(UNREAD_SECONDS, self._require_reading, left)
 
     def _require_reading(self, left: int) -> None:
         if self.transport.get_write_buffer_size() < left:
             self._expect_reading()
         else:
             self.transport.abort()
-
-    def _stop_writing(self) -> None:
-        if self._unread is not None:
-            self._unread.cancel()
-            self._unread = None
-
-    def _stop_lingering(self) -> None:
-        if self._linger is not None:
-            self._linger.cancel()
-            self._linger = None

@@ -132,24 +132,6 @@ def test_it_does_not_wait_for_longer_than_it_may() -> None:
     run(work, scenario, wait=0.01)
 
 
-def test_one_bad_job_does_not_spoil_the_others() -> None:
-    work = Work()
-
-    async def scenario(batcher: Numbers) -> None:
-        work.go_on.clear()
-        first = asyncio.create_task(batcher.submit(0, ENDLESS))
-        await until(work.began.is_set)
-        others = [asyncio.create_task(batcher.submit(n, ENDLESS)) for n in (1, 13, 2)]
-        await until(lambda: batcher.waiting == 3)
-        work.go_on.set()
-        outcomes = await asyncio.gather(first, *others, return_exceptions=True)
-        assert [outcomes[i] for i in (0, 1, 3)] == [0, 2, 4]
-        assert isinstance(outcomes[2], ValueError)
-        assert batcher.busy_since is None
-
-    run(work, scenario)
-
-
 def test_the_next_batch_begins_while_one_is_finished() -> None:
     work, let_first_end = Work(), threading.Event()
 
@@ -186,23 +168,31 @@ def test_no_two_batches_begin_at_the_same_time() -> None:
     run(work, scenario, size=1)
 
 
-def test_a_job_that_cannot_be_finished_does_not_spoil_the_others() -> None:
-    work = Work()
+def no_fourteen(numbers: list[int]) -> list[int]:
+    if 14 in numbers:
+        raise ValueError("14")
+    return numbers
 
-    def finish(numbers: list[int]) -> list[int]:
-        if 14 in numbers:
-            raise ValueError("14")
-        return numbers
+
+@pytest.mark.parametrize(
+    ("finish", "jobs"),
+    [(list, (0, 1, 13, 2)), (no_fourteen, (1, 2, 7, 3))],
+    ids=["begin", "finish"],
+)
+def test_one_bad_job_does_not_spoil_the_others(
+    finish: Callable[[list[int]], list[int]], jobs: tuple[int, ...]
+) -> None:
+    work = Work()
 
     async def scenario(batcher: Numbers) -> None:
         work.go_on.clear()
-        first = asyncio.create_task(batcher.submit(1, ENDLESS))
+        first = asyncio.create_task(batcher.submit(jobs[0], ENDLESS))
         await until(work.began.is_set)
-        others = [asyncio.create_task(batcher.submit(number, ENDLESS)) for number in (2, 7, 3)]
+        others = [asyncio.create_task(batcher.submit(job, ENDLESS)) for job in jobs[1:]]
         await until(lambda: batcher.waiting == 3)
         work.go_on.set()
         outcomes = await asyncio.gather(first, *others, return_exceptions=True)
-        assert [outcomes[i] for i in (0, 1, 3)] == [2, 4, 6]
+        assert [outcomes[i] for i in (0, 1, 3)] == [2 * jobs[i] for i in (0, 1, 3)]
         assert isinstance(outcomes[2], ValueError)
         assert batcher.busy_since is None
 
