@@ -3,6 +3,7 @@
     status  type (urn:whence:problem:...)  raised as
     400     undecodable-image              UndecodableImageError
             malformed-form                 MalformedFormError
+            malformed-json                 by FastAPI, to what is no JSON
             malformed-request              by `app.protocol`, to what is no HTTP
             origin-refused                 by `app.cors`, to what a browser asks beforehand
     401     unauthorized                   UnauthorizedError; with WWW-Authenticate
@@ -202,6 +203,12 @@ MALFORMED_FORM = ProblemType(
     "malformed-form",
     "The form cannot be read",
     "the multipart body cannot be read: Missing boundary in multipart.",
+)
+MALFORMED_JSON = ProblemType(
+    400,
+    "malformed-json",
+    "The JSON cannot be read",
+    "the body cannot be read as JSON (UnicodeDecodeError): send one object, encoded as UTF-8",
 )
 MALFORMED_REQUEST = ProblemType(
     400,
@@ -472,6 +479,8 @@ def document_problems(app: FastAPI) -> None:
                 _document(operation, UNAUTHORIZED, FORBIDDEN, RATE_LIMITED, KEYS_UNUSABLE)
             if "requestBody" in operation:
                 _document(operation, BODY_TOO_SLOW)
+                if "application/json" in operation["requestBody"]["content"]:
+                    _document(operation, MALFORMED_JSON)
             if "application/json" in operation["responses"].get("422", {}).get("content", {}):
                 del operation["responses"]["422"]
     for name in ("HTTPValidationError", "ValidationError"):
@@ -544,6 +553,9 @@ def _response(problem: Problem, headers: Mapping[str, str]) -> JSONResponse:
 
 async def _answer_validation(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
+    for one in error.errors():
+        if one["type"] == "json_invalid":
+            return _answer_json(request, f"{one['ctx']['error']}, at character {one['loc'][1]}")
     invalid = InvalidRequestError(*map(_fault, error.errors()))
     return _answer(request, INVALID_REQUEST, str(invalid), faults=invalid.faults)
 
@@ -559,9 +571,17 @@ async def _answer_http(request: Request, error: Exception) -> JSONResponse:
             f"{request.method} is not among the methods of this path; the Allow header lists them"
         )
         return _answer(request, METHOD_NOT_ALLOWED, detail, headers=error.headers)
+    if error.status_code == MALFORMED_JSON.status:
+        # FastAPI's only one: another encoding, too deep a nesting, too long a number.
+        return _answer_json(request, type(error.__cause__).__name__)
     phrase = http.HTTPStatus(error.status_code).phrase
     kind = ProblemType(error.status_code, phrase.lower().replace(" ", "-"), phrase, "")
     return _answer(request, kind, error.detail, headers=error.headers)
+
+
+def _answer_json(request: Request, cause: str) -> JSONResponse:
+    detail = f"the body cannot be read as JSON ({cause}): send one object, encoded as UTF-8"
+    return _answer(request, MALFORMED_JSON, detail)
 
 
 async def _answer_unexpected(request: Request, error: Exception) -> JSONResponse:

@@ -251,6 +251,25 @@ def test_a_posted_takedown_is_checked(
     assert len(concepts(server)) == 3
 
 
+@pytest.mark.parametrize(
+    ("body", "cause"),
+    [
+        (b'{"kind": }', "Expecting value, at character 9"),
+        (b'{"kind": "\xff"}', "UnicodeDecodeError"),
+        (b"[" * 100_000, "RecursionError"),
+        (b"1" * 5000, "ValueError"),
+    ],
+)
+def test_json_that_cannot_be_read_is_a_problem_of_its_own(
+    server: TestClient, check_problem: CheckProblem, body: bytes, cause: str
+) -> None:
+    headers = BEARER | {"Content-Type": "application/json"}
+    response = server.post("/takedowns", content=body, headers=headers)
+    assert f"({cause})" in check_problem(response, 400, "malformed-json")["detail"]
+    said = server.get("/openapi.json").json()["paths"]["/takedowns"]["post"]["responses"]["400"]
+    assert "malformed-json" in said["content"]["application/problem+json"]["examples"]
+
+
 def test_a_takedown_of_another_process_is_noticed_within_a_second(
     server: TestClient, data: Path
 ) -> None:

@@ -1,5 +1,4 @@
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from model.errors import TrainingError
 from model.pretrain import (
     EpochReport,
     Pretrained,
+    StepProgress,
     knn_accuracy,
     pretrain,
     require_size,
@@ -50,7 +50,12 @@ def shard(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(
-    shard: Path, folder: Path, *, guided: bool = True, config: PretrainConfig = CONFIG
+    shard: Path,
+    folder: Path,
+    *,
+    guided: bool = True,
+    config: PretrainConfig = CONFIG,
+    progress: StepProgress | None = None,
 ) -> Pretrained:
     teacher = create_random_backbone(TEACHER, seed=5, options=SMALL) if guided else None
     return pretrain(
@@ -59,6 +64,7 @@ def run(
         folder=folder,
         teacher=teacher,
         config=config,
+        progress=progress,
         device="cpu",
     )
 
@@ -139,19 +145,27 @@ def test_a_run_killed_at_any_moment_continues(
     script = (
         "import sys; from pathlib import Path; from tests.model.test_pretrain import run;"
         "import torch; torch.set_num_threads(1);"
-        "print('ready', flush=True); run(Path(sys.argv[1]), Path(sys.argv[2])); print('done')"
+        "leave = lambda *_: (print(flush=True), sys.stdin.readline());"
+        "run(Path(sys.argv[1]), Path(sys.argv[2]), progress=leave)"
     )
     command = [sys.executable, "-c", script, str(shard), str(tmp_path)]
     generator = np.random.default_rng()  # any moment, another one each time
-    kills = 0
-    for _ in range(2):
-        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+    # Each batch is trained by leave of this process, so that neither run can end before its kill:
+    # an epoch has at least four batches, and the first run completes at most two epochs of three.
+    for most in (8, 3):
+        leaves = int(generator.integers(1, most, endpoint=True))
+        with subprocess.Popen(
+            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stdin is not None
             assert process.stdout is not None
-            process.stdout.readline()
-            time.sleep(generator.uniform(0.05, 2.0))
-            os.kill(process.pid, signal.SIGKILL)
-            kills += process.wait() == -signal.SIGKILL
-    assert kills
+            process.stdin.write("\n" * leaves)
+            process.stdin.flush()
+            for _ in range(leaves):
+                assert process.stdout.readline()
+            time.sleep(generator.uniform(0, 0.1))
+            process.kill()
+            assert process.wait() == -signal.SIGKILL
     resumed = run(shard, tmp_path)
     assert [report.epoch for report in resumed.history] == [1, 2, 3]
     assert resumed.history[-1].loss == pytest.approx(uninterrupted.history[-1].loss, rel=0.02)
