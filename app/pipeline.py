@@ -39,7 +39,7 @@ from model.images import decode_image, read_image
 
 CPU_BATCH = 8  # images in one forward pass, where more gain nothing
 DEVICE_BATCH = 64
-BATCHES = 3  # that are taken at once
+BATCHES = 4  # that are taken at once
 PROBE_SIDE = 256  # pixels of the picture that the watchdog has embedded
 
 logger = logging.getLogger(__name__)
@@ -146,7 +146,7 @@ class Pipeline:
             settings.decode_threads, thread_name_prefix="decode", initializer=give_way
         )
         batch = settings.max_batch or default_batch(settings.device)
-        # One is decoded, one embedded and one searched for: more would only wait.
+        # One is decoded, one waits for a burst to pass, one is embedded and one searched for.
         self._capacity = settings.max_queue or BATCHES * batch
         self._batcher = Batcher(
             begin=self._embed,

@@ -115,7 +115,7 @@ class Settings(StoreSettings):
         0,
         ge=0,
         description="Images taken and not answered, at most; beyond it requests get 429. 0 is "
-        "three batches.",
+        "four batches.",
     )
     max_uploads: int = Field(
         64,

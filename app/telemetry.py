@@ -4,7 +4,8 @@ import logging
 import re
 import time
 import uuid
-from http import HTTPMethod
+from collections.abc import Hashable
+from http import HTTPMethod, HTTPStatus
 
 from opentelemetry import trace
 from starlette.datastructures import Headers, MutableHeaders
@@ -19,8 +20,24 @@ REQUEST_ID = "X-Request-ID"
 ACCEPTED_ID = re.compile(r"(?!whence_)[A-Za-z0-9._-]{8,64}")
 METHODS = frozenset(HTTPMethod)
 CLIENT_LEFT = 499  # as nginx counts a request whose client did not wait for the answer
+SPARSE_SECONDS = 1.0  # between two lines of requests of which there may be a flood
 
 logger = logging.getLogger(__name__)
+
+
+class _Sparse:
+    """Lets one event of a kind through at a time, and counts the others."""
+
+    def __init__(self) -> None:
+        self._last: dict[Hashable, tuple[float, int]] = {}  # when one got through, others since
+
+    def others(self, kind: Hashable) -> int | None:
+        """How many were held back before this one; None if it is held back itself."""
+        now = time.monotonic()
+        last, others = self._last.get(kind, (-SPARSE_SECONDS, 0))
+        through = now - last >= SPARSE_SECONDS
+        self._last[kind] = (now, 0) if through else (last, others + 1)
+        return others if through else None
 
 
 class Telemetry:
@@ -30,12 +47,15 @@ class Telemetry:
     ``request.state.request_id``, on every line that is logged while the request is answered, in the
     answer's header and in the ``instance`` of a problem.
 
-    The log names the route, not the path, and nothing of query, headers or body.
+    The log names the route, not the path, and nothing of query, headers or body. Of refusals
+    with 429 it has one a second for each route, problem and key: a flood fills no disk, and what
+    its lines would cost is not taken from those who are answered.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self.app = app
         self.metrics = metrics
+        self._refused = _Sparse()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on."""
@@ -83,6 +103,11 @@ class Telemetry:
             "problem": state.get("problem"),  # set by `app.errors`
             "key": state.get("key_name"),  # set by whoever checked the key
         }
+        if status == HTTPStatus.TOO_MANY_REQUESTS:
+            others = self._refused.others((route, line["problem"], line["key"]))
+            if others is None:
+                return
+            line["unlogged"] = others or None
         logger.info("request", extra={k: v for k, v in line.items() if v is not None})
 
 

@@ -364,7 +364,7 @@ def test_a_batch_takes_half_of_the_queue_at_most(
         assert held(client) == 0
 
 
-def test_by_default_three_batches_are_taken(
+def test_by_default_four_batches_are_taken(
     serve: Callable[..., TestClient], embedder: Held, query: bytes, check_problem: CheckProblem
 ) -> None:
     embedder.let.set()
@@ -372,11 +372,11 @@ def test_by_default_three_batches_are_taken(
         app = client.app
         assert isinstance(app, FastAPI)
         pipeline = app.state.service.pipeline
-        with pipeline.admitted(5):
+        with pipeline.admitted(7):
             assert ask(client, query).status_code == 200
-        with pipeline.admitted(6):
+        with pipeline.admitted(8):
             refused = check_problem(ask(client, query), 429, "queue-full")
-    assert "6 places" in refused["detail"]
+    assert "8 places" in refused["detail"]
 
 
 def test_uploads_that_arrive_are_bounded(

@@ -97,6 +97,34 @@ def test_a_refusal_is_named(client: TestClient, caplog: pytest.LogCaptureFixture
     assert (line["status"], line["problem"]) == (404, "not-found")
 
 
+def test_of_a_flood_of_refusals_a_line_a_second_is_logged_and_the_others_counted(
+    attributor: Attributor,
+    tmp_path: Path,
+    query: bytes,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = Settings(data=tmp_path, rate_limit="2/hour")
+    monkeypatch.setattr("app.telemetry.SPARSE_SECONDS", 3600.0)
+    app = create_app(settings, attributor)
+    with TestClient(app) as client:
+        for _ in range(6):
+            last = client.post("/attribute", files={"image": query})
+        client.get("/concepts")  # another route has a line of its own
+        monkeypatch.setattr("app.telemetry.SPARSE_SECONDS", 0.0)
+        client.post("/attribute", files={"image": query})
+    assert last.status_code == 429
+    assert [(line["route"], line["status"], line.get("unlogged")) for line in lines(caplog)] == [
+        ("/attribute", 200, None),
+        ("/attribute", 200, None),
+        ("/attribute", 429, None),
+        ("/concepts", 429, None),
+        ("/attribute", 429, 3),
+    ]
+    labels = {"method": "POST", "route": "/attribute", "status": "429"}
+    assert app.state.metrics.registry.get_sample_value("whence_http_requests_total", labels) == 5
+
+
 def test_nothing_of_query_headers_or_file_is_logged(
     client: TestClient, query: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
