@@ -137,7 +137,6 @@ class Pipeline:
         metrics.watch_queue(lambda: self._held)
         self.heatmaps = HeatmapStore(settings.heatmap_seconds, settings.heatmap_bytes)
         self._held = 0  # places taken: images not answered yet, and exemplars to explain
-        self._receiving = 0  # bodies of requests that are not here yet
         self._seconds = 0.0  # one place takes, lately
         self._probed: float | None = None  # when the probe in hand was sent
         self._failed: str | None = None  # how the last embedding ended, if badly
@@ -194,25 +193,6 @@ class Pipeline:
             yield
         finally:
             self._held -= places
-
-    @contextmanager
-    def receiving(self) -> Iterator[None]:
-        """Hold a place for the body of a request while it arrives.
-
-        Raises:
-            QueueFullError: too many arrive.
-        """
-        if self._receiving >= self._settings.max_uploads:
-            raise QueueFullError(
-                f"{self._receiving} uploads are arriving, the most that are taken at once; try "
-                "again in 1 second",
-                retry_after=1,
-            )
-        self._receiving += 1
-        try:
-            yield
-        finally:
-            self._receiving -= 1
 
     def check_room(self, places: int = 1) -> None:
         """Refuse early what would be refused later.

@@ -40,13 +40,14 @@ class UploadRoom:
     Args:
         memory: bytes of all bodies.
         largest: bytes of one body, which fits into a share in any case.
-        uploads: bodies that may arrive at the same time; whoever reads them sees to that.
+        uploads: bodies that may arrive at the same time.
     """
 
     memory: int
     largest: int
     uploads: int
     held: int = 0
+    arriving: int = 0
     _of: Counter[str] = field(default_factory=Counter)  # bytes by caller
     _arriving: Counter[str] = field(default_factory=Counter)  # bodies by caller
 
@@ -80,12 +81,15 @@ class _Body:
             QueueFullError: there is not enough, or the caller has had his share.
         """
         self.caller = caller
+        if self.room.arriving >= self.room.uploads:
+            raise _full(f"{self.room.arriving} uploads are arriving, the most at once")
         if caller:
             most = max(LEAST_SHARE, self.room.uploads // 4)
             if self.room._arriving[caller] >= most:
                 raise _full(f"{most} of your uploads are arriving, the most for one caller")
             _add(self.room._arriving, caller, 1)
         self.arriving = True
+        self.room.arriving += 1
         self.grow(announced)
 
     def grow(self, size: int) -> None:
@@ -108,9 +112,12 @@ class _Body:
 
     def arrived(self) -> None:
         """Note that nothing more comes."""
-        if self.arriving and self.caller:
-            _add(self.room._arriving, self.caller, -1)
+        if not self.arriving:
+            return
         self.arriving = False
+        self.room.arriving -= 1
+        if self.caller:
+            _add(self.room._arriving, self.caller, -1)
 
 
 def _add(counter: Counter[str], caller: str, count: int) -> None:

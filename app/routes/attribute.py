@@ -33,7 +33,6 @@ IMAGE = {
     "description": "One image: JPEG, PNG, WebP, GIF, TIFF, BMP or AVIF. Of an animation the first "
     "frame is taken; EXIF orientation is applied; transparency is laid over white.",
 }
-Read = TypeVar("Read")
 Done = TypeVar("Done")
 
 
@@ -119,9 +118,7 @@ async def attribute_batch(
     """
     _check_caps(parameters, settings)
     pipeline = service.pipeline
-    files = await _receive(
-        request, pipeline, lambda sent: read_image_fields(sent, most=settings.max_batch_images)
-    )
+    files = await read_image_fields(request, most=settings.max_batch_images)
     at_once, places = pipeline.share(len(files), explain=parameters.explain)
     turns = asyncio.Semaphore(at_once)
 
@@ -196,7 +193,7 @@ async def work_on_upload(
     """
     _check_caps(parameters, settings)
     pipeline = service.pipeline
-    data = await _receive(request, pipeline, read_image_field)
+    data = await read_image_field(request)
     _, places = pipeline.share(1, explain=parameters.explain)
 
     async def work_on_it(attributor: Attributor, patience: Patience) -> Done:
@@ -229,14 +226,6 @@ async def _work_admitted(
 
     async with patience.while_connected(request):
         return await patience.wait_for(admitted())
-
-
-async def _receive(
-    request: Request, pipeline: Pipeline, read: Callable[[Request], Awaitable[Read]]
-) -> Read:
-    """The body, unless too many arrive; `app.shedding` has seen that there is room for it."""
-    with pipeline.receiving():
-        return await read(request)
 
 
 def _check_caps(parameters: AttributeParameters, settings: Settings) -> None:

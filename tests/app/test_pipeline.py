@@ -377,15 +377,3 @@ def test_by_default_four_batches_are_taken(
         with pipeline.admitted(8):
             refused = check_problem(ask(client, query), 429, "queue-full")
     assert "8 places" in refused["detail"]
-
-
-def test_uploads_that_arrive_are_bounded(
-    serve: Callable[..., TestClient], embedder: Held, query: bytes, check_problem: CheckProblem
-) -> None:
-    embedder.let.set()
-    with serve(max_uploads=1) as client:
-        app = client.app
-        assert isinstance(app, FastAPI)
-        with app.state.service.pipeline.receiving():
-            check_problem(ask(client, query), 429, "queue-full")
-        assert ask(client, query).status_code == 200

@@ -349,7 +349,9 @@ def test_one_caller_has_a_part_of_the_uploads_and_their_bytes() -> None:
     held.pop().close()
     begin_upload(room, "key a", 995).close()
     # On this machine it may be a proxy of many.
-    held += [begin_upload(room, None, 1) for _ in range(50)]
+    held += [begin_upload(room, None, 1) for _ in range(24 - len(held))]
+    with pytest.raises(QueueFullError, match="24 uploads are arriving"):
+        begin_upload(room, None, 1)
     for one in held:
         one.close()
     assert room == UploadRoom(memory=4000, largest=100, uploads=24)
@@ -373,6 +375,20 @@ def test_a_body_for_which_there_is_no_room_is_not_read(
         assert client.get("/concepts").status_code == 200
         check_problem(client.post("/takedowns", json={**body, "x": "a" * 100}), 429, "queue-full")
     assert room.held == 0
+
+
+def test_uploads_that_arrive_are_bounded(
+    attributor: Attributor, tmp_path: Path, check_problem: CheckProblem, query: bytes
+) -> None:
+    app = create_app(Settings(data=tmp_path, max_uploads=1), attributor)
+    [middleware] = [m for m in app.user_middleware if m.cls is BodyLimit]
+    with TestClient(app) as client:
+        with begin_upload(middleware.kwargs["room"], None, 1):
+            refused = check_problem(
+                client.post("/attribute", files={"image": query}), 429, "queue-full"
+            )
+            assert "1 uploads are arriving" in refused["detail"]
+        assert client.post("/attribute", files={"image": query}).status_code == 200
 
 
 @pytest.mark.parametrize("announced", [True, False])
