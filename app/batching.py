@@ -127,8 +127,8 @@ class Batcher(Generic[Job, Begun, Result]):
         return await waiting.future
 
     @contextmanager
-    def _turn(self, ready: Callable[[], bool] = lambda: True) -> Iterator[None]:
-        """Alone in beginning batches, from when ``ready`` on."""
+    def turn(self, ready: Callable[[], bool] = lambda: True) -> Iterator[None]:
+        """Alone, from when ``ready`` on: no batch begins meanwhile."""
         with self._changed:
             self._changed.wait_for(lambda: not self._beginning and ready())
             self._beginning = True
@@ -143,7 +143,7 @@ class Batcher(Generic[Job, Begun, Result]):
         give_way()
         me = threading.get_ident()
         while True:
-            with self._turn(lambda: bool(self._queue) or self._closing):
+            with self.turn(lambda: bool(self._queue) or self._closing):
                 if not self._queue:
                     return
                 batch = self._next_batch()
@@ -180,7 +180,12 @@ class Batcher(Generic[Job, Begun, Result]):
             return [finished] * len(batch)
         outcomes: list[Result | Exception] = []
         for waiting in batch:
-            with self._turn():
+            try:
+                waiting.patience.check()
+            except WhenceError as error:
+                outcomes.append(error)
+                continue
+            with self.turn():
                 again = self._begun([waiting])
             outcomes += self._outcomes([waiting], again)
         return outcomes

@@ -19,7 +19,7 @@ def add_cors(app: FastAPI, origins: Sequence[str]) -> None:
             _Cors,
             allow_origins=origins,
             allow_methods=["GET", "POST", "DELETE"],
-            allow_headers=["Authorization"],
+            allow_headers=["Authorization", "X-Request-ID", "X-Whence-Reason"],
             expose_headers=["Retry-After", "Server-Timing", "X-Request-ID"],
             max_age=PREFLIGHT_SECONDS,
         )

@@ -40,6 +40,7 @@ Tells which source concepts a generated image most plausibly derives from, and s
 that say so. Every error is an `application/problem+json`; its `type` tells the kinds apart.
 """
 UPLOADS = frozenset({"/attribute", "/attribute/batch", "/attribute/report"})
+OTHER_BODY = 64 * 2**10  # bytes at most: it is parsed before anybody looks at the key
 
 
 def open_published_attributor(settings: Settings, embedder: ImageEmbedder | None) -> Attributor:
@@ -106,8 +107,9 @@ def create_app(
     app.add_middleware(
         BodyLimit,
         room=UploadRoom(settings.upload_memory, settings.largest_body, settings.max_uploads),
-        max_bytes=settings.max_upload_bytes,
-        exceptions={"/attribute/batch": settings.max_batch_bytes},
+        max_bytes=OTHER_BODY,
+        exceptions=dict.fromkeys(UPLOADS, settings.max_upload_bytes)
+        | {"/attribute/batch": settings.max_batch_bytes},
         seconds=settings.upload_seconds,
     )
     app.add_middleware(LoadShedding, paths=UPLOADS)

@@ -38,7 +38,7 @@ class Patience:
         """
         if self._gone:
             raise ClientGoneError("the connection was closed before there was an answer")
-        if time.monotonic() > self._until:
+        if time.monotonic() >= self._until:
             raise DeadlineError(
                 f"the answer would have taken longer than {self._seconds:g} seconds, the most that "
                 "a request may take here; try again later"
@@ -62,6 +62,7 @@ class Patience:
                 return await asyncio.shield(task)
         except TimeoutError:
             if not task.done():
+                self._until = 0.0  # it has passed, though a timer may be early by a millisecond
                 self.check()
             raise
         except asyncio.CancelledError:

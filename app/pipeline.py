@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
@@ -325,7 +325,7 @@ class Pipeline:
 
     def _find(self, embedded: list[Embedded]) -> list[Inference]:
         """On an inference thread, while another batch may be embedded."""
-        found = find(embedded)
+        found = find(embedded, alone=self._batcher.turn)
         places = sum(1 + one.query.explain for one in embedded)
         latest = (time.perf_counter() - embedded[0].began) / places
         self._seconds += (latest - self._seconds) / 8 if self._seconds else latest
@@ -364,11 +364,17 @@ def embed(queries: Sequence[Query]) -> list[Embedded]:
     return [made[i] for i in range(len(queries))]
 
 
-def find(batch: Sequence[Embedded]) -> list[Inference]:
+def find(
+    batch: Sequence[Embedded], alone: Callable[[], AbstractContextManager[None]] = nullcontext
+) -> list[Inference]:
     """Search for a batch, and explain the answers of which that is asked.
 
     One search for all that ask the same of the same index: another `top_k` searches to another
     depth, so an answer does not depend on what else is in its batch.
+
+    Args:
+        batch: what `embed` gave.
+        alone: entered while an answer is explained, which takes forward passes.
     """
     made: dict[int, Inference] = {}
     queries = [one.query for one in batch]
@@ -387,14 +393,15 @@ def find(batch: Sequence[Embedded]) -> list[Inference]:
         for place, one, attribution in zip(places, together, attributions, strict=True):
             explanations: Mapping[str, Explanation] = {}
             if one.patches is not None:
-                explanations = explain_answer(
-                    first.attributor,
-                    attribution,
-                    one.patches,
-                    {facet: matrix[0] for facet, matrix in one.vectors.items()},
-                    one.query.size,
-                    most=one.query.explain,
-                )
+                with alone():
+                    explanations = explain_answer(
+                        first.attributor,
+                        attribution,
+                        one.patches,
+                        {facet: matrix[0] for facet, matrix in one.vectors.items()},
+                        one.query.size,
+                        most=one.query.explain,
+                    )
             made[place] = Inference(
                 attribution, explanations, one.began, one.ended, found, time.perf_counter()
             )

@@ -14,6 +14,7 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.config import STARTUP_FAILURE
 
+from app.memory import return_large_blocks
 from app.protocol import Protocol
 from app.settings import Settings
 
@@ -31,6 +32,7 @@ def run_server(app: FastAPI, settings: Settings) -> None:
     What was taken is answered first, within the deadline that requests have anyway. If the process
     has not ended `CLOSE_SECONDS` after that, because a thread hangs, it ends with status 1.
     """
+    return_large_blocks()
     answered = math.ceil(settings.deadline_seconds) + ANSWER_SECONDS
     config = uvicorn.Config(
         app,

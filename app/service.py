@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Literal
@@ -15,6 +16,7 @@ from app.errors import ReloadError, StalledError
 from app.metrics import Metrics
 from app.pipeline import Pipeline
 from app.settings import Settings
+from app.threads import run_giving_way
 from index.attribution import Attributor
 from index.embedding import ImageEmbedder
 from index.errors import SnapshotError, TakedownError, VectorStoreUnavailableError
@@ -272,7 +274,7 @@ class Service:
         embedder = self._serving.attributor.embedder if self._serving else None
         opened: Attributor | None = None
         try:
-            opened = await anyio.to_thread.run_sync(self._open, embedder)
+            opened = await anyio.to_thread.run_sync(run_giving_way, partial(self._open, embedder))
             async with self._changing:
                 # It may have been opened before the last takedown.
                 seen, masked = await anyio.to_thread.run_sync(self._mask, opened)

@@ -3,7 +3,13 @@
 import os
 import sys
 import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from contextvars import copy_context
+from typing import TypeVar
+
+Result = TypeVar("Result")
 
 
 def give_way() -> None:
@@ -16,3 +22,12 @@ def give_way() -> None:
     if sys.platform == "linux":
         with suppress(OSError):  # a sandbox may not know of it
             os.sched_setscheduler(threading.get_native_id(), os.SCHED_IDLE, os.sched_param(0))
+
+
+def run_giving_way(work: Callable[[], Result]) -> Result:
+    """What ``work`` returns, on a thread of its own that gives way, as do those it starts.
+
+    An inference engine starts its threads while it is loaded.
+    """
+    with ThreadPoolExecutor(1, "giving_way", initializer=give_way) as pool:
+        return pool.submit(copy_context().run, work).result()

@@ -74,8 +74,8 @@ def explain_answer(
     """Explain the exemplars of an answer, each in the facet it stands out in.
 
     The exemplars' thumbnails are embedded in one more forward pass: they are all that an index
-    keeps of its pictures. So each exemplar costs about as much as a query. Runs on the thread that
-    embeds.
+    keeps of its pictures. So each exemplar costs about as much as a query, and nothing else should
+    be embedded meanwhile.
 
     Args:
         attributor: that gave the answer.

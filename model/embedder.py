@@ -12,7 +12,7 @@ from torch import nn
 
 from model.backbone import Backbone, BackboneFeatures
 from model.config import Facet, ModelConfig, Reading
-from model.engines import EngineName, choose_engine, export_path
+from model.engines import EngineName, choose_engine, export_path, precision
 from model.errors import ModelError
 from model.explain import Patches, facet_contributions
 from model.facets import FacetReader
@@ -127,13 +127,18 @@ class Embedder:
     def embed_with_patches(
         self, pixels: Sequence[torch.Tensor]
     ) -> tuple[dict[Facet, NDArray[np.float32]], list[Patches]]:
-        """`embed_pixels`, with what `contributions` needs of each image: N of them, in order."""
+        """`embed_pixels`, with what `contributions` needs of each image: N of them, in order.
+
+        PyTorch runs it, whatever the engine, in the engine's precision: the embeddings are those of
+        `embed_pixels` but for rounding.
+        """
         model = self._model
         embeddings: list[dict[Facet, torch.Tensor]] = []
         patches: list[Patches] = []
         for start in range(0, len(pixels), self.batch_size):
             batch = self._moved(torch.stack(list(pixels[start : start + self.batch_size])))
-            features = model.backbone(batch)
+            with precision(self.engine, self.device):
+                features = model.backbone(batch)
             readings = model.reader(features)
             embeddings.append(model.compare(readings))
             patches += (

@@ -156,15 +156,20 @@ def _has_bf16() -> bool:
     return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
 
 
+def precision(name: EngineName, device: torch.device) -> torch.autocast:
+    """The context in which an engine of that name runs the backbone."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=name.endswith("-bf16"))
+
+
 class _Bfloat16(nn.Module):
     """The model with its backbone in bfloat16."""
 
     def __init__(self, model: Model, device: torch.device) -> None:
         super().__init__()
-        self._model, self._kind = model, device.type
+        self._model, self._device = model, device
 
     def forward(self, pixels: torch.Tensor) -> dict[Facet, torch.Tensor]:
-        with torch.autocast(self._kind, torch.bfloat16):
+        with precision("eager-bf16", self._device):
             features = self._model.backbone(pixels)
         # Correlations are differences of large sums and stay in float32.
         return self._model.describe(features)

@@ -199,6 +199,32 @@ def test_one_bad_job_does_not_spoil_the_others(
     run(work, scenario, finish=finish)
 
 
+def test_after_a_failed_batch_only_what_is_still_wanted_is_worked_on() -> None:
+    work = Work()
+    gone = Patience(math.inf)
+
+    def finish(numbers: list[int]) -> list[int]:
+        if 14 in numbers:
+            gone.give_up()
+        return no_fourteen(numbers)
+
+    async def scenario(batcher: Numbers) -> None:
+        work.go_on.clear()
+        first = asyncio.create_task(batcher.submit(0, ENDLESS))
+        await until(work.began.is_set)
+        others = [
+            asyncio.create_task(batcher.submit(job, patience))
+            for job, patience in ((7, ENDLESS), (1, gone), (2, ENDLESS))
+        ]
+        await until(lambda: batcher.waiting == 3)
+        work.go_on.set()
+        outcomes = await asyncio.gather(first, *others, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [int, ValueError, ClientGoneError, int]
+
+    run(work, scenario, finish=finish)
+    assert work.batches == [[0], [7, 1, 2], [7], [2]]
+
+
 def test_what_nobody_waits_for_is_not_worked_on() -> None:
     work = Work()
 

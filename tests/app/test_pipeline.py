@@ -3,6 +3,7 @@
 import asyncio
 import math
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -377,3 +378,25 @@ def test_by_default_four_batches_are_taken(
         with pipeline.admitted(8):
             refused = check_problem(ask(client, query), 429, "queue-full")
     assert "8 places" in refused["detail"]
+
+
+def test_nothing_is_embedded_beside_an_explanation(
+    attributor: Attributor, tmp_path: Path, query: bytes
+) -> None:
+    class Alone(FakeEmbedder):
+        """Embeds one batch at a time, or fails."""
+
+        def __init__(self) -> None:
+            self.lock = threading.Lock()
+
+        def embed_pixels(self, pixels: Sequence[torch.Tensor]) -> dict[Facet, NDArray]:
+            assert self.lock.acquire(blocking=False)
+            time.sleep(0.01)  # so that others would come
+            self.lock.release()
+            return super().embed_pixels(pixels)
+
+    settings = Settings(data=tmp_path, max_queue=99, max_batch=2, watchdog_seconds=3600)
+    app = create_app(settings, Attributor(Alone(), attributor.snapshot))
+    with TestClient(app) as client, ThreadPoolExecutor(12) as pool:
+        asked = [pool.submit(ask, client, query, explain=place % 2) for place in range(12)]
+        assert [one.result(30).status_code for one in asked] == [200] * 12

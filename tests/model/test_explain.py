@@ -139,6 +139,23 @@ def test_every_heatmap_sums_to_its_facets_cosine(name: str) -> None:
         assert maps.std() > 0
 
 
+def test_the_explained_are_embedded_in_the_engines_precision(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("model.engines.COSINE_BF16", 0.9)  # random weights stray
+    model = tiny_model("test_vit", dimension=24, input_size=64)
+    exact = Embedder(model, "x", device="cpu")
+    rough = Embedder(model, "x", device="cpu", engine="eager-bf16")
+    pixels = [exact.preprocess(patches(seed, side=90)) for seed in range(3)]
+    expected, other = rough.embed_pixels(pixels), exact.embed_pixels(pixels)
+    found, seen = rough.embed_with_patches(pixels)
+    for facet, matrix in found.items():
+        assert matrix == pytest.approx(expected[facet], abs=1e-5)
+        assert np.abs(other[facet] - expected[facet]).max() > 1e-4
+        maps = rough.contributions(facet, seen, matrix)
+        assert maps.sum(axis=(1, 2)) == pytest.approx(1, abs=1e-3)
+
+
 @pytest.mark.parametrize("name", AVERAGING)
 @torch.inference_mode()
 def test_where_pooling_averages_everything_has_its_place(name: str) -> None:
