@@ -333,6 +333,15 @@ def wrong_key(self: Attacker, rng: random.Random) -> Attack:
     return Attack("wrong key", (data,), expected=expected)
 
 
+def other_body(self: Attacker, rng: random.Random) -> Attack:
+    """JSON that a server would parse before it looks at the key, if it let it in."""
+    size = rng.choice([100, 60_000, 70_000, self.max_bytes])
+    body = rng.choice([b"[" * size, b"[" + b"[]," * (size // 3) + b"0]", b"1" * size])
+    content_type = rng.choice([b"application/json", b"application/x+json", b"text/plain"])
+    data = self.request(body, target=b"/takedowns", key=b"x", content_type=content_type)
+    return Attack("other body", (data,), expected=frozenset({400, 401, 413, 422}))
+
+
 def other_scope(self: Attacker, rng: random.Random) -> Attack:
     method, target = rng.choice([(b"DELETE", b"/concepts/x"), (b"POST", b"/admin/reload")])
     data = self.request(b"", method=method, target=target)
@@ -404,6 +413,6 @@ def pipelined(self: Attacker, rng: random.Random) -> Attack:
 WEIGHTS: list[tuple[Callable[[Attacker, random.Random], Attack], float]] = [
     (honest, 4), (mutated_image, 49), (batch, 1), (bomb, 5), (slow_body, 1), (aborted, 6),
     (abandoned, 3), (unread_body, 0.2), (short_body, 1), (large_body, 3), (large_headers, 3),
-    (long_target, 2), (broken_http, 5), (wrong_key, 5), (other_scope, 2), (broken_form, 6),
-    (wrong_parameters, 3), (wrong_method, 2), (pipelined, 1),
+    (long_target, 2), (broken_http, 5), (wrong_key, 5), (other_scope, 2), (other_body, 2),
+    (broken_form, 6), (wrong_parameters, 3), (wrong_method, 2), (pipelined, 1),
 ]  # fmt: skip
