@@ -79,13 +79,22 @@ class _Call(Generic[T]):
     body: dict[str, Any] | None = None
     repeatable: bool = True
 
-    def request(self, client: httpx.Client | httpx.AsyncClient, seconds: float) -> httpx.Request:
+    def files(self) -> list[tuple[str, tuple[str, bytes]]]:
+        """The images as they are sent: read and encoded, which takes a while."""
+        return [("image", _file(image)) for image in self.images]
+
+    def request(
+        self,
+        client: httpx.Client | httpx.AsyncClient,
+        files: list[tuple[str, tuple[str, bytes]]],
+        seconds: float,
+    ) -> httpx.Request:
         """The request, none of whose steps waits for longer than ``seconds``."""
         return client.build_request(
             self.method,
             self.path,
             params=self.parameters,
-            files=[("image", _file(image)) for image in self.images] or None,
+            files=files or None,
             json=self.body,
             timeout=httpx.Timeout(seconds, connect=min(seconds, CONNECT_TIMEOUT)),
         )
@@ -236,10 +245,12 @@ class Whence:
 
     def _send(self, call: _Call[T]) -> T:
         patience = Retries(retries=self._retries, seconds=self._timeout, repeatable=call.repeatable)
+        files = call.files()
         while True:
+            request = call.request(self._client, files, patience.left)
             outcome: httpx.Response | httpx.RequestError
             try:
-                outcome = self._client.send(call.request(self._client, patience.left))
+                outcome = _in_time(self._client, request, patience)
             except httpx.RequestError as error:
                 outcome = error
             wait = patience.pause(outcome)
@@ -333,16 +344,57 @@ class AsyncWhence:
 
     async def _send(self, call: _Call[T]) -> T:
         patience = Retries(retries=self._retries, seconds=self._timeout, repeatable=call.repeatable)
+        files = await asyncio.to_thread(call.files)
         while True:
+            request = call.request(self._client, files, patience.left)
             outcome: httpx.Response | httpx.RequestError
             try:
-                outcome = await self._client.send(call.request(self._client, patience.left))
+                async with asyncio.timeout(patience.left):
+                    outcome = await self._client.send(request)
+            except TimeoutError:
+                outcome = _too_late(request)
             except httpx.RequestError as error:
                 outcome = error
             wait = patience.pause(outcome)
             if wait is None:
                 return _answer(call, outcome, self._client.base_url)
             await asyncio.sleep(wait)
+
+
+class _Bounded(httpx.SyncByteStream):
+    """A body read no further once the time is over; httpx bounds each step, not their sum."""
+
+    def __init__(self, response: httpx.Response, patience: Retries) -> None:
+        assert isinstance(response.stream, httpx.SyncByteStream)
+        self._inner, self._patience, self._request = response.stream, patience, response.request
+
+    def __iter__(self) -> Iterator[bytes]:
+        for chunk in self._inner:
+            if not self._patience.left:
+                raise _too_late(self._request)
+            yield chunk
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+def _in_time(client: httpx.Client, request: httpx.Request, patience: Retries) -> httpx.Response:
+    """What comes of a request, unless its body takes longer than is left.
+
+    Raises:
+        httpx.RequestError: nothing whole came in time.
+    """
+    response = client.send(request, stream=True)
+    response.stream = _Bounded(response, patience)
+    try:
+        response.read()
+    finally:
+        response.close()
+    return response
+
+
+def _too_late(request: httpx.Request) -> httpx.ReadTimeout:
+    return httpx.ReadTimeout("it took too long", request=request)
 
 
 def _options(url: str, key: str | None) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import asyncio
 import io
 import json
+import socket
 import subprocess
 import sys
 import threading
@@ -251,7 +252,8 @@ def naps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         slept.append(seconds)
 
     monkeypatch.setattr(client_module, "time", SimpleNamespace(sleep=slept.append))
-    monkeypatch.setattr(client_module, "asyncio", SimpleNamespace(sleep=nap))
+    rest = {"timeout": asyncio.timeout, "to_thread": asyncio.to_thread}
+    monkeypatch.setattr(client_module, "asyncio", SimpleNamespace(sleep=nap, **rest))
     return slept
 
 
@@ -260,14 +262,21 @@ def refusal(status: int, **headers: str) -> httpx.Response:
     return httpx.Response(status, json=problem, headers=headers)
 
 
-def sync_ready(serve: Moody, **options: Any) -> str:
-    with Whence(URL, transport=httpx.MockTransport(serve), **options) as whence:
+def way_to(serve: Moody | str) -> dict[str, Any]:
+    """What a client is given to ask a server in this process, or one at an address."""
+    if isinstance(serve, str):
+        return {"url": serve}
+    return {"url": URL, "transport": httpx.MockTransport(serve)}
+
+
+def sync_ready(serve: Moody | str, **options: Any) -> str:
+    with Whence(**way_to(serve), **options) as whence:
         return whence.ready().index_version
 
 
-def async_ready(serve: Moody, **options: Any) -> str:
+def async_ready(serve: Moody | str, **options: Any) -> str:
     async def ask() -> str:
-        async with AsyncWhence(URL, transport=httpx.MockTransport(serve), **options) as whence:
+        async with AsyncWhence(**way_to(serve), **options) as whence:
             return (await whence.ready()).index_version
 
     return asyncio.run(ask())
@@ -361,6 +370,78 @@ def test_no_step_waits_beyond_the_deadline() -> None:
     with Whence(URL, timeout=2, transport=httpx.MockTransport(serve)) as whence:
         whence.ready()
     assert all(0 < seconds <= 2 for seconds in seen[0].values())
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n"
+
+
+@pytest.fixture
+def trickling() -> Iterator[tuple[str, threading.Event]]:
+    """Address of a server whose answer comes a byte at a time; whether its client left."""
+    left, over = threading.Event(), threading.Event()
+
+    def serve() -> None:
+        connection, _ = listening.accept()
+        with connection:
+            connection.recv(65536)
+            try:
+                connection.sendall(HEAD)
+                for _ in range(40):
+                    if over.wait(0.05):
+                        break
+                    connection.sendall(b" ")
+            except OSError:
+                left.set()
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}", left
+        over.set()
+        thread.join()
+
+
+@BOTH
+def test_an_answer_that_trickles_in_is_given_up_in_time(
+    ready: Ready, trickling: tuple[str, threading.Event]
+) -> None:
+    url, left = trickling
+    with pytest.raises(ServerError, match=r"no answer from .*too long"):
+        ready(url, timeout=0.3)
+    assert left.wait(1)  # before the server has said all
+
+
+def test_a_file_is_read_once_a_call_and_never_by_the_event_loop(
+    naps: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "image"
+    path.write_bytes(b"the image")
+    readers: list[int] = []
+    sent: list[bytes] = []
+
+    def read(path: Path) -> bytes:
+        readers.append(threading.get_ident())
+        with path.open("rb") as file:
+            return file.read()
+
+    def serve(request: httpx.Request) -> httpx.Response:
+        sent.append(request.read())
+        return refusal(429)
+
+    monkeypatch.setattr(Path, "read_bytes", read)
+    transport = httpx.MockTransport(serve)
+
+    async def ask() -> None:
+        async with AsyncWhence(URL, transport=transport) as client:
+            await client.attribute(path)
+
+    with Whence(URL, transport=transport) as whence, pytest.raises(ServerError, match="429"):
+        whence.attribute(path)
+    with pytest.raises(ServerError, match="429"):
+        asyncio.run(ask())
+    assert [b"the image" in body for body in sent] == [True] * 10
+    assert len(readers) == 2
+    assert readers[0] == threading.get_ident() != readers[1]
 
 
 def test_retry_after_may_be_a_number_or_a_date() -> None:
