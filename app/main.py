@@ -86,11 +86,11 @@ def create_app(
     counted = Metrics()
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Metrics]]:
         port = settings.metrics_port
         with counted.served(settings.metrics_host, port) if port else nullcontext():
             async with Service(settings, load, attributor, counted) as app.state.service:
-                yield
+                yield {"metrics": counted}  # for `app.protocol`, which cannot see the app
 
     app = FastAPI(
         title="Whence",

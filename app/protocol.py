@@ -1,17 +1,28 @@
 """HTTP as the server speaks it: uvicorn's, with bounded headers, and problems for refusals."""
 
 import asyncio
+import logging
 from collections.abc import Callable
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 
 from app.errors import MALFORMED_REQUEST, problem_response
 from app.headers import security_headers
+from app.metrics import Metrics
 
 HEADER_SECONDS = 20.0  # until the headers of a request must be here, from its first byte
 HEADER_BYTES = 16 * 2**10  # of a request
 LINGER_SECONDS = 5.0  # for the rest of a body whose request is answered already
 UNREAD_SECONDS = 30.0  # in which some of an answer must be read
+
+logger = logging.getLogger(__name__)
+# Uvicorn warns of each request that is no HTTP: a flood would fill the disk. The metrics count it.
+logger.addFilter(lambda record: record.levelno >= logging.ERROR)
 
 
 class _Alarm:
@@ -44,14 +55,20 @@ class Protocol(HttpToolsProtocol):
     connections cost an attacker nothing. Nor does it bound how long the rest of a body may take to
     which the answer was given before it was here (`app.uploads` bounds the time of all others), nor
     how long an answer waits for who does not read it.
+
+    Requests may come before those ahead of them are answered. Uvicorn keeps them in `pipeline`, the
+    newest first, and `cycle` is the newest of all.
     """
 
     _head = 0  # bytes of headers that are not complete yet
     _in_head = True  # between the end of one request and the end of the next one's headers
+    _answering: RequestResponseCycle | None = None  # the oldest that is not answered, or the last
+    _refused = False  # what came was no HTTP: nothing more is read
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for a first request."""
         self._deadline, self._linger, self._unread = _Alarm(), _Alarm(), _Alarm()
+        self.logger = logger
         super().connection_made(transport)
         self._expect_headers()
 
@@ -59,11 +76,14 @@ class Protocol(HttpToolsProtocol):
         """Wait for nothing more."""
         for alarm in (self._deadline, self._linger, self._unread):
             alarm.stop()
+        if self._answering is not None and not self._answering.response_complete:
+            self._answering.disconnected = True
+            self._answering.message_event.set()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Read on; the headers that have begun must end in time, and be few."""
-        while data and not self.transport.is_closing():
+        while data and not self._refused and not self.transport.is_closing():
             # The parser hands on every header as it comes, however many there are.
             size = len(data)
             if self._in_head:
@@ -71,7 +91,7 @@ class Protocol(HttpToolsProtocol):
                 self._head += size
             super().data_received(data[:size])
             data = data[size:]
-            if self._in_head and self._head >= HEADER_BYTES and not self.transport.is_closing():
+            if self._in_head and self._head >= HEADER_BYTES and not self._refused:
                 self.send_400_response("Headers too long.")
         if not self._answered_early:
             self._linger.stop()
@@ -90,9 +110,11 @@ class Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Answer the request, whose body begins."""
+        super().on_headers_complete()  # raises an error if the address is none
         self._in_head, self._head = False, 0
         self._deadline.stop()
-        super().on_headers_complete()
+        if len(self.pipeline) == 1:  # Uvicorn reads no more, and would not see the client leave
+            self.flow.resume_reading()
 
     def on_message_complete(self) -> None:
         """Note the end of the body, where the next request's headers may begin."""
@@ -125,24 +147,44 @@ class Protocol(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         """Stop: what was taken is answered, but a body that is still arriving is not waited for."""
-        cycle = self.cycle
-        if cycle is not None and cycle.more_body and not cycle.response_started:
+        if self.pipeline and self.pipeline[0][0].more_body:
+            self.pipeline.popleft()
+        last = self.pipeline[0][0] if self.pipeline else self._answering
+        if last is None or last.response_complete or (last.more_body and not last.response_started):
             self.transport.close()
         else:
-            super().shutdown()
+            last.keep_alive = False
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what is not HTTP, or beyond `HEADER_BYTES`, and close the connection."""
+        """Refuse what is not HTTP, or beyond `HEADER_BYTES`, and close the connection.
+
+        Those before it are answered first, and who sent them is told no more than that: a refusal
+        must not be taken for one of their answers.
+        """
+        self._refused = True
+        metrics: Metrics | None = self.app_state.get("metrics")
+        if metrics is not None:
+            metrics.refused(MALFORMED_REQUEST.name)
         cycle = self.cycle
-        if cycle is None or cycle.response_complete or not cycle.response_started:
-            detail = f"{msg} It is no HTTP/1.1, or its headers are longer than {HEADER_BYTES} bytes"
-            response = problem_response(MALFORMED_REQUEST, detail)
-            response.headers.update(security_headers(""))
-            response.headers["Connection"] = "close"
-            head = b"".join(b"%s: %s\r\n" % header for header in response.raw_headers)
-            line = STATUS_LINE[response.status_code]
-            self.transport.write(line + head + b"\r\n" + bytes(response.body))
+        if self._in_head:
+            is_next = cycle is None or cycle.response_complete
+        else:  # its body is no HTTP
+            is_next = cycle is self._answering and not cycle.response_started
+        if not is_next:
+            self.shutdown()
+            return
+        detail = f"{msg} It is no HTTP/1.1, or its headers are longer than {HEADER_BYTES} bytes"
+        response = problem_response(MALFORMED_REQUEST, detail)
+        response.headers.update(security_headers(""))
+        response.headers["Connection"] = "close"
+        head = b"".join(b"%s: %s\r\n" % header for header in response.raw_headers)
+        line = STATUS_LINE[response.status_code]
+        self.transport.write(line + head + b"\r\n" + bytes(response.body))
         self.transport.close()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
 
     @property
     def _answered_early(self) -> bool:

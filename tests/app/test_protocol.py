@@ -3,12 +3,15 @@
 import asyncio
 import contextlib
 import json
+import logging
+import re
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -30,7 +33,9 @@ FORM = (
 @contextlib.contextmanager
 def listening(app: ASGIApp) -> Iterator[int]:
     """Where a server listens that gives headers half a second."""
-    config = uvicorn.Config(app, port=free_port(), log_level="warning", http=Protocol)
+    config = uvicorn.Config(
+        app, port=free_port(), log_level="warning", log_config=None, http=Protocol
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     with pytest.MonkeyPatch.context() as patch:
@@ -227,6 +232,118 @@ def test_nonsense_after_an_answer_does_not_reach_the_log(
     assert received.startswith(b"HTTP/1.1 422 ")
     assert "Traceback" not in caplog.text
     assert not [record for record in caplog.records if record.exc_info]
+
+
+class Slow:
+    """Takes half a second, writes half of its answer, and in another half second the rest."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        name = scope["path"].encode()
+        self.seen.append(f"begin {scope['path']}")
+        while (await receive()).get("more_body"):
+            pass
+        try:
+            async with asyncio.timeout(0.5):
+                await receive()
+            self.seen.append(f"left {scope['path']}")
+            return
+        except TimeoutError:
+            pass
+        length = (b"content-length", b"%d" % (2 * len(name)))
+        await send({"type": "http.response.start", "status": 200, "headers": [length]})
+        await send({"type": "http.response.body", "body": name, "more_body": True})
+        await asyncio.sleep(0.5)
+        await send({"type": "http.response.body", "body": name})
+
+
+A, B = (GET.replace(b"/health/live", path) for path in (b"/a", b"/b"))
+NONSENSE = b"nonsense\r\n\r\n"
+ARRIVING = b"POST /c HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def bodies(received: bytes) -> list[bytes]:
+    """Those of all answers, which are whole."""
+    found = []
+    while received:
+        head, _, received = received.partition(b"\r\n\r\n")
+        length = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
+        assert len(received) >= length
+        found.append(received[:length])
+        received = received[length:]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("pieces", "answers"),
+    [
+        ([A + NONSENSE], [b"/a/a"]),
+        ([A + B + NONSENSE], [b"/a/a", b"/b/b"]),
+        ([A, 0.7, NONSENSE], [b"/a/a"]),  # in the middle of the answer
+        ([A + B, 0.7, NONSENSE, 0.1, NONSENSE + A], [b"/a/a", b"/b/b"]),
+        ([A + ARRIVING, 0.1, b"zz\r\n\r\n"], [b"/a/a"]),
+        ([A + A.replace(b"/a", b"http://")], [b"/a/a"]),
+        ([A + A.replace(b"Host: a", b"X: " + b"a" * 40_000)], [b"/a/a"]),
+    ],
+)
+def test_a_refusal_is_not_taken_for_the_answer_of_a_request_before_it(
+    pieces: list[bytes | float], answers: list[bytes]
+) -> None:
+    with listening(Slow()) as port:
+        received, _ = talk(port, *pieces)
+    assert bodies(received) == answers
+
+
+@pytest.mark.parametrize("pieces", [[A], [A + B], [A, 0.1, B]])
+def test_a_request_learns_that_its_client_left_while_others_wait_behind_it(
+    pieces: list[bytes | float],
+) -> None:
+    app = Slow()
+    with listening(app) as port:
+        with socket.create_connection(("127.0.0.1", port)) as connection:
+            for piece in pieces:
+                if isinstance(piece, float):
+                    time.sleep(piece)
+                else:
+                    connection.sendall(piece)
+            time.sleep(0.1)
+        time.sleep(0.8)
+    assert app.seen == ["begin /a", "left /a"]
+
+
+@pytest.mark.parametrize(
+    ("request_", "answers"), [(A + B, [b"/a/a", b"/b/b"]), (A + ARRIVING, [b"/a/a"])]
+)
+def test_what_is_whole_is_answered_at_the_end(request_: bytes, answers: list[bytes]) -> None:
+    with socket.socket() as connection:
+        with listening(Slow()) as port:
+            connection.connect(("127.0.0.1", port))
+            connection.sendall(request_)
+            time.sleep(0.2)
+        received = b"".join(iter(lambda: connection.recv(2**16), b""))
+    assert bodies(received) == answers
+
+
+def test_what_is_no_http_is_counted_and_not_logged(
+    port: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    def count() -> float:
+        found = re.search(
+            r'whence_refusals_total{problem="malformed-request"} (\S+)',
+            httpx.get(f"http://127.0.0.1:{port}/metrics").text,
+        )
+        return float(found[1]) if found else 0.0
+
+    before = count()
+    upgrade = GET.replace(b"Host: a", b"Host: a\r\nConnection: Upgrade\r\nUpgrade: websocket")
+    for request in (NONSENSE, GET.replace(b"Host: a", b"X: " + b"a" * 20_000), upgrade):
+        talk(port, request)
+    assert count() == before + 2
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 def test_long_headers_within_the_limit_are_read(port: int) -> None:
