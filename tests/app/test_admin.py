@@ -256,7 +256,7 @@ def test_a_posted_takedown_is_checked(
     [
         (b'{"kind": }', "Expecting value, at character 9"),
         (b'{"kind": "\xff"}', "UnicodeDecodeError"),
-        (b"[" * 100_000, "RecursionError"),
+        (b"[" * 50_000, "RecursionError"),
         (b"1" * 5000, "ValueError"),
     ],
 )
