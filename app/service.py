@@ -8,8 +8,9 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Literal
+from typing import Literal, TypeVar
 
+import anyio
 import anyio.to_thread
 
 from app.errors import ReloadError, StalledError
@@ -28,9 +29,12 @@ from model.errors import ModelError, WhenceError
 
 RETRY_SECONDS = 1.0
 WATCH_SECONDS = 0.25  # between two looks at what is published and taken down
+THREADS = 16  # for these looks and takedowns
 
 LoadError = (SnapshotError, ModelError, TakedownError)  # why an index cannot be served
 _Stamp = tuple[int, int, int] | None
+
+Done = TypeVar("Done")
 
 logger = logging.getLogger(__name__)
 
@@ -104,6 +108,8 @@ class Service:
         self._changing = asyncio.Lock()  # held, shortly, while what is served changes; taken last
         self.pipeline = Pipeline(settings, metrics)
         metrics.watch_health(self._is_ready, lambda: self._responds_within(settings.stall_seconds))
+        # Its own: those that FastAPI runs routes on may all be held by slow reads.
+        self._threads = anyio.CapacityLimiter(THREADS)
         self._watches: list[asyncio.Task[None]] = []
         if attributor:
             self._tell_serving(attributor)
@@ -192,7 +198,7 @@ class Service:
             except VectorStoreUnavailableError:
                 logger.info("a takedown is taken without the vectors, which cannot be reached")
             takedown = await self._record(kind, target, reason, served)
-            return takedown, await anyio.to_thread.run_sync(self._list_hidden, takedown, served)
+            return takedown, await self._aside(self._list_hidden, takedown, served)
 
     async def _record(
         self,
@@ -201,7 +207,7 @@ class Service:
         reason: str,
         served: Snapshot | None,
     ) -> Takedown:
-        takedown = await anyio.to_thread.run_sync(
+        takedown = await self._aside(
             lambda: withdraw(self._data, kind, target, reason=reason, served=served)
         )
         self._metrics.taken_down(kind)
@@ -223,6 +229,10 @@ class Service:
             logger.warning("what takedown %s hides cannot be listed: %s", takedown.id, error)
             return []
         return hidden
+
+    async def _aside(self, work: Callable[..., Done], *arguments: object) -> Done:
+        """What ``work`` returns, on another thread."""
+        return await anyio.to_thread.run_sync(work, *arguments, limiter=self._threads)
 
     def _is_ready(self) -> bool:
         settings = self._settings
@@ -265,7 +275,7 @@ class Service:
     async def _renew(self, *, again: bool) -> None:
         """Serve the published version, if it is another one."""
         current = self._data.index / CURRENT
-        stamp = await anyio.to_thread.run_sync(_stamp, current)
+        stamp = await self._aside(_stamp, current)
         began = time.monotonic()
         fresh = self._serving is None or stamp != self._seen.get(current)
         waits = stamp == self._refused and began < self._retry_at  # another one is tried at once
@@ -274,10 +284,10 @@ class Service:
         embedder = self._serving.attributor.embedder if self._serving else None
         opened: Attributor | None = None
         try:
-            opened = await anyio.to_thread.run_sync(run_giving_way, partial(self._open, embedder))
+            opened = await self._aside(run_giving_way, partial(self._open, embedder))
             async with self._changing:
                 # It may have been opened before the last takedown.
-                seen, masked = await anyio.to_thread.run_sync(self._mask, opened)
+                seen, masked = await self._aside(self._mask, opened)
                 self._failures.clear()
                 self._seen |= {current: stamp, self._data.takedowns: seen}
                 self._serve(masked)
@@ -296,13 +306,13 @@ class Service:
         """Let what is served follow the log of takedowns."""
         log = self._data.takedowns
         async with self._changing:
-            stamp = await anyio.to_thread.run_sync(_stamp, log)
+            stamp = await self._aside(_stamp, log)
             serving = self._serving
             failed = "takedowns" in self._failures
             if serving is None or not (again or failed or stamp != self._seen.get(log)):
                 return
             try:
-                seen, masked = await anyio.to_thread.run_sync(self._mask, serving.attributor)
+                seen, masked = await self._aside(self._mask, serving.attributor)
             except SnapshotError as error:
                 # The version's files are gone and its catalog cannot be masked any more.
                 self._fail("index", error)

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import anyio.to_thread
 import httpx
 import pytest
 from fastapi.testclient import TestClient
@@ -268,6 +269,26 @@ def test_json_that_cannot_be_read_is_a_problem_of_its_own(
     assert f"({cause})" in check_problem(response, 400, "malformed-json")["detail"]
     said = server.get("/openapi.json").json()["paths"]["/takedowns"]["post"]["responses"]["400"]
     assert "malformed-json" in said["content"]["application/problem+json"]["examples"]
+
+
+def test_takedowns_do_not_wait_for_the_threads_of_slow_reads(server: TestClient) -> None:
+    assert server.portal
+    limiter = server.portal.call(anyio.to_thread.current_default_thread_limiter)
+    over = threading.Event()
+    limiter.total_tokens, tokens = 1, limiter.total_tokens
+    held = server.portal.start_task_soon(anyio.to_thread.run_sync, over.wait)
+    try:
+        wait_for(lambda: limiter.borrowed_tokens == 1)
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(server.delete, "/concepts/emerald", headers=BECAUSE)
+            try:
+                assert asked.result(10).status_code == 200
+            finally:
+                over.set()
+    finally:
+        limiter.total_tokens = tokens
+        held.result(10)
+    assert "emerald" not in concepts(server)
 
 
 def test_a_takedown_of_another_process_is_noticed_within_a_second(
