@@ -131,7 +131,12 @@ def available_cores() -> int:
 
 
 def by_speed(model: Model, device: torch.device) -> list[EngineName]:
-    """What ``auto`` tries before eager, fastest first as tests/benchmarks/README.md records it."""
+    """What ``auto`` tries before eager, fastest first as tests/benchmarks/README.md records it.
+
+    That is for CPUs. The order on CUDA was not measured; there the bfloat16 of its matrix units is
+    taken for faster. ``compile`` is left out: on CPUs ONNX Runtime or plain bfloat16 gives most of
+    what it could or more, without a C++ compiler and most of a minute at a first start.
+    """
     if device.type == "cuda":
         return ["eager-bf16"]
     if device.type != "cpu":
@@ -142,11 +147,12 @@ def by_speed(model: Model, device: torch.device) -> list[EngineName]:
         for weight in part.parameters(recurse=False)
     ]
     linear = sum(count for is_linear, count in parameters if is_linear)
-    # Matrix products gain from bfloat16 where the processor has it, convolutions hardly; and those
-    # networks stray too far.
+    # Matrix products gain most from bfloat16 where the processor has it; convolutional networks
+    # gain more from ONNX Runtime in float32, and stray too far in bfloat16.
     transformer = linear > sum(count for _, count in parameters) / 2
-    names: list[EngineName] = ["onnx", "openvino"]
-    return ["eager-bf16", *names] if transformer and _has_bf16() else names
+    if not transformer:
+        return ["onnx", "openvino"]
+    return ["eager-bf16", "openvino", "onnx"] if _has_bf16() else ["openvino", "onnx"]
 
 
 def _has_bf16() -> bool:
@@ -200,7 +206,22 @@ def build_engine(
             raise EngineError(f"it runs on the CPU, and the device is {device}")
         return (_onnx if name == "onnx" else _openvino)(model, export)
     engine: Any = _Bfloat16(model, device) if name.endswith("-bf16") else model
-    return torch.compile(engine, dynamic=True) if name.startswith("compile") else engine
+    return _compiled(engine) if name.startswith("compile") else engine
+
+
+def _compiled(engine: Engine) -> Engine:
+    """For any number of images of one size.
+
+    ``dynamic=True`` takes height and width for unknown as well: the starter, whose padding depends
+    on them, had not compiled after eight minutes then, and takes most of a minute so.
+    """
+    compiled = torch.compile(engine)
+
+    def run(pixels: torch.Tensor) -> dict[Facet, torch.Tensor]:
+        torch._dynamo.maybe_mark_dynamic(pixels, 0)
+        return compiled(pixels)
+
+    return run
 
 
 def _onnx(model: Model, export: Path | None) -> Engine:

@@ -1,10 +1,12 @@
 """Every engine of the forward pass beside eager float32: speed, and how near its embeddings are.
 
     python -m tests.benchmarks.engines [--model data/models/ID] [--images FOLDER]
-        [--backbone NAME] [--threads N] [--engines onnx,openvino,...] [--batches 1,8,32]
+        [--backbone NAME|starter] [--weights FILE] [--threads N] [--engines onnx,openvino,...]
+        [--batches 1,8,32]
 
 The whole model: backbone, readings and heads. With --model one that `whence train` made; else a
-backbone with random weights (they change no time) and heads in closed form, fitted to pictures.
+backbone and heads in closed form, fitted to pictures. Its weights are the starter's or those of
+--weights, else random: they change no time, but how far bfloat16 strays.
 Each round runs every engine once, one after the other; shown are medians of rounds. Processor time
 (of all threads) is the steadier figure where other things run as well.
 """
@@ -28,6 +30,8 @@ from model.errors import ImageError
 from model.facets import FACETS, FacetReader
 from model.head import AttributionHead
 from model.images import find_images, read_image
+from model.starter import NAME as STARTER
+from model.starter import choose_backbone
 from model.whitening import principal_map
 
 
@@ -46,11 +50,15 @@ def read_pixels(backbone: Backbone, folder: Path | None, count: int) -> torch.Te
 
 
 @torch.inference_mode()
-def random_model(arguments: argparse.Namespace) -> AttributionModel:
-    """Random weights, and heads fitted in closed form to what they see in the pictures."""
-    backbone = create_random_backbone(
-        arguments.backbone, options=parse_options(arguments.backbone_option)
-    )
+def fitted_model(arguments: argparse.Namespace) -> AttributionModel:
+    """The backbone, and heads fitted in closed form to what it sees in the pictures."""
+    options = parse_options(arguments.backbone_option)
+    if arguments.backbone == STARTER or arguments.weights:
+        backbone = choose_backbone(
+            arguments.backbone, weights=arguments.weights, options=options, report=print
+        )
+    else:
+        backbone = create_random_backbone(arguments.backbone, options=options)
     pixels = read_pixels(backbone, arguments.images, arguments.fit)
     rows = [FacetReader()(backbone(batch)) for batch in pixels.split(16)]
     heads = {}
@@ -96,6 +104,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path)
     parser.add_argument("--images", type=Path)
     parser.add_argument("--backbone", default="vit_base_patch16_224")
+    parser.add_argument("--weights", type=Path)
     parser.add_argument("--backbone-option", action="append", default=[])
     parser.add_argument("--fit", type=int, default=64, help="pictures the heads are fitted to")
     parser.add_argument("--check", type=int, default=32, help="pictures that are compared")
@@ -111,7 +120,7 @@ def main() -> None:
         folder = arguments.model
         embedder = load_embedder(folder.parent, folder.name, device=arguments.device)
     else:
-        embedder = Embedder(random_model(arguments), "random", device=arguments.device)
+        embedder = Embedder(fitted_model(arguments), "fitted", device=arguments.device)
         arguments.export.unlink(missing_ok=True)
     device, backbone = embedder.device, embedder._model.backbone
     pixels = read_pixels(backbone, arguments.images, arguments.check).to(device)

@@ -1,6 +1,7 @@
 import logging
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -203,11 +204,36 @@ def test_the_order_follows_the_network_the_processor_and_the_device(
     convolutions, transformer = models[CONVOLUTIONS], models[TRANSFORMER]
     monkeypatch.setattr(engines, "_has_bf16", lambda: True)
     assert by_speed(convolutions, CPU) == ["onnx", "openvino"]
-    assert by_speed(transformer, CPU) == ["eager-bf16", "onnx", "openvino"]
+    assert by_speed(transformer, CPU) == ["eager-bf16", "openvino", "onnx"]
     monkeypatch.setattr(engines, "_has_bf16", lambda: False)
-    assert by_speed(transformer, CPU) == ["onnx", "openvino"]
+    assert by_speed(transformer, CPU) == ["openvino", "onnx"]
     assert by_speed(convolutions, torch.device("cuda:1")) == ["eager-bf16"]
     assert by_speed(convolutions, torch.device("mps")) == []
+
+
+def test_compiling_leaves_open_the_number_of_images_and_nothing_else(
+    models: dict[str, AttributionModel], monkeypatch
+) -> None:
+    model = models[CONVOLUTIONS]
+    shapes: list[list[int | torch.SymInt]] = []
+
+    def backend(graph: torch.fx.GraphModule, _: list[object]) -> torch.fx.GraphModule:
+        given = [node.meta["example_value"] for node in graph.graph.find_nodes(op="placeholder")]
+        shapes.extend(list(one.shape) for one in given if isinstance(one, torch.Tensor))
+        return graph
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    torch.compiler.reset()
+    engine = engines.build_engine(model, "compile", CPU, None)
+    with torch.inference_mode():
+        for count in (8, 5, 3):
+            pixels = probe(model.config.backbone, count)
+            found, expected = engine(pixels), model(pixels)
+            assert all(torch.allclose(found[f], expected[f], atol=1e-5) for f in expected)
+    side = model.config.backbone.input_size
+    [(count, *rest)] = [shape for shape in shapes if shape[1:] == [3, side, side]]
+    assert not isinstance(count, int)
+    assert all(isinstance(length, int) for length in rest)
 
 
 def test_exported_engines_are_for_the_cpu(models: dict[str, AttributionModel]) -> None:
