@@ -31,6 +31,14 @@ class _Waiting(Generic[Job, Result]):
     future: "asyncio.Future[Result]"
     loop: asyncio.AbstractEventLoop
 
+    def given_up(self) -> WhenceError | None:
+        """Why nobody waits for it any more; None while somebody does."""
+        try:
+            self.patience.check()
+        except WhenceError as error:
+            return error
+        return None
+
     def settle(self, outcome: Result | Exception) -> None:
         """Answer from the working thread."""
         self.loop.call_soon_threadsafe(self._settle, outcome)
@@ -180,9 +188,7 @@ class Batcher(Generic[Job, Begun, Result]):
             return [finished] * len(batch)
         outcomes: list[Result | Exception] = []
         for waiting in batch:
-            try:
-                waiting.patience.check()
-            except WhenceError as error:
+            if error := waiting.given_up():
                 outcomes.append(error)
                 continue
             with self.turn():
@@ -200,9 +206,7 @@ class Batcher(Generic[Job, Begun, Result]):
             taken = [self._queue.popleft() for _ in range(min(self.size, len(self._queue)))]
         wanted: list[_Waiting[Job, Result]] = []
         for waiting in taken:
-            try:
-                waiting.patience.check()
-            except WhenceError as error:
+            if error := waiting.given_up():
                 waiting.settle(error)
             else:
                 wanted.append(waiting)

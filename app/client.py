@@ -47,6 +47,7 @@ TIMEOUT, CONNECT_TIMEOUT = 60.0, 5.0  # seconds
 RETRIES = 4
 
 Upload = str | Path | bytes | Image.Image  # path, encoded bytes, or pixels, which are sent as PNG
+Files = list[tuple[str, tuple[str, bytes]]]  # form fields: name, file name, bytes
 T = TypeVar("T")
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -79,14 +80,14 @@ class _Call(Generic[T]):
     body: dict[str, Any] | None = None
     repeatable: bool = True
 
-    def files(self) -> list[tuple[str, tuple[str, bytes]]]:
+    def files(self) -> Files:
         """The images as they are sent: read and encoded, which takes a while."""
         return [("image", _file(image)) for image in self.images]
 
     def request(
         self,
         client: httpx.Client | httpx.AsyncClient,
-        files: list[tuple[str, tuple[str, bytes]]],
+        files: Files,
         seconds: float,
     ) -> httpx.Request:
         """The request, none of whose steps waits for longer than ``seconds``."""
@@ -344,7 +345,7 @@ class AsyncWhence:
 
     async def _send(self, call: _Call[T]) -> T:
         patience = Retries(retries=self._retries, seconds=self._timeout, repeatable=call.repeatable)
-        files = await asyncio.to_thread(call.files)
+        files = await asyncio.to_thread(call.files) if call.images else []
         while True:
             request = call.request(self._client, files, patience.left)
             outcome: httpx.Response | httpx.RequestError

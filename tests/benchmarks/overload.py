@@ -123,8 +123,8 @@ def measure(server: Server, queries: Path, options: argparse.Namespace) -> dict[
 def well_answered(report: dict[str, Any]) -> bool:
     """Whether nearly all were answered, and the others told that the queue was full."""
     statuses = report["statuses"]
-    few = statuses.get("200", 0) >= ANSWERED * sum(statuses.values())
-    return few and set(statuses) <= {"200", "429"}
+    nearly_all = statuses.get("200", 0) >= ANSWERED * sum(statuses.values())
+    return nearly_all and set(statuses) <= {"200", "429"}
 
 
 def missed(report: dict[str, Any]) -> list[str]:
