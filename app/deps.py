@@ -8,11 +8,11 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from app.heatmaps import HeatmapStore
-from app.metrics import Metrics
+from app.inference.heatmaps import HeatmapStore
 from app.service import Service
 from app.settings import Settings
-from index.attribution import Attributor
+from app.telemetry.metrics import Metrics
+from index.answering.attribution import Attributor
 
 
 async def get_settings(request: Request) -> Settings:

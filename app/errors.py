@@ -4,8 +4,8 @@
     400     undecodable-image              UndecodableImageError
             malformed-form                 MalformedFormError
             malformed-json                 by FastAPI, to what is no JSON
-            malformed-request              by `app.protocol`, to what is no HTTP
-            origin-refused                 by `app.cors`, to what a browser asks beforehand
+            malformed-request              by `app.http.protocol`, to what is no HTTP
+            origin-refused                 by `app.http.cors`, to what a browser asks beforehand
     401     unauthorized                   UnauthorizedError; with WWW-Authenticate
     403     forbidden                      ForbiddenError
     404     not-found                      NotFoundError, HeatmapGoneError, or no such path
@@ -47,7 +47,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from structlog.contextvars import get_contextvars
 
-from app.headers import security_headers
+from app.http.headers import security_headers
 from index.errors import (
     NotFoundError,
     SnapshotError,

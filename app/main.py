@@ -6,11 +6,13 @@ from importlib import metadata
 
 from fastapi import Depends, FastAPI
 
-from app.cors import add_cors
-from app.docs import add_docs
+from app.auth.security import Gate, require_attribute
 from app.errors import add_problem_handlers, document_problems
-from app.headers import SecurityHeaders
-from app.metrics import Metrics
+from app.http.cors import add_cors
+from app.http.docs import add_docs
+from app.http.headers import SecurityHeaders
+from app.http.shedding import LoadShedding
+from app.http.uploads import BodyLimit, UploadRoom
 from app.routes import (
     admin,
     attribute,
@@ -23,15 +25,13 @@ from app.routes import (
     report,
     samples,
 )
-from app.security import Gate, require_attribute
 from app.service import Service
 from app.settings import Settings, read_settings
-from app.shedding import LoadShedding
-from app.telemetry import Telemetry
-from app.tracing import REQUESTS
-from app.uploads import BodyLimit, UploadRoom
-from index.attribution import Attributor, open_attributor
-from index.embedding import ImageEmbedder
+from app.telemetry.metrics import Metrics
+from app.telemetry.requests import Telemetry
+from app.telemetry.tracing import REQUESTS
+from index.answering.attribution import Attributor, open_attributor
+from index.building.embedding import ImageEmbedder
 from index.layout import DataFolder
 from model.engines import set_threads
 
@@ -90,7 +90,7 @@ def create_app(
         port = settings.metrics_port
         with counted.served(settings.metrics_host, port) if port else nullcontext():
             async with Service(settings, load, attributor, counted) as app.state.service:
-                yield {"metrics": counted}  # for `app.protocol`, which cannot see the app
+                yield {"metrics": counted}  # for `app.http.protocol`, which cannot see the app
 
     app = FastAPI(
         title="Whence",

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from app.errors import Problem
-from index.calibration import Verdict
+from index.answering.calibration import Verdict
 from model.config import Facet
 
 if TYPE_CHECKING:
-    from app.heatmaps import HeatmapPair
-    from app.pipeline import Answer, Timing
-    from index.attribution import Attributor, ConceptEvidence, ExemplarEvidence
+    from app.inference.heatmaps import HeatmapPair
+    from app.inference.pipeline import Answer, Timing
+    from index.answering.attribution import Attributor, ConceptEvidence, ExemplarEvidence
     from index.catalog import Concept, Exemplar
-    from index.takedown import Hidden, Takedown
+    from index.takedowns.log import Hidden, Takedown
 
 
 def _rounded(value: float) -> float:

@@ -14,17 +14,17 @@ import anyio
 import anyio.to_thread
 
 from app.errors import ReloadError, StalledError
-from app.metrics import Metrics
-from app.pipeline import Pipeline
+from app.inference.pipeline import Pipeline
+from app.inference.threads import run_giving_way
 from app.settings import Settings
-from app.threads import run_giving_way
-from index.attribution import Attributor
-from index.embedding import ImageEmbedder
+from app.telemetry.metrics import Metrics
+from index.answering.attribution import Attributor
+from index.building.embedding import ImageEmbedder
 from index.errors import SnapshotError, TakedownError, VectorStoreUnavailableError
 from index.layout import DataFolder
 from index.snapshot import CURRENT, Snapshot
-from index.takedown import Hidden, Takedown, TakedownLog, hidden_by
-from index.withdrawal import hidden_in_published, withdraw
+from index.takedowns.log import Hidden, Takedown, TakedownLog, hidden_by
+from index.takedowns.withdrawal import hidden_in_published, withdraw
 from model.errors import ModelError, WhenceError
 
 RETRY_SECONDS = 1.0

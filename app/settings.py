@@ -6,12 +6,12 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from pydantic_settings import NoDecode
 
-from app.logs import LogFormat
-from app.rates import Rate
-from index.calibration import DEFAULT_RATE
-from index.explanation import MOST
+from app.auth.rates import Rate
+from app.telemetry.logs import LogFormat
+from index.answering.calibration import DEFAULT_RATE
+from index.answering.explanation import MOST
 from index.layout import DataFolder
-from index.milvus import StoreSettings
+from index.stores.milvus import StoreSettings
 from model.engines import EngineName, available_cores
 from model.errors import WhenceError
 from model.images import DEFAULT_LIMITS, ImageLimits

@@ -82,7 +82,7 @@ def demo() -> "Iterator[str]":
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-c", "from app.cli import main; main()", "demo"]
+    command = [sys.executable, "-c", "from app.cli.main import main; main()", "demo"]
     with tempfile.TemporaryDirectory() as data:
         process = subprocess.Popen(  # noqa: S603  # our own command
             [*command, "--data", data, "--port", str(port)],

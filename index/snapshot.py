@@ -28,14 +28,14 @@ from pydantic import (
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from index.calibration import Calibration
+from index.answering.calibration import Calibration
+from index.answering.ranking import Cohort, Ranker
 from index.catalog import Catalog
 from index.errors import SnapshotError, VectorStoreError
-from index.fingerprint import LENGTH, Fingerprints, Pictures
-from index.milvus import MARK, engine_at
-from index.ranking import Cohort, Ranker
-from index.takedown import Extent, Reached, rows_of
-from index.vectors import Rows, VectorStore
+from index.stores.milvus import MARK, engine_at
+from index.stores.vectors import Rows, VectorStore
+from index.takedowns.fingerprints import LENGTH, Fingerprints, Pictures
+from index.takedowns.log import Extent, Reached, rows_of
 from model.checkpoint import sync_to_disk
 from model.config import Facet, Frozen
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
+from index.building.embedding import ImageEmbedder
 from index.catalog import Catalog, Exemplar
-from index.embedding import ImageEmbedder
 from index.errors import SnapshotError, TakedownError
 from index.layout import DataFolder
 from index.snapshot import CATALOG, Snapshot, published_version
-from index.takedown import TakedownLog, rows_of
+from index.takedowns.log import TakedownLog, rows_of
 from index.versions import require_version
 from model.checkpoint import load_embedder
 from model.errors import ImageError, ModelError

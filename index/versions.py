@@ -8,10 +8,9 @@ from pathlib import Path
 import filelock
 from safetensors import SafetensorError
 
-from index.embedding_cache import remedy
+from index.building.embedding_cache import remedy
 from index.errors import RebuildError, SnapshotError
 from index.layout import DataFolder
-from index.milvus import engine_at
 from index.snapshot import (
     BUILDING,
     REMOVED,
@@ -22,7 +21,8 @@ from index.snapshot import (
     published_version,
     remove_version,
 )
-from index.takedown import TakedownLog, Takedowns, rows_of
+from index.stores.milvus import engine_at
+from index.takedowns.log import TakedownLog, Takedowns, rows_of
 from model.checkpoint import list_models
 from model.errors import ModelError
 

@@ -4,7 +4,7 @@ import hypothesis
 import pytest
 import torch
 
-import index.rebuild
+import index.building.rebuild
 
 # The tests' tensors are so small that a second thread costs more than it brings.
 torch.set_num_threads(1)
@@ -18,5 +18,5 @@ hypothesis.settings.load_profile("whence")
 def _quick_calibration() -> Iterator[None]:
     """Fewer null queries than a real rebuild asks, but enough for a match at 1%."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(index.rebuild, "NULL_QUERIES", 200)
+        patch.setattr(index.building.rebuild, "NULL_QUERIES", 200)
         yield

@@ -8,10 +8,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from index.building.rebuild import rebuild
+from index.building.source import read_sources
 from index.layout import DataFolder
-from index.rebuild import rebuild
 from index.snapshot import Snapshot, open_published
-from index.source import read_sources
 from model.backbone import BackboneFeatures, create_random_backbone
 from model.config import Facet, ModelConfig
 from model.embedder import AttributionModel

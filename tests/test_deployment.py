@@ -20,9 +20,9 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from typer.main import get_command
 
-from app.cli import cli
+from app.cli.main import cli
 from app.main import create_app
-from index.milvus import MilvusAddress
+from index.stores.milvus import MilvusAddress
 
 ROOT = Path(__file__).parents[1]
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")

@@ -7,9 +7,9 @@ from fastapi import APIRouter, Depends, Header, Query, status
 from pydantic import AfterValidator
 
 from app import errors
+from app.auth.security import require_admin
 from app.deps import ServiceDep
 from app.schemas import Reloaded, Request, TakedownDetail, TakedownRequest
-from app.security import require_admin
 from app.service import Service
 
 router = APIRouter(tags=["admin"], dependencies=[Depends(require_admin)])

@@ -10,8 +10,9 @@ from fastapi import APIRouter, Query, Request, Response
 from app import errors
 from app.deps import ServiceDep, SettingsDep
 from app.errors import Fault, InvalidRequestError
-from app.patience import Patience
-from app.pipeline import Answer, Pipeline
+from app.http.uploads import FIELD, FORM, read_image_field, read_image_fields
+from app.inference.deadline import Patience
+from app.inference.pipeline import Answer, Pipeline
 from app.schemas import (
     AttributeParameters,
     AttributionResponse,
@@ -21,8 +22,7 @@ from app.schemas import (
 )
 from app.service import Service
 from app.settings import Settings
-from app.uploads import FIELD, FORM, read_image_field, read_image_fields
-from index.attribution import Attributor
+from index.answering.attribution import Attributor
 from index.errors import VectorStoreUnavailableError
 
 router = APIRouter(tags=["attribution"])

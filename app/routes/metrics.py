@@ -5,8 +5,8 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Header, Request, Response, status
 
 from app import errors
+from app.auth.security import Credentials, require_admin, require_attribute
 from app.deps import MetricsDep
-from app.security import Credentials, require_admin, require_attribute
 
 router = APIRouter(tags=["health"])
 

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
-STATIC = Path(__file__).parents[1] / "static"
+STATIC = Path(__file__).parents[1] / "page"
 
 HEADERS = {"Cache-Control": "no-cache"}  # asked for again, and answered 304 while it is the same
 

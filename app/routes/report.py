@@ -8,8 +8,8 @@ from pydantic import Field
 
 from app import errors
 from app.deps import ServiceDep, SettingsDep
-from app.pipeline import Answer
-from app.report import Parameters, Report, as_html, as_json, make_report
+from app.inference.pipeline import Answer
+from app.reports.report import Parameters, Report, as_html, as_json, make_report
 from app.routes.attribute import IMAGE, REFUSALS_OF_ONE, Uploaded, upload, work_on_upload
 from app.schemas import AttributeParameters
 

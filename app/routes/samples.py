@@ -10,7 +10,7 @@ from pydantic import Field
 from app import errors
 from app.deps import AttributorDep, SettingsDep
 from app.schemas import Wire
-from index.attribution import Attributor
+from index.answering.attribution import Attributor
 from index.errors import NotFoundError
 from index.layout import DataFolder
 from model.images import find_images

@@ -31,14 +31,14 @@ from typing import Literal
 import filelock
 import numpy as np
 
-from index.embedding import ImageEmbedder
+from index.answering.ranking import Embeddings
+from index.building.embedding import ImageEmbedder
+from index.building.rebuild import COHORT_SIZE
 from index.errors import EvaluationError
 from index.evaluation.abc_release import Query, Release
 from index.evaluation.features import BLOCK, ImageFeatures, embed_images
 from index.evaluation.ranks import average_precision, rank_true, recall_at
 from index.evaluation.scores import ExemplarScorer
-from index.ranking import Embeddings
-from index.rebuild import COHORT_SIZE
 
 AbcProtocol = Literal["official", "one-gallery"]
 Progress = Callable[[str, int, int], None]  # (stage, done, total)

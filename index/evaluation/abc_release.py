@@ -8,8 +8,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
+from index.building.source import read_table
 from index.errors import EvaluationError
-from index.source import read_table
 from model.images import SUFFIXES, find_images
 
 

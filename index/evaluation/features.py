@@ -22,10 +22,10 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from index.embedding import ImageEmbedder
+from index.answering.ranking import Embeddings
+from index.building.embedding import ImageEmbedder
 from index.errors import EvaluationError
-from index.ranking import Embeddings
-from index.vectors import Floats, Rows
+from index.stores.vectors import Floats, Rows
 from model.config import Facet
 from model.errors import ImageError
 from model.images import read_image

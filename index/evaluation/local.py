@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from index.attribution import Attributor
+from index.answering.attribution import Attributor
 from index.errors import NotFoundError
 from index.evaluation.pairs import Answer, Pair
 from index.evaluation.robustness import Perturbation, unchanged

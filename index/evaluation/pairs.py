@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from index.building.source import concept_id, read_table
 from index.errors import EvaluationError
 from index.evaluation.metrics import average_precision, hit_at, macro_mean
-from index.source import concept_id, read_table
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from index.answering.ranking import Doubles, Embeddings
 from index.evaluation.scores import ExemplarScorer
-from index.ranking import Doubles, Embeddings
-from index.vectors import Rows
+from index.stores.vectors import Rows
 
 
 def rank_true(

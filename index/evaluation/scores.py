@@ -1,7 +1,8 @@
 """The product's evidence of single exemplars for a query, in galleries of any size.
 
-As in `index.ranking`: each facet's cosine is counted in standard deviations above the query's mean
-cosine with a fixed cohort, and `index.ranking.combine` makes one number of the facets'.
+As in `index.answering.ranking`: each facet's cosine is counted in standard deviations above the
+query's mean cosine with a fixed cohort, and `index.answering.ranking.combine` makes one number of
+the facets'.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from index.ranking import Doubles, Embeddings, cohort_moments, combine
-from index.vectors import Floats, Rows
+from index.answering.ranking import Doubles, Embeddings, cohort_moments, combine
+from index.stores.vectors import Floats, Rows
 from model.config import Facet
 
 PAIRS = 4096  # query-exemplar pairs scored exactly at a time
@@ -138,5 +139,5 @@ class ExemplarScorer:
         return combine(levels)
 
     def _level(self, facet: Facet, queries: Rows, cosines: Floats | Doubles) -> Doubles:
-        """`index.ranking.standardise` of single pairs, each of (P,)."""
+        """`index.answering.ranking.standardise` of single pairs, each of (P,)."""
         return (cosines - self._mean[facet][queries]) / self._deviation[facet][queries]

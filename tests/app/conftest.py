@@ -12,10 +12,10 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from app.keys import Scope
+from app.auth.keys import Scope
 from app.main import create_app
 from app.settings import Settings
-from index.attribution import Attributor
+from index.answering.attribution import Attributor
 from tests.fakes import FakeEmbedder, build_snapshot
 from tests.pictures import encode, noise
 

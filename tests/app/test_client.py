@@ -22,13 +22,13 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from app import client as client_module
+from app.auth.keys import KeyFile
 from app.client import AsyncWhence, ServerError, Whence
-from app.keys import KeyFile
 from app.main import create_app
 from app.retries import Retries, retry_after
 from app.schemas import BatchAnswer
 from app.settings import Settings
-from index.attribution import Attributor
+from index.answering.attribution import Attributor
 from tests.app.conftest import shade
 from tests.fakes import FakeEmbedder, build_snapshot
 from tests.pictures import encode

@@ -10,7 +10,7 @@ from fastapi.testclient import TestClient
 from app import errors
 from app.main import create_app
 from app.settings import Settings
-from index.attribution import Attributor
+from index.answering.attribution import Attributor
 from index.errors import EvaluationError, NotFoundError, RebuildError, SnapshotError, SourceError
 from model.errors import BackboneError, ImageError, ModelError, TrainingError, WhenceError
 from tests.app.conftest import CheckProblem

@@ -23,10 +23,10 @@ import numpy as np
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
+from index.answering.ranking import Embeddings
 from index.evaluation.features import BLOCK
 from index.evaluation.ranks import rank_true
 from index.evaluation.scores import ExemplarScorer
-from index.ranking import Embeddings
 
 DIMENSION = 768
 CLUSTERS = 2000

@@ -23,12 +23,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-import index.ranking as ranking
+import index.answering.ranking as ranking
+from index.building.rebuild import COHORT_SIZE, SEED
+from index.building.source import read_sources
 from index.evaluation.metrics import average_precision, hit_at
 from index.evaluation.pairs import Pair, read_pairs
-from index.rebuild import COHORT_SIZE, SEED
-from index.source import read_sources
-from index.vectors import FaissStore
+from index.stores.vectors import FaissStore
 from model.backbone import Backbone, create_backbone, parse_options
 from model.cca import canonical_map
 from model.config import Facet, Reading, TrainConfig
@@ -383,7 +383,7 @@ def show(row: Row) -> None:
 
 @contextmanager
 def changed(**constants: object) -> Iterator[None]:
-    """`index.ranking` with some of its constants, or functions, changed."""
+    """`index.answering.ranking` with some of its constants, or functions, changed."""
     before = {name: getattr(ranking, name) for name in constants}
     try:
         for name, value in constants.items():
@@ -395,7 +395,7 @@ def changed(**constants: object) -> Iterator[None]:
 
 
 def by_concept(reduce: Callable[[np.ndarray], float]) -> Callable[..., np.ndarray]:
-    """A stand-in for `index.ranking.score_concepts`: one number of each concept's evidence."""
+    """A stand-in for `ranking.score_concepts`: one number of each concept's evidence."""
 
     def score_concepts(evidence: np.ndarray, sizes: np.ndarray, _: np.ndarray) -> np.ndarray:
         return np.array([reduce(part) for part in np.split(evidence, np.cumsum(sizes)[:-1])])

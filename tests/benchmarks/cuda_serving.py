@@ -25,8 +25,8 @@ from typing import Any
 
 import torch
 
+from app.inference.pipeline import DEVICE_BATCH
 from app.main import open_published_attributor
-from app.pipeline import DEVICE_BATCH
 from app.settings import Settings
 from index.layout import DataFolder
 from model.embedder import Embedder

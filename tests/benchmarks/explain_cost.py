@@ -20,9 +20,9 @@ from PIL import Image
 
 from app.main import create_app
 from app.settings import Settings
+from index.building.rebuild import rebuild
+from index.building.source import read_sources
 from index.layout import DataFolder
-from index.rebuild import rebuild
-from index.source import read_sources
 from model.checkpoint import load_embedder
 from tests.benchmarks.pictures import draw_pictures, save_small_model
 

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from index.attribution import Attributor, open_attributor
+from index.answering.attribution import Attributor, open_attributor
 from index.layout import DataFolder
 from model.images import read_image
 

@@ -39,17 +39,17 @@ import schemathesis
 from pydantic import ValidationError
 from schemathesis import GenerationMode
 
+from app.auth.keys import KeyFile
 from app.client import Whence
 from app.errors import Problem
-from app.keys import KeyFile
+from index.building.rebuild import rebuild
+from index.building.source import read_sources
 from index.layout import DataFolder
-from index.rebuild import rebuild
-from index.source import read_sources
 from model.checkpoint import load_embedder
 from tests.benchmarks.malice import PATIENCE, Attack, Attacker
 from tests.benchmarks.pictures import draw_pictures, save_small_model
 
-SERVE = "from app.cli import main; main()"
+SERVE = "from app.cli.main import main; main()"
 IN_FLIGHT = 16
 MAX_BYTES, UPLOAD_SECONDS = 2 * 2**20, 2.0
 WARM, GROWTH, ROOM = 0.2, 1.05, 16  # share of the requests; at most 5% or 16 MiB more

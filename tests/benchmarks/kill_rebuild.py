@@ -26,13 +26,13 @@ from fastapi.testclient import TestClient
 
 from app.main import create_app
 from app.settings import Settings
-from index.attribution import Attributor, open_attributor
-from index.embedding import BATCH, ImageEmbedder
-from index.embedding_cache import EmbeddingCache
+from index.answering.attribution import Attributor, open_attributor
+from index.building.embedding import BATCH, ImageEmbedder
+from index.building.embedding_cache import EmbeddingCache
+from index.building.rebuild import rebuild
+from index.building.source import read_sources
 from index.layout import DataFolder
-from index.rebuild import rebuild
 from index.snapshot import published_version
-from index.source import read_sources
 from index.verify import verify
 from tests.benchmarks.pictures import PER_CONCEPT, draw_pictures
 from tests.fakes import FakeEmbedder

@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from index import fingerprint as module
-from index.embedding import thumbnail_of
-from index.fingerprint import NEAR, Fingerprints, Pictures, as_fingerprints, fingerprint
+from index.building.embedding import thumbnail_of
+from index.takedowns import fingerprints as module
+from index.takedowns.fingerprints import NEAR, Fingerprints, Pictures, as_fingerprints, fingerprint
 from model.images import find_images, read_image
 
 BINS = (1, 2, 3, 4, 5, 6, 8, 10, 12)

@@ -16,7 +16,7 @@ from pathlib import Path
 from playwright.sync_api import Browser, sync_playwright
 
 from app.settings import Settings
-from index.attribution import Attributor
+from index.answering.attribution import Attributor
 from tests.browser.conftest import serving
 from tests.fakes import FakeEmbedder, build_snapshot, patches
 

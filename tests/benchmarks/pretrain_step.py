@@ -2,9 +2,10 @@
 
     python -m tests.benchmarks.pretrain_step [--backbone NAME] [--size 64] [--images 12] [--steps 6]
 
-Strided depthwise convolutions have no fast bfloat16 gradient in oneDNN; `model.pretrain` computes
-them in float32. Rows: the step as it is, all of it in bfloat16, all of it in float32. The three
-take turns, so that other work on the machine troubles all alike.
+Strided depthwise convolutions have no fast bfloat16 gradient in oneDNN;
+`model.pretraining.pretrain` computes them in float32. Rows: the step as it is, all of it in
+bfloat16, all of it in float32. The three take turns, so that other
+work on the machine troubles all alike.
 """
 
 import argparse
@@ -16,11 +17,11 @@ from unittest.mock import patch
 import torch
 from torch import nn
 
-import model.pretrain
-from model.augment import BatchAugmentation
+import model.pretraining.pretrain
 from model.backbone import create_random_backbone
 from model.config import PretrainConfig
-from model.pretrain import Learner
+from model.pretraining.augment import BatchAugmentation
+from model.pretraining.pretrain import Learner
 
 OPTIONS = {"pad_type": "same"}
 
@@ -30,8 +31,8 @@ def stepper(arguments: argparse.Namespace, *, detour: bool) -> Callable[[], floa
     config = PretrainConfig(input_sizes=(arguments.size,))
     learner = Learner(create_random_backbone(arguments.backbone, options=OPTIONS), None, config)
     if detour:
-        model.pretrain._avoid_slow_kernels(learner)
-    optimizer = model.pretrain._optimizer(learner.train(), config)
+        model.pretraining.pretrain._avoid_slow_kernels(learner)
+    optimizer = model.pretraining.pretrain._optimizer(learner.train(), config)
     shape = (2, arguments.images, 3, arguments.size, arguments.size)
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
@@ -64,7 +65,7 @@ def main() -> None:
         "all in bfloat16": (stepper(arguments, detour=False), nullcontext()),
         "all in float32": (
             stepper(arguments, detour=False),
-            patch.object(model.pretrain, "_bfloat16", lambda _: nullcontext()),
+            patch.object(model.pretraining.pretrain, "_bfloat16", lambda _: nullcontext()),
         ),
     }
     taken: dict[str, list[float]] = {name: [] for name in rows}

@@ -26,12 +26,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from index.embedding import embed_files
+from index.building.embedding import embed_files
+from index.building.ray_embedding import ray_embedding
+from index.building.rebuild import rebuild
+from index.building.source import read_sources
 from index.layout import DataFolder
-from index.ray_embedding import ray_embedding
-from index.rebuild import rebuild
 from index.snapshot import open_published
-from index.source import read_sources
 from model.checkpoint import latest_model, load_embedder, save_model
 from tests.fakes import patches, tiny_model
 

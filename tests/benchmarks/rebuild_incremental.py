@@ -17,10 +17,10 @@ import tempfile
 import time
 from pathlib import Path
 
+from index.building.rebuild import RebuildSummary, rebuild
+from index.building.scan import SETTLED
+from index.building.source import read_sources
 from index.layout import DataFolder
-from index.rebuild import RebuildSummary, rebuild
-from index.scan import SETTLED
-from index.source import read_sources
 from model.checkpoint import load_embedder
 from tests.benchmarks.pictures import draw_pictures, save_small_model
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import httpx
 
-COMMAND = "from app.cli import main; main()"
+COMMAND = "from app.cli.main import main; main()"
 START_SECONDS = 300  # the first start exports the model, on a busy machine in a minute or two
 
 

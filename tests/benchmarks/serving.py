@@ -34,16 +34,16 @@ import uvicorn
 from fastapi import FastAPI, File
 from PIL import Image, ImageDraw
 
-from app.logs import configure_logging
+from app.http.server import run_server
+from app.inference.pipeline import CPU_BATCH
 from app.main import create_app, open_published_attributor
-from app.pipeline import CPU_BATCH
-from app.server import run_server
 from app.settings import Settings
-from index.attribution import Attributor
+from app.telemetry.logs import configure_logging
+from index.answering.attribution import Attributor
+from index.building.rebuild import rebuild
+from index.building.source import read_sources
 from index.layout import DataFolder
-from index.rebuild import rebuild
 from index.snapshot import open_published
-from index.source import read_sources
 from model.backbone import create_backbone, create_random_backbone
 from model.checkpoint import load_embedder
 from model.engines import EngineName

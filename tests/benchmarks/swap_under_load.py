@@ -26,12 +26,12 @@ from typing import Any
 import httpx
 import numpy as np
 
-from app.keys import KeyFile
+from app.auth.keys import KeyFile
+from index.building.rebuild import rebuild
+from index.building.source import read_sources
 from index.layout import DataFolder
-from index.rebuild import rebuild
 from index.snapshot import publish
-from index.source import read_sources
-from index.withdrawal import withdraw
+from index.takedowns.withdrawal import withdraw
 from model.checkpoint import load_embedder
 from tests.benchmarks.pictures import PER_CONCEPT, draw_pictures, save_small_model
 from tests.benchmarks.servers import Server, whence_serving

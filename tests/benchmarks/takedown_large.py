@@ -29,12 +29,11 @@ import httpx
 import numpy as np
 from PIL import Image
 
-from app.keys import KeyFile
-from index.calibration import Calibration
+from app.auth.keys import KeyFile
+from index.answering.calibration import Calibration
+from index.answering.ranking import Cohort
 from index.catalog import Concept, Exemplar, write_catalog
-from index.fingerprint import GRID, LENGTH, Fingerprints, Pictures
 from index.layout import DataFolder
-from index.ranking import Cohort
 from index.snapshot import (
     CALIBRATION,
     CATALOG,
@@ -49,9 +48,10 @@ from index.snapshot import (
     publish,
     write_cohort,
 )
-from index.takedown import Content, TakedownLog
-from index.vectors import write_vectors
-from index.withdrawal import withdraw
+from index.stores.vectors import write_vectors
+from index.takedowns.fingerprints import GRID, LENGTH, Fingerprints, Pictures
+from index.takedowns.log import Content, TakedownLog
+from index.takedowns.withdrawal import withdraw
 from model.checkpoint import load_embedder
 from tests.benchmarks.pictures import draw_pictures, save_small_model
 from tests.benchmarks.servers import whence_serving

@@ -23,10 +23,10 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from starlette.types import Message
 
-from app.logs import configure_logging
-from app.metrics import Metrics
-from app.telemetry import Telemetry
-from app.tracing import REQUESTS
+from app.telemetry.logs import configure_logging
+from app.telemetry.metrics import Metrics
+from app.telemetry.requests import Telemetry
+from app.telemetry.tracing import REQUESTS
 
 SCOPE: dict[str, Any] = {
     "type": "http",

@@ -28,13 +28,13 @@ import faiss
 import numpy as np
 from pymilvus import DataType, MilvusClient
 
-from index.attribution import Attribution, open_attributor
+from index.answering.attribution import Attribution, open_attributor
 from index.evaluation.pairs import read_pairs
-from index.inverted import IndexType, list_count
 from index.layout import DataFolder
-from index.milvus import engine_at
 from index.snapshot import Snapshot, new_version
-from index.vectors import Floats, VectorStore
+from index.stores.inverted import IndexType, list_count
+from index.stores.milvus import engine_at
+from index.stores.vectors import Floats, VectorStore
 from model.config import Facet
 from model.images import read_image
 from tests.benchmarks.large_index import draw

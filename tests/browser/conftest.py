@@ -18,11 +18,11 @@ from playwright.sync_api import Browser, BrowserContext, Page, Request, sync_pla
 
 from app.main import create_app
 from app.settings import Settings
-from index.attribution import Attributor
+from index.answering.attribution import Attributor
+from index.building.rebuild import rebuild
+from index.building.source import read_sources
 from index.layout import DataFolder
-from index.rebuild import rebuild
 from index.snapshot import open_published
-from index.source import read_sources
 from tests.fakes import FakeEmbedder, patches
 from tests.pictures import encode, noise
 

@@ -426,7 +426,7 @@ def test_the_policy_holds_against_what_is_slipped_in(page: Page, watch: object) 
 
 
 def test_words_are_the_same_on_the_page_and_in_the_report(page: Page) -> None:
-    from app.report import chance, percent
+    from app.reports.report import chance, percent
 
     values = [1 / n for n in (1, 1.04, 1.3, 2, 3, 5, 9, 10, 11, 99, 101, 830, 995, 1005, 12_345)]
     said = page.evaluate(

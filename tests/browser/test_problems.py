@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import BrowserContext, Page, Route, expect
 
-from app.keys import KeyFile
+from app.auth.keys import KeyFile
 from app.settings import Settings
-from index.attribution import Attributor
+from index.answering.attribution import Attributor
 from tests.browser.conftest import Site, Watch, give, serving
 
 Images = Callable[[str], Path]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
-from app.verify_report import verify_report
+from app.reports.verify import verify_report
 from index.layout import DataFolder
 from tests.browser.conftest import Site, give
 from tests.browser.test_page import until

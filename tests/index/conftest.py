@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from index import rebuild as rebuild_module
+from index.building import rebuild as rebuild_module
+from index.building.rebuild import RebuildSummary, rebuild
+from index.building.source import read_sources
 from index.layout import DataFolder
-from index.rebuild import RebuildSummary, rebuild
-from index.source import read_sources
 from tests.fakes import FakeEmbedder, patches
 
 

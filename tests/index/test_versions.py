@@ -6,14 +6,14 @@ from pathlib import Path
 import filelock
 import pytest
 
-from index import rebuild as rebuild_module
-from index.embedding import hash_file
+from index.building import rebuild as rebuild_module
+from index.building.embedding import hash_file
+from index.building.rebuild import rebuild
+from index.building.source import read_sources
 from index.errors import RebuildError, SnapshotError, TakedownError
 from index.layout import DataFolder
-from index.rebuild import rebuild
 from index.snapshot import list_versions, published_version
-from index.source import read_sources
-from index.takedown import TakedownLog
+from index.takedowns.log import TakedownLog
 from index.verify import verify
 from index.versions import folder_bytes, prune, rollback
 from model.checkpoint import save_model
@@ -273,7 +273,7 @@ def test_every_change_makes_a_new_version(
 
 
 def test_unchanged_files_are_not_read_again(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("index.scan.SETTLED", -1.0)
+    monkeypatch.setattr("index.building.scan.SETTLED", -1.0)
     house.rebuild()
     read: list[str] = []
 
@@ -281,7 +281,7 @@ def test_unchanged_files_are_not_read_again(house: House, monkeypatch: pytest.Mo
         read.append(path.name)
         return hash_file(path)
 
-    monkeypatch.setattr("index.scan.hash_file", watched)
+    monkeypatch.setattr("index.building.scan.hash_file", watched)
     assert house.counts() == (0, 5, 0, 0)
     assert read == []
     (house.source / "one" / "000.png").rename(house.source / "one" / "new.png")

@@ -1,0 +1,1 @@
+"""The ``whence`` command, a file for each group of commands."""

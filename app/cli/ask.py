@@ -1,0 +1,68 @@
+"""How commands ask: a running server, or the index in a data folder when there is none."""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from app.client import EXEMPLARS, TOP_K, ServerError, Whence
+from app.inference.pipeline import answer_file
+from app.schemas import AttributionResponse
+from index.answering.attribution import open_attributor
+from index.evaluation.pairs import Answer, Pair
+from index.layout import DataFolder
+from model.errors import ImageError
+
+CONNECTIONS = 4
+RANKED = 1000  # concepts asked of a server when evaluating
+
+
+def attribute_files(
+    images: Sequence[Path], *, url: str | None, key: str | None, data: Path
+) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Each image with the answer as the API gives it, or with ``{"error": why}``.
+
+    Raises:
+        WhenceError: there is no index to ask.
+    """
+    if url:
+        with Whence(url, key=key) as whence:
+            for path in images:
+                try:
+                    yield path, whence.attribute(path).model_dump(mode="json")
+                except (ServerError, OSError) as error:
+                    yield path, {"error": _why(error)}
+        return
+    attributor = open_attributor(DataFolder(data))
+    for path in images:
+        try:
+            answer = answer_file(attributor, path, top_k=TOP_K, exemplars=EXEMPLARS)
+            yield path, AttributionResponse.of(answer, attributor).model_dump(mode="json")
+        except ImageError as error:
+            yield path, {"error": str(error)}
+
+
+def ask_server(url: str, key: str | None, pairs: Sequence[Pair]) -> Iterator[Answer]:
+    """Answers to pairs over HTTP, several requests at once; a failed request is an answer, too."""
+
+    def ask(pair: Pair) -> Answer:
+        try:
+            answer = whence.attribute(pair.path, top_k=RANKED, exemplars=0)
+        except (ServerError, OSError) as error:
+            return Answer(error=_why(error))
+        first = answer.concepts[0] if answer.concepts else None
+        return Answer(
+            ranked=tuple(concept.id for concept in answer.concepts),
+            verdict=answer.verdict,
+            p_value=first.p_value if first else None,
+            share=first.share if first else None,
+        )
+
+    with Whence(url, key=key) as whence, ThreadPoolExecutor(CONNECTIONS) as pool:
+        yield from pool.map(ask, pairs)
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return f"the file could not be read: {error.strerror or error}"
+    return str(error)

@@ -1,0 +1,174 @@
+"""``whence evaluate pairs | abc | robustness``."""
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from app.cli.ask import ask_server
+from app.cli.console import err, out, print_error, stages
+from app.cli.options import (
+    DEFAULT_WORKERS,
+    ApiKey,
+    Data,
+    Device,
+    JsonFile,
+    PairsFile,
+    Workers,
+    write_json,
+)
+from index.answering.attribution import open_attributor
+from index.evaluation.abc import AbcProtocol, AbcReport, evaluate_abc
+from index.evaluation.abc_release import list_distractors, read_release
+from index.evaluation.local import ask_attributor
+from index.evaluation.pairs import PairsReport, evaluate_pairs, read_pairs
+from index.evaluation.robustness import RobustnessReport, evaluate_robustness
+from index.layout import DataFolder
+from model.checkpoint import latest_model, load_embedder
+
+evaluate = typer.Typer(help="Measure attribution against known answers.", no_args_is_help=True)
+
+
+@evaluate.command(name="pairs")
+def pairs_command(
+    pairs_file: PairsFile,
+    url: Annotated[str | None, typer.Option(help="Ask this server instead of --data.")] = None,
+    key: ApiKey = None,
+    json_file: JsonFile = None,
+    data: Data = Path("data"),
+    device: Device = "auto",
+) -> None:
+    """Rank every concept for synthetic images of known origin; pairs are never trained on."""
+    known = read_pairs(pairs_file)
+    attributor = None if url else open_attributor(DataFolder(data), device=device)
+    with stages() as report:
+        measured = evaluate_pairs(
+            known,
+            lambda asked: (
+                ask_attributor(attributor, asked)
+                if attributor
+                else ask_server(str(url), key, asked)
+            ),
+            progress=partial(report, "asking"),
+        )
+    print_pairs(measured)
+    write_json(json_file, measured.as_dict())
+    if measured.failed:
+        first = next(answer["error"] for answer in measured.answers if "error" in answer)
+        print_error(f"{measured.failed} queries could not be asked; the first: {first}")
+    if measured.failed == len(known):
+        raise typer.Exit(1)
+
+
+@evaluate.command(name="abc")
+def abc_command(
+    release_file: Annotated[
+        Path,
+        typer.Option("--json", help="Ground truth of the release, such as test_artchive.json."),
+    ],
+    root: Annotated[Path, typer.Option(help="Folder that the paths in --json start from.")],
+    distractors: Annotated[
+        list[Path],
+        typer.Option(help="Folder of images, manifest with a column path, or image; repeatable."),
+    ],
+    protocol: Annotated[
+        AbcProtocol,
+        typer.Option(help="Gallery beside the distractors: the model's own exemplars, or all."),
+    ] = "official",
+    results: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", help="Folder for features, ranks and reports; default --data/evaluation/abc."
+        ),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="ID", help="Trained model; default the latest.")
+    ] = None,
+    data: Data = Path("data"),
+    device: Device = "auto",
+    workers: Workers = DEFAULT_WORKERS,
+) -> None:
+    """Rank the images that generators were tuned on (AbC, Wang et al. 2023)."""
+    release = read_release(release_file, root)
+    images = list_distractors(distractors, release)
+    models = DataFolder(data).models
+    embedder = load_embedder(models, model or latest_model(models), device=device)
+    folder = results or data / "evaluation" / "abc"
+    with stages() as report:
+        measured = evaluate_abc(
+            release,
+            images,
+            embedder,
+            out=folder,
+            protocol=protocol,
+            workers=workers,
+            progress=report,
+        )
+    print_abc(measured, folder)
+
+
+@evaluate.command(name="robustness")
+def robustness_command(
+    pairs_file: PairsFile,
+    json_file: JsonFile = None,
+    data: Data = Path("data"),
+    device: Device = "auto",
+) -> None:
+    """Ask about images of known origin after compression, resizing, cropping and the like."""
+    pairs = read_pairs(pairs_file)
+    attributor = open_attributor(DataFolder(data), device=device)
+    with stages() as report:
+        measured = evaluate_robustness(
+            pairs,
+            lambda perturb, asked: ask_attributor(attributor, asked, perturb),
+            progress=report,
+        )
+    print_robustness(measured)
+    write_json(json_file, measured.as_dict())
+
+
+def print_pairs(report: PairsReport) -> None:
+    """The metrics as a table."""
+    out.print(f"{'':>16} {'queries':>7} {'mAP':>6} {'R@1':>6} {'R@5':>6}")
+    for name, scores in {"macro": report.macro, **report.by_kind}.items():
+        out.print(
+            f"{name:>16} {scores.queries:7d} {scores.map:6.3f} {scores.recall_at_1:6.3f} "
+            f"{scores.recall_at_5:6.3f}"
+        )
+    out.print(f"failed requests {report.failed}; verdicts {report.verdicts}")
+    out.print(f"a true concept first and answered as a match: {report.attributed_correctly:.3f}")
+    if report.false_attribution_rate is not None:
+        out.print(f"absent source, false-attribution rate: {report.false_attribution_rate:.3f}")
+
+
+def print_abc(report: AbcReport, folder: Path) -> None:
+    """The metrics of each prompt type as a table."""
+    if report.unreadable:
+        err.print(f"left out, not readable: {len(report.unreadable)} distractors")
+    out.print(
+        f"{report.protocol}: {report.models} models, {report.exemplars} exemplars, "
+        f"{report.distractors} distractors"
+    )
+    out.print(f"{'':>16} {'queries':>7} {'R@5':>6} {'R@10':>6} {'R@100':>6} {'mAP':>6}")
+    for name, scores in {"all": report.overall, **report.by_prompt}.items():
+        out.print(
+            f"{name:>16} {scores.queries:7d} {scores.recall_at_5:6.3f} {scores.recall_at_10:6.3f} "
+            f"{scores.recall_at_100:6.3f} {scores.map:6.3f}"
+        )
+    out.print(f"ranks and report: {folder / report.name}")
+
+
+def print_robustness(report: RobustnessReport) -> None:
+    """Each perturbation's metrics, and what it costs against the clean images."""
+    clean = report.rows[0].macro.map
+    out.print(f"{'':>12} {'R@1':>6} {'R@5':>6} {'mAP':>6} {'lost':>6} {'matched':>8}")
+    for row in report.rows:
+        out.print(
+            f"{row.perturbation:>12} {row.macro.recall_at_1:6.3f} {row.macro.recall_at_5:6.3f} "
+            f"{row.macro.map:6.3f} {clean - row.macro.map:6.3f} {row.attributed_correctly:8.3f}"
+        )
+    out.print("lost: mAP below the clean row; matched: right, and answered as a match")
+    failed = sum(row.failed for row in report.rows)
+    if failed:
+        err.print(f"{failed} queries could not be asked; they count as wrong")

@@ -1,0 +1,110 @@
+"""``whence pretrain``: a small backbone of one's own, from unlabelled images."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from app.cli.console import err, out, print_note, stages
+from app.cli.options import DEFAULT_WORKERS, Data, Device, Workers
+from index.layout import DataFolder
+from model.backbone import create_backbone, create_random_backbone, parse_options
+from model.config import PretrainConfig
+from model.pretraining.pretrain import EpochReport
+from model.pretraining.pretrain import pretrain as run_pretraining
+from model.pretraining.shards import collect_images
+
+
+def pretrain(
+    images: Annotated[
+        list[Path],
+        typer.Option(help="Image file, tar shard, or folder of either, at any depth; repeatable."),
+    ],
+    backbone: Annotated[
+        str, typer.Option(help="A timm model name; its training starts from random weights.")
+    ] = "mobilenetv2_100",
+    backbone_option: Annotated[
+        list[str] | None, typer.Option(metavar="K=V", help="As for `whence train`; repeatable.")
+    ] = None,
+    teacher: Annotated[
+        str | None, typer.Option(help="A timm model to be guided by; default: none.")
+    ] = None,
+    teacher_weights: Annotated[
+        Path | None, typer.Option(help="Its safetensors weights instead of the hub's.")
+    ] = None,
+    teacher_option: Annotated[
+        list[str] | None, typer.Option(metavar="K=V", help="As --backbone-option; repeatable.")
+    ] = None,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the images.")] = 10,
+    input_size: Annotated[
+        list[int] | None,
+        typer.Option(min=16, help="Pixels a side; repeat it to train at several sizes."),
+    ] = None,
+    enlarge: Annotated[
+        float, typer.Option(min=1, help="How much a small image may be enlarged to fill the input.")
+    ] = 1.0,
+    batch_size: Annotated[
+        int, typer.Option(min=4, help="Images in a batch, each in two views.")
+    ] = 64,
+    epoch_images: Annotated[
+        int | None, typer.Option(min=4, help="Images drawn in an epoch; default: all.")
+    ] = None,
+    learning_rate: Annotated[
+        float, typer.Option(min=1e-8, help="Between warm-up and decay.")
+    ] = 5e-3,
+    seed: Annotated[int, typer.Option(min=0, help="Of the first weights and of every draw.")] = 0,
+    data: Data = Path("data"),
+    device: Device = "auto",
+    workers: Workers = DEFAULT_WORKERS,
+) -> None:
+    """Pre-train a small backbone on unlabelled images, alone or guided by a teacher."""
+    found = collect_images(images)
+    if found.unreadable:
+        print_note(f"{len(found.unreadable)} images left out, not readable")
+    config = PretrainConfig(
+        seed=seed,
+        epochs=epochs,
+        input_sizes=tuple(sorted(set(input_size or [96]))),
+        enlarge=enlarge,
+        batch_size=batch_size,
+        epoch_images=epoch_images,
+        learning_rate=learning_rate,
+    )
+    student = create_random_backbone(
+        backbone, seed=seed, options=parse_options(backbone_option or [])
+    )
+    guide = None
+    if teacher_weights and not teacher:
+        raise typer.BadParameter("--teacher-weights needs --teacher NAME, too")
+    if teacher:
+        guide = create_backbone(
+            teacher, weights=teacher_weights, options=parse_options(teacher_option or [])
+        )
+    with stages() as report:
+        trained = run_pretraining(
+            found,
+            student,
+            folder=DataFolder(data).pretraining,
+            teacher=guide,
+            config=config,
+            device=device,
+            workers=workers,
+            progress=lambda epoch, batch, batches, loss: report(
+                "pre-training",
+                (epoch - 1) * batches + batch,
+                epochs * batches,
+                f"epoch {epoch} loss {loss:.4f}",
+            ),
+            on_epoch=print_epoch,
+        )
+    out.print(f"{trained.weights}")
+
+
+def print_epoch(report: EpochReport) -> None:
+    """One line of the log."""
+    knn = "" if report.knn is None else f"  k-NN {report.knn:.3f}"
+    err.print(
+        f"epoch {report.epoch:3d}  loss {report.loss:.4f}  held out {report.held_out_loss:.4f}  "
+        f"(stages {report.stages:.4f}, readings {report.readings:.4f}, "
+        f"InfoNCE {report.contrast:.3f}){knn}"
+    )

@@ -1,0 +1,133 @@
+"""``whence takedown``: withdraw works, list what is withdrawn, and lift a takedown."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from app.cli.console import err, out, print_error, print_note
+from app.cli.options import Data, JsonFile, write_json
+from index.errors import SnapshotError
+from index.layout import DataFolder
+from index.snapshot import list_versions
+from index.takedowns.log import Content, Hidden, Kind, Takedown, TakedownLog, content_of_file
+from index.takedowns.purge import purge
+from index.takedowns.withdrawal import Named, contents_of, hidden_in_published
+
+takedown = typer.Typer(
+    help="Withdraw works: hidden by running servers within a second, and from every rebuild.",
+    no_args_is_help=True,
+)
+Reason = Annotated[str, typer.Option(help="Why; kept in the log.")]
+
+
+@takedown.command()
+def add(
+    reason: Reason,
+    concept: Annotated[list[str] | None, typer.Option(help="Concept id; repeatable.")] = None,
+    exemplar: Annotated[list[str] | None, typer.Option(help="Exemplar id; repeatable.")] = None,
+    image: Annotated[
+        list[Path] | None, typer.Option(help="Image file, whether indexed or not; repeatable.")
+    ] = None,
+    data: Data = Path("data"),
+) -> None:
+    """Take concepts, exemplars or images down, with every copy of theirs: all, or none on error."""
+    if not (concept or exemplar or image):
+        raise typer.BadParameter("name at least one --concept, --exemplar or --image")
+    folder = DataFolder(data)
+    named: list[tuple[Named, str]] = [
+        *(("concept", target) for target in concept or []),
+        *(("exemplar", target) for target in exemplar or []),
+    ]
+    works: list[tuple[Kind, str, list[Content]]] = [
+        *((kind, target, contents_of(folder.index, kind, target)) for kind, target in named),
+        *(("image", path.name, [content_of_file(path)]) for path in image or []),
+    ]
+    recorded = TakedownLog(folder.takedowns).add_all(works, reason=reason)
+    hides: list[list[Hidden]] = [[] for _ in recorded]
+    try:
+        hides = hidden_in_published(folder.index, recorded)
+    except SnapshotError as error:
+        print_note(f"recorded; what it hides cannot be listed: {error}")
+    for one, hidden in zip(recorded, hides, strict=True):
+        _say(one)
+        for item in hidden:
+            found = item.exemplar
+            out.print(f"  hides {found.id} of {found.concept_id} ({item.how}): {found.path}")
+
+
+@takedown.command(name="list")
+def list_takedowns(
+    lifted: Annotated[bool, typer.Option(help="Those that were lifted, too.")] = False,
+    json_file: JsonFile = None,
+    data: Data = Path("data"),
+) -> None:
+    """List the takedowns in force."""
+    found = TakedownLog(DataFolder(data).takedowns).read()
+    for one in found.active:
+        _say(one)
+    for one, lift in found.lifted.values() if lifted else ():
+        out.print(
+            f"{one.id}  {one.at:%Y-%m-%d}  {one.kind} {one.target}: {one.reason}  "
+            f"(lifted {lift.at:%Y-%m-%d}: {lift.reason})"
+        )
+    if not found.active:
+        err.print("no takedown is in force")
+    write_json(
+        json_file,
+        {
+            "active": [one.model_dump(mode="json") for one in found.active],
+            "lifted": [
+                {**one.model_dump(mode="json"), "lift": lift.model_dump(mode="json")}
+                for one, lift in found.lifted.values()
+            ],
+        },
+    )
+
+
+@takedown.command()
+def lift(
+    takedown_id: Annotated[str, typer.Argument(metavar="ID", help="As `takedown list` names it.")],
+    reason: Reason,
+    data: Data = Path("data"),
+) -> None:
+    """End a takedown; its images are shown again where the index still holds them."""
+    one = TakedownLog(DataFolder(data).takedowns).lift(takedown_id, reason=reason)
+    out.print(f"lifted {one.id}: {one.kind} {one.target}")
+
+
+@takedown.command(name="purge")
+def purge_command(json_file: JsonFile = None, data: Data = Path("data")) -> None:
+    """Erase what caches, feature banks and older index versions hold of withdrawn works."""
+    done = purge(DataFolder(data))
+    out.print(
+        f"erased {done.images} withdrawn images from {done.caches} embedding caches, "
+        f"{'all' if done.features else 'no'} feature banks and {len(done.versions)} versions of "
+        f"the index{''.join(f' {version}' for version in done.versions)}"
+    )
+    write_json(json_file, asdict(done))
+    for left in done.left:
+        print_error(f"not erased: {left}")
+    if done.left:
+        raise typer.Exit(1)
+
+
+@takedown.command()
+def accept(reason: Reason, data: Data = Path("data")) -> None:
+    """Go on with a log that has lost records and of which there is no backup."""
+    folder = DataFolder(data)
+    told = [manifest.takedowns for manifest in list_versions(folder.index)]
+    accepted = TakedownLog(folder.takedowns).accept(told, reason=reason)
+    lost = max(extent.records for extent in accepted.extents)
+    out.print(
+        f"the log is accepted without what it held once, {lost} records; name lost works again "
+        "with `whence takedown add`"
+    )
+
+
+def _say(one: Takedown) -> None:
+    out.print(
+        f"{one.id}  {one.at:%Y-%m-%d}  {one.kind} {one.target}: {len(one.contents)} files  "
+        f"{one.reason}"
+    )

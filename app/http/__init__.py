@@ -1,0 +1,1 @@
+"""HTTP around the routes: the server, uploads, headers, CORS and the API pages."""

@@ -1,0 +1,523 @@
+"""``whence verify-report``: does a report agree with itself, and does the index agree?"""
+
+import math
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from app.cli.console import out
+from app.cli.options import Data, Device, JsonFile, write_json
+from app.inference.pipeline import Answer, Timing
+from app.reports.report import (
+    LIMITS,
+    Picture,
+    Report,
+    ReportError,
+    as_html,
+    content_hash,
+    layout,
+    make_report,
+    media_type,
+    preview_of,
+    read_report,
+)
+from app.schemas import ExemplarDetail, ExemplarHit, RankedConcept
+from index.answering.attribution import Attributor, ExemplarEvidence
+from index.building.embedding import ImageEmbedder
+from index.catalog import Catalog
+from index.errors import NotFoundError, SnapshotError, TakedownError
+from index.layout import DataFolder
+from index.snapshot import Snapshot, open_published
+from index.takedowns.log import TakedownLog, Takedowns
+from index.versions import require_version
+from model.checkpoint import load_embedder
+from model.errors import ImageError, ModelError
+from model.images import ImageLimits, decode_image
+
+ANY_IMAGE = ImageLimits(max_pixels=10**9, max_side=10**6, min_side=1)  # a server accepted it once
+SIMILARITY = 0.005  # another device or batch size moves a cosine less
+SCORE = 0.05  # of a score, relative to itself or absolute, whichever is more
+SHARE = 0.05
+MEASURED = {"score", "share", "unattributed_share", "subject", "style"}
+CLOCKS = timedelta(minutes=5)  # that a server's clock may be ahead of this one's
+NO_TIME = Timing(decode=0, queue=0, embed=0, search=0, explain=0, total=0)
+PREVIEW = 6.0  # mean difference of two encodings of one picture, of 255
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at, or could not be."""
+
+    name: str
+    passed: bool | None  # None: could not be checked, or is worth knowing
+    text: str
+
+
+@dataclass(frozen=True)
+class ReportVerification:
+    """All that was looked at."""
+
+    report: str  # its hash, as it names it
+    findings: tuple[Finding, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing was found wrong."""
+        return all(finding.passed is not False for finding in self.findings)
+
+    @property
+    def complete(self) -> bool:
+        """Whether all could be checked: the page, if it is one, and the index asked again."""
+        return self.page_checked and any(
+            finding.name == "scores" and finding.passed for finding in self.findings
+        )
+
+    @property
+    def page_checked(self) -> bool:
+        """Whether what the file shows was checked: always, if it is JSON."""
+        return all(
+            finding.passed is not None for finding in self.findings if finding.name == "page"
+        )
+
+    def as_dict(self) -> dict[str, object]:
+        """For JSON."""
+        return {"passed": self.passed, "complete": self.complete, **asdict(self)}
+
+
+def verify_report_command(
+    file: Annotated[Path, typer.Argument(help="The report, HTML or JSON.", metavar="FILE")],
+    json_file: JsonFile = None,
+    data: Data = Path("data"),
+    device: Device = "auto",
+) -> None:
+    """Check an evidence report: its hash, and what the index in --data says of it.
+
+    Exit status: 0 if all was checked and is right, 1 if something is wrong, 2 if nothing is wrong
+    but not all could be checked.
+    """
+    found = verify_report(file, DataFolder(data), device=device)
+    marks = {True: "ok    ", False: "FAILED", None: "note  "}
+    for finding in found.findings:
+        out.print(f"{marks[finding.passed]} {finding.text}")
+    if not found.passed:
+        out.print("the report cannot be relied on")
+    elif not found.page_checked:
+        out.print("only its data was checked: read the data, not the page")
+    elif found.complete:
+        out.print("the report is whole, and the index gives the same answer")
+    else:
+        out.print("the report is whole; the index could not be asked for the same answer")
+    out.print("not verified, as nothing could: who made it, when, with which version of Whence")
+    write_json(json_file, found.as_dict())
+    if not found.complete:
+        raise typer.Exit(2 if found.passed else 1)
+
+
+def verify_report(
+    file: Path, data: DataFolder, *, device: str = "auto", embedder: ImageEmbedder | None = None
+) -> ReportVerification:
+    """Check a report, first by itself, then against the index that it names.
+
+    The takedowns are taken as they were when the report was made, so that what was withdrawn since
+    is no reason to doubt it.
+
+    Args:
+        file: as `POST /attribute/report` gave it, JSON or HTML.
+        data: the data folder of the server that gave it.
+        device: where to embed.
+        embedder: used instead of loading the index's model.
+
+    Raises:
+        ReportError: the file is no report.
+    """
+    try:
+        text = file.read_bytes().decode("utf-8-sig")  # an editor may have put a mark first
+    except OSError as error:
+        raise ReportError(f"{file} cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise ReportError(f"{file} is no evidence report: it is not text in UTF-8") from error
+    try:
+        report, record = read_report(text)
+        findings = list(_whole(report, record, text))
+    except ReportError as error:
+        raise ReportError(f"{file}: {error}") from error
+    if all(finding.passed is not False for finding in findings):
+        findings += _against_index(report, record, data, device, embedder)
+    else:
+        findings.append(
+            Finding("index", None, "a file that was changed is not compared with the index")
+        )
+    return ReportVerification(report.sha256, tuple(findings))
+
+
+def _whole(report: Report, record: dict[str, Any], text: str) -> Iterator[Finding]:
+    """What the file alone tells."""
+    same = content_hash(record) == report.sha256
+    yield Finding(
+        "hash",
+        same,
+        f"the data agrees with the hash it names, {report.sha256} (this is no signature)"
+        if same
+        else f"the data was changed: its SHA-256 is not {report.sha256[:64]}, which it names",
+    )
+    if text.lstrip()[:1] == "<":
+        if report.software.layout == layout():
+            same = as_html(report) == text
+            yield Finding(
+                "page",
+                same,
+                "the page shows this data and nothing else"
+                if same
+                else "the page was changed: it is not the one that its data gives",
+            )
+        else:
+            yield Finding(
+                "page",
+                None,
+                f"the page says that it has the layout {report.software.layout} of another version "
+                f"of Whence ({report.software.version}): what it shows was not checked",
+            )
+    yield _statements(report)
+    yield _pictures(report)
+
+
+def _statements(report: Report) -> Finding:
+    """Whether what every report says is said, and the times can be."""
+    wrong = ""
+    if report.limits != list(LIMITS):
+        wrong = "what the report does not say is worded otherwise than reports word it"
+    elif report.created_at != report.answer.evidence.created_at:
+        wrong = "report and answer name different times"
+    elif not report.index.created_at <= report.created_at <= datetime.now(UTC) + CLOCKS:
+        wrong = (
+            f"the time named, {report.created_at:%Y-%m-%d %H:%M} UTC, lies before the index was "
+            "built or in the future"
+        )
+    return Finding("statements", not wrong, wrong or "its limits are told, its times can be")
+
+
+def _pictures(report: Report) -> Finding:
+    """Whether the images are those that the report names, and the answer is about them."""
+    query = report.query
+    wrong = ""
+    try:
+        decoded = decode_image(query.original.file, ANY_IMAGE)
+        shown = decode_image(query.preview.file, ANY_IMAGE).pixels
+        expected = decode_image(preview_of(decoded.pixels).file, ANY_IMAGE).pixels
+        if not decoded.sha256 == query.sha256 == report.answer.evidence.image_sha256:
+            wrong = "the image is not the one whose SHA-256 is named"
+        elif decoded.pixels.size != (query.width, query.height):
+            wrong = "the image has another size than is named"
+        elif query.bytes != len(query.original.file):
+            wrong = "the image file has another size than is named"
+        elif query.original.media_type != media_type(query.original.file):
+            wrong = "the image file is of another type than is named"
+        elif query.preview.media_type != "image/jpeg":
+            wrong = "the preview is of another type than previews are"
+        elif (
+            shown.size != expected.size
+            or np.abs(np.asarray(shown, np.float32) - np.asarray(expected, np.float32)).mean()
+            > PREVIEW
+        ):
+            wrong = "the preview does not show the image"
+    except ImageError as error:
+        wrong = f"the image cannot be decoded: {error}"
+    hits = [hit for concept in report.answer.concepts for hit in concept.exemplars]
+    if not wrong and {hit.id for hit in hits} != set(report.exemplars):
+        wrong = "the exemplars are not those that the answer names"
+    return Finding("image", not wrong, wrong or f"the image is the one named, {query.sha256}")
+
+
+def _against_index(
+    report: Report,
+    record: dict[str, Any],
+    data: DataFolder,
+    device: str,
+    embedder: ImageEmbedder | None,
+) -> Iterator[Finding]:
+    """What the index says of it."""
+    version = report.index.version
+    try:
+        takedowns = TakedownLog(data.takedowns).read()
+    except TakedownError as error:
+        yield Finding("index", None, f"the index was not looked at: {error}")
+        return
+    try:
+        require_version(data.index, version)
+        snapshot = Snapshot.open(data.index / version)
+    except SnapshotError as error:
+        yield Finding(
+            "index",
+            None,
+            f"the index version {version} cannot be asked, so that scores and identities were not "
+            f"checked: {error}",
+        )
+        yield from _elsewhere(report, data, takedowns)
+        return
+    with closing(snapshot):
+        then = takedowns_at(takedowns, report.created_at)
+        reached = then.reached(snapshot.catalog, snapshot.pictures, {})
+        with closing(snapshot.without(reached)) as masked:
+            yield _identity(report, masked)
+            yield _catalog(report, masked.catalog)
+            yield from _taken_down_since(report, snapshot, takedowns)
+            if len(masked.hidden) != report.index.taken_down:
+                yield Finding(
+                    "scores",
+                    None,
+                    f"{report.index.taken_down} exemplars were taken down when the report was "
+                    f"made, and {len(masked.hidden)} by the log of takedowns, so that the same "
+                    "question cannot be asked again",
+                )
+                return
+            try:
+                embedder = embedder or load_embedder(data.models, masked.model_id, device=device)
+                again = Attributor(embedder, masked, rate=report.calibration.rate)
+            except (ModelError, SnapshotError) as error:
+                yield Finding("scores", None, f"the image was not embedded again: {error}")
+                return
+            yield _scores(report, record, again)
+
+
+def takedowns_at(takedowns: Takedowns, when: datetime) -> Takedowns:
+    """Those that were in force at a moment."""
+    return Takedowns(
+        active=(
+            *(one for one in takedowns.active if one.at <= when),
+            *(one for one, lift in takedowns.lifted.values() if one.at <= when < lift.at),
+        )
+    )
+
+
+def _identity(report: Report, snapshot: Snapshot) -> Finding:
+    """Whether index, model and calibration are those that the report names."""
+    manifest = snapshot.manifest
+    evidence = report.answer.evidence
+    named = {
+        "version": ({report.index.version, evidence.index_version}, manifest.version),
+        "build time": ({report.index.created_at}, manifest.created_at),
+        "manifest": (
+            {report.index.manifest_checksum},
+            manifest.model_dump(mode="json")["checksum"],
+        ),
+        "model": ({evidence.model_id}, manifest.model_id),
+        "calibration": ({report.calibration.id, evidence.calibration}, snapshot.calibration_id),
+        "null queries": (
+            {report.calibration.null_queries},
+            len(snapshot.calibration.null_scores),
+        ),
+        "concepts": ({report.index.concepts}, snapshot.catalog.concept_count()),
+        "exemplars": ({report.index.exemplars}, snapshot.catalog.exemplar_count()),
+    }
+    wrong = [name for name, (said, is_) in named.items() if said != {is_}]
+    return Finding(
+        "index",
+        not wrong,
+        f"index {manifest.version}, its manifest, model and calibration are as named"
+        if not wrong
+        else f"index {manifest.version} differs from what the report says: {', '.join(wrong)}",
+    )
+
+
+def _catalog(report: Report, catalog: Catalog) -> Finding:
+    """Whether concepts and exemplars are in the index as the report shows them."""
+    wrong: list[str] = []
+    for concept in report.answer.concepts:
+        try:
+            if catalog.concept(concept.id).name != concept.name:
+                wrong.append(f"concept {concept.id} has another name")
+        except NotFoundError:
+            wrong.append(f"there is no concept {concept.id}")
+        wrong += [
+            f"exemplar {hit.id} is not of concept {concept.id}"
+            for hit in concept.exemplars
+            if report.exemplars[hit.id].concept_id != concept.id
+        ]
+    for name, shown in report.exemplars.items():
+        try:
+            exemplar = catalog.exemplar(name)
+        except NotFoundError:
+            wrong.append(f"there is no exemplar {name}")
+            continue
+        detail = ExemplarDetail.of(exemplar)
+        if (
+            shown.thumbnail != Picture.of(catalog.thumbnail(name), "image/jpeg")
+            or shown.concept_id != exemplar.concept_id
+            or any(getattr(shown, field) != value for field, value in detail)
+        ):
+            wrong.append(f"exemplar {name} differs")
+        wrong += [
+            f"exemplar {name} differs from what concept {concept.id} shows of it"
+            for concept in report.answer.concepts
+            for hit in concept.exemplars
+            if hit.id == name
+            and hit != ExemplarHit.of(ExemplarEvidence(exemplar, hit.similarity, hit.facet))
+        ]
+    text = (
+        f"{len(report.answer.concepts)} concepts and {len(report.exemplars)} exemplars are in the "
+        "index as they are shown, to the byte"
+    )
+    return Finding("exemplars", not wrong, "; ".join(wrong) or text)
+
+
+def _taken_down_since(report: Report, snapshot: Snapshot, now: Takedowns) -> Iterator[Finding]:
+    shown = _shown(report, snapshot, now)
+    if gone := [name for name in report.exemplars if name not in shown]:
+        yield Finding(
+            "takedowns",
+            None,
+            "taken down since the report was made, and shown by no server any more: "
+            f"{', '.join(gone)}",
+        )
+
+
+def _elsewhere(report: Report, data: DataFolder, takedowns: Takedowns) -> Iterator[Finding]:
+    """Whether the exemplars are in the published version, when the report's own is gone."""
+    try:
+        snapshot = open_published(data.index)
+    except SnapshotError as error:
+        yield Finding("exemplars", None, f"the exemplars were not looked up: {error}")
+        return
+    with closing(snapshot):
+        yield Finding(
+            "exemplars",
+            None,
+            f"{len(_shown(report, snapshot, takedowns))} of {len(report.exemplars)} exemplars are, "
+            f"with the same content, in the version that is published now, {snapshot.version}",
+        )
+
+
+def _shown(report: Report, snapshot: Snapshot, takedowns: Takedowns) -> set[str]:
+    """Ids of the report's exemplars whose content the index holds and no takedown reaches."""
+    reached = takedowns.reached(snapshot.catalog, snapshot.pictures, {})
+    hidden = {int(row) for rows in reached.values() for row in rows}
+    return {
+        name
+        for name, exemplar in report.exemplars.items()
+        if set(snapshot.catalog.rows_of([exemplar.sha256], [])) - hidden
+    }
+
+
+def _scores(report: Report, record: dict[str, Any], attributor: Attributor) -> Finding:
+    """Whether the same question gets the same answer, and that the same report."""
+    asked, data = report.parameters, report.query.original.file
+    pixels = decode_image(data, ANY_IMAGE).pixels
+    [again] = attributor.attribute([pixels], top_k=asked.top_k, exemplars=asked.exemplars)
+    made = make_report(
+        Answer(again, report.query.sha256, report.created_at, NO_TIME),
+        attributor,
+        data,
+        parameters=asked,
+        software=report.software.version,
+        limits=ANY_IMAGE,
+    )
+    wrong = list(_differences(report, record, made, attributor))
+    verdict = report.answer.verdict.replace("_", " ")
+    text = (
+        f"the image embedded again gives the same answer: {verdict}, "
+        f"{len(report.answer.concepts)} concepts"
+    )
+    return Finding("scores", not wrong, "; ".join(wrong) or text)
+
+
+def _differences(
+    report: Report, record: dict[str, Any], made: Report, attributor: Attributor
+) -> Iterator[str]:
+    """What a report says otherwise than the one made again."""
+    said, now = record["answer"], made.model_dump(mode="json")
+    # The first three are checked to the byte or by what they show, the concepts one by one below.
+    yield from _unlike(
+        _without(record, "sha256", "software", "exemplars", "query", "answer"),
+        _without(now, "sha256", "software", "exemplars", "query", "answer"),
+    )
+    yield from _unlike(
+        _without(record["query"], "preview"), _without(now["query"], "preview"), "query"
+    )
+    yield from _unlike(_without(said, "concepts"), _without(now["answer"], "concepts"), "answer")
+    concepts, again = report.answer.concepts, made.answer.concepts
+    if [one.rank for one in concepts] != list(range(1, len(concepts) + 1)):
+        yield "the ranks are not in order"
+    found = {concept.id: concept for concept in again}
+    if sorted(found) != sorted(concept.id for concept in concepts):
+        yield "other concepts are listed"
+        return
+    if concepts and concepts[0].id != again[0].id:
+        yield f"the first concept is {again[0].id}, not {concepts[0].id}"
+    if any(one.score < after.score for one, after in pairwise(concepts)) or not all(
+        _near(found[one.id].score, there.score) for one, there in zip(concepts, again, strict=True)
+    ):
+        yield "the concepts are not in the order of their scores"
+    for one, shown in zip(concepts, said["concepts"], strict=True):
+        yield from _unlike(
+            _without(shown, "rank", "p_value", "exemplars"),
+            _without(found[one.id].model_dump(mode="json"), "rank", "p_value", "exemplars"),
+            one.id,
+        )
+        if not _fits(one, attributor):
+            yield f"{one.id} has p {found[one.id].p_value:.4f}, not {one.p_value:.4f}"
+        if not _similar(one.exemplars, found[one.id].exemplars):
+            yield f"the exemplars of {one.id} are similar in another measure"
+
+
+def _without(record: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in record.items() if name not in names}
+
+
+def _unlike(said: Any, found: Any, where: str = "") -> Iterator[str]:
+    """Where two records differ; shares, scores and facets by more than they may."""
+    if isinstance(said, dict) and isinstance(found, dict):
+        for name in sorted(said.keys() | found.keys()):
+            path = f"{where}.{name}".lstrip(".")
+            if name not in said or name not in found:
+                yield f"{path} is {'missing' if name in found else 'no field of a report'}"
+            else:
+                yield from _unlike(said[name], found[name], path)
+        return
+    name = where.rpartition(".")[2]
+    if name in MEASURED and None not in (said, found):
+        same = abs(said - found) <= SHARE if "share" in name else _near(said, found)
+    else:
+        same = said == found
+    if not same:
+        yield f"{where} is {_brief(found)}, not {_brief(said)}"
+
+
+def _brief(value: Any) -> str:
+    text = f"{value:.4f}" if isinstance(value, float) else str(value)
+    return text if len(text) <= 80 else f"{text[:80]}…"
+
+
+def _near(said: float, found: float) -> bool:
+    return math.isclose(said, found, rel_tol=SCORE, abs_tol=SCORE)
+
+
+def _fits(said: RankedConcept, attributor: Attributor) -> bool:
+    """Whether a p-value belongs to its score, as exactly as the score is known."""
+    calibration = attributor.snapshot.calibration
+    slack = max(SCORE, SCORE * abs(said.score))
+    low = calibration.p_value(said.score + slack)
+    high = calibration.p_value(said.score - slack)
+    return low - 1e-9 <= said.p_value <= high + 1e-9
+
+
+def _similar(said: list[ExemplarHit], found: list[ExemplarHit]) -> bool:
+    """Whether these exemplars are near in the measure named; near ties may change places."""
+    now = {hit.id: hit for hit in found}
+    return (
+        len(said) == len(found)
+        and len({hit.id for hit in said}) == len(said)
+        and all(
+            # One that is not found any more was as near as the one that took its place.
+            (hit.id not in now or hit.facet == now[hit.id].facet)
+            and abs(hit.similarity - now.get(hit.id, there).similarity) <= SIMILARITY
+            and (hit.id == there.id or abs(hit.similarity - there.similarity) <= SIMILARITY)
+            for hit, there in zip(said, found, strict=True)
+        )
+    )

@@ -1,0 +1,135 @@
+"""Around every request: an id, its metrics, and one line in the log."""
+
+import logging
+import re
+import time
+import uuid
+from collections.abc import Hashable
+from http import HTTPMethod, HTTPStatus
+
+from opentelemetry import trace
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from structlog.contextvars import bind_contextvars, clear_contextvars
+
+from app.errors import INTERNAL_ERROR
+from app.telemetry.metrics import Metrics
+
+REQUEST_ID = "X-Request-ID"
+# Fits UUIDs and the ids that proxies make, not a key that was put into the wrong header.
+ACCEPTED_ID = re.compile(r"(?!whence_)[A-Za-z0-9._-]{8,64}")
+METHODS = frozenset(HTTPMethod)
+CLIENT_LEFT = 499  # as nginx counts a request whose client did not wait for the answer
+SPARSE_SECONDS = 1.0  # between two lines of requests of which there may be a flood
+
+logger = logging.getLogger(__name__)
+
+
+class _Sparse:
+    """Lets one event of a kind through at a time, and counts the others."""
+
+    def __init__(self) -> None:
+        self._last: dict[Hashable, tuple[float, int]] = {}  # when one got through, others since
+
+    def others(self, kind: Hashable) -> int | None:
+        """How many were held back before this one; None if it is held back itself."""
+        now = time.monotonic()
+        last, others = self._last.get(kind, (-SPARSE_SECONDS, 0))
+        through = now - last >= SPARSE_SECONDS
+        self._last[kind] = (now, 0) if through else (last, others + 1)
+        return others if through else None
+
+
+class Telemetry:
+    """Middleware that numbers, counts, times and logs requests.
+
+    The id is the caller's ``X-Request-ID`` if that is well-formed, else a new one. It is in
+    ``request.state.request_id``, on every line that is logged while the request is answered, in the
+    answer's header and in the ``instance`` of a problem.
+
+    The log names the route, not the path, and nothing of query, headers or body. Of refusals
+    with 429 it has one a second for each route, problem and key: a flood fills no disk, and what
+    its lines would cost is not taken from those who are answered.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self.app = app
+        self.metrics = metrics
+        self._refused = _Sparse()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        began = time.perf_counter()
+        given = Headers(scope=scope).get(REQUEST_ID, "")
+        request_id = given if ACCEPTED_ID.fullmatch(given) else str(uuid.uuid4())
+        scope.setdefault("state", {})["request_id"] = request_id
+        # Bound for good: a request is a task of its own, and what is logged after this returns,
+        # such as the traceback of an unexpected error, needs the id, too.
+        clear_contextvars()
+        bind_contextvars(request_id=request_id, **_trace(scope))
+        status = CLIENT_LEFT
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)[REQUEST_ID] = request_id
+            await send(message)
+
+        self.metrics.request_began()
+        try:
+            await self.app(scope, receive, send_with_id)
+        except Exception:
+            status = INTERNAL_ERROR.status  # answered further out
+            scope["state"]["problem"] = INTERNAL_ERROR.name
+            raise
+        finally:
+            self._note(scope, status, time.perf_counter() - began)
+
+    def _note(self, scope: Scope, status: int, seconds: float) -> None:
+        """Count and log a request that has ended."""
+        method = scope["method"] if scope["method"] in METHODS else "other"
+        route = route_of(scope)
+        self.metrics.request_ended(method, route, status, seconds)
+        state = scope["state"]
+        line = {
+            "method": method,
+            "route": route,
+            "status": status,
+            "ms": round(1000 * seconds, 1),
+            "problem": state.get("problem"),  # set by `app.errors`
+            "key": state.get("key_name"),  # set by whoever checked the key
+        }
+        if status == HTTPStatus.TOO_MANY_REQUESTS:
+            others = self._refused.others((route, line["problem"], line["key"]))
+            if others is None:
+                return
+            line["unlogged"] = others or None
+        logger.info("request", extra={k: v for k, v in line.items() if v is not None})
+
+
+def route_of(scope: Scope) -> str:
+    """The template of the route that took the request; one name for all that none took."""
+    if shed := scope["state"].get("route"):  # by `app.http.shedding`, before there was a route
+        return str(shed)
+    if path := getattr(scope.get("route"), "path", None):
+        return str(path)
+    if "app_root_path" in scope:  # below a mount
+        return str(scope["root_path"]).removeprefix(scope["app_root_path"]) or "/"
+    if "endpoint" in scope and not scope["path_params"]:  # a route without parameters, as /docs
+        return str(scope["path"])
+    return "unmatched"
+
+
+def _trace(scope: Scope) -> dict[str, str]:
+    """Tie the request's span, if there is one, to its lines in the log."""
+    span = trace.get_current_span()
+    if not span.is_recording():
+        return {}
+    span.set_attribute("whence.request_id", scope["state"]["request_id"])
+    if scope["query_string"]:
+        span.set_attribute("url.query", "not recorded")  # FastAPI has put it there
+    return {"trace_id": trace.format_trace_id(span.get_span_context().trace_id)}

@@ -1,0 +1,44 @@
+"""OpenTelemetry spans: of requests, by FastAPI itself, and of an image's way through the service.
+
+Nothing is recorded unless a provider is set up: by the standard ``OTEL_EXPORTER_OTLP_ENDPOINT``
+where the extra ``whence[otel]`` is installed, or by whoever starts the process.
+"""
+
+import time
+
+from fastapi.telemetry import TelemetryConfig
+from opentelemetry import trace
+from starlette.types import Scope
+
+from app.telemetry.metrics import Stage
+
+_tracer = trace.get_tracer("whence")
+
+
+def _is_probe(scope: Scope) -> bool:
+    return str(scope["path"]).startswith(("/health/", "/metrics"))
+
+
+REQUESTS: TelemetryConfig = {
+    "auto_configure": True,
+    "tracing": True,
+    "operation_spans": False,
+    "metrics": False,  # Prometheus has them
+    "logs": False,
+    "exclude": _is_probe,
+}
+
+
+def record_stage(name: Stage, began: float, ended: float) -> None:
+    """A span below the present one, for a step that is over.
+
+    Args:
+        name: of the step.
+        began: `time.perf_counter` then.
+        ended: `time.perf_counter` then.
+    """
+    if not trace.get_current_span().is_recording():
+        return
+    epoch = time.time() - time.perf_counter()
+    span = _tracer.start_span(name, start_time=round((epoch + began) * 1e9))
+    span.end(end_time=round((epoch + ended) * 1e9))

@@ -1,0 +1,1 @@
+"""From an embedding to an answer: ranking, calibration, attribution and explanation."""

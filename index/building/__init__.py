@@ -1,0 +1,1 @@
+"""Sources of exemplars, their embedding, and the rebuild of the index."""

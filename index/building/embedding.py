@@ -1,0 +1,241 @@
+"""Embedding images into the cache: decoding in worker processes, the forward pass here."""
+
+import hashlib
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+
+from index.building.embedding_cache import EmbeddedImage, EmbeddingCache
+from index.takedowns.fingerprints import fingerprint
+from model.config import Facet
+from model.errors import ImageError
+from model.explain import Patches
+from model.images import read_image
+from model.views import RandomViews
+
+THUMBNAIL = 320  # pixels, longest side
+BATCH = 32
+
+
+class ImageEmbedder(Protocol):
+    """What the index needs of `model.embedder.Embedder`."""
+
+    @property
+    def model_id(self) -> str:
+        """Identity of everything that changes an embedding."""
+
+    @property
+    def input_size(self) -> int:
+        """Pixels a side of what the backbone sees."""
+
+    @property
+    def enough(self) -> int:
+        """Pixels on an image's shorter side beyond which more do not change its embedding."""
+
+    def preprocess(self, image: Image.Image) -> torch.Tensor:
+        """Pixels of an RGB image for `embed_pixels`."""
+
+    def embed(self, images: Sequence[Image.Image]) -> dict[Facet, NDArray[np.float32]]:
+        """One (N, D) float32 unit-norm matrix a facet."""
+
+    def embed_pixels(self, pixels: Sequence[torch.Tensor]) -> dict[Facet, NDArray[np.float32]]:
+        """`embed` for images that `preprocess` has seen already."""
+
+    def embed_with_patches(
+        self, pixels: Sequence[torch.Tensor]
+    ) -> tuple[dict[Facet, NDArray[np.float32]], list[Patches]]:
+        """`embed_pixels`, with what `contributions` needs of each image."""
+
+    def contributions(
+        self, facet: Facet, pictures: Sequence[Patches], others: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Each picture's cosine with its vector, region by region: (N, G, G) from (N, D)."""
+
+    def view_box(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """The part of a picture of that size which is seen: left, top, right, bottom in pixels."""
+
+
+class EmbedFiles(Protocol):
+    """What fills the cache: `embed_files` in this process, or something that does the same."""
+
+    def __call__(
+        self,
+        cache: EmbeddingCache,
+        files: "Sequence[ImageFile]",
+        embedder: ImageEmbedder,
+        *,
+        workers: int = 0,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> "EmbeddingReport":
+        """See `embed_files`."""
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """A file to embed: as it is, or one augmented view of it."""
+
+    path: Path
+    sha256: str
+    view: int | None = None
+
+    @property
+    def key(self) -> str:
+        """Its name in the cache."""
+        return self.sha256 if self.view is None else f"{self.sha256}/view-{self.view}"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A file that is ready for the forward pass."""
+
+    file: ImageFile
+    width: int
+    height: int
+    thumbnail: bytes
+    fingerprint: bytes
+    pixels: torch.Tensor
+
+
+@dataclass(frozen=True)
+class EmbeddingReport:
+    """What `embed_files` did."""
+
+    embedded: int
+    unreadable: dict[str, str]  # cache key -> reason
+
+
+def embed_files(
+    cache: EmbeddingCache,
+    files: Sequence[ImageFile],
+    embedder: ImageEmbedder,
+    *,
+    workers: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> EmbeddingReport:
+    """Embed those files that the cache does not know; each batch is kept as soon as it is made.
+
+    Args:
+        cache: of the embedder's model.
+        files: what to embed.
+        embedder: the model.
+        workers: processes that decode; 0 does it in this one.
+        progress: called with (done, total) of the files that had to be embedded.
+    """
+    by_key = {file.key: file for file in files}
+    todo = [by_key[key] for key in cache.missing(by_key)]
+    # A process takes longer to start than a batch to decode.
+    workers = min(workers, len(todo) // BATCH)
+    loader = DataLoader(
+        _Decoder(todo, embedder), batch_size=BATCH, num_workers=workers, collate_fn=list
+    )
+    unreadable: dict[str, str] = {}
+    done = 0
+    for batch in loader:
+        images, failed = embed_prepared(batch, embedder)
+        cache.add(images)
+        unreadable |= failed
+        done += len(batch)
+        if progress:
+            progress(done, len(todo))
+    return EmbeddingReport(embedded=len(todo) - len(unreadable), unreadable=unreadable)
+
+
+def embed_prepared(
+    batch: "Sequence[Prepared | tuple[str, str]]", embedder: ImageEmbedder
+) -> tuple[list[EmbeddedImage], dict[str, str]]:
+    """One forward pass over what a `Preparer` made of some files.
+
+    Returns:
+        What the cache keeps, and of files that could not be used cache key -> reason.
+    """
+    prepared = [item for item in batch if isinstance(item, Prepared)]
+    failed = dict(item for item in batch if not isinstance(item, Prepared))
+    if not prepared:
+        return [], failed
+    vectors = embedder.embed_pixels([item.pixels for item in prepared])
+    images = [
+        EmbeddedImage(
+            key=item.file.key,
+            width=item.width,
+            height=item.height,
+            thumbnail=item.thumbnail,
+            fingerprint=item.fingerprint,
+            vectors={facet: matrix[i] for facet, matrix in vectors.items()},
+        )
+        for i, item in enumerate(prepared)
+    ]
+    return images, failed
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, hexadecimal.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class Preparer:
+    """Makes each file ready for the forward pass, or says (key, why not)."""
+
+    def __init__(self, embedder: ImageEmbedder) -> None:
+        self._preprocess = embedder.preprocess
+        self._views = RandomViews(1, embedder.input_size)
+
+    def __call__(self, file: ImageFile) -> "Prepared | tuple[str, str]":
+        """Read, check and decode one file.
+
+        Several threads may do it at once for files as they are, but not for views: those are
+        drawn with the random state that all threads share.
+        """
+        try:
+            decoded = read_image(file.path)
+        except ImageError as error:
+            return file.key, str(error)
+        if decoded.sha256 != file.sha256:  # else another image would be known by this one's hash
+            return file.key, "the file changed while it was read; run the rebuild again"
+        image = decoded.pixels
+        width, height = image.size
+        if file.view is None:
+            small = thumbnail_of(image)
+            buffer = io.BytesIO()
+            small.save(buffer, "JPEG", quality=85)
+            return Prepared(
+                file,
+                width,
+                height,
+                buffer.getvalue(),
+                fingerprint(small),
+                self._preprocess(image),
+            )
+        view = self._views.view(image, file.sha256, file.view)
+        return Prepared(file, width, height, b"", b"", self._preprocess(view))
+
+
+class _Decoder(Dataset["Prepared | tuple[str, str]"]):
+    def __init__(self, files: Sequence[ImageFile], embedder: ImageEmbedder) -> None:
+        self._files = files
+        self._prepare = Preparer(embedder)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, index: int) -> "Prepared | tuple[str, str]":
+        return self._prepare(self._files[index])
+
+
+def thumbnail_of(image: Image.Image) -> Image.Image:
+    """An image shrunk to `THUMBNAIL` pixels on its longest side, if it is larger."""
+    small = image.copy()
+    small.thumbnail((THUMBNAIL, THUMBNAIL))
+    return small

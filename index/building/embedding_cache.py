@@ -1,0 +1,203 @@
+"""Embeddings by content hash, kept between rebuilds: what was embedded once is not again."""
+
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from index.errors import RebuildError
+from model.config import Facet
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS images (
+    key       TEXT PRIMARY KEY,   -- sha256 of the file, and the view's name if not the clean one
+    width     INTEGER NOT NULL,
+    height    INTEGER NOT NULL,
+    thumbnail BLOB NOT NULL       -- JPEG; empty for augmented views
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS vectors (
+    key    TEXT NOT NULL,
+    facet  TEXT NOT NULL,
+    vector BLOB NOT NULL,         -- float32, little endian
+    PRIMARY KEY (key, facet)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS fingerprints (
+    sha256      TEXT PRIMARY KEY, -- of the file
+    fingerprint BLOB NOT NULL     -- `index.takedowns.fingerprints`; kept when an image is forgotten
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS files (
+    path   TEXT PRIMARY KEY,
+    stamp  TEXT NOT NULL,         -- size and times: equal as long as the file is
+    sha256 TEXT NOT NULL
+) WITHOUT ROWID;
+-- What is asked of every image at once lies beside the thumbnails, not among them.
+CREATE INDEX IF NOT EXISTS sizes ON images (key, width, height);
+"""
+
+BLOCK = 10_000  # images asked for at once
+
+
+@dataclass(frozen=True)
+class EmbeddedImage:
+    """An image as the index needs it."""
+
+    key: str
+    width: int
+    height: int
+    thumbnail: bytes
+    vectors: dict[Facet, NDArray[np.float32]]  # each (D,)
+    fingerprint: bytes = b""  # of `index.takedowns.fingerprints`; empty for augmented views
+
+
+def remedy(error: sqlite3.Error, cache: Path) -> str:
+    """What to do about a failure of SQLite: damage is one thing, a disk or a lock another."""
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF  # the primary one
+    if isinstance(error, sqlite3.OperationalError) and code != sqlite3.SQLITE_ERROR:
+        return "make room on the disk, give write access or end what uses it, then try again"
+    return f"it is damaged: delete {cache}, and the next rebuild makes it anew"
+
+
+class EmbeddingCache:
+    """One SQLite file per model; each `add` is one transaction."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._db = sqlite3.connect(path)
+            with ExitStack() as until_open:
+                until_open.callback(self._db.close)
+                self._db.execute("PRAGMA journal_mode = WAL")
+                self._db.execute("PRAGMA secure_delete = ON")  # what is forgotten is overwritten
+                self._db.execute("PRAGMA synchronous = NORMAL")  # a power cut may cost a batch
+                self._db.executescript(f"BEGIN; {SCHEMA} COMMIT;")
+                until_open.pop_all()
+        except sqlite3.Error as error:
+            raise RebuildError(
+                f"the embedding cache {path} cannot be used ({error}); {remedy(error, path)}"
+            ) from error
+
+    def __enter__(self) -> "EmbeddingCache":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._db.close()
+
+    def missing(self, keys: Iterable[str]) -> list[str]:
+        """Those of ``keys`` that are not here, in order, without repeats."""
+        known = self._keys()
+        return [key for key in dict.fromkeys(keys) if key not in known]
+
+    def add(self, images: Iterable[EmbeddedImage]) -> None:
+        """Keep these images, all or none."""
+        with self._db:
+            for image in images:
+                self._db.execute(
+                    "INSERT OR REPLACE INTO images VALUES (?, ?, ?, ?)",
+                    (image.key, image.width, image.height, image.thumbnail),
+                )
+                self._db.executemany(
+                    "INSERT OR REPLACE INTO vectors VALUES (?, ?, ?)",
+                    (
+                        (image.key, facet, vector.astype("<f4").tobytes())
+                        for facet, vector in image.vectors.items()
+                    ),
+                )
+                if image.fingerprint:
+                    self._db.execute(
+                        "INSERT OR REPLACE INTO fingerprints VALUES (?, ?)",
+                        (image.key, image.fingerprint),
+                    )
+
+    def forget(self, hashes: Iterable[str]) -> None:
+        """Drop what was made of these files, views included; only their fingerprints stay."""
+        with self._db:
+            for sha256 in hashes:
+                for table in ("images", "vectors"):
+                    self._db.execute(
+                        f"DELETE FROM {table} WHERE key = ? OR (key > ? AND key < ?)",
+                        (sha256, f"{sha256}/", f"{sha256}0"),  # 0 follows / in ASCII
+                    )
+
+    def holds(self, hashes: Iterable[str]) -> list[str]:
+        """Those of these files of which an image or a vector is here, of a view at least."""
+        held = {key.partition("/")[0] for key in self._keys()}
+        return [sha256 for sha256 in hashes if sha256 in held]
+
+    def compact(self) -> None:
+        """Write the file anew without the space that was freed: nothing of the forgotten is left.
+
+        Overwriting reaches what is forgotten from now on, this also what was freed before.
+        """
+        self._db.execute("VACUUM")
+        [busy] = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[:1]
+        if busy:
+            raise sqlite3.OperationalError("another process reads the embedding cache")
+
+    def fingerprints(self) -> dict[str, bytes]:
+        """The fingerprints of all files whose picture was ever seen, by SHA-256."""
+        return dict(self._db.execute("SELECT sha256, fingerprint FROM fingerprints"))
+
+    def add_fingerprints(self, fingerprints: Iterable[tuple[str, bytes]]) -> None:
+        """Keep (sha256, fingerprint) of files whose image is here without one."""
+        with self._db:
+            self._db.executemany("INSERT OR REPLACE INTO fingerprints VALUES (?, ?)", fingerprints)
+
+    def file_hashes(self) -> dict[str, tuple[str, str]]:
+        """What `remember_hashes` was told: path -> (stamp, sha256)."""
+        rows = self._db.execute("SELECT path, stamp, sha256 FROM files")
+        return {path: (stamp, sha256) for path, stamp, sha256 in rows}
+
+    def remember_hashes(self, hashes: Iterable[tuple[str, str, str]]) -> None:
+        """Keep (path, stamp, sha256) of files, so that they need not be read again."""
+        with self._db:
+            self._db.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", hashes)
+
+    def facets(self) -> list[Facet]:
+        """The facets that images here have."""
+        return [row[0] for row in self._db.execute("SELECT DISTINCT facet FROM vectors")]
+
+    def sizes(self) -> dict[str, tuple[int, int]]:
+        """Width and height of every image here."""
+        rows = self._db.execute("SELECT key, width, height FROM images INDEXED BY sizes")
+        return {key: (width, height) for key, width, height in rows}
+
+    def thumbnail(self, key: str) -> bytes:
+        """An image's thumbnail."""
+        for _, thumbnail in self.thumbnails([key]):
+            return thumbnail
+        raise KeyError(key)
+
+    def thumbnails(self, keys: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+        """(key, thumbnail) of these images, in order."""
+        yield from self._each(
+            "SELECT k.value, i.thumbnail FROM json_each(?) AS k JOIN images AS i "
+            "ON i.key = k.value ORDER BY k.key",
+            keys,
+        )
+
+    def vectors(self, facet: Facet, keys: Sequence[str]) -> NDArray[np.float32]:
+        """(N, D) vectors of these images, in order."""
+        rows = self._each(
+            "SELECT v.vector FROM json_each(?) AS k JOIN vectors AS v "
+            "ON v.key = k.value AND v.facet = ? ORDER BY k.key",
+            keys,
+            facet,
+        )
+        found = np.stack([np.frombuffer(row[0], dtype="<f4") for row in rows]).astype(np.float32)
+        if len(found) != len(keys):
+            raise KeyError(f"{len(keys) - len(found)} of {len(keys)} images have no {facet} vector")
+        return found
+
+    def _keys(self) -> set[str]:
+        return {row[0] for row in self._db.execute("SELECT key FROM images INDEXED BY sizes")}
+
+    def _each(self, sql: str, keys: Sequence[str], *values: object) -> Iterator[tuple[Any, ...]]:
+        """What ``sql`` finds for ``keys``, its first parameter: SQLite limits how many it takes."""
+        for start in range(0, len(keys), BLOCK):
+            yield from self._db.execute(sql, (json.dumps(keys[start : start + BLOCK]), *values))

@@ -1,0 +1,134 @@
+"""The first step of a rebuild: which image is which, and which of them may not be used."""
+
+import hashlib
+import io
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from index.building.embedding import ImageFile, hash_file
+from index.building.embedding_cache import EmbeddingCache
+from index.building.source import SourceExemplar
+from index.takedowns.fingerprints import fingerprint
+from index.takedowns.log import Takedown, Takedowns
+
+Progress = Callable[[str, int, int], None]  # (stage, done, total)
+
+STEP = 1000  # files between two notes of progress, and between two writes of what was hashed
+# A file changed this shortly before it is read may change again within one tick of its clock.
+SETTLED = 2.0  # seconds
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A source's image that is not in the index, and why."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Identified:
+    """An exemplar whose file could be read."""
+
+    source: SourceExemplar
+    file: ImageFile
+
+    @property
+    def id(self) -> str:
+        """The same for the same image of the same concept, wherever its file lies."""
+        text = f"{self.source.concept.id}/{self.file.sha256}"
+        return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def identify(
+    exemplars: Sequence[SourceExemplar], cache: EmbeddingCache, report: Progress
+) -> tuple[list[Identified], list[Skipped]]:
+    """Every exemplar's content hash; a file that is as it was when last hashed is not read.
+
+    Args:
+        exemplars: of all sources.
+        cache: remembers the hashes.
+        report: called with ("scanning", done, total).
+    """
+    known = cache.file_hashes()
+    found: list[Identified] = []
+    skipped: list[Skipped] = []
+    fresh: list[tuple[str, str, str]] = []
+    for done, exemplar in enumerate(exemplars, start=1):
+        path = str(exemplar.path)
+        try:
+            path.encode()
+            stamp, settled = _stamp(exemplar.path)
+            remembered = known.get(path)
+            if remembered and remembered[0] == stamp:
+                sha256 = remembered[1]
+            else:
+                sha256 = hash_file(exemplar.path)
+                if settled:
+                    fresh.append((path, stamp, sha256))
+            found.append(Identified(exemplar, ImageFile(exemplar.path, sha256)))
+        except OSError as error:
+            reason = f"the file could not be read: {error.strerror or error}"
+            skipped.append(Skipped(path, reason))
+        except UnicodeEncodeError:
+            shown = os.fsencode(exemplar.path).decode("utf-8", "backslashreplace")
+            skipped.append(Skipped(shown, "its name is not UTF-8; rename it"))
+        if done % STEP == 0 or done == len(exemplars):
+            cache.remember_hashes(fresh)
+            fresh = []
+            report("scanning", done, len(exemplars))
+    return found, skipped
+
+
+def leave_out(
+    found: Sequence[Identified], takedowns: Takedowns, cache: EmbeddingCache
+) -> tuple[list[Identified], list[Skipped]]:
+    """Those that no takedown reaches, and those that one does.
+
+    What the cache holds of the latter is forgotten, but for fingerprints.
+    """
+    if not takedowns.active:
+        return list(found), []
+    known = cache.fingerprints()
+    reached: dict[int, tuple[Takedown, str]] = {}
+    pictures: list[tuple[int, bytes]] = []
+    for place, item in enumerate(found):
+        sha256 = item.file.sha256
+        if takedown := takedowns.of_exemplar(sha256, item.source.concept.id):
+            reached[place] = (takedown, "taken down")
+        elif picture := known.get(sha256):
+            pictures.append((place, picture))
+    nearest = takedowns.of_pictures([picture for _, picture in pictures])
+    for (place, _), takedown in zip(pictures, nearest, strict=True):
+        if takedown:
+            reached[place] = (takedown, "a copy of what was taken down")
+    cache.forget({found[place].file.sha256 for place in reached})
+    skipped = [
+        Skipped(
+            str(found[place].source.path),
+            f"{how} on {takedown.at:%Y-%m-%d} ({takedown.id}: {takedown.reason})",
+        )
+        for place, (takedown, how) in sorted(reached.items())
+    ]
+    return [item for place, item in enumerate(found) if place not in reached], skipped
+
+
+def add_fingerprints(hashes: Iterable[str], cache: EmbeddingCache) -> None:
+    """Work out the fingerprints that an older cache lacks of these files, from its thumbnails."""
+    lacking = set(hashes) - cache.fingerprints().keys()
+    cache.add_fingerprints(
+        (sha256, fingerprint(Image.open(io.BytesIO(cache.thumbnail(sha256))).convert("RGB")))
+        for sha256 in lacking
+    )
+
+
+def _stamp(path: Path) -> tuple[str, bool]:
+    """What changes when a file does, and whether that can be relied upon yet."""
+    state = path.stat()
+    stamp = f"{state.st_size}-{state.st_mtime_ns}-{state.st_ctime_ns}"
+    return stamp, time.time() - max(state.st_mtime, state.st_ctime) > SETTLED

@@ -1,0 +1,119 @@
+"""The approximate index beside large vectors: an inverted file of 8-bit codes.
+
+A search looks into the ``probes`` lists nearest to the query, takes the best codes there, and ranks
+them by their exact vectors (`index.stores.vectors.FaissStore`). How many lists is chosen for each
+index: the fewest with which real queries find what an exact search finds.
+"""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from index.errors import SnapshotError
+
+Floats = NDArray[np.float32]
+Rows = NDArray[np.int64]
+IndexType = Literal["auto", "exact", "ivf"]
+
+EXACT_FLOATS = 40_000_000  # numbers in a facet's vectors up to which exact search takes some 5 ms
+TRAINING = 32  # vectors a list is trained on
+BLOCK = 65_536  # vectors coded at once
+NEIGHBOURS = 10
+RECALL = 0.993  # of the NEIGHBOURS nearest, on queries seen while building; 0.99 holds for others
+
+
+def wants_inverted(index_type: IndexType, count: int, dimension: int) -> bool:
+    """Whether vectors of this many rows get an inverted file."""
+    if index_type == "auto":
+        return count * dimension > EXACT_FLOATS
+    return index_type == "ivf"
+
+
+def write_inverted(path: Path, vectors: Floats) -> None:
+    """Train, fill and write the inverted file of (N, D) unit vectors.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    count, dimension = vectors.shape
+    lists = list_count(count)
+    quantizer = faiss.IndexFlatIP(dimension)
+    index = faiss.IndexIVFScalarQuantizer(
+        quantizer, dimension, lists, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT
+    )
+    index.cp.min_points_per_centroid = 1  # no warning about small indexes
+    index.cp.max_points_per_centroid = TRAINING
+    generator = np.random.default_rng(0)
+    sample = np.sort(generator.permutation(count)[: lists * TRAINING])
+    index.train(np.ascontiguousarray(vectors[sample]))
+    for start in range(0, count, BLOCK):
+        index.add(np.ascontiguousarray(vectors[start : start + BLOCK]))
+    try:
+        faiss.write_index(index, str(path))
+    except RuntimeError as error:  # FAISS's own; it names the cause at its end
+        raise OSError(f"{path}: {error}") from error
+
+
+def list_count(count: int) -> int:
+    """Lists of an inverted file of ``count`` vectors: the power of two nearest to 4 roots of it."""
+    nearest: int = 2 ** round(math.log2(4 * math.sqrt(max(1, count))))
+    return max(1, min(nearest, count // 8))
+
+
+def read_inverted(path: Path) -> faiss.IndexIVF:
+    """Map an inverted file into memory; only the lists that are searched are ever read.
+
+    Raises:
+        SnapshotError: it is missing or no inverted file.
+    """
+    try:
+        index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP)
+    except RuntimeError as error:
+        raise SnapshotError(f"the vectors {path} cannot be read; run `whence rebuild`") from error
+    if not isinstance(index, faiss.IndexIVF):
+        raise SnapshotError(f"the vectors {path} are no inverted file; run `whence rebuild`")
+    return index
+
+
+def choose_probes(inverted: Path, vectors: Path, queries: Floats) -> int:
+    """The fewest lists, in steps of a half, with which ``queries`` find their nearest vectors.
+
+    Args:
+        inverted: what `write_inverted` wrote.
+        vectors: the FAISS file of the same vectors.
+        queries: (Q, D), such as will be asked.
+    """
+    index = read_inverted(inverted)
+    exact = faiss.read_index(str(vectors), faiss.IO_FLAG_MMAP_IFC)
+    k = min(NEIGHBOURS, exact.ntotal)
+
+    def search(probes: int) -> Rows:
+        parameters = faiss.SearchParametersIVF(nprobe=probes)  # type: ignore[call-arg]
+        # With exact ranking afterwards it is enough to be among the candidates.
+        found: Rows = index.search(queries, 4 * k, params=parameters)[1]
+        return found
+
+    return fewest_probes(index.nlist, exact.search(queries, k)[1], search)
+
+
+def fewest_probes(lists: int, truth: Rows, search: Callable[[int], Rows]) -> int:
+    """The fewest lists, in steps of a half, with which a search finds `RECALL` of the truth.
+
+    Args:
+        lists: how many there are.
+        truth: (Q, k) the nearest rows of some queries.
+        search: (Q, any) the rows found for them, given how many lists to look into.
+    """
+    probes = 1
+    while probes < lists:
+        found = search(probes)
+        hits = sum(len(np.intersect1d(*pair)) for pair in zip(truth, found, strict=True))
+        if hits >= RECALL * truth.size:
+            break
+        probes += math.ceil(probes / 2)
+    return min(probes, lists)

@@ -1,0 +1,643 @@
+"""The exemplars' vectors on a Milvus: for collections beyond one machine's memory.
+
+A version is a collection for each facet, `<name>_<facet>_<version>`: its primary key is the
+catalog's row, its vectors are compared by inner product, and all are complete before they are
+published. The aliases `<name>_<facet>` point to the published ones, for whoever else looks into
+Milvus. They are moved one after the other; Whence itself goes by `CURRENT` and the manifest, so
+that an answer can never mix two versions. Facets as fields of one collection were tried, too:
+Milvus Lite searches those slower.
+
+Indexes are FLAT, or IVF_FLAT for many vectors. Both hold the vectors as they were written, so that
+similarities are exact; how many lists of an IVF_FLAT are looked into is chosen for each version
+(`probes` of its manifest). The same client speaks with a Milvus and with Milvus Lite, an engine in
+this process that keeps its data in a local file, which only one process can open.
+"""
+
+import importlib
+import json
+import logging
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import numpy as np
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from index.errors import SnapshotError, VectorStoreError, VectorStoreUnavailableError
+from index.stores.inverted import NEIGHBOURS, IndexType, fewest_probes, list_count, wants_inverted
+from index.stores.vectors import (
+    FaissEngine,
+    Floats,
+    Mask,
+    Rows,
+    VectorEngine,
+    VectorStore,
+    VectorWriter,
+    checked_queries,
+    checked_vectors,
+    require_all,
+)
+from model.checkpoint import sync_to_disk
+from model.config import Facet
+
+COLLECTION = "whence"  # the name in a Milvus Lite file
+MARK = "milvus.txt"  # in a version's folder: where its vectors are, before the first one is there
+ERASED = "erased.json"  # in a version's folder: rows whose vectors were deleted
+ROW, VECTOR = "row", "vector"  # a collection's fields
+FACETS: tuple[Facet, ...] = get_args(Facet)
+Answer = TypeVar("Answer")
+MOST = 16_384  # hits that Milvus gives at most
+QUERIES = 16  # asked together; more would be long in answering, and Milvus seem to hang
+MESSAGE = 16 * 2**20  # bytes of vectors in one message; Milvus takes up to 64 MiB
+SEGMENT = 2**18  # vectors that Milvus indexes together, about
+WRITE, BUILD = 120.0, 24 * 3600.0  # seconds for a message of vectors; for indexing and loading
+PATIENCE = (1.0, 4.0, 15.0)  # seconds between attempts to write or publish
+NOT_THERE, NOT_LOADED = 100, 101  # Milvus's codes for a collection
+REFUSED = re.compile("auth check failure|permission deny", re.IGNORECASE)  # in its words
+MISSING = "missing"
+FAILED = ("Failed", MISSING)  # states of an index that will never be finished
+
+
+class StoreSettings(BaseSettings):
+    """How to reach the vectors, from the environment: WHENCE_VECTOR_STORE, ..._TOKEN."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="WHENCE_", env_ignore_empty=True, frozen=True, hide_input_in_errors=True
+    )
+
+    vector_store: str | None = Field(
+        None,
+        description="Where rebuilds put vectors: milvus://HOST:PORT/COLLECTION (milvus+tls://... "
+        "encrypted) or a file FILE.db of Milvus Lite; by default the version's folder.",
+    )
+    vector_store_token: SecretStr | None = Field(
+        None, description="USER:PASSWORD or API key for a Milvus that asks for one."
+    )
+    vector_store_seconds: float = Field(
+        10, gt=0, description="How long Milvus may take to answer before it counts as gone."
+    )
+
+    @field_validator("vector_store")
+    @classmethod
+    def _check_address(cls, text: str | None) -> str | None:
+        try:
+            return MilvusAddress.parse(text).text if text else None
+        except VectorStoreError as error:
+            raise ValueError(str(error)) from error
+
+
+@dataclass(frozen=True)
+class MilvusAddress:
+    """A Milvus, or a Milvus Lite file, and a name in it."""
+
+    text: str  # as given, a file's made absolute
+    uri: str  # for pymilvus
+    collection: str
+
+    @classmethod
+    def parse(cls, text: str) -> "MilvusAddress":
+        """Read ``milvus://host:port/collection``, ``milvus+tls://...`` or the path of a file.
+
+        Raises:
+            VectorStoreError: it is neither.
+        """
+        scheme, separator, rest = text.partition("://")
+        if not separator and text.endswith(".db"):
+            path = str(Path(text).absolute())
+            return cls(path, path, COLLECTION)
+        place, _, collection = rest.partition("/")
+        encrypted = {"milvus": "http", "milvus+tls": "https"}
+        # Milvus's own rule for names; a password in an address would end up in manifests and logs.
+        sound = re.fullmatch(r"[A-Za-z_]\w{0,199}", collection, re.ASCII)
+        if scheme not in encrypted or not re.fullmatch(r"[\w.-]+:\d+|\[[0-9A-Fa-f:]+\]:\d+", place):
+            sound = None
+        if not sound:
+            shown = re.sub(r"//.*@", "//...@", text)
+            raise VectorStoreError(
+                f"the vector store {shown!r} is not one: give milvus://HOST:PORT/COLLECTION (a "
+                "name of letters, digits and _; user and password go into "
+                "WHENCE_VECTOR_STORE_TOKEN), or a Milvus Lite file that ends in .db"
+            )
+        return cls(text, f"{encrypted[scheme]}://{place}", collection)
+
+
+def engine_at(address: str | None) -> VectorEngine:
+    """The engine at an address, or the one that keeps vectors in the version's folder.
+
+    Raises:
+        VectorStoreError: it is no address.
+    """
+    return MilvusEngine(MilvusAddress.parse(address)) if address else FaissEngine()
+
+
+class MilvusEngine:
+    """Keeps a version's vectors in collections of its own."""
+
+    def __init__(self, place: MilvusAddress) -> None:
+        self._place = place
+        self.address: str | None = place.text
+
+    def write(
+        self, folder: Path, version: str, count: int, dimensions: Mapping[Facet, int]
+    ) -> VectorWriter:
+        """See `VectorEngine.write`."""
+        # First of all: a folder with the mark of an address that never answers cannot be removed.
+        connections = self._connect(version, dimensions)
+        # So that a killed rebuild's collections can be found and removed.
+        (folder / MARK).write_text(f"{self._place.text}\n", encoding="utf-8")
+        sync_to_disk(folder / MARK)
+        return _MilvusWriter(connections, count, dimensions)
+
+    def open(
+        self,
+        folder: Path,
+        version: str,
+        count: int,
+        dimensions: Mapping[Facet, int],
+        probes: Mapping[Facet, int],
+    ) -> VectorStore:
+        """See `VectorEngine.open`."""
+        return MilvusStore(self._connect(version, dimensions), folder, count, dimensions, probes)
+
+    def publish(self, version: str) -> None:
+        """Let the aliases point to the version's collections."""
+        for facet, connection in self._connect(version, FACETS).items():
+            _patiently(self._point, self._name(facet), connection)
+
+    def remove(self, version: str) -> None:
+        """Drop the version's collections, if they are there."""
+        for connection in self._connect(version, FACETS).values():
+            if connection.call("has_collection", connection.collection):
+                for alias in connection.call("list_aliases", connection.collection)["aliases"]:
+                    connection.call("drop_alias", alias)  # else Milvus refuses
+                connection.call("drop_collection", connection.collection)
+
+    def _point(self, alias: str, connection: "_Connection") -> None:
+        known = alias in connection.call("list_aliases")["aliases"]
+        if connection.call("has_collection", connection.collection):
+            name = connection.collection
+            connection.call("alter_alias" if known else "create_alias", name, alias)
+        elif known:  # of a version with more facets
+            connection.call("drop_alias", alias)
+
+    def _name(self, facet: Facet) -> str:
+        return f"{self._place.collection}_{facet}"
+
+    def _connect(self, version: str, facets: Iterable[Facet]) -> dict[Facet, "_Connection"]:
+        suffix = re.sub(r"[^0-9A-Za-z]", "_", version)
+        return {
+            facet: _Connection(self._place, f"{self._name(facet)}_{suffix}") for facet in facets
+        }
+
+
+class _Connection:
+    """One collection, by a client that all of the process shares."""
+
+    def __init__(self, place: MilvusAddress, collection: str) -> None:
+        self.place = place
+        self.collection = collection
+        self._pymilvus, self._grpc = _libraries()
+        try:
+            settings = StoreSettings()
+        except ValidationError as error:
+            fault = error.errors()[0]
+            raise VectorStoreError(
+                f"WHENCE_{str(fault['loc'][0]).upper()}: {fault['msg']}"
+            ) from error
+        self.seconds = settings.vector_store_seconds
+        token = settings.vector_store_token
+        with self.named_errors():
+            self.client = _client(
+                place.uri, token.get_secret_value() if token else "", self.seconds
+            )
+
+    @contextmanager
+    def named_errors(self) -> Iterator[None]:
+        """What Milvus says, as errors of ours."""
+        try:
+            yield
+        except self._pymilvus.MilvusException as error:
+            if error.code == NOT_THERE:
+                raise SnapshotError(
+                    f"the vectors are not in {self.place.text} any more: there is no collection "
+                    f"{self.collection!r}; run `whence rebuild`"
+                ) from error
+            raise self._unavailable(error, error.message) from error
+        except self._grpc.RpcError as error:
+            raise self._unavailable(error, str(error.details())) from error
+
+    def call(self, method: str, *arguments: Any, least: float = 0, **options: Any) -> Any:
+        """Call a method of the client, which may take ``least`` seconds."""
+        with self.named_errors():
+            timeout = max(least, self.seconds)
+            return getattr(self.client, method)(*arguments, timeout=timeout, **options)
+
+    def ask(self, method: str, *, least: float = 0, **options: Any) -> Any:
+        """Call a method of the client about the collection.
+
+        A Milvus that was started again may have the collection on disk alone: then it is loaded
+        first.
+        """
+        try:
+            return self.call(method, self.collection, least=least, **options)
+        except VectorStoreUnavailableError as error:
+            if getattr(error.__cause__, "code", None) != NOT_LOADED:
+                raise
+        self.call("load_collection", self.collection, least=least)
+        return self.call(method, self.collection, least=least, **options)
+
+    def _unavailable(self, error: BaseException, reason: str) -> VectorStoreUnavailableError:
+        cause = " ".join(str(reason).split())[:200]
+        if "local milvus" in cause:
+            return VectorStoreUnavailableError(
+                f"the Milvus Lite file {self.place.text} cannot be opened; only one process at a "
+                "time can: end the other, or let a Milvus serve both (docs/scale.md). If there is "
+                "no other, see that its folder is there and can be written to"
+            )
+        if self._refuses(error):
+            return VectorStoreUnavailableError(
+                f"the Milvus at {self.place.text} does not let Whence do this ({cause}): "
+                "see WHENCE_VECTOR_STORE_TOKEN, and what Milvus permits that user"
+            )
+        return VectorStoreUnavailableError(
+            f"the vectors at {self.place.text} cannot be reached ({cause}); once Milvus answers "
+            "again, nothing else needs doing"
+        )
+
+    def _refuses(self, error: BaseException) -> bool:
+        """Whether Milvus knows neither user nor key, or does not permit what was asked.
+
+        While it connects, pymilvus says no more than that it failed; the error's cause says why.
+        """
+        codes = self._grpc.StatusCode
+        chain = [error]
+        while (cause := chain[-1].__cause__) and cause not in chain:  # pymilvus makes circles
+            chain.append(cause)
+        return any(
+            error.code() in (codes.UNAUTHENTICATED, codes.PERMISSION_DENIED)
+            if isinstance(error, self._grpc.RpcError)
+            else REFUSED.search(str(error))
+            for error in chain
+        )
+
+
+@lru_cache
+def _libraries() -> tuple[Any, Any]:
+    try:
+        pymilvus, grpc = (importlib.import_module(name) for name in ("pymilvus", "grpc"))
+    except ImportError as error:
+        raise VectorStoreError(
+            "vectors on a Milvus need the extra `milvus`: pip install 'whence[milvus]'"
+        ) from error
+    # They would print every error with a traceback; it is raised as well.
+    for name in ("pymilvus", "milvus_lite"):
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+    return pymilvus, grpc
+
+
+@lru_cache
+def _client(uri: str, token: str, seconds: float) -> Any:
+    return _libraries()[0].MilvusClient(uri, token=token, timeout=seconds)
+
+
+class _MilvusWriter:
+    """Fills new collections.
+
+    Upserts, not inserts: what is sent again after a failure replaces what came through.
+    """
+
+    def __init__(
+        self,
+        connections: Mapping[Facet, _Connection],
+        count: int,
+        dimensions: Mapping[Facet, int],
+    ) -> None:
+        self._connections = connections
+        self._count = count
+        self._dimensions = dict(dimensions)
+        for facet, connection in connections.items():
+            types = connection._pymilvus.DataType
+            schema = connection.client.create_schema(auto_id=False, enable_dynamic_field=False)
+            schema.add_field(ROW, types.INT64, is_primary=True)
+            schema.add_field(VECTOR, types.FLOAT_VECTOR, dim=dimensions[facet])
+            _patiently(_create, connection, schema)
+
+    def upsert(self, rows: Rows, vectors: Mapping[Facet, Floats]) -> None:
+        sent = {
+            facet: checked_vectors(facet, vectors[facet], length)
+            for facet, length in self._dimensions.items()
+        }
+        # Milvus keeps any one of a number's entries in a message.
+        last = len(rows) - 1 - np.unique(rows[::-1], return_index=True)[1]
+        for facet, matrix in sent.items():
+            batch = _batch(self._dimensions[facet])
+            for start in range(0, len(last), batch):
+                records = [
+                    {ROW: int(rows[place]), VECTOR: matrix[place]}
+                    for place in last[start : start + batch]
+                ]
+                _patiently(self._connections[facet].ask, "upsert", least=WRITE, data=records)
+
+    def finish(self, index_type: IndexType, asked: Mapping[Facet, Floats]) -> dict[Facet, int]:
+        probes: dict[Facet, int] = {}
+        for facet, connection in self._connections.items():
+            lists = self._index(connection, index_type, self._dimensions[facet])
+            require_all(_patiently(_count_rows, connection), self._count)
+            if lists:
+                search = partial(_patiently, _Search(connection, lists))
+                k = min(NEIGHBOURS, self._count)
+                queries = asked[facet]
+                probes[facet] = fewest_probes(
+                    lists,
+                    search(queries, k, probes=lists)[1],
+                    lambda looked, search=search, queries=queries, k=k: search(  # type: ignore[misc]
+                        queries, k, probes=looked
+                    )[1],
+                )
+        return probes
+
+    def _index(self, connection: _Connection, index_type: IndexType, length: int) -> int:
+        """Index and load what was written; how many lists an inverted file has, 0 without one."""
+        lists = _lists(self._count) if wants_inverted(index_type, self._count, length) else 0
+        parameters: dict[str, Any] = {"index_type": "FLAT"}
+        if lists:
+            parameters = {"index_type": "IVF_FLAT", "params": {"nlist": lists}}
+        indexes = connection.client.prepare_index_params()
+        indexes.add_index(field_name=VECTOR, index_name=VECTOR, metric_type="IP", **parameters)
+        _patiently(connection.ask, "flush", least=BUILD)
+        _patiently(_create_index, connection, indexes)
+        while (state := _index_state(connection)) != "Finished":
+            if state in FAILED:
+                raise SnapshotError(
+                    f"the collection {connection.collection!r} in {connection.place.text} could "
+                    f"not be indexed: Milvus calls its index {state!r}, and its log says why; run "
+                    "`whence rebuild` again"
+                )
+            time.sleep(0.2)
+        _patiently(connection.ask, "load_collection", least=BUILD)
+        return lists
+
+
+def _patiently(method: Callable[..., Answer], *arguments: Any, **options: Any) -> Answer:
+    """Call what may be called again: hours of writing must not be lost to a short outage."""
+    for wait in PATIENCE:
+        try:
+            return method(*arguments, **options)
+        except VectorStoreUnavailableError:
+            time.sleep(wait)
+    return method(*arguments, **options)
+
+
+def _create(connection: _Connection, schema: Any) -> None:
+    # It may be there: Milvus can go away between making it and saying so.
+    if not connection.call("has_collection", connection.collection):
+        connection.call("create_collection", connection.collection, schema=schema)
+
+
+def _create_index(connection: _Connection, indexes: Any) -> None:
+    if not connection.ask("list_indexes"):  # as above
+        # Waited for elsewhere: the client's own waiting asks what Milvus Lite cannot answer.
+        connection.ask("create_index", least=BUILD, index_params=indexes, sync=False)
+
+
+def _index_state(connection: _Connection) -> str:
+    """What Milvus says of the index, in its own words; ``missing`` if it knows of none."""
+    found = _patiently(connection.ask, "describe_index", index_name=VECTOR)
+    return str(found["state"]) if found else MISSING
+
+
+def _batch(length: int) -> int:
+    """Vectors that one message takes."""
+    return max(1, MESSAGE // (4 * length))
+
+
+def _lists(count: int) -> int:
+    """Lists of an inverted file; Milvus cuts a collection into segments, each with its own."""
+    return list_count(min(count, SEGMENT))
+
+
+def _count_rows(connection: _Connection) -> int:
+    # Strong: counted after every write has reached every node.
+    [found] = connection.ask(
+        "query", filter="", output_fields=["count(*)"], consistency_level="Strong"
+    )
+    return int(found["count(*)"])
+
+
+@dataclass(frozen=True)
+class _Search:
+    """Nearest neighbours in one collection, whatever Milvus's limits on one question."""
+
+    connection: _Connection
+    lists: int  # of its inverted file; 0 if it has none
+
+    def __call__(
+        self, queries: Floats, k: int, *, probes: int = 0, condition: str = ""
+    ) -> tuple[Floats, Rows]:
+        """Similarities (Q, k) and rows (Q, k), best first; row -1 where fewer were found.
+
+        Args:
+            queries: (Q, D).
+            k: at most `MOST`.
+            probes: lists to look into.
+            condition: on the rows, in Milvus's language.
+        """
+        similarities = np.full((len(queries), k), -1, dtype=np.float32)
+        rows = np.full((len(queries), k), -1, dtype=np.int64)
+        for start in range(0, len(queries), QUERIES):
+            answers = self.connection.ask(
+                "search",
+                data=list(queries[start : start + QUERIES]),
+                anns_field=VECTOR,
+                limit=k,
+                filter=condition,
+                output_fields=[ROW],
+                search_params={
+                    "metric_type": "IP",
+                    "params": {"nprobe": probes} if self.lists else {},
+                },
+            )
+            for place, hits in enumerate(answers, start=start):
+                similarities[place, : len(hits)] = [hit["distance"] for hit in hits]
+                rows[place, : len(hits)] = [hit[ROW] for hit in hits]
+        return similarities, rows
+
+
+class MilvusStore:
+    """The vectors of one version in its collections.
+
+    Args:
+        connections: to the collection of each facet.
+        folder: of the version; it remembers which rows were erased.
+        count: rows that the version has.
+        dimensions: lengths of its vectors.
+        probes: lists to look into, of those facets that have an inverted file.
+
+    Raises:
+        SnapshotError: a collection is missing, incomplete or of other dimensions.
+    """
+
+    def __init__(
+        self,
+        connections: Mapping[Facet, _Connection],
+        folder: Path,
+        count: int,
+        dimensions: Mapping[Facet, int],
+        probes: Mapping[Facet, int],
+    ) -> None:
+        self._connections = connections
+        self._folder = folder
+        self._probes = dict(probes)
+        self._dimensions = dict(dimensions)
+        self._searches = {
+            facet: _Search(connection, _lists(count) if facet in probes else 0)
+            for facet, connection in connections.items()
+        }
+        self.count = count
+        for facet, connection in connections.items():
+            self._require(connection, self._dimensions[facet])
+
+    def _require(self, connection: _Connection, length: int) -> None:
+        where = f"the collection {connection.collection!r} in {connection.place.text}"
+        fields = connection.ask("describe_collection")["fields"]
+        [found] = [int(f["params"]["dim"]) for f in fields if f["name"] == VECTOR] or [0]
+        if found != length:
+            raise SnapshotError(
+                f"{where} has vectors of dimension {found}, the index of {length}; run "
+                "`whence rebuild`"
+            )
+        erased, rows = self.erased, _count_rows(connection)
+        # An erasing that was cut short is finished by the next one.
+        if not self.count - len(erased) <= rows <= self.count:
+            raise SnapshotError(
+                f"{where} holds {rows} vectors for {self.count} exemplars, of which {len(erased)} "
+                "were erased; run `whence rebuild`"
+            )
+
+    @property
+    def erased(self) -> Rows:
+        """See `VectorStore.erased`; another process may erase while this one serves."""
+        return read_erased(self._folder)
+
+    def check(self) -> None:
+        """See `VectorStore.check`."""
+        for connection in self._connections.values():
+            connection.ask("query", filter=f"{ROW} == 0", output_fields=[ROW])
+
+    def dimension(self, facet: Facet) -> int:
+        """Length of a facet's vectors."""
+        return self._dimensions[facet]
+
+    def search(
+        self, facet: Facet, queries: Floats, k: int, mask: Mask | None = None
+    ) -> tuple[Floats, Rows]:
+        """See `VectorStore.search`."""
+        search, queries = self._searches[facet], self._checked(facet, queries)
+        k = min(k, mask.remaining if mask else self.count)
+        hidden = _among(mask.hidden, "not in") if mask else ""
+        probes = self._probes.get(facet, 0)
+        if k <= MOST:
+            found = search(queries, k, probes=probes, condition=hidden) if k else None
+            empty = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
+            return found or empty
+        # More than Milvus gives at once: the best of each part of the rows, looked into in full.
+        parts = []
+        for start in range(0, self.count, MOST):
+            part = f"{ROW} >= {start} and {ROW} < {start + MOST}"
+            size = min(MOST, self.count - start)
+            condition = f"{part} and {hidden}" if hidden else part
+            parts.append(search(queries, size, probes=search.lists, condition=condition))
+        similarities, rows = (np.concatenate(part, axis=1) for part in zip(*parts, strict=True))
+        order = np.argsort(np.where(rows < 0, np.inf, -similarities), axis=1, kind="stable")[:, :k]
+        return (
+            np.take_along_axis(similarities, order, axis=1),
+            np.take_along_axis(rows, order, axis=1),
+        )
+
+    def vectors(self, facet: Facet, rows: Rows) -> Floats:
+        """See `VectorStore.vectors`."""
+        wanted, places = np.unique(rows, return_inverse=True)
+        found = np.empty((len(wanted), self._dimensions[facet]), dtype=np.float32)
+        there = np.zeros(len(wanted), dtype=np.bool_)
+        connection = self._connections[facet]
+        batch = min(MOST, _batch(self._dimensions[facet]))
+        for start in range(0, len(wanted), batch):
+            condition = _among(wanted[start : start + batch], "in")
+            for record in connection.ask("query", filter=condition, output_fields=[ROW, VECTOR]):
+                place = int(np.searchsorted(wanted, record[ROW]))
+                found[place], there[place] = record[VECTOR], True
+        if not there.all():
+            raise SnapshotError(
+                f"{int((~there).sum())} of {len(wanted)} {facet} vectors are not in "
+                f"{connection.place.text} any more; run `whence rebuild`"
+            )
+        return found[places]
+
+    def similarities(self, facet: Facet, query: Floats, rows: Rows) -> Floats:
+        """See `VectorStore.similarities`."""
+        queries = self._checked(facet, query[None])
+        search = self._searches[facet]
+        wanted, places = np.unique(rows, return_inverse=True)
+        exact = np.full(len(wanted), np.nan, dtype=np.float32)
+        # Milvus compares where the vectors are and sends numbers: far less than the vectors.
+        for start in range(0, len(wanted), MOST):
+            part = wanted[start : start + MOST]
+            values, hits = search(
+                queries, len(part), probes=search.lists, condition=_among(part, "in")
+            )
+            there = hits[0] >= 0
+            exact[np.searchsorted(wanted, hits[0][there])] = values[0][there]
+        left = wanted[np.isnan(exact)]
+        if len(left):  # an index may pass over some where a condition leaves few
+            exact[np.isnan(exact)] = self.vectors(facet, left) @ queries[0]
+        return exact[places]
+
+    def erase(self, rows: Rows) -> None:
+        """See `VectorStore.erase`: the vectors are deleted from the collection."""
+        known = self.erased
+        erased = np.union1d(known, rows)
+        left = self.count - len(erased)
+        connections = self._connections.values()
+        if len(erased) == len(known) and all(_count_rows(one) == left for one in connections):
+            return
+        # First said, then done: a version never lacks a vector that nobody knows of.
+        draft = self._folder / f".{ERASED}"
+        draft.write_text(json.dumps(erased.tolist()), encoding="utf-8")
+        sync_to_disk(draft)
+        draft.replace(self._folder / ERASED)
+        sync_to_disk(self._folder)
+        for connection in connections:
+            for start in range(0, len(erased), MOST):
+                connection.ask("delete", filter=_among(erased[start : start + MOST], "in"))
+
+    def _checked(self, facet: Facet, queries: Floats) -> Floats:
+        return checked_queries(facet, queries, self.dimension(facet))
+
+
+def _among(rows: Sequence[int] | Rows, word: str) -> str:
+    """The condition that a row is ``in``, or ``not in``, some rows."""
+    return f"{ROW} {word} [{','.join(map(str, np.asarray(rows).tolist()))}]"
+
+
+def read_erased(folder: Path) -> Rows:
+    """The rows of a version whose vectors were deleted, wherever they were; none in files.
+
+    Raises:
+        SnapshotError: the file that names them cannot be read.
+    """
+    try:
+        text = (folder / ERASED).read_text(encoding="utf-8")
+        return np.asarray(json.loads(text), dtype=np.int64)
+    except FileNotFoundError:
+        return np.empty(0, dtype=np.int64)
+    except (OSError, ValueError) as error:
+        raise SnapshotError(
+            f"{folder / ERASED}, which names rows that were erased, cannot be read ({error}); run "
+            "`whence rebuild`"
+        ) from error

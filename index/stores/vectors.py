@@ -1,0 +1,424 @@
+"""The exemplars' embeddings, one set a facet: what a store of them must do, and its FAISS form.
+
+A `VectorEngine` keeps the vectors of versions: it takes those of a version that is being built
+(`VectorWriter`), opens them (`VectorStore`), and follows what is published and removed.
+`FaissEngine` keeps them as files in the version's folder; `index.stores.milvus.MilvusEngine` on
+a Milvus.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from index.errors import SnapshotError
+from index.stores.inverted import (
+    IndexType,
+    choose_probes,
+    read_inverted,
+    wants_inverted,
+    write_inverted,
+)
+from model.config import Facet
+
+Floats = NDArray[np.float32]
+Rows = NDArray[np.int64]
+
+CANDIDATES = 4  # codes of an inverted file that are ranked exactly, for each hit asked for
+SELECTIVE = 0.1  # part of all rows; where more candidates are needed, exact search is as good
+
+
+class Mask:
+    """Rows that a search passes over.
+
+    Args:
+        hidden: (H,) their numbers, in any order.
+        count: rows in all.
+    """
+
+    def __init__(self, hidden: Rows, count: int) -> None:
+        self.hidden = hidden
+        self.visible = np.ones(count, dtype=np.bool_)  # (count,)
+        self.visible[hidden] = False
+        self.remaining = int(self.visible.sum())
+
+    @cached_property
+    def selector(self) -> faiss.IDSelector:
+        """The visible rows for FAISS; passed with a search and never changed."""
+        return faiss.IDSelectorBitmap(np.packbits(self.visible, bitorder="little"))  # type: ignore[call-arg,arg-type]
+
+
+class VectorStore(Protocol):
+    """Nearest neighbours by inner product of unit vectors; rows are those of the catalog.
+
+    Where the vectors are elsewhere, all of it but `erased` raises `VectorStoreUnavailableError`
+    while they cannot be reached, and answers again, without being opened anew, once they can.
+    """
+
+    @property
+    def count(self) -> int:
+        """Rows of each facet, erased ones included."""
+
+    @property
+    def erased(self) -> Rows:
+        """Rows whose vectors are gone for good, ascending; they must be hidden from searches."""
+
+    def check(self) -> None:
+        """Return if it can be searched now."""
+
+    def erase(self, rows: Rows) -> None:
+        """Delete the vectors of withdrawn rows, where the store can; a mask hides them anyway."""
+
+    def dimension(self, facet: Facet) -> int:
+        """Length of a facet's vectors."""
+
+    def search(
+        self, facet: Facet, queries: Floats, k: int, mask: Mask | None = None
+    ) -> tuple[Floats, Rows]:
+        """The k nearest of each query, best first.
+
+        Args:
+            facet: which vectors to search.
+            queries: (Q, D) unit vectors.
+            k: no more are returned than there are visible rows.
+            mask: rows to pass over.
+
+        Returns:
+            similarities (Q, k) and rows (Q, k); row -1 where an approximate search found fewer.
+        """
+
+    def vectors(self, facet: Facet, rows: Rows) -> Floats:
+        """The (R, D) vectors of chosen rows (R,), exactly as they were written."""
+
+    def similarities(self, facet: Facet, query: Floats, rows: Rows) -> Floats:
+        """Exact inner products of one query (D,) with chosen rows (R,)."""
+
+
+class VectorWriter(Protocol):
+    """Takes the vectors of a version that is being built."""
+
+    def upsert(self, rows: Rows, vectors: Mapping[Facet, Floats]) -> None:
+        """Write some rows, in any order; of a row that comes twice the last counts.
+
+        Args:
+            rows: (R,) their numbers.
+            vectors: facet -> (R, D) unit vectors, every facet.
+
+        Raises:
+            SnapshotError: a vector is of the wrong length, not finite or not of unit norm.
+        """
+
+    def finish(self, index_type: IndexType, asked: Mapping[Facet, Floats]) -> dict[Facet, int]:
+        """Complete what was written, so that it can be opened.
+
+        Args:
+            index_type: how to search.
+            asked: facet -> (Q, D) queries such as will be asked, which choose how many lists of an
+                inverted file a search looks into.
+
+        Returns:
+            That number, of those facets that have an inverted file.
+
+        Raises:
+            SnapshotError: rows are missing.
+        """
+
+
+class VectorEngine(Protocol):
+    """Keeps the vectors of versions."""
+
+    @property
+    def address(self) -> str | None:
+        """What a manifest remembers of it; None if the vectors lie in the version's folder."""
+
+    def write(
+        self, folder: Path, version: str, count: int, dimensions: Mapping[Facet, int]
+    ) -> VectorWriter:
+        """Begin a version of ``count`` rows, whose folder is being built."""
+
+    def open(
+        self,
+        folder: Path,
+        version: str,
+        count: int,
+        dimensions: Mapping[Facet, int],
+        probes: Mapping[Facet, int],
+    ) -> VectorStore:
+        """Open a version's vectors.
+
+        Args:
+            folder: of the version, finished or being built.
+            version: its name.
+            count: rows it must have.
+            dimensions: lengths that its vectors must have.
+            probes: what `VectorWriter.finish` returned.
+
+        Raises:
+            SnapshotError: the vectors are missing or not those.
+        """
+
+    def publish(self, version: str) -> None:
+        """Follow the publication of a version, or its return."""
+
+    def remove(self, version: str) -> None:
+        """Delete what there is of a version's vectors outside its folder."""
+
+
+@dataclass(frozen=True)
+class Inverted:
+    """A facet's inverted file, and how many of its lists a search looks into."""
+
+    index: faiss.IndexIVF
+    probes: int
+
+
+def _mapped(index: faiss.Index) -> Floats:
+    """(N, D) the vectors of a flat index where they lie; good for as long as the index is."""
+    vectors: Floats = faiss.rev_swig_ptr(index.get_xb(), index.ntotal * index.d)  # type: ignore[attr-defined]
+    return vectors.reshape(index.ntotal, index.d)
+
+
+class FaissStore:
+    """Inner product over memory-mapped vectors: exact, or by an inverted file and then exactly.
+
+    Args:
+        indexes: each facet's vectors.
+        inverted: the inverted file of those facets that have one.
+    """
+
+    def __init__(
+        self, indexes: Mapping[Facet, faiss.Index], inverted: Mapping[Facet, Inverted] | None = None
+    ) -> None:
+        self._indexes = dict(indexes)
+        self._inverted = dict(inverted or {})
+        # Read directly: FAISS's own `reconstruct_batch` wakes its threads for every few rows.
+        self._vectors = {facet: _mapped(index) for facet, index in self._indexes.items()}
+        counts = {index.ntotal for index in self._indexes.values()}
+        counts |= {inverted.index.ntotal for inverted in self._inverted.values()}
+        if len(counts) != 1:
+            raise SnapshotError(
+                f"the facets' vectors disagree in number ({sorted(counts)}); run `whence rebuild`"
+            )
+        self.count = int(counts.pop())
+        self.erased: Rows = np.empty(0, dtype=np.int64)  # a version's files never change
+
+    @classmethod
+    def open(
+        cls, folder: Path, facets: Sequence[Facet], probes: Mapping[Facet, int] | None = None
+    ) -> "FaissStore":
+        """Map the vectors of a snapshot into memory; processes that do share it.
+
+        Args:
+            folder: of the snapshot.
+            facets: that it has.
+            probes: lists to look into, of those facets that have an inverted file.
+
+        Raises:
+            SnapshotError: a file is missing or is not a FAISS index.
+        """
+        indexes = {facet: _read(folder / file_name(facet)) for facet in facets}
+        inverted = {
+            facet: Inverted(read_inverted(folder / inverted_name(facet)), count)
+            for facet, count in (probes or {}).items()
+        }
+        return cls(indexes, inverted)
+
+    def check(self) -> None:
+        """See `VectorStore.check`; files that are open can be searched."""
+
+    def erase(self, rows: Rows) -> None:
+        """See `VectorStore.erase`: masks hide the rows until the version is pruned."""
+
+    def dimension(self, facet: Facet) -> int:
+        """Length of a facet's vectors."""
+        return int(self._indexes[facet].d)
+
+    def search(
+        self, facet: Facet, queries: Floats, k: int, mask: Mask | None = None
+    ) -> tuple[Floats, Rows]:
+        """See `VectorStore.search`."""
+        queries = self._checked(facet, queries)
+        # FAISS pads short results with row -1; asking for no more than there is avoids it.
+        k = min(k, mask.remaining if mask else self.count)
+        if not k:
+            return np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
+        inverted = self._inverted.get(facet)
+        if inverted and CANDIDATES * k <= self.count * SELECTIVE:
+            return self._search_inverted(inverted, facet, queries, k, mask)
+        parameters = faiss.SearchParameters(sel=mask.selector) if mask else None  # type: ignore[call-arg]
+        similarities, rows = self._indexes[facet].search(queries, k, params=parameters)
+        return similarities, rows
+
+    def _search_inverted(
+        self, inverted: Inverted, facet: Facet, queries: Floats, k: int, mask: Mask | None
+    ) -> tuple[Floats, Rows]:
+        chosen = {"sel": mask.selector} if mask else {}
+        # With the search, never on the index: other threads search it, too.
+        parameters = faiss.SearchParametersIVF(nprobe=inverted.probes, **chosen)  # type: ignore[call-arg]
+        candidates = inverted.index.search(queries, CANDIDATES * k, params=parameters)[1]
+        similarities = np.full((len(queries), k), -1, dtype=np.float32)
+        rows = np.full((len(queries), k), -1, dtype=np.int64)
+        for i, query in enumerate(queries):
+            near = candidates[i][candidates[i] >= 0]
+            exact = self.vectors(facet, near) @ query
+            best = np.argsort(-exact, kind="stable")[:k]
+            similarities[i, : len(best)], rows[i, : len(best)] = exact[best], near[best]
+        return similarities, rows
+
+    def vectors(self, facet: Facet, rows: Rows) -> Floats:
+        """See `VectorStore.vectors`."""
+        return self._vectors[facet][rows]
+
+    def similarities(self, facet: Facet, query: Floats, rows: Rows) -> Floats:
+        """See `VectorStore.similarities`."""
+        self._checked(facet, query[None])
+        return self.vectors(facet, rows) @ query
+
+    def _checked(self, facet: Facet, queries: Floats) -> Floats:
+        # FAISS answers a wrong dimension with an assertion that says nothing.
+        return checked_queries(facet, queries, self.dimension(facet))
+
+
+class FaissEngine:
+    """Keeps vectors as files in the version's folder."""
+
+    address: str | None = None
+
+    def write(
+        self,
+        folder: Path,
+        version: str,  # noqa: ARG002
+        count: int,
+        dimensions: Mapping[Facet, int],
+    ) -> VectorWriter:
+        """See `VectorEngine.write`."""
+        return _FaissWriter(folder, count, dimensions)
+
+    def open(
+        self,
+        folder: Path,
+        version: str,  # noqa: ARG002
+        count: int,  # noqa: ARG002
+        dimensions: Mapping[Facet, int],
+        probes: Mapping[Facet, int],
+    ) -> VectorStore:
+        """See `VectorEngine.open`."""
+        return FaissStore.open(folder, list(dimensions), probes)
+
+    def publish(self, version: str) -> None:
+        """See `VectorEngine.publish`: the folder is all there is."""
+
+    def remove(self, version: str) -> None:
+        """See `VectorEngine.remove`: the folder is all there is."""
+
+
+class _FaissWriter:
+    def __init__(self, folder: Path, count: int, dimensions: Mapping[Facet, int]) -> None:
+        self._folder = folder
+        self._vectors = {
+            facet: np.zeros((count, length), np.float32) for facet, length in dimensions.items()
+        }
+        self._written = np.zeros(count, dtype=np.bool_)
+
+    def upsert(self, rows: Rows, vectors: Mapping[Facet, Floats]) -> None:
+        for facet, matrix in self._vectors.items():
+            matrix[rows] = checked_vectors(facet, vectors[facet], matrix.shape[1])
+        self._written[rows] = True
+
+    def finish(self, index_type: IndexType, asked: Mapping[Facet, Floats]) -> dict[Facet, int]:
+        require_all(int(self._written.sum()), len(self._written))
+        probes: dict[Facet, int] = {}
+        for facet in list(self._vectors):
+            vectors = self._vectors.pop(facet)  # one facet's copy in FAISS at a time
+            exact = write_vectors(self._folder, facet, vectors)
+            if wants_inverted(index_type, *vectors.shape):
+                inverted = self._folder / inverted_name(facet)
+                write_inverted(inverted, vectors)
+                probes[facet] = choose_probes(inverted, exact, asked[facet])
+        return probes
+
+
+def require_all(written: int, count: int) -> None:
+    """Refuse a version that has not got all its rows.
+
+    Raises:
+        SnapshotError: fewer or more were written.
+    """
+    if written != count:
+        raise SnapshotError(
+            f"{written} of {count} vectors were written; run `whence rebuild` once more"
+        )
+
+
+def checked_queries(facet: Facet, queries: Floats, dimension: int) -> Floats:
+    """Queries as every store wants them: (Q, D) float32, row by row.
+
+    Raises:
+        SnapshotError: they are of another length than the index's vectors.
+    """
+    if queries.ndim != 2 or queries.shape[1] != dimension:
+        raise SnapshotError(
+            f"the {facet} query has shape {queries.shape}, the index holds vectors of length "
+            f"{dimension}; index and model do not belong together: run `whence rebuild`"
+        )
+    return np.ascontiguousarray(queries, dtype=np.float32)
+
+
+def checked_vectors(facet: Facet, vectors: Floats, dimension: int) -> Floats:
+    """Vectors that may be written: (N, D) of unit norm.
+
+    Raises:
+        SnapshotError: they are of another length, not finite or not of unit norm.
+    """
+    if vectors.ndim != 2 or vectors.shape[1] != dimension:
+        raise SnapshotError(
+            f"{facet} vectors of shape {vectors.shape} do not go among those of length {dimension}"
+        )
+    norms = np.linalg.norm(vectors, axis=1)
+    # NaN fails the comparison, too.
+    wrong = np.flatnonzero(~(np.abs(norms - 1) < 1e-3))
+    if len(wrong):
+        raise SnapshotError(
+            f"{len(wrong)} {facet} embeddings are not unit vectors (the first is row {wrong[0]}); "
+            "the model is damaged or its features are constant: train it again"
+        )
+    return vectors
+
+
+def write_vectors(folder: Path, facet: Facet, vectors: Floats) -> Path:
+    """Write one facet's (N, D) unit vectors for `FaissStore.open`.
+
+    Raises:
+        SnapshotError: a vector is not finite or not of unit norm.
+    """
+    checked_vectors(facet, vectors, vectors.shape[1])
+    index = faiss.IndexFlatIP(vectors.shape[1])
+    index.add(np.ascontiguousarray(vectors, dtype=np.float32))
+    path = folder / file_name(facet)
+    try:
+        faiss.write_index(index, str(path))
+    except RuntimeError as error:  # FAISS's own; it names the cause at its end
+        raise OSError(f"{path}: {error}") from error
+    return path
+
+
+def _read(path: Path) -> faiss.Index:
+    try:
+        return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+    except RuntimeError as error:
+        raise SnapshotError(f"the vectors {path} cannot be read; run `whence rebuild`") from error
+
+
+def inverted_name(facet: Facet) -> str:
+    """The file of a facet's inverted file, where there is one."""
+    return f"{facet}.ivf.faiss"
+
+
+def file_name(facet: Facet) -> str:
+    """The file of a facet's vectors."""
+    return f"{facet}.faiss"

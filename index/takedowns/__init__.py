@@ -1,0 +1,1 @@
+"""The takedown log, fingerprints of withdrawn works, and their removal."""

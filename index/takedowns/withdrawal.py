@@ -1,0 +1,138 @@
+"""Withdrawing what an index names: a concept or exemplar with every file it ever had.
+
+A file that a concept had in an earlier version belongs to it as well, and so does one that is
+hidden already. So the catalogs of all versions that are kept are asked, without any mask.
+"""
+
+import base64
+import logging
+import sqlite3
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from index.catalog import Catalog
+from index.errors import NotFoundError, SnapshotError
+from index.layout import DataFolder
+from index.snapshot import CATALOG, FINGERPRINTS, Snapshot, list_versions, published_version
+from index.stores.milvus import read_erased
+from index.takedowns.fingerprints import Fingerprints, Pictures
+from index.takedowns.log import Content, Hidden, Takedown, TakedownLog, hidden_by
+
+Named = Literal["concept", "exemplar"]
+
+logger = logging.getLogger(__name__)
+
+
+def withdraw(
+    data: DataFolder,
+    kind: Named,
+    target: str,
+    *,
+    reason: str,
+    served: Snapshot | None = None,
+) -> Takedown:
+    """Take down a concept or an exemplar, and record it.
+
+    Args:
+        data: the data folder, with the log and the index versions.
+        kind: what ``target`` names.
+        target: its id.
+        reason: why.
+        served: asked as well; its version may be kept no more.
+
+    Raises:
+        SnapshotError: there is no index.
+        NotFoundError: no version has one of that id.
+        TakedownError: the log is damaged or cannot be written; nothing was recorded.
+    """
+    contents = contents_of(data.index, kind, target, served=served)
+    return TakedownLog(data.takedowns).add(kind, target, contents, reason=reason)
+
+
+def contents_of(
+    index: Path,
+    kind: Named,
+    target: str,
+    *,
+    served: Snapshot | None = None,
+) -> list[Content]:
+    """What identifies the files of a concept or exemplar, of each version that has it.
+
+    A version that cannot be read is passed over with a warning.
+
+    Args:
+        index: the folder of all versions.
+        kind: what ``target`` names.
+        target: its id.
+        served: see `withdraw`.
+
+    Raises:
+        SnapshotError: there is no index.
+        NotFoundError: no version has one of that id.
+    """
+    contents: dict[str, Content] = {}
+    if served:
+        contents |= _contents(served.catalog, served.fingerprints, kind, target)
+    versions = [manifest.version for manifest in list_versions(index)]
+    if not (versions or served):
+        raise SnapshotError(
+            f"there is no readable index in {index}; run `whence rebuild --source PATH`"
+        )
+    for version in reversed(versions):
+        try:
+            contents |= _read(index / version, kind, target)
+        except (SnapshotError, sqlite3.DatabaseError, OSError, ValueError, IndexError) as error:
+            logger.warning(
+                "the index version %s cannot be read (%s): files that only it has of %s %r are not "
+                "taken down",
+                version,
+                error,
+                kind,
+                target,
+            )
+    if not contents:
+        raise NotFoundError(f"there is no {kind} {target!r} in any version of this index")
+    return list(contents.values())
+
+
+def hidden_in_published(index: Path, takedowns: Sequence[Takedown]) -> list[list[Hidden]]:
+    """What each takedown hides in the published version; nothing while none is published.
+
+    Its files alone are read: a takedown must not wait for vectors that are elsewhere.
+
+    Raises:
+        SnapshotError: the version cannot be read.
+    """
+    version = published_version(index)
+    if version is None:
+        return [[] for _ in takedowns]
+    folder = index / version
+    try:
+        pictures = Pictures(np.load(folder / FINGERPRINTS, mmap_mode="r", allow_pickle=False))
+        with closing(Catalog(folder / CATALOG, read_erased(folder))) as catalog:
+            return [hidden_by(one, catalog, pictures) for one in takedowns]
+    except (sqlite3.DatabaseError, OSError, ValueError, IndexError) as error:
+        raise SnapshotError(
+            f"the index version {version} cannot be read ({error}); run `whence verify`"
+        ) from error
+
+
+def _read(folder: Path, kind: Named, target: str) -> dict[str, Content]:
+    fingerprints = np.load(folder / FINGERPRINTS, mmap_mode="r", allow_pickle=False)
+    with closing(Catalog(folder / CATALOG)) as catalog:
+        return _contents(catalog, fingerprints, kind, target)
+
+
+def _contents(
+    catalog: Catalog, fingerprints: Fingerprints, kind: Named, target: str
+) -> dict[str, Content]:
+    return {
+        sha256: Content(
+            sha256=sha256, fingerprint=base64.b64encode(fingerprints[row].tobytes()).decode()
+        )
+        for row, sha256 in catalog.files_of(kind, target)
+    }

@@ -1,0 +1,628 @@
+"""Evidence reports: what they hold, and what verifying them finds out."""
+
+import base64
+import hashlib
+import html
+import json
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi.testclient import TestClient
+from PIL import Image
+from typer.testing import CliRunner
+
+from app.cli.main import cli
+from app.main import create_app
+from app.reports.report import (
+    Report,
+    ReportError,
+    as_html,
+    chance,
+    content_hash,
+    layout,
+    web_link,
+)
+from app.reports.verify import ReportVerification, verify_report
+from app.settings import Settings
+from index.answering.attribution import Attributor, open_attributor
+from index.building.rebuild import rebuild
+from index.building.source import read_sources
+from index.layout import DataFolder
+from index.snapshot import open_published
+from index.takedowns.log import TakedownLog
+from index.takedowns.withdrawal import withdraw
+from model.checkpoint import load_embedder, save_model
+from tests.app.conftest import CheckProblem
+from tests.fakes import FakeEmbedder, patches, tiny_model
+from tests.pictures import encode, noise
+
+NASTY = '</script><script>alert("1")</script> & <b>co</b>'
+QUERY = encode(patches(3, side=64))
+
+
+class Gallery:
+    """An index in a folder of its own, a server that answers from it, and its reports."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.data = root, DataFolder(root / "data")
+        source = root / "source"
+        source.mkdir()
+        lines = ["path,concept,name,kind,source_url,license"]
+        for number in range(12):
+            patches(number, side=64).save(source / f"{number}.png")
+            name = NASTY if number // 2 == 1 else f"Painter {number // 2}"
+            url = "javascript:alert(2)" if number % 2 else f"https://example.org/{number}"
+            quoted = name.replace('"', '""')
+            lines.append(f'{number}.png,c{number // 2},"{quoted}",artist,{url},CC0 <i>1.0</i>')
+        (source / "manifest.csv").write_text("\n".join(lines), encoding="utf-8")
+        self.source = source / "manifest.csv"
+        self.rebuild()
+
+    def rebuild(self, **options: Any) -> None:
+        rebuild(self.data, read_sources([self.source]), FakeEmbedder(), **options)
+
+    def report(self, **parameters: Any) -> httpx.Response:
+        def load(settings: Settings, _: object) -> Attributor:
+            return open_attributor(DataFolder(settings.data), embedder=FakeEmbedder())
+
+        with TestClient(create_app(Settings(data=self.data.root), load=load)) as client:
+            response = client.post(
+                "/attribute/report", files={"image": ("q.png", QUERY)}, params=parameters
+            )
+        assert response.status_code == 200, response.text
+        return response
+
+    def verify(self, content: str | bytes) -> ReportVerification:
+        file = self.root / "report"
+        file.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return verify_report(file, self.data, embedder=FakeEmbedder())
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Gallery:
+    """A gallery that no test changes."""
+    return Gallery(tmp_path_factory.mktemp("gallery"))
+
+
+@pytest.fixture(scope="module")
+def record(whole: Gallery) -> dict[str, Any]:
+    content: dict[str, Any] = whole.report(format="json").json()
+    return content
+
+
+@pytest.fixture(scope="module")
+def page(whole: Gallery) -> str:
+    return whole.report(format="html").text
+
+
+@pytest.fixture
+def gallery(tmp_path: Path) -> Gallery:
+    return Gallery(tmp_path)
+
+
+def states(found: ReportVerification) -> dict[str, bool | None]:
+    return {finding.name: finding.passed for finding in found.findings}
+
+
+def text_of(found: ReportVerification, name: str) -> str:
+    return next(finding.text for finding in found.findings if finding.name == name)
+
+
+def rehashed(record: dict[str, Any]) -> str:
+    """A report whose forger knows how to make a hash."""
+    return json.dumps({**record, "sha256": content_hash(record)})
+
+
+def changed(record: dict[str, Any], change: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
+    copy: dict[str, Any] = json.loads(json.dumps(record))
+    change(copy)
+    return copy
+
+
+# What it holds
+
+
+def test_it_holds_the_images_to_the_byte(whole: Gallery, record: dict[str, Any]) -> None:
+    query = record["query"]
+    assert base64.b64decode(query["original"]["data"]) == QUERY
+    assert query["original"]["media_type"] == "image/png"
+    assert query["sha256"] == hashlib.sha256(QUERY).hexdigest()
+    assert (query["width"], query["height"], query["bytes"]) == (64, 64, len(QUERY))
+    catalog = open_published(whole.data.index).catalog
+    assert record["exemplars"]
+    for name, exemplar in record["exemplars"].items():
+        assert base64.b64decode(exemplar["thumbnail"]["data"]) == catalog.thumbnail(name)
+        assert exemplar["sha256"] == catalog.exemplar(name).sha256
+
+
+def test_it_gives_the_answer_and_what_it_rests_on(whole: Gallery, record: dict[str, Any]) -> None:
+    snapshot = open_published(whole.data.index)
+    assert record["answer"]["verdict"] == "attributed"
+    best = record["answer"]["concepts"][0]
+    assert best["id"] == "c1"
+    assert best["name"] == NASTY
+    assert best["exemplars"][0]["similarity"] == pytest.approx(1)
+    assert record["index"]["version"] == snapshot.version
+    manifest = json.loads((snapshot.folder / "manifest.json").read_text())
+    assert record["index"]["manifest_checksum"] == manifest["checksum"]
+    assert record["calibration"]["id"] == snapshot.calibration_id
+    assert record["calibration"]["rate"] == 0.01
+    assert record["calibration"]["null_queries"] == len(snapshot.calibration.null_scores)
+    assert record["software"]["name"] == "whence"
+    assert any("does not prove" in limit for limit in record["limits"])
+
+
+def test_it_comes_as_a_file_to_keep(whole: Gallery, record: dict[str, Any]) -> None:
+    response = whole.report()
+    assert response.headers["content-type"] == "text/html; charset=utf-8"
+    name = re.fullmatch(
+        r'attachment; filename="whence-report-([0-9a-f]{12})\.html"',
+        response.headers["content-disposition"],
+    )
+    assert name
+    assert response.headers["cache-control"] == "no-store"
+    assert f'"sha256": "{name[1]}' in response.text
+    assert record["sha256"][:12] != name[1]  # made at another time
+
+
+def test_as_many_as_asked_for_are_reported(whole: Gallery) -> None:
+    few = whole.report(format="json", top_k=2, exemplars=1).json()
+    assert len(few["answer"]["concepts"]) == 2
+    assert len(few["exemplars"]) == 2
+    assert few["parameters"] == {"top_k": 2, "exemplars": 1}
+    none = whole.report(format="json", exemplars=0).json()
+    assert none["exemplars"] == {}
+    assert whole.verify(json.dumps(none)).complete
+
+
+@pytest.mark.parametrize(
+    ("parameters", "status", "kind"),
+    [
+        ({"format": "pdf"}, 422, "invalid-request"),
+        ({"top_k": 10_000}, 422, "invalid-request"),
+        ({"other": 1}, 422, "invalid-request"),
+        ({}, 415, "unsupported-image-type"),
+    ],
+)
+def test_what_cannot_be_reported_is_a_problem(
+    client: TestClient,
+    check_problem: CheckProblem,
+    parameters: dict[str, Any],
+    status: int,
+    kind: str,
+) -> None:
+    files = {"image": ("a.png", b"no image")}
+    response = client.post("/attribute/report", files=files, params=parameters)
+    check_problem(response, status, kind)
+
+
+# The page
+
+
+class Reader(HTMLParser):
+    """Every element with its attributes, and the text that is seen."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self._hidden = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        self._hidden = tag if tag in {"script", "style"} else ""
+
+    def handle_endtag(self, tag: str) -> None:
+        self._hidden = ""
+
+    def handle_data(self, data: str) -> None:
+        if not self._hidden:
+            self.text += data
+
+
+def test_the_page_runs_nothing_and_fetches_nothing(page: str) -> None:
+    elements = Reader(page).elements
+    scripts = [attributes for tag, attributes in elements if tag == "script"]
+    assert scripts == [{"type": "application/json", "id": "whence-report"}]
+    assert not any(name.startswith("on") for _, attributes in elements for name in attributes)
+    sources = [attributes["src"] for _, attributes in elements if "src" in attributes]
+    assert sources
+    assert all(str(source).startswith("data:image/jpeg;base64,") for source in sources)
+    policy = next(a["content"] for t, a in elements if a.get("http-equiv"))
+    assert str(policy).startswith("default-src 'none'; img-src data:; style-src 'sha256-")
+    [style] = re.findall(r"<style>(.*?)</style>", page, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    assert f"'sha256-{digest}'" in str(policy)
+
+
+def test_names_are_text_and_only_web_addresses_are_links(page: str) -> None:
+    reader = Reader(page)
+    assert f"Most likely drawn from {NASTY}" in reader.text
+    assert "CC0 <i>1.0</i>" in reader.text
+    links = [attributes["href"] for tag, attributes in reader.elements if tag == "a"]
+    assert links
+    assert all(str(link).startswith("https://example.org/") for link in links)
+    assert "javascript:alert(2)" in reader.text
+    assert not {"b", "i"} & {tag for tag, _ in reader.elements}
+
+
+def test_the_page_holds_the_same_data(whole: Gallery) -> None:
+    page = whole.report().text
+    [data] = re.findall(r'id="whence-report">(.*?)</script>', page, re.DOTALL)
+    assert "<" not in data
+    record = json.loads(data)
+    assert content_hash(record) == record["sha256"]
+    assert html.unescape(NASTY) == record["answer"]["concepts"][0]["name"]
+
+
+def test_every_verdict_is_said_in_words(whole: Gallery) -> None:
+    record = whole.report(format="json").json()
+    for verdict, words in {
+        "attributed": "Most likely drawn from",
+        "uncertain": "Uncertain: more than one concept",
+        "no_match": "No match in this collection",
+    }.items():
+        said = changed(record, lambda r, v=verdict: r["answer"].update(verdict=v))  # type: ignore[misc]
+        assert words in Reader(as_html(Report.model_validate(said))).text
+    empty = changed(record, lambda r: r["answer"].update(verdict="no_match", concepts=[]))
+    assert "No concept was listed" in Reader(as_html(Report.model_validate(empty))).text
+
+
+@pytest.mark.parametrize(
+    ("p_value", "words"),
+    [
+        (0.0012, "about once in 830 images from elsewhere"),
+        (0.0004, "about once in 2,500 images from elsewhere"),
+        (0.01, "about once in 100 images from elsewhere"),
+        (0.1, "about once in 10 images from elsewhere"),
+        (0.3, "for about 3 in 10 images from elsewhere"),
+        (1.0, "for nearly every image from elsewhere"),
+    ],
+)
+def test_chances_are_said_in_words(p_value: float, words: str) -> None:
+    assert chance(p_value) == words
+
+
+@pytest.mark.parametrize("url", [None, "", "javascript:x", "data:text/html,x", "http://[", "x.org"])
+def test_what_is_no_web_address_is_no_link(url: str | None) -> None:
+    assert web_link(url) is None
+
+
+# Verifying
+
+
+@pytest.mark.parametrize("form", ["json", "html"])
+def test_a_report_as_written_passes(whole: Gallery, form: str) -> None:
+    found = whole.verify(whole.report(format=form).content)
+    assert found.passed, found
+    assert found.complete
+    pages = {"page"} if form == "html" else set()
+    assert (
+        set(states(found))
+        == {"hash", "statements", "image", "index", "exemplars", "scores"} | pages
+    )
+    assert all(finding.passed for finding in found.findings)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("hash", lambda r: r["answer"]["concepts"][0].update(share=0.5)),
+        ("hash", lambda r: r["answer"].update(verdict="no_match")),
+        ("hash", lambda r: r["limits"].clear()),
+        ("hash", lambda r: r.update(added=1)),
+        ("hash", lambda r: r.update(sha256="0" * 64)),
+    ],
+)
+def test_a_change_is_found_by_the_hash(
+    whole: Gallery, record: dict[str, Any], name: str, change: Callable[[dict[str, Any]], object]
+) -> None:
+    found = whole.verify(json.dumps(changed(record, change)))
+    assert states(found)[name] is False
+    assert not found.passed
+    assert "scores" not in states(found)
+
+
+def _another_image(record: dict[str, Any]) -> None:
+    record["query"]["original"]["data"] = base64.b64encode(encode(noise())).decode()
+
+
+def _another_preview(record: dict[str, Any]) -> None:
+    record["query"]["preview"]["data"] = base64.b64encode(
+        encode(Image.new("RGB", (64, 64), "red"), "JPEG")
+    ).decode()
+
+
+def _another_thumbnail(record: dict[str, Any]) -> None:
+    next(iter(record["exemplars"].values()))["thumbnail"]["data"] = base64.b64encode(
+        encode(noise(), "JPEG")
+    ).decode()
+
+
+def _swap_names(record: dict[str, Any]) -> None:
+    first, second, *_ = record["answer"]["concepts"]
+    first["name"], second["name"] = second["name"], first["name"]
+
+
+def _swap_concepts(record: dict[str, Any]) -> None:
+    first, second, *_ = record["answer"]["concepts"]
+    first["id"], second["id"] = second["id"], first["id"]
+    first["name"], second["name"] = second["name"], first["name"]
+    first["exemplars"], second["exemplars"] = second["exemplars"], first["exemplars"]
+
+
+def _exchange_concepts(record: dict[str, Any]) -> None:
+    concepts = record["answer"]["concepts"]
+    concepts[:2] = concepts[1::-1]
+    for place, concept in enumerate(concepts, 1):
+        concept["rank"] = place
+
+
+def _exchange_exemplars(record: dict[str, Any]) -> None:
+    record["answer"]["concepts"][0]["exemplars"].reverse()
+
+
+def _date(when: str) -> Callable[[dict[str, Any]], None]:
+    def change(record: dict[str, Any]) -> None:
+        record["created_at"] = record["answer"]["evidence"]["created_at"] = when
+
+    return change
+
+
+def _exchange_facet(record: dict[str, Any]) -> None:
+    hit = _first(record)["exemplars"][0]
+    hit["facet"] = "style" if hit["facet"] == "subject" else "subject"
+
+
+def _first(record: dict[str, Any]) -> dict[str, Any]:
+    concept: dict[str, Any] = record["answer"]["concepts"][0]
+    return concept
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("image", _another_image),
+        ("image", lambda r: r["query"].update(bytes=1)),
+        ("image", lambda r: r["query"]["original"].update(media_type="image/gif")),
+        ("image", lambda r: r["query"]["preview"].update(media_type="image/png")),
+        ("statements", lambda r: r["limits"].pop()),
+        ("statements", lambda r: r["limits"].append("It is proof.")),
+        ("statements", lambda r: r.update(created_at="2026-01-01T00:00:00Z")),
+        ("statements", _date("2001-01-01T00:00:00Z")),
+        ("statements", _date("2999-01-01T00:00:00Z")),
+        ("exemplars", lambda r: _first(r)["exemplars"][0].update(license="mine")),
+        ("exemplars", lambda r: _first(r)["exemplars"][0].update(source_url="https://x.org")),
+        ("exemplars", lambda r: _first(r)["exemplars"][0].update(image_url="/x")),
+        ("scores", _exchange_concepts),
+        ("scores", _exchange_exemplars),
+        ("scores", lambda r: _first(r).update(found_by=[])),
+        ("scores", _exchange_facet),
+        ("scores", lambda r: _first(r)["facets"].update(style=None)),
+        ("scores", lambda r: _first(r).update(added=1)),
+        ("scores", lambda r: r.update(added=1)),
+        ("image", _another_preview),
+        ("image", lambda r: r["query"].update(width=65)),
+        ("image", lambda r: r["answer"]["evidence"].update(image_sha256="0" * 64)),
+        ("image", lambda r: r["exemplars"].popitem()),
+        ("index", lambda r: r["index"].update(manifest_checksum="0" * 64)),
+        ("index", lambda r: r["index"].update(exemplars=13)),
+        ("index", lambda r: r["answer"]["evidence"].update(model_id="another")),
+        ("index", lambda r: r["calibration"].update(null_queries=1)),
+        ("exemplars", _another_thumbnail),
+        ("exemplars", _swap_names),
+        ("exemplars", lambda r: r["answer"]["concepts"][0].update(id="nobody")),
+        ("exemplars", lambda r: next(iter(r["exemplars"].values())).update(license="mine")),
+        ("scores", _swap_concepts),
+        ("scores", lambda r: r["answer"].update(verdict="uncertain")),
+        ("scores", lambda r: r["answer"].update(unattributed_share=0.9)),
+        ("scores", lambda r: r["answer"]["concepts"][0].update(score=99.0)),
+        ("scores", lambda r: r["answer"]["concepts"][0].update(p_value=0.5)),
+        ("scores", lambda r: r["answer"]["concepts"][-1].update(p_value=0.001)),
+        ("scores", lambda r: r["answer"]["concepts"][0]["facets"].update(style=50.0)),
+        ("scores", lambda r: r["answer"]["concepts"][-1]["exemplars"][0].update(similarity=0.99)),
+        ("scores", lambda r: r["answer"]["concepts"][0].update(rank=2)),
+        ("scores", lambda r: r["calibration"].update(rate=0.001)),
+    ],
+)
+def test_a_forged_report_with_a_right_hash_is_found_out(
+    whole: Gallery, record: dict[str, Any], name: str, change: Callable[[dict[str, Any]], object]
+) -> None:
+    found = whole.verify(rehashed(changed(record, change)))
+    assert states(found)["hash"] is True
+    assert states(found)[name] is False, found
+    assert not found.passed
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("Most likely drawn from", "Certainly stolen from"),
+        ("</main>", "<p>And more.</p></main>"),
+        ("#17181a", "#ffffff"),
+    ],
+)
+def test_a_page_that_shows_something_else_is_found_out(
+    whole: Gallery, page: str, old: str, new: str
+) -> None:
+    assert old in page
+    found = whole.verify(page.replace(old, new, 1))
+    assert states(found)["hash"] is True
+    assert states(found)["page"] is False
+    assert not found.passed
+
+
+def test_a_page_of_another_layout_is_checked_by_its_data(whole: Gallery, page: str) -> None:
+    found = whole.verify(page.replace(layout(), "0" * 12))
+    assert states(found)["hash"] is False  # the layout is part of the data
+    assert states(found)["page"] is None
+
+
+def _page_of(record: dict[str, Any], shown: str) -> str:
+    data = json.dumps(record).replace("<", "\\u003c")
+    return f'<h1>{shown}</h1><script id="whence-report">{data}</script>'
+
+
+def test_a_page_that_cannot_be_checked_is_never_whole(
+    whole: Gallery, record: dict[str, Any], tmp_path: Path
+) -> None:
+    made_up = changed(record, lambda r: r["software"].update(layout="0" * 12))
+    content = _page_of({**made_up, "sha256": content_hash(made_up)}, "Certainly stolen")
+    found = whole.verify(content)
+    assert states(found)["scores"] is True, found
+    assert found.passed
+    assert not found.complete
+    (tmp_path / "r.html").write_text(content, encoding="utf-8")
+    done = CliRunner().invoke(
+        cli, ["verify-report", str(tmp_path / "r.html"), "--data", str(tmp_path / "none")]
+    )
+    assert done.exit_code == 2
+    assert "read the data, not the page" in done.output
+    assert "whole" not in done.output
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\xff\xfe",
+        b"{}",
+        b"[1]",
+        b"nonsense",
+        b"<html></html>",
+        b'<script id="whence-report">{}</script>',
+        b'<script id="whence-report">{}</script><script id="whence-report">{}</script>',
+        b"[" * 100_000,
+        b'{"format": "whence-report/2"}',
+    ],
+)
+def test_what_is_no_report_is_refused_in_one_line(whole: Gallery, content: bytes) -> None:
+    with pytest.raises(ReportError) as error:
+        whole.verify(content)
+    assert "\n" not in str(error.value)
+
+
+def test_numbers_without_a_canonical_form_are_refused(
+    whole: Gallery, record: dict[str, Any]
+) -> None:
+    text = json.dumps(changed(record, lambda r: r.update(added="NUMBER")))
+    with pytest.raises(ReportError, match="canonical"):
+        whole.verify(text.replace('"NUMBER"', "NaN"))
+
+
+def test_a_name_that_stands_twice_is_refused(whole: Gallery, record: dict[str, Any]) -> None:
+    text = json.dumps(record).replace('"verdict":', '"verdict": "no_match", "verdict":', 1)
+    with pytest.raises(ReportError, match="twice"):
+        whole.verify(text)
+
+
+def test_a_byte_order_mark_is_no_change(whole: Gallery, page: str) -> None:
+    assert whole.verify(page.encode("utf-8-sig")).complete
+
+
+def test_what_was_taken_down_since_is_told_and_is_no_doubt(gallery: Gallery) -> None:
+    report = gallery.report(format="json")
+    hits = report.json()["answer"]["concepts"][0]["exemplars"]
+    log = TakedownLog(gallery.data.takedowns)
+    taken = withdraw(gallery.data, "exemplar", hits[0]["id"], reason="asked for")
+    found = gallery.verify(report.content)
+    assert found.passed
+    assert found.complete
+    assert hits[0]["id"] in text_of(found, "takedowns")
+    # One made now is without it, and stays right when the takedown is lifted.
+    later = gallery.report(format="json")
+    assert later.json()["index"]["taken_down"] == 1
+    assert hits[0]["id"] not in later.json()["exemplars"]
+    assert gallery.verify(later.content).complete
+    log.lift(taken.id, reason="settled")
+    for content in (report.content, later.content):
+        found = gallery.verify(content)
+        assert found.complete
+        assert "takedowns" not in states(found)
+
+
+def test_a_log_that_was_lost_is_told(gallery: Gallery) -> None:
+    withdraw(gallery.data, "concept", "c5", reason="asked for")
+    report = gallery.report(format="json")
+    gallery.data.takedowns.unlink()
+    found = gallery.verify(report.content)
+    assert states(found)["index"] is None
+    assert "takedown" in text_of(found, "index")
+    assert not found.complete
+
+
+def test_a_version_that_is_gone_leaves_the_rest_to_check(
+    gallery: Gallery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = gallery.report()
+    version = open_published(gallery.data.index).version
+    gallery.rebuild(force=True, keep=1)
+    found = gallery.verify(report.content)
+    assert found.passed
+    assert not found.complete
+    assert version in text_of(found, "index")
+    count = len(json.loads(gallery.report(format="json").text)["exemplars"])
+    assert f"{count} of {count} exemplars" in text_of(found, "exemplars")
+
+
+def test_without_an_index_only_the_file_is_checked(gallery: Gallery, tmp_path: Path) -> None:
+    (tmp_path / "r.html").write_bytes(gallery.report().content)
+    found = verify_report(tmp_path / "r.html", DataFolder(tmp_path / "elsewhere"))
+    assert found.passed
+    assert not found.complete
+    assert states(found)["page"] is True
+
+
+def test_without_the_model_scores_are_not_checked(gallery: Gallery, tmp_path: Path) -> None:
+    (tmp_path / "r.json").write_bytes(gallery.report(format="json").content)
+    found = verify_report(tmp_path / "r.json", gallery.data)
+    assert states(found)["exemplars"] is True
+    assert states(found)["scores"] is None
+
+
+# The command
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
+    """A data folder with a real, small model, and a report from it."""
+    root = tmp_path_factory.mktemp("real")
+    data = DataFolder(root / "data")
+    for number in range(8):
+        folder = root / "source" / f"Painter {number // 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        patches(number, side=64).save(folder / f"{number}.png")
+    embedder = load_embedder(data.models, save_model(data.models, tiny_model(), {}), device="cpu")
+    rebuild(data, read_sources([root / "source"]), embedder, canary_rate=0)
+    with TestClient(create_app(Settings(data=data.root, device="cpu"))) as client:
+        response = client.post("/attribute/report", files={"image": ("q.png", QUERY)})
+    return data.root, response.content
+
+
+def test_the_command_verifies_with_the_real_model(real: tuple[Path, bytes], tmp_path: Path) -> None:
+    data, report = real
+    (tmp_path / "r.html").write_bytes(report)
+    arguments = ["verify-report", str(tmp_path / "r.html"), "--data", str(data), "--device", "cpu"]
+    done = CliRunner().invoke(cli, [*arguments, "--json", str(tmp_path / "out.json")])
+    assert done.exit_code == 0, done.output
+    assert "FAILED" not in done.output
+    assert "the index gives the same answer" in done.output
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert (found["passed"], found["complete"]) == (True, True)
+    (tmp_path / "r.html").write_bytes(report.replace(b"Painter 1", b"Painter 9"))
+    done = CliRunner().invoke(cli, arguments)
+    assert done.exit_code == 1
+    assert "FAILED" in done.output
+    assert "cannot be relied on" in done.output
+
+
+def test_the_command_names_a_file_that_is_not_there(tmp_path: Path) -> None:
+    done = CliRunner().invoke(cli, ["verify-report", str(tmp_path / "none.html")])
+    assert isinstance(done.exception, ReportError)
+    assert "none.html cannot be read" in str(done.exception)

@@ -1,0 +1,602 @@
+"""Admin requests, and what changes in a running server: takedowns and index versions."""
+
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import anyio.to_thread
+import httpx
+import pytest
+from fastapi.testclient import TestClient
+
+from app import service
+from app.auth.keys import KeyFile
+from app.main import create_app
+from app.settings import Settings
+from index.answering.attribution import Attributor, open_attributor
+from index.building.embedding import ImageEmbedder
+from index.errors import TakedownError
+from index.layout import DataFolder
+from index.snapshot import MANIFEST, Manifest, Snapshot, publish, published_version
+from index.takedowns.log import TakedownLog
+from tests.app.conftest import CheckProblem, shade, write_keys
+from tests.fakes import FakeEmbedder, build_snapshot
+from tests.pictures import encode
+
+TOKEN = "a token that is long enough"
+BEARER = {"Authorization": f"Bearer {TOKEN}"}
+BECAUSE = {**BEARER, "X-Whence-Reason": "r"}
+NAMES = ("Crimson", "Emerald", "Navy blue")
+
+
+def load(settings: Settings, embedder: ImageEmbedder | None) -> Attributor:
+    return open_attributor(DataFolder(settings.data), embedder=embedder or FakeEmbedder())
+
+
+def build(data: Path, *names: str, number: int = 3) -> Snapshot:
+    """Publish a version with these concepts."""
+    shutil.rmtree(data / "source", ignore_errors=True)
+    return build_snapshot(data, {name: [shade(name, n) for n in range(number)] for name in names})
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    build(tmp_path, *NAMES).close()
+    write_keys(tmp_path, {TOKEN: "admin"})
+    return tmp_path
+
+
+@pytest.fixture
+def server(data: Path) -> Iterator[TestClient]:
+    app = create_app(Settings(data=data), load=load)
+    with TestClient(app, raise_server_exceptions=False, headers=BEARER) as client:
+        yield client
+
+
+def ask(client: TestClient, name: str = "Emerald") -> dict[str, Any]:
+    response = client.post("/attribute", files={"image": encode(shade(name, 1))})
+    assert response.status_code == 200, response.text
+    answer: dict[str, Any] = response.json()
+    return answer
+
+
+def concepts(client: TestClient) -> list[str]:
+    return [concept["id"] for concept in client.get("/concepts").json()["concepts"]]
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 5) -> float:
+    """How long it took."""
+    began = time.monotonic()
+    while not condition():
+        assert time.monotonic() - began < seconds, "it never came"
+        time.sleep(0.01)
+    return time.monotonic() - began
+
+
+# Who may
+
+
+REQUESTS = [
+    ("POST", "/takedowns"),
+    ("DELETE", "/concepts/emerald"),
+    ("DELETE", "/exemplars/x"),
+    ("POST", "/admin/reload"),
+]
+
+
+@pytest.mark.parametrize(("method", "path"), REQUESTS)
+@pytest.mark.parametrize("headers", [{}, BEARER])
+def test_a_server_without_keys_takes_no_admin_requests(
+    client: TestClient, check_problem: CheckProblem, method: str, path: str, headers: dict[str, str]
+) -> None:
+    problem = check_problem(client.request(method, path, headers=headers), 401, "unauthorized")
+    assert "whence keys add" in problem["detail"]
+
+
+@pytest.mark.parametrize(("method", "path"), REQUESTS)
+@pytest.mark.parametrize(
+    "authorization", [None, "Bearer wrong", "Bearer ", "Bearer", f"Basic {TOKEN}", f"Token {TOKEN}"]
+)
+def test_without_the_right_key_nothing_is_done(
+    server: TestClient,
+    check_problem: CheckProblem,
+    method: str,
+    path: str,
+    authorization: str | None,
+) -> None:
+    headers = {"Authorization": authorization} if authorization else None
+    kept = server.headers.pop("Authorization")
+    response = server.request(method, path, headers=headers)
+    server.headers["Authorization"] = kept
+    check_problem(response, 401, "unauthorized")
+    assert response.headers["www-authenticate"] == "Bearer"
+    assert len(concepts(server)) == 3
+
+
+@pytest.mark.parametrize(("method", "path"), REQUESTS)
+def test_a_key_that_may_only_ask_changes_nothing(
+    server: TestClient, data: Path, check_problem: CheckProblem, method: str, path: str
+) -> None:
+    other = KeyFile(DataFolder(data).keys).add("asks")
+    headers = {"Authorization": f"Bearer {other}"}
+    check_problem(wait_known(server, method, path, headers), 403, "forbidden")
+    assert len(concepts(server)) == 3
+
+
+def wait_known(
+    server: TestClient, method: str, path: str, headers: dict[str, str]
+) -> httpx.Response:
+    """The answer once the server knows the key."""
+    answers: list[httpx.Response] = []
+
+    def known() -> bool:
+        answers.append(server.request(method, path, headers=headers))
+        return answers[-1].status_code != 401
+
+    assert wait_for(known) < 1
+    return answers[-1]
+
+
+# Takedowns
+
+
+def test_a_concept_taken_down_is_gone_with_the_answer(server: TestClient, data: Path) -> None:
+    assert ask(server)["concepts"][0]["id"] == "emerald"
+    image = server.get("/concepts/emerald").json()["exemplars"][0]["image_url"]
+    headers = {**BEARER, "X-Whence-Reason": "the%20artist%2C%20Ren%C3%A9e"}
+    response = server.delete("/concepts/emerald", headers=headers)
+    assert response.status_code == 200
+    body = response.json()
+    assert (body["kind"], body["target"], body["exemplars"]) == ("concept", "emerald", 3)
+    assert concepts(server) == ["crimson", "navy-blue"]
+    assert "emerald" not in [concept["id"] for concept in ask(server)["concepts"]]
+    assert server.get("/concepts/emerald").status_code == 404
+    assert server.get(image).status_code == 404
+    ready = server.get("/health/ready").json()
+    assert (ready["concepts"], ready["exemplars"], ready["taken_down"]) == (2, 6, 3)
+    [one] = TakedownLog(DataFolder(data).takedowns).read().active
+    assert (one.id, one.reason) == (body["id"], "the artist, Renée")
+
+
+def test_an_exemplar_taken_down_is_gone_and_the_others_stay(server: TestClient) -> None:
+    [first, *_] = server.get("/concepts/emerald").json()["exemplars"]
+    assert server.delete(f"/exemplars/{first['id']}", headers=BECAUSE).status_code == 200
+    left = server.get("/concepts/emerald").json()
+    assert left["exemplar_count"] == len(left["exemplars"]) == 2
+    shown = [e["id"] for concept in ask(server)["concepts"] for e in concept["exemplars"]]
+    assert first["id"] not in shown
+
+
+def test_what_is_not_there_cannot_be_taken_down(
+    server: TestClient, check_problem: CheckProblem
+) -> None:
+    for path in ("/concepts/nobody", "/exemplars/nobody"):
+        check_problem(server.delete(path, headers=BECAUSE), 404, "not-found")
+
+
+def test_what_is_hidden_already_can_be_taken_down_as_well(server: TestClient) -> None:
+    exemplars = server.get("/concepts/emerald").json()["exemplars"]
+    for one in exemplars:
+        assert server.delete(f"/exemplars/{one['id']}", headers=BECAUSE).status_code == 200
+    response = server.delete("/concepts/emerald", headers=BECAUSE)
+    assert response.status_code == 200
+    assert (response.json()["exemplars"], response.json()["hides"]) == (3, [])
+    again = server.delete(f"/exemplars/{exemplars[0]['id']}", headers=BECAUSE)
+    assert again.status_code == 200
+
+
+def test_a_takedown_can_be_posted_and_tells_what_it_hides(server: TestClient, data: Path) -> None:
+    exemplars = server.get("/concepts/emerald").json()["exemplars"]
+    wanted = {"kind": "exemplar", "id": exemplars[0]["id"], "reason": "the artist, Renée"}
+    response = server.post("/takedowns", json=wanted, headers=BEARER)
+    assert response.status_code == 201
+    body = response.json()
+    assert body["reason"] == "the artist, Renée"
+    assert body["hides"] == [
+        {
+            "id": exemplars[0]["id"],
+            "concept_id": "emerald",
+            "sha256": exemplars[0]["sha256"],
+            "how": "named",
+        }
+    ]
+    concept = server.delete("/concepts/emerald", headers=BECAUSE).json()
+    assert [one["id"] for one in concept["hides"]] == [one["id"] for one in exemplars[1:]]
+    assert concept["exemplars"] == 3
+    assert concepts(server) == ["crimson", "navy-blue"]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        BEARER,
+        {**BEARER, "X-Whence-Reason": ""},
+        {**BEARER, "X-Whence-Reason": "%20"},
+        {**BEARER, "X-Reason": "r"},
+    ],
+)
+def test_a_reason_is_needed(
+    server: TestClient, check_problem: CheckProblem, headers: dict[str, str]
+) -> None:
+    problem = check_problem(
+        server.delete("/concepts/emerald", headers=headers), 422, "invalid-request"
+    )
+    assert "X-Whence-Reason" in problem["detail"]
+    assert len(concepts(server)) == 3
+
+
+def test_a_reason_in_the_address_is_refused(
+    server: TestClient, check_problem: CheckProblem
+) -> None:
+    response = server.delete("/concepts/emerald?reason=r", headers=BECAUSE)
+    check_problem(response, 422, "invalid-request")
+    assert len(concepts(server)) == 3
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"reason": ""}, {"reason": " "}, {"reason": None}, {"kind": "image"}, {"id": ""}, {"more": 1}],
+)
+def test_a_posted_takedown_is_checked(
+    server: TestClient, check_problem: CheckProblem, change: dict[str, Any]
+) -> None:
+    wanted = {"kind": "concept", "id": "emerald", "reason": "r", **change}
+    response = server.post("/takedowns", json=wanted, headers=BEARER)
+    check_problem(response, 422, "invalid-request")
+    garbage = server.post("/takedowns", content=b"{", headers=BEARER)
+    check_problem(garbage, 422, "invalid-request")
+    assert len(concepts(server)) == 3
+
+
+@pytest.mark.parametrize(
+    ("body", "cause"),
+    [
+        (b'{"kind": }', "Expecting value, at character 9"),
+        (b'{"kind": "\xff"}', "UnicodeDecodeError"),
+        (b"[" * 50_000, "RecursionError"),
+        (b"1" * 5000, "ValueError"),
+    ],
+)
+def test_json_that_cannot_be_read_is_a_problem_of_its_own(
+    server: TestClient, check_problem: CheckProblem, body: bytes, cause: str
+) -> None:
+    headers = BEARER | {"Content-Type": "application/json"}
+    response = server.post("/takedowns", content=body, headers=headers)
+    assert f"({cause})" in check_problem(response, 400, "malformed-json")["detail"]
+    said = server.get("/openapi.json").json()["paths"]["/takedowns"]["post"]["responses"]["400"]
+    assert "malformed-json" in said["content"]["application/problem+json"]["examples"]
+
+
+def test_takedowns_do_not_wait_for_the_threads_of_slow_reads(server: TestClient) -> None:
+    assert server.portal
+    limiter = server.portal.call(anyio.to_thread.current_default_thread_limiter)
+    over = threading.Event()
+    limiter.total_tokens, tokens = 1, limiter.total_tokens
+    held = server.portal.start_task_soon(anyio.to_thread.run_sync, over.wait)
+    try:
+        wait_for(lambda: limiter.borrowed_tokens == 1)
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(server.delete, "/concepts/emerald", headers=BECAUSE)
+            try:
+                assert asked.result(10).status_code == 200
+            finally:
+                over.set()
+    finally:
+        limiter.total_tokens = tokens
+        held.result(10)
+    assert "emerald" not in concepts(server)
+
+
+def test_a_takedown_of_another_process_is_noticed_within_a_second(
+    server: TestClient, data: Path
+) -> None:
+    log = TakedownLog(DataFolder(data).takedowns)
+    one = log.add("concept", "emerald", [], reason="r")
+    assert wait_for(lambda: len(concepts(server)) == 2) < 1
+    log.lift(one.id, reason="r")
+    assert wait_for(lambda: len(concepts(server)) == 3) < 1
+
+
+def test_a_log_that_cannot_be_written_is_a_problem_and_nothing_is_hidden(
+    server: TestClient, data: Path, check_problem: CheckProblem
+) -> None:
+    (data / "takedowns.jsonl").mkdir()
+    response = server.delete("/concepts/emerald", headers=BECAUSE)
+    check_problem(response, 503, "takedowns-unusable")
+    assert len(concepts(server)) == 3
+
+
+def test_a_damaged_log_takes_no_takedown(
+    server: TestClient, data: Path, check_problem: CheckProblem
+) -> None:
+    (data / "takedowns.jsonl").write_text("garbage\n")
+    problem = check_problem(
+        server.delete("/concepts/emerald", headers=BECAUSE), 503, "takedowns-unusable"
+    )
+    assert "line 1" in problem["detail"]
+    assert (data / "takedowns.jsonl").read_text() == "garbage\n"
+
+
+def test_a_takedown_that_is_not_in_force_is_not_told_as_done(
+    server: TestClient,
+    data: Path,
+    check_problem: CheckProblem,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(_: TakedownLog) -> None:
+        raise TakedownError("the log cannot be read")
+
+    monkeypatch.setattr(TakedownLog, "read", fail)
+    response = server.delete("/concepts/emerald", headers=BECAUSE)
+    detail = check_problem(response, 503, "takedowns-unusable")["detail"]
+    assert "recorded but not in force" in detail
+    monkeypatch.undo()
+    [one] = TakedownLog(DataFolder(data).takedowns).read().active
+    assert one.id in detail
+    wait_for(lambda: len(concepts(server)) == 2)
+
+
+def test_a_damaged_log_keeps_a_server_from_starting_to_serve(
+    data: Path, check_problem: CheckProblem
+) -> None:
+    (data / "takedowns.jsonl").write_text("garbage\n")
+    app = create_app(Settings(data=data), load=load)
+    with TestClient(app, headers=BEARER) as client:
+        check_problem(client.get("/concepts"), 503, "takedowns-unusable")
+
+
+def test_a_log_damaged_later_is_told_and_what_is_hidden_stays_hidden(
+    server: TestClient, data: Path
+) -> None:
+    server.delete("/concepts/emerald", headers=BECAUSE)
+    (data / "takedowns.jsonl").write_text("garbage\n")
+    wait_for(lambda: server.get("/health/ready").json()["reload_error"])
+    assert "damaged" in server.get("/health/ready").json()["reload_error"]
+    assert len(concepts(server)) == 2
+
+
+def test_an_attributor_given_to_the_app_is_masked_too(
+    data: Path, check_problem: CheckProblem
+) -> None:
+    given = open_attributor(DataFolder(data), embedder=FakeEmbedder())
+    app = create_app(Settings(data=data), given)
+    with TestClient(app, headers=BEARER) as client:
+        client.delete("/concepts/emerald", headers=BECAUSE)
+        assert concepts(client) == ["crimson", "navy-blue"]
+    assert given.snapshot.catalog.concept_count() == 3  # it is the caller's, and still open
+
+
+# Hot swap
+
+
+def version_of(client: TestClient) -> str:
+    return str(client.get("/health/ready").json()["index_version"])
+
+
+def test_a_new_version_is_noticed(server: TestClient, data: Path) -> None:
+    snapshot = build(data, "Crimson")
+    wait_for(lambda: version_of(server) == snapshot.version)
+    assert concepts(server) == ["crimson"]
+    assert ask(server)["evidence"]["index_version"] == snapshot.version
+
+
+def test_a_reload_waits_until_the_new_version_is_served(server: TestClient, data: Path) -> None:
+    before = version_of(server)
+    snapshot = build(data, "Crimson")
+    response = server.post("/admin/reload", headers=BEARER)
+    assert response.json() == {
+        "index_version": snapshot.version,
+        "previous_version": response.json()["previous_version"],
+    }
+    assert response.json()["previous_version"] in {before, snapshot.version}
+    assert concepts(server) == ["crimson"]
+
+
+def test_a_broken_new_version_leaves_the_old_one_serving_and_is_told(
+    server: TestClient, data: Path, check_problem: CheckProblem
+) -> None:
+    before = version_of(server)
+    broken = data / "index" / "broken"
+    shutil.copytree(data / "index" / before, broken)
+    manifest = Manifest.model_validate_json((broken / MANIFEST).read_bytes())
+    changed = manifest.model_copy(update={"version": "broken"})
+    (broken / MANIFEST).write_text(changed.model_dump_json())
+    (broken / "style.faiss").unlink()
+    publish(data / "index", "broken")
+    response = server.post("/admin/reload", headers=BEARER)
+    detail = check_problem(response, 409, "not-reloaded")["detail"]
+    assert before in detail
+    assert "style.faiss is missing" in detail
+    assert "style.faiss" in server.get("/health/ready").json()["reload_error"]
+    assert len(concepts(server)) == 3
+    server.delete("/concepts/emerald", headers=BECAUSE)
+    assert len(concepts(server)) == 2  # takedowns reach the old one as well
+    publish(data / "index", before)
+    assert server.post("/admin/reload", headers=BEARER).status_code == 200
+    assert server.get("/health/ready").json()["reload_error"] is None
+
+
+def test_a_takedown_holds_in_the_next_version_and_after_a_rollback(
+    server: TestClient, data: Path
+) -> None:
+    first = published_version(data / "index")
+    assert first
+    server.delete("/concepts/emerald", headers=BECAUSE)
+    build(data, *NAMES).close()
+    server.post("/admin/reload", headers=BEARER)
+    assert concepts(server) == ["crimson", "navy-blue"]
+    publish(data / "index", first)
+    server.post("/admin/reload", headers=BEARER)
+    assert version_of(server) == first
+    assert concepts(server) == ["crimson", "navy-blue"]
+
+
+def test_a_mended_log_is_no_trouble_any_more(
+    server: TestClient, data: Path, check_problem: CheckProblem
+) -> None:
+    (data / "takedowns.jsonl").write_text("garbage\n")
+    response = server.post("/admin/reload", headers=BEARER)
+    assert check_problem(response, 409, "not-reloaded")["detail"].count("line 1") == 1
+    (data / "takedowns.jsonl").unlink()
+    wait_for(lambda: server.get("/health/ready").json()["reload_error"] is None)
+
+
+def test_a_damage_that_a_reload_met_is_looked_at_again(server: TestClient, data: Path) -> None:
+    folder = data / "index" / version_of(server)
+    (folder / "style.faiss").rename(data / "aside")
+    assert server.post("/admin/reload", headers=BEARER).status_code == 409
+    (data / "aside").rename(folder / "style.faiss")
+    wait_for(lambda: server.get("/health/ready").json()["reload_error"] is None)
+
+
+def test_a_rollback_from_a_broken_version_does_not_wait(
+    server: TestClient, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "RETRY_SECONDS", 600)
+    before = version_of(server)
+    (data / "index" / "broken").mkdir()
+    publish(data / "index", "broken")
+    wait_for(lambda: server.get("/health/ready").json()["reload_error"])
+    publish(data / "index", before)
+    wait_for(lambda: server.get("/health/ready").json()["reload_error"] is None)
+
+
+class Slow(FakeEmbedder):
+    """Holds queries back until it is released; quick for one caller, the warming one."""
+
+    def __init__(self) -> None:
+        self.entered = threading.Semaphore(0)
+        self.released = threading.Event()
+        self.released.set()
+
+    def embed_pixels(self, pixels: Any) -> Any:
+        self.entered.release()
+        assert self.released.wait(30)
+        return super().embed_pixels(pixels)
+
+
+def test_a_request_in_flight_ends_on_the_version_it_began_with(data: Path) -> None:
+    embedder = Slow()
+
+    def load_slow(settings: Settings, again: ImageEmbedder | None) -> Attributor:
+        # A new version is warmed with an embedder of its own, the old one's being held back.
+        return open_attributor(
+            DataFolder(settings.data), embedder=FakeEmbedder() if again else embedder
+        )
+
+    app = create_app(Settings(data=data), load=load_slow)
+    with TestClient(app, headers=BEARER) as client, ThreadPoolExecutor(1) as pool:
+        old = version_of(client)
+        while embedder.entered.acquire(blocking=False):
+            pass  # what warming left
+        embedder.released.clear()
+        try:
+            waiting = pool.submit(ask, client)
+            assert embedder.entered.acquire(timeout=30)
+            snapshot = build(data, "Crimson")
+            assert client.post("/admin/reload", headers=BEARER).status_code == 200
+            assert concepts(client) == ["crimson"]
+        finally:
+            embedder.released.set()
+        answer = waiting.result(30)
+    assert answer["evidence"]["index_version"] == old != snapshot.version
+    assert answer["concepts"][0]["id"] == "emerald"
+
+
+def test_a_takedown_does_not_wait_for_a_version_that_is_being_opened(data: Path) -> None:
+    entered, released = threading.Event(), threading.Event()
+    released.set()
+
+    def load_slow(settings: Settings, embedder: ImageEmbedder | None) -> Attributor:
+        opened = load(settings, embedder)  # with the takedowns of now
+        entered.set()
+        assert released.wait(30)
+        return opened
+
+    app = create_app(Settings(data=data), load=load_slow)
+    with TestClient(app, headers=BEARER) as client, ThreadPoolExecutor(1) as pool:
+        old = version_of(client)
+        entered.clear()
+        released.clear()
+        try:
+            new = build(data, *NAMES).version
+            reloaded = pool.submit(client.post, "/admin/reload", headers=BEARER)
+            assert entered.wait(30)
+            response = client.delete("/concepts/emerald", headers=BECAUSE)
+            assert response.status_code == 200
+            assert concepts(client) == ["crimson", "navy-blue"]
+            TakedownLog(DataFolder(data).takedowns).add("concept", "crimson", [], reason="r")
+            assert wait_for(lambda: concepts(client) == ["navy-blue"]) < 1
+            assert version_of(client) == old
+        finally:
+            released.set()
+        assert reloaded.result(30).status_code == 200
+        assert version_of(client) == new
+        assert concepts(client) == ["navy-blue"]
+        assert ask(client, "Emerald")["evidence"]["index_version"] == new
+
+
+def test_what_is_replaced_is_closed_when_its_last_request_has_ended() -> None:
+    closed = []
+
+    class Closable:
+        class snapshot:  # noqa: N801
+            @staticmethod
+            def close() -> None:
+                closed.append(True)
+
+    serving = service._Serving(Closable())  # type: ignore[arg-type]
+    with serving.in_use(), serving.in_use():
+        serving.retire()
+        assert not closed
+    assert closed == [True]
+
+
+def test_the_model_is_loaded_once_for_versions_that_share_it(data: Path) -> None:
+    embedders: list[ImageEmbedder | None] = []
+
+    def watched(settings: Settings, embedder: ImageEmbedder | None) -> Attributor:
+        embedders.append(embedder)
+        return load(settings, embedder)
+
+    app = create_app(Settings(data=data), load=watched)
+    with TestClient(app, headers=BEARER) as client:
+        client.post("/admin/reload", headers=BEARER)
+        ask(client)
+    assert embedders[0] is None
+    assert all(isinstance(embedder, FakeEmbedder) for embedder in embedders[1:])
+
+
+def test_steady_requests_see_whole_versions_while_they_are_swapped(
+    server: TestClient, data: Path
+) -> None:
+    versions = {version_of(server): 3}
+    for count in (1, 2):
+        snapshot = build(data, *NAMES[:count])
+        versions[snapshot.version] = count
+        snapshot.close()
+    stop = threading.Event()
+
+    def keep_asking() -> list[httpx.Response]:
+        answers = []
+        while not stop.is_set():
+            answers.append(server.post("/attribute", files={"image": encode(shade("Crimson", 1))}))
+        return answers
+
+    with ThreadPoolExecutor(4) as pool:
+        asking = [pool.submit(keep_asking) for _ in range(4)]
+        try:
+            for version in [*versions, *versions]:
+                publish(data / "index", version)
+                assert server.post("/admin/reload", headers=BEARER).status_code == 200
+        finally:
+            stop.set()
+        answers = [answer for one in asking for answer in one.result(30)]
+    assert {answer.status_code for answer in answers} == {200}
+    for answer in answers:
+        body = answer.json()
+        assert len(body["concepts"]) == versions[body["evidence"]["index_version"]]

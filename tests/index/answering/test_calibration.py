@@ -1,0 +1,163 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from index.answering.calibration import Calibration
+
+finite = st.floats(-100, 100)
+rates = st.floats(0.001, 0.999)
+
+
+def calibration(scores: object) -> Calibration:
+    return Calibration(null_scores=tuple(sorted(map(float, scores), reverse=True)))  # type: ignore[call-overload]
+
+
+THOUSAND = calibration(np.random.default_rng(0).gumbel(3, 1, 1000))
+
+
+# p-values
+
+
+@pytest.mark.parametrize(
+    ("score", "p_value"), [(9.0, 1 / 5), (4.0, 2 / 5), (3.5, 2 / 5), (2.0, 4 / 5), (0.0, 1.0)]
+)
+def test_a_p_value_counts_null_scores_that_are_as_high(score: float, p_value: float) -> None:
+    assert calibration([1, 2, 3, 4]).p_value(score) == pytest.approx(p_value)
+
+
+def test_equal_null_scores_all_count() -> None:
+    assert calibration([2, 2, 2, 1]).p_value(2) == pytest.approx(4 / 5)
+
+
+def test_p_values_are_uniform_under_the_null() -> None:
+    random = np.random.default_rng(0)
+    p_values = []
+    for _ in range(4000):
+        drawn = random.standard_normal(100)
+        p_values.append(calibration(drawn[:99]).p_value(drawn[99]))
+    for rate in (0.01, 0.05, 0.2, 0.5, 0.9):
+        # 4 standard errors of a frequency in 4000 draws
+        error = 4 * math.sqrt(rate * (1 - rate) / 4000)
+        assert np.mean(np.array(p_values) <= rate) == pytest.approx(rate, abs=error)
+
+
+@given(st.lists(finite, max_size=200), finite, finite)
+def test_a_higher_score_never_has_a_higher_p_value(null, first, second) -> None:
+    low, high = sorted((first, second))
+    found = calibration(null)
+    assert 0 < found.p_value(high) <= found.p_value(low) <= 1
+
+
+# The threshold
+
+
+@given(st.lists(finite, min_size=1, max_size=300), rates)
+def test_the_threshold_is_where_p_falls_to_the_rate(null: list[float], rate: float) -> None:
+    found = calibration(null)
+    limit = found.threshold(rate)
+    if math.isinf(limit):
+        assert found.p_value(1e9) > rate
+        return
+    assert found.p_value(limit) <= rate
+    assert found.p_value(np.nextafter(limit, -math.inf)) > rate
+
+
+@pytest.mark.parametrize("rate", [0.01, 0.05, 0.07, 0.29, 0.57])
+def test_a_rate_that_divides_evenly_is_not_lost_to_rounding(rate: float) -> None:
+    found = calibration(range(99))  # rate * 100 null scores and more
+    assert sum(score >= found.threshold(rate) for score in range(99)) == round(rate * 100) - 1
+
+
+@pytest.mark.parametrize("count", [0, 1, 98])
+def test_a_null_too_small_for_the_rate_never_gives_a_match(count: int) -> None:
+    found = calibration(range(count))
+    assert found.threshold(0.01) == math.inf
+    assert found.verdict([1e9], 0.01) == "no_match"
+    assert found.shares([1e9, 1.0], 0.01) == ([0.0, 0.0], 1.0)
+
+
+def test_a_null_just_large_enough_gives_a_match() -> None:
+    found = calibration(range(99))
+    assert found.verdict([1e9], 0.01) == "attributed"
+    assert found.verdict([98.0], 0.01) == "no_match"
+
+
+@pytest.mark.parametrize("count", [0, 1, 99])
+def test_at_a_rate_of_one_every_score_passes(count: int) -> None:
+    found = calibration(range(count))
+    assert found.threshold(1.0) == -math.inf
+    assert found.verdict([-5.0], 1.0) != "no_match"
+    shares, rest = found.shares([9.0, -5.0], 1.0)
+    assert sum(shares) + rest == pytest.approx(1)
+    assert shares[0] >= shares[1]
+    assert (shares[0] > 0.5) is (count > 0)
+
+
+# Shares
+
+
+@given(st.lists(finite, max_size=30), rates)
+def test_shares_and_what_is_unattributed_sum_to_one(scores: list[float], rate: float) -> None:
+    shares, rest = THOUSAND.shares(scores, rate)
+    assert len(shares) == len(scores)
+    assert sum(shares) + rest == pytest.approx(1, abs=1e-9)
+    assert all(0 <= share <= 1 for share in [*shares, rest])
+    order = np.argsort(scores)
+    assert (np.diff(np.array(shares)[order]) >= -1e-12).all()
+
+
+@pytest.mark.parametrize("scores", [[1e9, 1e9], [-1e9], [1e9, -1e9], []])
+def test_shares_of_extreme_scores_are_numbers(scores: list[float]) -> None:
+    shares, rest = THOUSAND.shares(scores)
+    assert np.isfinite([*shares, rest]).all()
+    assert sum(shares) + rest == pytest.approx(1)
+
+
+def test_a_concept_alone_at_the_threshold_gets_one_half() -> None:
+    shares, rest = THOUSAND.shares([THOUSAND.threshold()])
+    assert shares == pytest.approx([0.5])
+    assert rest == pytest.approx(0.5)
+
+
+def test_without_any_score_everything_is_unattributed() -> None:
+    assert THOUSAND.shares([]) == ([], 1.0)
+
+
+def test_a_null_without_spread_still_gives_shares() -> None:
+    shares, rest = calibration([1.0] * 500).shares([2.0, 0.0])
+    assert shares[0] > 0.99
+    assert sum(shares) + rest == pytest.approx(1)
+
+
+# The verdict
+
+
+def test_the_verdict_follows_score_and_rivals() -> None:
+    limit = THOUSAND.threshold()
+    assert THOUSAND.verdict([]) == "no_match"
+    assert THOUSAND.verdict([limit - 0.01]) == "no_match"
+    assert THOUSAND.verdict([limit]) == "attributed"
+    assert THOUSAND.verdict([limit + 20, limit]) == "attributed"
+    assert THOUSAND.verdict([limit + 20] * 3) == "uncertain"
+
+
+def test_a_stricter_rate_attributes_less() -> None:
+    score = THOUSAND.threshold(0.05)
+    assert THOUSAND.verdict([score], 0.05) == "attributed"
+    assert THOUSAND.verdict([score], 0.01) == "no_match"
+
+
+@pytest.mark.parametrize(
+    "content", ['{"null_scores": [1], "format": 2}', "{}", '{"null_scores": ["x"]}']
+)
+def test_a_calibration_of_another_form_is_refused(content: str) -> None:
+    with pytest.raises(ValidationError):
+        Calibration.model_validate_json(content)
+
+
+def test_a_calibration_survives_json() -> None:
+    assert Calibration.model_validate_json(THOUSAND.model_dump_json()) == THOUSAND

@@ -1,0 +1,214 @@
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from index.answering import ranking
+from index.answering.ranking import (
+    Cohort,
+    RankedConcept,
+    Ranker,
+    combine,
+    score_concepts,
+    standardise,
+)
+from index.stores.vectors import FaissStore, write_vectors
+from model.config import Facet
+
+WIDTHS: dict[Facet, int] = {"subject": 10, "style": 6}
+SIZES = [1, 4, 2, 7, 1, 12, 3]  # exemplars of each concept
+COUNT, QUERIES = sum(SIZES), 8
+COHORT = np.arange(COUNT)[::2]
+
+Vectors = dict[Facet, np.ndarray]
+
+
+def vectors(count: int, seed: int) -> Vectors:
+    random = np.random.default_rng(seed)
+    rows = {f: random.standard_normal((count, w)).astype(np.float32) for f, w in WIDTHS.items()}
+    return {f: x / np.linalg.norm(x, axis=1, keepdims=True) for f, x in rows.items()}
+
+
+class World:
+    """Random exemplars of concepts in a shuffled order, a cohort among them, and queries."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        random = np.random.default_rng(0)
+        self.concept_of_row = random.permutation(np.repeat(np.arange(len(SIZES)), SIZES))
+        self.exemplars = vectors(COUNT, seed=1)
+        self.cohort = {f: x[COHORT] for f, x in self.exemplars.items()}
+        self.queries = vectors(QUERIES, seed=2)
+
+    def ranker(self, keep: Sequence[int] | None = None) -> Ranker:
+        rows = np.arange(COUNT) if keep is None else np.asarray(keep)
+        folder = self.folder / str(len(rows))
+        folder.mkdir(exist_ok=True)
+        for facet, matrix in self.exemplars.items():
+            write_vectors(folder, facet, matrix[rows])
+        store = FaissStore.open(folder, list(WIDTHS))
+        members = np.flatnonzero(np.isin(rows, COHORT))
+        vectors = {f: x[rows[members]] for f, x in self.exemplars.items()}
+        return Ranker(store, self.concept_of_row[rows].tolist(), Cohort(members, vectors))
+
+    def rank(self, **options: object) -> list[list[RankedConcept]]:
+        return self.ranker().rank(self.queries, **options)
+
+    def naive(self, query: int) -> list[tuple[int, float, dict[Facet, float], list[int]]]:
+        """(concept, score, best level of each facet, rows by evidence), one loop at a time."""
+        levels, background = {}, {}
+        for facet in WIDTHS:
+            q = self.queries[facet][query].astype(np.float64)
+            cohort = np.array([float(q @ row) for row in self.cohort[facet]])
+            cosines = np.array([float(q @ row) for row in self.exemplars[facet]])
+            levels[facet] = (cosines - cohort.mean()) / cohort.std()
+            background[facet] = (cohort - cohort.mean()) / cohort.std()
+        evidence = combine(levels)
+        unrelated = np.sort(combine(background))
+        found = []
+        for number in range(len(SIZES)):
+            rows = [row for row in range(COUNT) if self.concept_of_row[row] == number]
+            score = score_concepts(evidence[rows], np.array([len(rows)]), unrelated)[0]
+            best = {facet: max(level[rows]) for facet, level in levels.items()}
+            rows.sort(key=lambda row: -evidence[row])
+            found.append((number, float(score), best, rows))
+        return sorted(found, key=lambda concept: (-concept[1], concept[0]))
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def test_a_whole_ranking_equals_brute_force(world: World) -> None:
+    for query, ranked in enumerate(world.rank(depth=COUNT)):
+        expected = world.naive(query)
+        assert [concept.number for concept in ranked] == [number for number, *_ in expected]
+        for concept, (_, score, best, rows) in zip(ranked, expected, strict=True):
+            assert concept.score == pytest.approx(score, abs=1e-4)
+            assert concept.facets == pytest.approx(best, abs=1e-4)
+            assert concept.rows.tolist() == rows
+            for facet, cosines in concept.similarities.items():
+                exact = world.exemplars[facet][rows] @ world.queries[facet][query]
+                assert cosines == pytest.approx(exact, abs=1e-5)
+
+
+@pytest.mark.parametrize("depth", [1, 3, 10])
+def test_a_score_does_not_depend_on_how_its_concept_was_found(world: World, depth: int) -> None:
+    whole = world.rank(depth=COUNT)
+    for all_concepts, some in zip(whole, world.rank(depth=depth), strict=True):
+        scores = {concept.number: concept.score for concept in all_concepts}
+        assert 1 <= len(some) <= 2 * depth
+        for concept in some:
+            assert concept.score == pytest.approx(scores[concept.number], abs=1e-6)
+            assert len(concept.rows) == SIZES[concept.number]
+
+
+def test_the_concepts_of_each_facets_nearest_exemplars_are_candidates(world: World) -> None:
+    for query, ranked in enumerate(world.rank(depth=1)):
+        nearest = {
+            int(world.concept_of_row[np.argmax(matrix @ world.queries[facet][query])])
+            for facet, matrix in world.exemplars.items()
+        }
+        assert {concept.number for concept in ranked} == nearest
+
+
+@pytest.mark.parametrize("gone", [{5}, {0, 3}, {0, 1, 2, 4, 5, 6}])
+def test_concepts_left_out_are_as_if_they_were_not_in_the_index(world: World, gone) -> None:
+    without = [frozenset(gone)] + [frozenset()] * (QUERIES - 1)
+    keep = [row for row in range(COUNT) if world.concept_of_row[row] not in gone]
+    for depth in (2, len(keep)):
+        ranked = world.rank(depth=depth, without=without)[0]
+        queries = {facet: matrix[:1] for facet, matrix in world.queries.items()}
+        expected = world.ranker(keep).rank(queries, depth=len(keep))[0]
+        scores = {concept.number: concept.score for concept in expected}
+        assert not gone & {concept.number for concept in ranked}
+        for concept in ranked:
+            assert concept.score == pytest.approx(scores[concept.number], abs=1e-6)
+        assert ranked[0].number == expected[0].number
+    assert [concept.number for concept in ranked] == [concept.number for concept in expected]
+
+
+def test_leaving_out_for_one_query_does_not_touch_another(world: World) -> None:
+    without = [frozenset({5})] + [frozenset()] * (QUERIES - 1)
+    left_out, whole = world.rank(depth=COUNT, without=without), world.rank(depth=COUNT)
+    assert [c.number for c in left_out[1]] == [c.number for c in whole[1]]
+    assert 5 in [c.number for c in whole[0]]
+
+
+def test_nothing_is_ranked_when_every_concept_is_left_out(world: World) -> None:
+    everything = frozenset(range(len(SIZES)))
+    assert world.rank(without=[everything] * QUERIES) == [[]] * QUERIES
+
+
+def test_a_concept_with_the_very_image_comes_first(world: World) -> None:
+    world.queries = {facet: matrix[:QUERIES] for facet, matrix in world.exemplars.items()}
+    for row, ranked in enumerate(world.rank()):
+        assert ranked[0].number == world.concept_of_row[row]
+        assert ranked[0].rows[0] == row
+        assert all(s[0] == pytest.approx(1, abs=1e-5) for s in ranked[0].similarities.values())
+
+
+def test_equal_concepts_are_ranked_by_their_number(world: World) -> None:
+    twin_rows = [int(np.flatnonzero(world.concept_of_row == n)[0]) for n in (4, 0)]
+    for matrix in world.exemplars.values():
+        matrix[twin_rows[0]] = matrix[twin_rows[1]]
+    for ranked in world.rank(depth=COUNT):
+        numbers = [concept.number for concept in ranked]
+        assert numbers.index(4) == numbers.index(0) + 1
+
+
+def test_standardised_similarities_do_not_care_how_close_everything_is() -> None:
+    random = np.random.default_rng(0)
+    near, cohort = {"style": random.random((3, 9))}, {"style": random.random((3, 20))}
+    levels, background = standardise(near, cohort)
+    shifted = standardise(
+        {"style": 0.1 * near["style"] + 0.8}, {"style": 0.1 * cohort["style"] + 0.8}
+    )
+    assert np.allclose(levels["style"], shifted[0]["style"])
+    assert background["style"].mean(axis=1) == pytest.approx([0, 0, 0], abs=1e-12)
+    assert background["style"].std(axis=1) == pytest.approx([1, 1, 1])
+
+
+def test_a_cohort_that_is_all_alike_gives_finite_levels() -> None:
+    levels, _ = standardise({"style": np.array([0.5])}, {"style": np.full(4, 0.5)})
+    assert np.isfinite(levels["style"]).all()
+
+
+def test_a_remarkable_facet_is_not_drowned_by_an_unremarkable_one() -> None:
+    one_facet = combine({"subject": np.array([6.0]), "style": np.array([0.0])})
+    neither = combine({"subject": np.array([1.5]), "style": np.array([1.5])})
+    assert one_facet[0] > neither[0]
+
+
+def test_more_evidence_never_lowers_a_score() -> None:
+    random = np.random.default_rng(0)
+    background = np.sort(random.standard_normal(100))
+    evidence, sizes = random.normal(1, 2, 30), np.array([1, 9, 20])
+    before = score_concepts(evidence, sizes, background)
+    for row in range(30):
+        raised = evidence.copy()
+        raised[row] += 1
+        assert (score_concepts(raised, sizes, background) >= before - 1e-12).all()
+
+
+def test_a_score_follows_its_formula() -> None:
+    random = np.random.default_rng(0)
+    background = np.sort(random.normal(0.5, 1, 50))
+    sizes = [1, 3, 20]
+    evidence = random.normal(1, 2, sum(sizes))
+    found = score_concepts(evidence, np.array(sizes), background)
+    start = 0
+    for score, size in zip(found, sizes, strict=True):
+        best = sorted(evidence[start : start + size], reverse=True)
+        total = 1e-3 * best[0]
+        for k in range(1, min(size, ranking.MOST) + 1):
+            floor = ranking.FLOOR
+            if size > ranking.MOST:
+                by_chance = background[int((1 - k / (size + 1)) * 49)]
+                floor += by_chance - background[int((1 - k / (ranking.MOST + 1)) * 49)]
+            excess = best[k - 1] - floor
+            total += ranking.DECAY ** (k - 1) * max(0, excess)
+        assert score == pytest.approx(total, abs=1e-12)
+        start += size

@@ -1,0 +1,451 @@
+import json
+import os
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+import pytest
+
+from index.building.source import SourceExemplar, concept_id, read_sources
+from index.errors import SourceError
+from tests.fakes import patches
+
+Row = Mapping[str, Any]
+
+
+def picture(path: Path, seed: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    patches(seed).save(path)
+    return path
+
+
+def columns(rows: Sequence[Row]) -> dict[str, list[Any]]:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    return {name: [row.get(name) for row in rows] for name in names}
+
+
+def write_csv(folder: Path, rows: Sequence[Row]) -> Path:
+    pyarrow.csv.write_csv(pa.table(columns(rows)), folder / "manifest.csv")
+    return folder / "manifest.csv"
+
+
+def write_jsonl(folder: Path, rows: Sequence[Row]) -> Path:
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    (folder / "manifest.jsonl").write_text(text, encoding="utf-8")
+    return folder / "manifest.jsonl"
+
+
+def write_parquet(folder: Path, rows: Sequence[Row]) -> Path:
+    pyarrow.parquet.write_table(pa.table(columns(rows)), folder / "manifest.parquet")
+    return folder / "manifest.parquet"
+
+
+Writer = Callable[[Path, Sequence[Row]], Path]
+every_format = pytest.mark.parametrize("write", [write_csv, write_jsonl, write_parquet])
+
+
+def concepts(exemplars: Sequence[SourceExemplar]) -> dict[str, str]:
+    return {exemplar.concept.id: exemplar.concept.name for exemplar in exemplars}
+
+
+# Folders
+
+
+def test_each_sub_folder_is_a_concept_with_the_images_at_any_depth_below(tmp_path: Path) -> None:
+    first = picture(tmp_path / "Ada Lovelace" / "b.png")
+    second = picture(tmp_path / "Ada Lovelace" / "early" / "a.PNG")
+    third = picture(tmp_path / "Zed" / "c.jpg")
+    found = read_sources([tmp_path])
+    assert [exemplar.path for exemplar in found] == [first, second, third]
+    assert all(exemplar.path.is_absolute() for exemplar in found)
+    assert concepts(found) == {"ada-lovelace": "Ada Lovelace", "zed": "Zed"}
+    assert found[0].concept is found[1].concept
+    assert (found[0].concept.kind, found[0].license, found[0].source_url) == (None, None, None)
+
+
+def test_hidden_and_other_files_are_left_out(tmp_path: Path) -> None:
+    kept = picture(tmp_path / "a" / "kept.png")
+    picture(tmp_path / "a" / ".hidden.png")
+    picture(tmp_path / "a" / ".cache" / "x.png")
+    picture(tmp_path / ".git" / "x.png")
+    picture(tmp_path / ".loose.png")
+    (tmp_path / "a" / "notes.txt").write_text("notes")
+    (tmp_path / "README.md").write_text("notes")
+    assert [exemplar.path for exemplar in read_sources([tmp_path])] == [kept]
+
+
+def test_loose_images_are_refused_with_the_option_that_takes_them(tmp_path: Path) -> None:
+    picture(tmp_path / "a" / "x.png")
+    picture(tmp_path / "stray.png")
+    with pytest.raises(SourceError, match=r"1 loose .*stray\.png.*--each-image-a-concept"):
+        read_sources([tmp_path])
+
+
+def test_loose_images_become_concepts_of_their_own_when_asked(tmp_path: Path) -> None:
+    source = tmp_path / "Found"
+    picture(source / "Blue Vase.png")
+    picture(source / "vase 2.png")
+    picture(source / "series" / "1.png")
+    found = read_sources([source], each_image_a_concept=True)
+    assert concepts(found) == {
+        "found-blue-vase": "Found/Blue Vase",
+        "found-vase-2": "Found/vase 2",
+        "series": "series",
+    }
+    assert len(found) == 3
+
+
+def test_two_loose_images_of_one_name_are_not_taken_for_one_concept(tmp_path: Path) -> None:
+    picture(tmp_path / "vase.png")
+    picture(tmp_path / "vase.jpg")
+    with pytest.raises(SourceError, match=r"vase\.jpg.*vase\.png|vase\.png.*vase\.jpg"):
+        read_sources([tmp_path], each_image_a_concept=True)
+
+
+@pytest.mark.parametrize("content", [[], ["notes.txt"], ["empty/notes.txt"]])
+def test_a_folder_without_images_is_refused_by_name(tmp_path: Path, content: list[str]) -> None:
+    source = tmp_path / "gallery"
+    source.mkdir()
+    for name in content:
+        (source / name).parent.mkdir(exist_ok=True)
+        (source / name).write_text("no image")
+    with pytest.raises(SourceError, match=r"gallery holds no exemplars; .*sub-folder.*manifest"):
+        read_sources([source])
+
+
+def test_a_concept_folder_without_images_is_reported_by_name(tmp_path: Path) -> None:
+    picture(tmp_path / "Ada" / "a.png")
+    (tmp_path / "Zed" / "scans").mkdir(parents=True)
+    (tmp_path / "Zed" / "scans" / "a.heic").write_text("another format")
+    (tmp_path / ".git").mkdir()
+    told: list[str] = []
+    assert list(concepts(read_sources([tmp_path], report=told.append))) == ["ada"]
+    assert len(told) == 1
+    assert str(tmp_path) in told[0]
+    assert "'Zed' has no images" in told[0]
+
+
+def forbid(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """As the system does to whoever may not list ``folder``; tests may run as root, who may."""
+    scandir = os.scandir
+
+    def refusing(path: Any) -> Any:
+        if Path(path) == folder:
+            raise PermissionError(13, "Permission denied", str(folder))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+
+
+def test_a_sub_folder_that_cannot_be_read_is_refused_by_name(tmp_path: Path, monkeypatch) -> None:
+    picture(tmp_path / "Ada" / "a.png")
+    picture(tmp_path / "Ada" / "late" / "secret" / "b.png")
+    forbid(monkeypatch, tmp_path / "Ada" / "late" / "secret")
+    with pytest.raises(
+        SourceError, match=r"late/secret cannot be read by this user; check its per"
+    ):
+        read_sources([tmp_path])
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every folder")
+@pytest.mark.parametrize("closed", ["", "Ada", "Ada/late"])
+def test_what_the_user_may_not_read_is_refused_by_name(tmp_path: Path, closed: str) -> None:
+    source = tmp_path / "gallery"
+    picture(source / "Ada" / "late" / "b.png")
+    (source / closed).chmod(0)
+    try:
+        with pytest.raises(SourceError, match="cannot be read by this user"):
+            read_sources([source])
+    finally:
+        (source / closed).chmod(0o755)
+
+
+def test_a_link_that_leads_nowhere_but_to_itself_is_refused_by_name(tmp_path: Path) -> None:
+    picture(tmp_path / "Ada" / "a.png")
+    (tmp_path / "Ada" / "loop").symlink_to("loop")
+    with pytest.raises(SourceError, match=r"Ada/loop cannot be read: .*symbolic links"):
+        read_sources([tmp_path])
+
+
+def test_linked_folders_give_their_images_at_any_depth(tmp_path: Path) -> None:
+    store, source = tmp_path / "store", tmp_path / "source"
+    picture(store / "ada" / "a.png")
+    picture(source / "Zed" / "z.png")
+    (source / "Ada").symlink_to(store / "ada")
+    (source / "Zed" / "more").symlink_to(store / "ada")
+    found = [exemplar.path for exemplar in read_sources([source])]
+    names = ["Ada/a.png", "Zed/more/a.png", "Zed/z.png"]
+    assert found == [source / name for name in names]
+
+
+def test_a_source_that_is_not_there_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="nowhere: there is no such"):
+        read_sources([tmp_path / "nowhere"])
+
+
+def test_no_source_at_all_is_refused_with_the_option(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="--source"):
+        read_sources([])
+
+
+def test_a_file_that_is_no_manifest_is_refused_with_the_accepted_kinds(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"x\.png.*\.csv.*\.jsonl.*\.parquet"):
+        read_sources([picture(tmp_path / "x.png")])
+
+
+# Manifests
+
+
+@every_format
+def test_a_manifest_gives_paths_concepts_rights_and_the_rest_as_metadata(
+    tmp_path: Path, write: Writer
+) -> None:
+    absolute = str(tmp_path / "elsewhere" / "b.png")
+    source = write(
+        tmp_path,
+        [
+            {
+                "path": "pictures/a.png",
+                "concept": "ada",
+                "name": "Ada Lovelace",
+                "kind": "person",
+                "source_url": "https://example.org/a",
+                "license": "CC0-1.0",
+                "year": "1843",
+                "note": None,
+            },
+            {"path": absolute, "concept": "ada", "license": None, "year": "1844"},
+        ],
+    )
+    first, second = read_sources([source])
+    assert first.path == tmp_path / "pictures" / "a.png"
+    assert str(second.path) == absolute
+    assert first.concept is second.concept
+    assert (first.concept.id, first.concept.name, first.concept.kind) == (
+        "ada", "Ada Lovelace", "person",
+    )  # fmt: skip
+    assert (first.source_url, first.license) == ("https://example.org/a", "CC0-1.0")
+    assert (second.source_url, second.license) == (None, None)
+    assert dict(first.metadata) == {"year": "1843"}
+    assert dict(second.metadata) == {"year": "1844"}
+
+
+@every_format
+def test_a_path_may_lead_out_of_the_manifests_folder(tmp_path: Path, write: Writer) -> None:
+    folder = tmp_path / "lists"
+    folder.mkdir()
+    source = write(folder, [{"path": "../a.png", "concept": "x"}])
+    assert read_sources([source])[0].path == tmp_path / "a.png"
+
+
+@every_format
+@pytest.mark.parametrize("name", ["007", "1e3", "2020-01-31", "12:30", "true", "null", "NA", "1.0"])
+def test_a_concept_that_looks_like_something_else_stays_text(
+    tmp_path: Path, write: Writer, name: str
+) -> None:
+    source = write(tmp_path, [{"path": "a.png", "concept": name, "name": name}])
+    assert read_sources([source])[0].concept.name == name
+
+
+@pytest.mark.parametrize("write", [write_jsonl, write_parquet])
+def test_a_concept_that_is_a_number_is_read_as_its_text(tmp_path: Path, write: Writer) -> None:
+    source = write(tmp_path, [{"path": "a.png", "concept": 7, "weight": 0.5}])
+    (exemplar,) = read_sources([source])
+    assert (exemplar.concept.id, exemplar.concept.name) == ("7", "7")
+    assert dict(exemplar.metadata) == {"weight": 0.5}
+
+
+def test_a_csv_may_quote_commas_and_line_breaks_and_begin_with_a_byte_order_mark(tmp_path) -> None:
+    source = tmp_path / "m.csv"
+    source.write_text('\ufeffpath,concept,note\n"a, b.png",x,"two\nlines"\n', encoding="utf-8")
+    (exemplar,) = read_sources([source])
+    assert exemplar.path == tmp_path / "a, b.png"
+    assert dict(exemplar.metadata) == {"note": "two\nlines"}
+
+
+def test_a_csv_of_many_blocks_may_break_lines_within_cells(tmp_path: Path) -> None:
+    note = "two\nlines " * 40
+    rows = [{"path": f"{n}.png", "concept": "x", "note": f"{n} {note}"} for n in range(4000)]
+    found = read_sources([write_csv(tmp_path, rows)])  # well over one of Arrow's 1 MiB blocks
+    assert [exemplar.metadata["note"] for exemplar in found] == [row["note"] for row in rows]
+
+
+@every_format
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"path": "a.png", "label": "x"}, r"lacks the column concept; it has path, label"),
+        ({"file": "a.png", "label": "x"}, r"lacks the columns path, concept; it has file, label"),
+    ],
+)
+def test_a_missing_column_is_named_with_those_there_are(
+    tmp_path: Path, write: Writer, row: Row, message: str
+) -> None:
+    with pytest.raises(SourceError, match=message):
+        read_sources([write(tmp_path, [row])])
+
+
+@every_format
+@pytest.mark.parametrize("column", ["path", "concept"])
+@pytest.mark.parametrize("empty", [None, "", "  "])
+def test_an_empty_cell_is_refused_with_its_record(
+    tmp_path: Path, write: Writer, column: str, empty: str | None
+) -> None:
+    good = {"path": "a.png", "concept": "x"}
+    with pytest.raises(SourceError, match=f"record 2: {column} is empty"):
+        read_sources([write(tmp_path, [good, {**good, column: empty}])])
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("m.csv", b""),
+        ("m.csv", b"path,concept\na.png,x,too many\n"),
+        ("m.csv", b"path,concept\na.png,caf\xe9\n"),
+        ("m.jsonl", b""),
+        ("m.jsonl", b'{"path": "a.png", "concept"'),
+        ("m.parquet", b"PAR1 but not really"),
+        ("m.parquet", b""),
+    ],
+)
+def test_a_malformed_manifest_is_refused_by_name(tmp_path: Path, name, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(SourceError, match=rf"m\.{name.split('.')[1]} cannot be read"):
+        read_sources([tmp_path / name])
+
+
+@pytest.mark.parametrize("write", [write_csv, write_parquet])
+def test_a_manifest_without_records_is_refused_by_name(tmp_path: Path, write: Writer) -> None:
+    source = write(tmp_path, [{"path": "a.png", "concept": "x"}])
+    if source.suffix == ".csv":
+        source.write_text("path,concept\n")
+    else:
+        table = pa.table({"path": pa.array([], pa.string()), "concept": pa.array([], pa.string())})
+        pyarrow.parquet.write_table(table, source)
+    with pytest.raises(SourceError, match="holds no exemplars"):
+        read_sources([source])
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    ("name", "identifier"),
+    [
+        ("葛飾北斎", "葛飾北斎"),
+        ("Édouard Manet", "édouard-manet"),
+        ("Айвазовский", "айвазовский"),
+        ("Van Gogh (late)", "van-gogh-late"),
+    ],
+)
+def test_a_name_in_any_script_gives_an_id_in_that_script(tmp_path, name, identifier) -> None:
+    picture(tmp_path / name / "a.png")
+    assert concepts(read_sources([tmp_path])) == {identifier: name}
+
+
+def test_a_name_without_letters_or_digits_is_refused(tmp_path: Path) -> None:
+    picture(tmp_path / "!!!" / "a.png")
+    with pytest.raises(SourceError, match="'!!!' has no letter or digit"):
+        read_sources([tmp_path])
+
+
+def test_two_folders_of_one_id_are_refused_by_both_names(tmp_path: Path) -> None:
+    picture(tmp_path / "Van Gogh" / "a.png")
+    picture(tmp_path / "van-gogh" / "a.png")
+    with pytest.raises(SourceError, match=r"'Van Gogh' and 'van-gogh'.*'van-gogh'; rename one"):
+        read_sources([tmp_path])
+
+
+@every_format
+def test_two_concepts_of_one_id_in_a_manifest_are_refused_by_both(tmp_path, write: Writer) -> None:
+    source = write(
+        tmp_path, [{"path": "a.png", "concept": "Ada"}, {"path": "b.png", "concept": "ada!"}]
+    )
+    with pytest.raises(SourceError, match="'Ada' and 'ada!'"):
+        read_sources([source])
+
+
+def test_one_concept_in_two_sources_is_refused_with_both_sources(tmp_path: Path) -> None:
+    for folder in ("first", "second"):
+        picture(tmp_path / folder / "Ada" / "a.png")
+    with pytest.raises(SourceError, match=r"'Ada' of .*second and 'Ada' of .*first"):
+        read_sources([tmp_path / "first", tmp_path / "second"])
+
+
+def test_several_sources_are_read_in_their_order(tmp_path: Path) -> None:
+    picture(tmp_path / "b" / "Zed" / "z.png")
+    picture(tmp_path / "a" / "loose.png")
+    manifest = write_csv(tmp_path, [{"path": "x.png", "concept": "Ada"}])
+    found = read_sources([tmp_path / "b", manifest, tmp_path / "a"], each_image_a_concept=True)
+    assert list(concepts(found)) == ["zed", "ada", "a-loose"]
+
+
+def test_a_relative_source_gives_absolute_paths(tmp_path: Path, monkeypatch) -> None:
+    picture(tmp_path / "gallery" / "Ada" / "a.png")
+    monkeypatch.chdir(tmp_path)
+    (exemplar,) = read_sources([Path("gallery")])
+    assert exemplar.path == tmp_path / "gallery" / "Ada" / "a.png"
+
+
+def test_a_source_given_twice_is_read_once(tmp_path: Path) -> None:
+    picture(tmp_path / "a" / "Ada" / "a.png")
+    assert len(read_sources([tmp_path / "a", tmp_path / "b" / ".." / "a"])) == 1
+
+
+@every_format
+@pytest.mark.parametrize("second", ["Rose", "ROSE"])
+def test_two_concepts_of_one_name_are_refused_by_both_ids(tmp_path, write: Writer, second) -> None:
+    rows = [
+        {"path": "a.png", "concept": "plant/1", "name": "Rose"},
+        {"path": "b.png", "concept": "person/7", "name": second},
+    ]
+    with pytest.raises(SourceError, match=rf"'person-7' of .* '{second}' and 'plant-1' .*'Rose'"):
+        read_sources([write(tmp_path, rows)])
+
+
+def test_names_that_differ_only_in_how_accents_are_stored_are_one(tmp_path: Path) -> None:
+    rows = [
+        {"path": f"{form}.png", "concept": form, "name": unicodedata.normalize(form, "Renée")}
+        for form in ("NFC", "NFD")
+    ]
+    with pytest.raises(SourceError, match=r"'nfd' .*'nfc'"):
+        read_sources([write_jsonl(tmp_path, rows)])
+
+
+def test_one_name_in_a_folder_and_a_manifest_is_refused_with_both_sources(tmp_path: Path) -> None:
+    picture(tmp_path / "gallery" / "Rose" / "a.png")
+    manifest = write_csv(tmp_path, [{"path": "b.png", "concept": "r-7", "name": "rose"}])
+    with pytest.raises(SourceError, match=r"'r-7' of .*manifest\.csv .*'rose' of .*gallery 'Rose'"):
+        read_sources([tmp_path / "gallery", manifest])
+
+
+@every_format
+@pytest.mark.parametrize("column", ["name", "kind"])
+def test_two_names_or_kinds_of_one_concept_are_refused_with_both(
+    tmp_path: Path, write: Writer, column: str
+) -> None:
+    rows = [{"path": "a.png", "concept": "ada", column: text} for text in ("One", None, "Other")]
+    with pytest.raises(SourceError, match=f"'ada' has two {column}s: 'One' and 'Other'"):
+        read_sources([write(tmp_path, rows)])
+
+
+@every_format
+def test_a_name_told_in_a_later_record_holds_for_all(tmp_path: Path, write: Writer) -> None:
+    rows = [
+        {"path": "a.png", "concept": "ada", "name": None, "kind": None},
+        {"path": "b.png", "concept": "ada", "name": "Ada Lovelace", "kind": "person"},
+    ]
+    first, second = read_sources([write(tmp_path, rows)])
+    assert first.concept is second.concept
+    assert (first.concept.name, first.concept.kind) == ("Ada Lovelace", "person")
+
+
+@pytest.mark.parametrize("text", ["Renée", "Ångström", "が", "Å", "Ἀ"])
+def test_an_id_does_not_depend_on_how_accents_are_stored(text: str) -> None:
+    forms = {concept_id(unicodedata.normalize(form, text)) for form in ("NFC", "NFD")}
+    assert len(forms) == 1
+    assert forms != {""}

@@ -1,0 +1,29 @@
+from pathlib import Path
+
+import pytest
+
+from index.takedowns import training_filter as training
+from index.takedowns.log import TakedownLog, content_of_file
+from index.takedowns.training_filter import leave_out_withdrawn
+from tests.fakes import patches
+
+
+def test_withdrawn_files_and_copies_are_not_trained_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "STEP", 2)
+    files = [tmp_path / name for name in ("a.png", "same.png", "copy.jpg", "b.png", "no.png")]
+    for path in files[:2]:
+        patches(0, side=64).save(path)
+    patches(0, side=128).save(files[2], quality=70)
+    patches(1, side=64).save(files[3])
+    files[4].write_text("no image")
+    log = TakedownLog(tmp_path / "takedowns.jsonl")
+    told: list[int] = []
+    assert leave_out_withdrawn(files, log.read()) == (files, [])
+    log.add("image", "a.png", [content_of_file(files[0])], reason="r")
+    used, withdrawn = leave_out_withdrawn(
+        files, log.read(), workers=2, progress=lambda _, done, total: told.append(done)
+    )
+    assert (used, withdrawn) == (files[3:], files[:3])
+    assert told == [2, 4, 5]
