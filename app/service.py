@@ -5,7 +5,6 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, TypeVar
@@ -15,7 +14,6 @@ import anyio.to_thread
 
 from app.errors import ReloadError, StalledError
 from app.inference.pipeline import Pipeline
-from app.inference.threads import run_giving_way
 from app.settings import Settings
 from app.telemetry.metrics import Metrics
 from index.answering.attribution import Attributor
@@ -26,13 +24,13 @@ from index.snapshot import CURRENT, Snapshot
 from index.takedowns.log import Hidden, Takedown, TakedownLog, hidden_by
 from index.takedowns.withdrawal import hidden_in_published, withdraw
 from model.errors import ModelError, WhenceError
+from model.files import FileStamp
 
 RETRY_SECONDS = 1.0
 WATCH_SECONDS = 0.25  # between two looks at what is published and taken down
 THREADS = 16  # for these looks and takedowns
 
 LoadError = (SnapshotError, ModelError, TakedownError)  # why an index cannot be served
-_Stamp = tuple[int, int, int] | None
 
 Done = TypeVar("Done")
 
@@ -101,9 +99,9 @@ class Service:
         self._fixed = attributor is not None
         self._serving = _Serving(attributor, owned=False) if attributor else None
         self._failures: dict[str, WhenceError] = {}  # "index" and "takedowns"
-        self._refused: _Stamp = None  # state of `CURRENT` that could not be served last
+        self._refused: FileStamp | None = None  # state of `CURRENT` that could not be served last
         self._retry_at = 0.0  # when that is tried again
-        self._seen: dict[Path, _Stamp] = {}
+        self._seen: dict[Path, FileStamp] = {}
         self._loading = asyncio.Lock()  # held while a version is opened
         self._changing = asyncio.Lock()  # held, shortly, while what is served changes; taken last
         self.pipeline = Pipeline(settings, metrics)
@@ -275,7 +273,7 @@ class Service:
     async def _renew(self, *, again: bool) -> None:
         """Serve the published version, if it is another one."""
         current = self._data.index / CURRENT
-        stamp = await self._aside(_stamp, current)
+        stamp = await self._aside(FileStamp.of, current)
         began = time.monotonic()
         fresh = self._serving is None or stamp != self._seen.get(current)
         waits = stamp == self._refused and began < self._retry_at  # another one is tried at once
@@ -284,7 +282,7 @@ class Service:
         embedder = self._serving.attributor.embedder if self._serving else None
         opened: Attributor | None = None
         try:
-            opened = await self._aside(run_giving_way, partial(self._open, embedder))
+            opened = await self._aside(self._open, embedder)
             async with self._changing:
                 # It may have been opened before the last takedown.
                 seen, masked = await self._aside(self._mask, opened)
@@ -306,7 +304,7 @@ class Service:
         """Let what is served follow the log of takedowns."""
         log = self._data.takedowns
         async with self._changing:
-            stamp = await self._aside(_stamp, log)
+            stamp = await self._aside(FileStamp.of, log)
             serving = self._serving
             failed = "takedowns" in self._failures
             if serving is None or not (again or failed or stamp != self._seen.get(log)):
@@ -370,16 +368,7 @@ class Service:
             ) from error
         return attributor
 
-    def _mask(self, attributor: Attributor) -> tuple[_Stamp, Attributor]:
+    def _mask(self, attributor: Attributor) -> tuple[FileStamp, Attributor]:
         """It without what the log names, and which state of the log that was at least."""
-        seen = _stamp(self._data.takedowns)
+        seen = FileStamp.of(self._data.takedowns)
         return seen, attributor.masked(TakedownLog(self._data.takedowns).read())
-
-
-def _stamp(path: Path) -> _Stamp:
-    """What changes when a file does; None while there is none."""
-    try:
-        state = path.stat()
-    except FileNotFoundError:
-        return None
-    return state.st_mtime_ns, state.st_size, state.st_ino

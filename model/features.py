@@ -18,6 +18,7 @@ from model.backbone import Backbone
 from model.config import Reading
 from model.errors import ImageError, TrainingError
 from model.facets import FacetReader
+from model.files import FileStamp
 from model.images import read_image
 from model.views import RandomViews
 
@@ -191,15 +192,8 @@ def _key(
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     for image in images:
+        stamp = FileStamp.of(image)
+        state = "gone" if stamp.error else f"{stamp.size}\0{stamp.modified_ns}"
         # A file's name is bytes and need not be UTF-8.
-        digest.update(os.fsencode(image) + f"\0{_stamp(image)}\n".encode())
+        digest.update(os.fsencode(image) + f"\0{state}\n".encode())
     return digest.hexdigest()[:24]
-
-
-def _stamp(image: Path) -> str:
-    """Size and time of a file; one that has gone is met again as unreadable."""
-    try:
-        stat = image.stat()
-    except OSError:
-        return "gone"
-    return f"{stat.st_size}\0{stat.st_mtime_ns}"

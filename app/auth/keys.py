@@ -31,6 +31,7 @@ from app.auth.rates import Rate
 from app.errors import KeysError
 from model.checkpoint import sync_to_disk
 from model.config import Frozen
+from model.files import FileStamp
 
 Scope = Literal["attribute", "admin"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$")]
@@ -39,7 +40,6 @@ PREFIX = "whence_"  # tells people, and scanners for leaked secrets, what they f
 LOOK_SECONDS = 0.5  # between two looks at the file
 LOCK_SECONDS = 10.0
 
-_Stamp = tuple[int, int, int] | None
 
 logger = logging.getLogger(__name__)
 
@@ -185,7 +185,7 @@ class KeyRing:
         self._file = KeyFile(path)
         self._required = required
         self._look_at = 0.0
-        self._stamp: _Stamp = (-1, -1, -1)
+        self._stamp: FileStamp | None = None  # before the first look
         self._keys: tuple[Key, ...] | None = None
         self._failure: KeysError | None = None
 
@@ -216,13 +216,13 @@ class KeyRing:
         now = time.monotonic()
         if now >= self._look_at:
             self._look_at = now + LOOK_SECONDS
-            stamp = _stamp(self._file.path)
+            stamp = FileStamp.of(self._file.path)
             if stamp != self._stamp:
                 self._read(stamp)
         if self._failure:
             raise self._failure.with_traceback(None)  # it is raised many times
 
-    def _read(self, stamp: _Stamp) -> None:
+    def _read(self, stamp: FileStamp) -> None:
         self._stamp, self._failure = stamp, None
         try:
             self._keys = self._present(self._file.read())
@@ -242,12 +242,3 @@ class KeyRing:
 
 def _hash(token: str) -> str:
     return hashlib.sha256(token.encode("utf-8", "surrogateescape")).hexdigest()
-
-
-def _stamp(path: Path) -> _Stamp:
-    """What changes when a file does; None while there is none."""
-    try:
-        state = path.stat()
-    except OSError:  # what else is wrong, reading it will tell
-        return None
-    return state.st_mtime_ns, state.st_size, state.st_ino

@@ -29,6 +29,7 @@ from app.cli.options import (
     write_json,
 )
 from app.cli.pretrain import pretrain
+from app.cli.priority import NICENESS, Niceness, lower_priority
 from app.cli.takedown import takedown
 from app.client import Whence
 from app.http.ports import require_port
@@ -109,8 +110,10 @@ def train(
     data: Data = Path("data"),
     device: Device = "auto",
     workers: Workers = DEFAULT_WORKERS,
+    nice: Niceness = NICENESS,
 ) -> None:
     """Train aligned and disentangled embeddings on unlabelled images, withdrawn ones left out."""
+    lower_priority(nice)
     files = list_training_images(images)
     network = choose_backbone(
         backbone,
@@ -192,8 +195,10 @@ def rebuild_command(
         EngineName, typer.Option(help="What runs the model; see WHENCE_ENGINE.")
     ] = "eager",
     workers: Workers = DEFAULT_WORKERS,
+    nice: Niceness = NICENESS,
 ) -> None:
     """Embed the exemplars, write a new version of the index and publish it."""
+    lower_priority(nice)
     folder = DataFolder(data)
     store = engine_at(vector_store)
     exemplars = read_sources(source, each_image_a_concept=each_image_a_concept, report=print_note)

@@ -7,6 +7,7 @@ import typer
 
 from app.cli.console import err, out, print_note, stages
 from app.cli.options import DEFAULT_WORKERS, Data, Device, Workers
+from app.cli.priority import NICENESS, Niceness, lower_priority
 from index.layout import DataFolder
 from model.backbone import create_backbone, create_random_backbone, parse_options
 from model.config import PretrainConfig
@@ -56,8 +57,10 @@ def pretrain(
     data: Data = Path("data"),
     device: Device = "auto",
     workers: Workers = DEFAULT_WORKERS,
+    nice: Niceness = NICENESS,
 ) -> None:
     """Pre-train a small backbone on unlabelled images, alone or guided by a teacher."""
+    lower_priority(nice)
     found = collect_images(images)
     if found.unreadable:
         print_note(f"{len(found.unreadable)} images left out, not readable")

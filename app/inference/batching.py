@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from app.inference.deadline import Patience
-from app.inference.threads import give_way
 from model.errors import WhenceError
 
 STEPS = 2  # threads: while one takes the second step, the other can take the first
@@ -148,7 +147,6 @@ class Batcher(Generic[Job, Begun, Result]):
                 self._changed.notify_all()
 
     def _run(self) -> None:
-        give_way()
         me = threading.get_ident()
         while True:
             with self.turn(lambda: bool(self._queue) or self._closing):

@@ -23,7 +23,6 @@ from app.errors import QueueFullError, StalledError
 from app.inference.batching import Batcher
 from app.inference.deadline import Patience
 from app.inference.heatmaps import HeatmapPair, HeatmapStore
-from app.inference.threads import give_way
 from app.settings import Settings
 from app.telemetry.metrics import STAGES, Metrics
 from app.telemetry.tracing import record_stage
@@ -141,9 +140,7 @@ class Pipeline:
         self._probed: float | None = None  # when the probe in hand was sent
         self._failed: str | None = None  # how the last embedding ended, if badly
         self._answered_at = time.monotonic()
-        self._decoders = ThreadPoolExecutor(
-            settings.decode_threads, thread_name_prefix="decode", initializer=give_way
-        )
+        self._decoders = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
         batch = settings.max_batch or default_batch(settings.device)
         # One is decoded, one waits for a burst to pass, one is embedded and one searched for.
         self._capacity = settings.max_queue or BATCHES * batch

@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from PIL import Image
 
@@ -15,6 +14,7 @@ from index.building.embedding_cache import EmbeddingCache
 from index.building.source import SourceExemplar
 from index.takedowns.fingerprints import fingerprint
 from index.takedowns.log import Takedown, Takedowns
+from model.files import FileStamp
 
 Progress = Callable[[str, int, int], None]  # (stage, done, total)
 
@@ -63,13 +63,15 @@ def identify(
         path = str(exemplar.path)
         try:
             path.encode()
-            stamp, settled = _stamp(exemplar.path)
+            state = FileStamp.of(exemplar.path)
+            stamp = f"{state.size}-{state.modified_ns}-{state.changed_ns}"
+            settled = time.time() - max(state.modified_ns, state.changed_ns) / 1e9 > SETTLED
             remembered = known.get(path)
-            if remembered and remembered[0] == stamp:
+            if remembered and remembered[0] == stamp and not state.error:
                 sha256 = remembered[1]
             else:
                 sha256 = hash_file(exemplar.path)
-                if settled:
+                if settled and not state.error:
                     fresh.append((path, stamp, sha256))
             found.append(Identified(exemplar, ImageFile(exemplar.path, sha256)))
         except OSError as error:
@@ -125,10 +127,3 @@ def add_fingerprints(hashes: Iterable[str], cache: EmbeddingCache) -> None:
         (sha256, fingerprint(Image.open(io.BytesIO(cache.thumbnail(sha256))).convert("RGB")))
         for sha256 in lacking
     )
-
-
-def _stamp(path: Path) -> tuple[str, bool]:
-    """What changes when a file does, and whether that can be relied upon yet."""
-    state = path.stat()
-    stamp = f"{state.st_size}-{state.st_mtime_ns}-{state.st_ctime_ns}"
-    return stamp, time.time() - max(state.st_mtime, state.st_ctime) > SETTLED

@@ -1,40 +1,12 @@
-"""What threads and memory are set to, where the system can."""
+"""Large blocks of memory go back to the system, where it can take them."""
 
 import os
 import subprocess
 import sys
-import threading
 
 import pytest
 
-from app.inference.threads import run_giving_way
-
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="only Linux knows this")
-
-
-def policy() -> int:
-    return os.sched_getscheduler(threading.get_native_id())
-
-
-@LINUX
-def test_work_that_gives_way_runs_when_nothing_else_does_and_so_do_its_threads() -> None:
-    def work() -> list[int]:
-        found = [policy()]
-        child = threading.Thread(target=lambda: found.append(policy()))
-        child.start()
-        child.join()
-        return found
-
-    assert run_giving_way(work) == [os.SCHED_IDLE] * 2
-    assert policy() == os.SCHED_OTHER
-
-
-def test_its_errors_are_the_callers() -> None:
-    def work() -> None:
-        raise ValueError("no")
-
-    with pytest.raises(ValueError, match="no"):
-        run_giving_way(work)
 
 
 @LINUX

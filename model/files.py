@@ -1,0 +1,28 @@
+"""The state of a file, as its metadata tell it."""
+
+from pathlib import Path
+from typing import NamedTuple, Self
+
+
+class FileStamp(NamedTuple):
+    """Compares unequal as soon as a file was written, replaced or removed, or its mode changed.
+
+    Times are in nanoseconds, as coarse as the file system keeps them: of two writes within one tick
+    the second may not show, unless it changes the size.
+    """
+
+    size: int = 0
+    modified_ns: int = 0
+    changed_ns: int = 0
+    inode: int = 0
+    mode: int = 0
+    error: int = 0  # `errno` where the metadata cannot be read: no such file, no permission
+
+    @classmethod
+    def of(cls, path: Path) -> Self:
+        """Read the metadata of a file; a failure becomes the stamp's `error`."""
+        try:
+            state = path.stat()
+        except OSError as error:
+            return cls(error=error.errno or -1)
+        return cls(state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino, state.st_mode)
