@@ -35,6 +35,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY model model
 COPY index index
 COPY app app
+COPY client client
 RUN /opt/venv/bin/pip install --no-cache-dir --no-deps --no-build-isolation --prefix /opt/code .
 
 

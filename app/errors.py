@@ -38,12 +38,11 @@ import logging
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from structlog.contextvars import get_contextvars
 
@@ -62,6 +61,7 @@ from model.errors import (
     UnsupportedImageError,
     WhenceError,
 )
+from whence_client.models import Fault, Problem
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER = 5  # seconds, where the error knows no better
@@ -69,32 +69,6 @@ DETAIL = 1000  # characters: what a request holds may be told back, but not all 
 RETRIED = {http.HTTPStatus.TOO_MANY_REQUESTS, http.HTTPStatus.SERVICE_UNAVAILABLE}
 
 logger = logging.getLogger(__name__)
-
-
-class Fault(BaseModel):
-    """One part of a request that is wrong."""
-
-    place: Literal["query", "path", "body", "header", "cookie"] = Field(
-        description="Part of the request."
-    )
-    name: str = Field(description="Name of the parameter or form field; empty for the whole part.")
-    detail: str = Field(description="What is wrong with it.")
-
-
-class Problem(BaseModel):
-    """An error, as RFC 9457 describes it."""
-
-    type: str = Field(description="Stable URN of the kind of error, for programs to tell apart.")
-    title: str = Field(description="The kind of error in words; the same for every occurrence.")
-    status: int = Field(description="The HTTP status code.")
-    detail: str = Field(description="What was wrong this time and what to do about it.")
-    instance: str = Field(
-        description="URN of this occurrence; it ends with the answer's X-Request-ID, under which "
-        "the server's log tells more."
-    )
-    errors: list[Fault] | None = Field(
-        None, description="Each faulty part; only with type `urn:whence:problem:invalid-request`."
-    )
 
 
 class RequestError(WhenceError):

@@ -129,6 +129,6 @@ def create_app(
 
 def _version() -> str:
     try:
-        return metadata.version("whence")
+        return metadata.version("whence-attribution")
     except metadata.PackageNotFoundError:  # a checkout that is run without being installed
         return "unknown"

@@ -1,18 +1,21 @@
-"""What goes over the wire; `app.errors.Problem` is the one more, for errors.
-
-`app.client` reads these, too, and shall not load torch for it: what only the server makes them of
-is imported for the type checker alone.
-"""
+"""Conversions of the index's objects to the wire models of `whence_client.models`."""
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
-
-from app.errors import Problem
-from index.answering.calibration import Verdict
-from model.config import Facet
+from whence_client.models import (
+    AttributionResponse,
+    ConceptSummary,
+    Evidence,
+    ExemplarDetail,
+    ExemplarHit,
+    FacetScores,
+    Heatmaps,
+    HiddenExemplar,
+    RankedConcept,
+    TakedownDetail,
+    TimingMs,
+)
 
 if TYPE_CHECKING:
     from app.inference.heatmaps import HeatmapPair
@@ -22,437 +25,117 @@ if TYPE_CHECKING:
     from index.takedowns.log import Hidden, Takedown
 
 
-def _rounded(value: float) -> float:
-    return round(value, 9)  # 1.0000000000000002 is no share
-
-
-Fraction = Annotated[float, BeforeValidator(_rounded), Field(ge=0, le=1)]
-
-
-class Wire(BaseModel):
-    """Base of the answers: every field is always there."""
-
-    model_config = ConfigDict(json_schema_serialization_defaults_required=True)
-
-
-class Request(BaseModel):
-    """Base of the query parameters: an unknown name is an error, not a silent default."""
-
-    model_config = ConfigDict(extra="forbid")
-
-
-class AttributeParameters(Request):
-    """Query parameters of ``POST /attribute``."""
-
-    top_k: int = Field(
-        5, ge=1, description="Concepts to list, at most; the server caps it (1000 by default)."
-    )
-    exemplars: int = Field(
-        3,
-        ge=0,
-        description="Exemplars to list for each concept, at most; the server caps it (50 by "
-        "default).",
-    )
-    explain: bool = Field(
-        False,
-        description="Ask for heatmaps of the regions that correspond, for the best exemplar of "
-        "each concept first; the server caps how many are explained (6 by default).",
+def attribution_response(answer: "Answer", attributor: "Attributor") -> AttributionResponse:
+    """Convert an answer that ``attributor`` gave."""
+    attribution, snapshot = answer.attribution, attributor.snapshot
+    return AttributionResponse(
+        verdict=attribution.verdict,
+        concepts=[ranked_concept(concept, answer.heatmaps) for concept in attribution.concepts],
+        unattributed_share=attribution.unattributed_share,
+        evidence=Evidence(
+            model_id=snapshot.model_id,
+            index_version=snapshot.version,
+            calibration=snapshot.calibration_id,
+            image_sha256=answer.image_sha256,
+            created_at=answer.created_at,
+        ),
+        timing_ms=timing_ms(answer.timing),
     )
 
 
-class ConceptParameters(Request):
-    """Query parameters of ``GET /concepts``."""
-
-    q: str = Field(
-        "", max_length=200, description="List only concepts whose name contains this, in any case."
-    )
-    offset: int = Field(0, ge=0, le=2**31 - 1, description="Concepts to skip.")
-    limit: int = Field(50, ge=1, le=1000, description="Concepts to list, at most.")
-
-
-class TakedownRequest(Request):
-    """Body of ``POST /takedowns``."""
-
-    kind: Literal["concept", "exemplar"] = Field(description="What `id` names.")
-    id: str = Field(min_length=1, max_length=1000, description="Of the concept or exemplar.")
-    reason: str = Field(
-        min_length=1,
-        max_length=500,
-        pattern=r"\S",
-        description="Why; kept in the log of takedowns.",
+def ranked_concept(
+    evidence: "ConceptEvidence", heatmaps: "Mapping[str, HeatmapPair]"
+) -> RankedConcept:
+    """Convert a ranked concept; ``heatmaps`` are keyed by exemplar id."""
+    scores = evidence.facets
+    return RankedConcept(
+        rank=evidence.rank,
+        id=evidence.concept.id,
+        name=evidence.concept.name,
+        score=evidence.score,
+        share=evidence.share,
+        p_value=evidence.p_value,
+        facets=FacetScores(subject=scores.get("subject"), style=scores.get("style")),
+        found_by=list(evidence.found_by),
+        exemplars=[exemplar_hit(hit, heatmaps.get(hit.exemplar.id)) for hit in evidence.exemplars],
     )
 
 
-class FacetScores(Wire):
-    """A concept's score in each facet; null where the model has no such facet."""
-
-    subject: float | None = Field(description="By what is shown.")
-    style: float | None = Field(description="By how it is drawn, painted or photographed.")
-
-
-class Heatmaps(Wire):
-    """Which regions of the query and the exemplar make them similar.
-
-    Each is a PNG of one colour and the whole picture's shape, to be laid over it: the more opaque,
-    the more a region adds to the similarity, relative to the rest of the same picture.
-    """
-
-    query_url: str = Field(description="Path of the one for the query.")
-    exemplar_url: str = Field(description="Path of the one for the exemplar's thumbnail.")
-    expires_at: datetime = Field(description="From when on they may be gone, UTC.")
-
-    @classmethod
-    def of(cls, pair: "HeatmapPair") -> "Heatmaps":
-        """The wire form."""
-        return cls(
-            query_url=f"/heatmaps/{pair.query_id}.png",
-            exemplar_url=f"/heatmaps/{pair.exemplar_id}.png",
-            expires_at=pair.expires_at,
-        )
-
-
-class ExemplarHit(Wire):
-    """An exemplar that speaks for a concept."""
-
-    id: str = Field(description="Identifies the exemplar in `/exemplars/{id}/image`.")
-    similarity: float = Field(description="Cosine similarity to the query, -1 to 1, in `facet`.")
-    facet: Facet = Field(description="The facet in which it stands out most.")
-    image_url: str = Field(description="Path of its thumbnail on this server.")
-    source_url: str | None = Field(description="Where the exemplar was found.")
-    license: str | None = Field(description="Terms under which it may be used.")
-    heatmaps: Heatmaps | None = Field(
-        description="Why they are similar, in `facet`; null unless asked for with `explain`."
-    )
-
-    @classmethod
-    def of(
-        cls, evidence: "ExemplarEvidence", heatmaps: "HeatmapPair | None" = None
-    ) -> "ExemplarHit":
-        """The wire form."""
-        exemplar = evidence.exemplar
-        return cls(
-            id=exemplar.id,
-            similarity=_rounded(evidence.similarity),
-            facet=evidence.facet,
-            image_url=image_path(exemplar.id),
-            source_url=exemplar.source_url,
-            license=exemplar.license,
-            heatmaps=Heatmaps.of(heatmaps) if heatmaps else None,
-        )
-
-
-class RankedConcept(Wire):
-    """A concept that the image may derive from."""
-
-    rank: int = Field(ge=1, description="1 is the most plausible.")
-    id: str = Field(description="Identifies the concept in `/concepts/{id}`.")
-    name: str = Field(description="The concept's name.")
-    score: float = Field(
-        description="Strength of the evidence over all facets; comparable within one index version."
-    )
-    share: Fraction = Field(
-        description="Part of the answer that this concept takes. All shares listed and "
-        "`unattributed_share` sum to 1."
-    )
-    p_value: Fraction = Field(
-        description="How often an image from no concept of the index scores this high."
-    )
-    facets: FacetScores = Field(description="The facets' own scores.")
-    found_by: list[Facet] = Field(
-        description="Facets that hold a quarter or more of the evidence, the stronger first."
-    )
-    exemplars: list[ExemplarHit] = Field(description="Its exemplars nearest to the image.")
-
-    @classmethod
-    def of(
-        cls, evidence: "ConceptEvidence", heatmaps: "Mapping[str, HeatmapPair]"
-    ) -> "RankedConcept":
-        """The wire form; heatmaps by exemplar id."""
-        scores = evidence.facets
-        return cls(
-            rank=evidence.rank,
-            id=evidence.concept.id,
-            name=evidence.concept.name,
-            score=evidence.score,
-            share=evidence.share,
-            p_value=evidence.p_value,
-            facets=FacetScores(subject=scores.get("subject"), style=scores.get("style")),
-            found_by=list(evidence.found_by),
-            exemplars=[
-                ExemplarHit.of(hit, heatmaps.get(hit.exemplar.id)) for hit in evidence.exemplars
-            ],
-        )
-
-
-class Evidence(Wire):
-    """What the answer rests on, enough to repeat it."""
-
-    model_id: str = Field(description="Model that embedded the image.")
-    index_version: str = Field(description="Version of the index that was searched.")
-    calibration: str = Field(description="Identifies what turned scores into p-values.")
-    image_sha256: str = Field(description="SHA-256 of the uploaded file, hexadecimal.")
-    created_at: datetime = Field(description="When this answer was made, UTC.")
-
-
-class TimingMs(Wire):
-    """Where the time went, in milliseconds, once the whole upload was here."""
-
-    decode: float = Field(ge=0, description="Decoding the image.")
-    queue: float = Field(ge=0, description="Waiting for other requests.")
-    embed: float = Field(ge=0, description="Embedding the image.")
-    search: float = Field(ge=0, description="Searching the index and weighing what was found.")
-    explain: float = Field(ge=0, description="Making heatmaps; 0 without `explain`.")
-    total: float = Field(ge=0, description="All of it.")
-
-    @classmethod
-    def of(cls, timing: "Timing") -> "TimingMs":
-        """The wire form."""
-        return cls(**{name: round(1000 * value, 3) for name, value in vars(timing).items()})
-
-
-class AttributionResponse(Wire):
-    """The answer to one image."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "verdict": "attributed",
-                    "concepts": [
-                        {
-                            "rank": 1,
-                            "id": "woodcut-waves",
-                            "name": "Woodcut waves",
-                            "score": 9.41,
-                            "share": 0.83,
-                            "p_value": 0.0012,
-                            "facets": {"subject": 3.9, "style": 5.51},
-                            "found_by": ["style", "subject"],
-                            "exemplars": [
-                                {
-                                    "id": "ccf6807262d21da0a2e2",
-                                    "similarity": 0.78,
-                                    "facet": "style",
-                                    "image_url": "/exemplars/ccf6807262d21da0a2e2/image",
-                                    "source_url": "https://example.org/waves/3",
-                                    "license": "CC0-1.0",
-                                    "heatmaps": None,
-                                }
-                            ],
-                        }
-                    ],
-                    "unattributed_share": 0.17,
-                    "evidence": {
-                        "model_id": "mobilenetv2_100-0b1c2d3e4f50",
-                        "index_version": "20260401T120000000-a1b2",
-                        "calibration": "9c1185a5c5e9",
-                        "image_sha256": "9f86d081884c7d659a2feaa0c55ad015"
-                        "a3bf4f1b2b0b822cd15d6c15b0f00a08",
-                        "created_at": "2026-04-01T12:30:00.123456Z",
-                    },
-                    "timing_ms": {
-                        "decode": 4.1,
-                        "queue": 0.2,
-                        "embed": 38.5,
-                        "search": 2.4,
-                        "explain": 0.0,
-                        "total": 45.3,
-                    },
-                }
-            ]
-        }
-    )
-
-    verdict: Verdict = Field(
-        description="`attributed`: one concept stands out. `uncertain`: several may be the "
-        "source. `no_match`: nothing in the index explains the image."
-    )
-    concepts: list[RankedConcept] = Field(
-        description="The most plausible concepts, best first, whatever the verdict."
-    )
-    unattributed_share: Fraction = Field(
-        description="Part of the answer that no listed concept takes."
-    )
-    evidence: Evidence = Field(description="What the answer rests on.")
-    timing_ms: TimingMs = Field(description="Where the time went.")
-
-    @classmethod
-    def of(cls, answer: "Answer", attributor: "Attributor") -> "AttributionResponse":
-        """The wire form of an answer that ``attributor`` gave."""
-        snapshot = attributor.snapshot
-        return cls(
-            verdict=answer.attribution.verdict,
-            concepts=[
-                RankedConcept.of(concept, answer.heatmaps)
-                for concept in answer.attribution.concepts
-            ],
-            unattributed_share=answer.attribution.unattributed_share,
-            evidence=Evidence(
-                model_id=snapshot.model_id,
-                index_version=snapshot.version,
-                calibration=snapshot.calibration_id,
-                image_sha256=answer.image_sha256,
-                created_at=answer.created_at,
-            ),
-            timing_ms=TimingMs.of(answer.timing),
-        )
-
-
-class BatchAnswer(Wire):
-    """What became of one image of a batch: an attribution, or the problem with it."""
-
-    attribution: AttributionResponse | None = Field(description="The answer, if there is one.")
-    problem: Problem | None = Field(description="Why there is none; as an error alone would be.")
-
-
-class BatchResponse(Wire):
-    """The answers to a batch of images."""
-
-    answers: list[BatchAnswer] = Field(description="One for each image, in the order they came.")
-
-
-class ConceptSummary(Wire):
-    """A concept of the index."""
-
-    id: str = Field(description="Identifies the concept in `/concepts/{id}`.")
-    name: str = Field(description="The concept's name.")
-    kind: str | None = Field(description="What it is, in the source's own words: artist, ...")
-    exemplar_count: int = Field(ge=0, description="How many exemplars it has.")
-    image_url: str = Field(description="Path of its first exemplar's thumbnail on this server.")
-
-    @classmethod
-    def of(cls, concept: "Concept", cover: str) -> "ConceptSummary":
-        """The wire form, given the id of the first exemplar."""
-        return cls(
-            id=concept.id,
-            name=concept.name,
-            kind=concept.kind,
-            exemplar_count=concept.exemplar_count,
-            image_url=image_path(cover),
-        )
-
-
-class ConceptList(Wire):
-    """A page of concepts, by name."""
-
-    total: int = Field(ge=0, description="How many concepts match, on all pages.")
-    offset: int = Field(ge=0, description="How many come before this page.")
-    limit: int = Field(ge=1, description="How many this page can hold.")
-    concepts: list[ConceptSummary] = Field(description="This page.")
-    index_version: str = Field(description="Version of the index that was read.")
-
-
-class ExemplarDetail(Wire):
-    """An exemplar of a concept."""
-
-    id: str = Field(description="Identifies the exemplar in `/exemplars/{id}/image`.")
-    image_url: str = Field(description="Path of its thumbnail on this server.")
-    width: int = Field(ge=1, description="Of the original, in pixels, upright.")
-    height: int = Field(ge=1, description="Of the original, in pixels, upright.")
-    sha256: str = Field(description="SHA-256 of the original file, hexadecimal.")
-    source_url: str | None = Field(description="Where the exemplar was found.")
-    license: str | None = Field(description="Terms under which it may be used.")
-
-    @classmethod
-    def of(cls, exemplar: "Exemplar") -> "ExemplarDetail":
-        """The wire form. The path on the server's disk and free metadata stay on the server."""
-        return cls(
-            id=exemplar.id,
-            image_url=image_path(exemplar.id),
-            width=exemplar.width,
-            height=exemplar.height,
-            sha256=exemplar.sha256,
-            source_url=exemplar.source_url,
-            license=exemplar.license,
-        )
-
-
-class ConceptDetail(ConceptSummary):
-    """A concept with its exemplars."""
-
-    exemplars: list[ExemplarDetail] = Field(description="All its exemplars.")
-    index_version: str = Field(description="Version of the index that was read.")
-
-
-class Live(Wire):
-    """The process works."""
-
-    status: str = Field("live", description="Always `live`.")
-
-
-class Ready(Wire):
-    """The server can answer."""
-
-    status: str = Field("ready", description="Always `ready`.")
-    model_id: str = Field(description="Model that embeds.")
-    index_version: str = Field(description="Version of the index that is searched.")
-    index_created_at: datetime = Field(description="When that version was built.")
-    concepts: int = Field(ge=0, description="Concepts in the index, without those taken down.")
-    exemplars: int = Field(ge=0, description="Exemplars in the index, without those taken down.")
-    taken_down: int = Field(ge=0, description="Exemplars that takedowns hide in this version.")
-    reload_error: str | None = Field(
-        description="Why the published version, or the newest takedown, is not in effect; null "
-        "when they are."
+def exemplar_hit(
+    evidence: "ExemplarEvidence", heatmaps: "HeatmapPair | None" = None
+) -> ExemplarHit:
+    """Convert an exemplar that supports a concept."""
+    exemplar = evidence.exemplar
+    return ExemplarHit(
+        id=exemplar.id,
+        similarity=round(evidence.similarity, 9),
+        facet=evidence.facet,
+        image_url=image_path(exemplar.id),
+        source_url=exemplar.source_url,
+        license=exemplar.license,
+        heatmaps=heatmap_paths(heatmaps) if heatmaps else None,
     )
 
 
-class HiddenExemplar(Wire):
-    """An exemplar that a takedown hides."""
-
-    id: str = Field(description="The exemplar's id, which is no longer answered for.")
-    concept_id: str = Field(description="Its concept.")
-    sha256: str = Field(description="SHA-256 of the original file, hexadecimal.")
-    how: Literal["named", "same content", "near-duplicate"] = Field(
-        description="`named` itself or by its concept; `same content` as a named one; "
-        "`near-duplicate` of one."
+def heatmap_paths(pair: "HeatmapPair") -> Heatmaps:
+    """Convert a pair of heatmaps to the paths that serve them."""
+    return Heatmaps(
+        query_url=f"/heatmaps/{pair.query_id}.png",
+        exemplar_url=f"/heatmaps/{pair.exemplar_id}.png",
+        expires_at=pair.expires_at,
     )
 
-    @classmethod
-    def of(cls, hidden: "Hidden") -> "HiddenExemplar":
-        """The wire form."""
-        exemplar = hidden.exemplar
-        return cls(
-            id=exemplar.id,
-            concept_id=exemplar.concept_id,
-            sha256=exemplar.sha256,
-            how=hidden.how,
-        )
+
+def timing_ms(timing: "Timing") -> TimingMs:
+    """Convert seconds to milliseconds."""
+    return TimingMs(**{name: round(1000 * value, 3) for name, value in vars(timing).items()})
 
 
-class TakedownDetail(Wire):
-    """A takedown that is in force."""
-
-    id: str = Field(description="For `whence takedown lift`.")
-    at: datetime = Field(description="When it was recorded.")
-    reason: str = Field(description="Why.")
-    kind: Literal["concept", "exemplar", "image"] = Field(description="What was named.")
-    target: str = Field(description="Id of the concept or exemplar.")
-    exemplars: int = Field(ge=0, description="Files that were named, copies not counted.")
-    hides: list[HiddenExemplar] = Field(
-        description="Exemplars of this index version that were shown until now, copies included."
+def concept_summary(concept: "Concept", first_exemplar: str) -> ConceptSummary:
+    """Convert a concept, given the id of its first exemplar."""
+    return ConceptSummary(
+        id=concept.id,
+        name=concept.name,
+        kind=concept.kind,
+        exemplar_count=concept.exemplar_count,
+        image_url=image_path(first_exemplar),
     )
 
-    @classmethod
-    def of(cls, takedown: "Takedown", hides: "Sequence[Hidden]") -> "TakedownDetail":
-        """The wire form."""
-        return cls(
-            id=takedown.id,
-            at=takedown.at,
-            reason=takedown.reason,
-            kind=takedown.kind,
-            target=takedown.target,
-            exemplars=len(takedown.contents),
-            hides=[HiddenExemplar.of(hidden) for hidden in hides],
-        )
+
+def exemplar_detail(exemplar: "Exemplar") -> ExemplarDetail:
+    """Convert an exemplar, without its path on the server's disk and its free metadata."""
+    return ExemplarDetail(
+        id=exemplar.id,
+        image_url=image_path(exemplar.id),
+        width=exemplar.width,
+        height=exemplar.height,
+        sha256=exemplar.sha256,
+        source_url=exemplar.source_url,
+        license=exemplar.license,
+    )
 
 
-class Reloaded(Wire):
-    """The version that is served after a reload."""
-
-    index_version: str = Field(description="Version that is served now.")
-    previous_version: str | None = Field(description="Version that was served before, if any.")
+def takedown_detail(takedown: "Takedown", hides: "Sequence[Hidden]") -> TakedownDetail:
+    """Convert a takedown and the exemplars that it newly hides."""
+    return TakedownDetail(
+        id=takedown.id,
+        at=takedown.at,
+        reason=takedown.reason,
+        kind=takedown.kind,
+        target=takedown.target,
+        exemplars=len(takedown.contents),
+        hides=[
+            HiddenExemplar(
+                id=hidden.exemplar.id,
+                concept_id=hidden.exemplar.concept_id,
+                sha256=hidden.exemplar.sha256,
+                how=hidden.how,
+            )
+            for hidden in hides
+        ],
+    )
 
 
 def image_path(exemplar_id: str) -> str:
-    """Where an exemplar's thumbnail is served."""
+    """Return the path that serves an exemplar's thumbnail."""
     return f"/exemplars/{exemplar_id}/image"

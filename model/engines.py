@@ -83,7 +83,8 @@ def choose_engine(
             return candidate, engine
         except ImportError as error:
             problem = (
-                f"{error.name} is not installed: pip install 'whence[{candidate}]'"
+                f"{error.name} is not installed; in the project's folder: "
+                f"pip install '.[{candidate}]'"
                 if error.name
                 else str(error)
             )

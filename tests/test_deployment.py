@@ -25,6 +25,7 @@ from app.main import create_app
 from index.stores.milvus import MilvusAddress
 
 ROOT = Path(__file__).parents[1]
+CLIENT = ROOT / "client"
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
@@ -129,7 +130,7 @@ def test_everything_installed_in_the_image_is_pinned() -> None:
 
 def test_code_is_copied_after_the_dependencies() -> None:
     # Else a changed line of code would install, and push, gigabytes again.
-    ours = {"app", "index", "model"}
+    ours = {"app", "client", "index", "model"}
     stages: list[set[str]] = []
     for keyword, rest in instructions():
         if keyword == "FROM":
@@ -158,9 +159,14 @@ def test_everything_the_dockerfile_copies_is_let_through() -> None:
 def test_every_package_is_in_the_image() -> None:
     # The image installs what this list names; an editable install would hide a gap.
     found = {
-        ".".join(init.parent.relative_to(ROOT).parts)
-        for top in ("app", "index", "model")
-        for init in (ROOT / top).rglob("__init__.py")
+        ".".join(init.parent.relative_to(root).parts)
+        for root, top in [
+            (ROOT, "app"),
+            (ROOT, "index"),
+            (ROOT, "model"),
+            (CLIENT, "whence_client"),
+        ]
+        for init in (root / top).rglob("__init__.py")
     }
     assert set(PROJECT["tool"]["setuptools"]["packages"]) == found
 

@@ -1,4 +1,4 @@
-"""The import direction: app -> index -> model, and nothing runs back up; and what it rests on."""
+"""The import direction, app -> index -> model, with the client apart; and the dependencies."""
 
 import ast
 import importlib
@@ -15,10 +15,16 @@ ROOT = Path(__file__).parents[1]
 MAY_IMPORT = {
     "model": {"model"},
     "index": {"index", "model"},
-    "app": {"app", "index", "model"},
+    "app": {"app", "index", "model", "whence_client"},
+    "whence_client": {"whence_client"},
+}
+FOLDERS = {package: ROOT / package for package in MAY_IMPORT} | {
+    "whence_client": ROOT / "client" / "whence_client"
 }
 OURS = {*MAY_IMPORT, "tests"}
-MODULES = [path for package in MAY_IMPORT for path in sorted((ROOT / package).rglob("*.py"))]
+MODULES = [
+    (package, path) for package, folder in FOLDERS.items() for path in sorted(folder.rglob("*.py"))
+]
 
 
 def imported_packages(source: str, package: str) -> Iterator[str]:
@@ -31,12 +37,13 @@ def imported_packages(source: str, package: str) -> Iterator[str]:
 
 
 def test_there_are_modules_to_look_at() -> None:
-    assert {path.relative_to(ROOT).parts[0] for path in MODULES} == set(MAY_IMPORT)
+    assert {package for package, _ in MODULES} == set(MAY_IMPORT)
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_imports_run_one_way(path: Path) -> None:
-    package = path.relative_to(ROOT).parts[0]
+@pytest.mark.parametrize(
+    ("package", "path"), MODULES, ids=[str(path.relative_to(ROOT)) for _, path in MODULES]
+)
+def test_imports_run_one_way(package: str, path: Path) -> None:
     imported = OURS & set(imported_packages(path.read_text(encoding="utf-8"), package))
     wrong = imported - MAY_IMPORT[package]
     assert not wrong, f"{path.relative_to(ROOT)} imports {', '.join(sorted(wrong))}"
@@ -104,8 +111,21 @@ def imported_by(paths: Iterable[Path]) -> set[str]:
     }
 
 
+def product(*packages: str) -> list[Path]:
+    return [path for package, path in MODULES if package in packages]
+
+
 def test_every_library_the_product_imports_is_declared() -> None:
-    assert undeclared(imported_by(MODULES), RUNTIME + ENGINES) == set()
+    assert undeclared(imported_by(product(*MAY_IMPORT)), RUNTIME + ENGINES) == set()
+
+
+def test_the_client_needs_what_it_declares_and_no_more() -> None:
+    client = tomllib.loads((ROOT / "client" / "pyproject.toml").read_text(encoding="utf-8"))
+    imported = imported_by(product("whence_client"))
+    declared = client["project"]["dependencies"]
+    pillow = client["project"]["optional-dependencies"]["pillow"]
+    assert undeclared(imported, declared + pillow) == set()
+    assert {canonical(entry) for entry in declared} <= imported
 
 
 def test_every_library_the_tests_import_is_declared() -> None:
@@ -114,7 +134,9 @@ def test_every_library_the_tests_import_is_declared() -> None:
 
 def test_every_declared_library_is_imported() -> None:
     provided = {
-        canonical(found) for name in imported_by(MODULES) for found in DISTRIBUTIONS.get(name, [])
+        canonical(found)
+        for name in imported_by(product(*MAY_IMPORT))
+        for found in DISTRIBUTIONS.get(name, [])
     }
     assert {canonical(entry) for entry in RUNTIME} - provided == USED_UNSEEN
 

@@ -2,19 +2,35 @@
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from app.client import EXEMPLARS, TOP_K, ServerError, Whence
 from app.inference.pipeline import answer_file
-from app.schemas import AttributionResponse
+from app.schemas import attribution_response
 from index.answering.attribution import open_attributor
 from index.evaluation.pairs import Answer, Pair
 from index.layout import DataFolder
-from model.errors import ImageError
+from model.errors import ImageError, WhenceError
+from whence_client import ServerError, Whence
+from whence_client.client import EXEMPLARS, TOP_K
 
 CONNECTIONS = 4
 RANKED = 1000  # concepts asked of a server when evaluating
+
+
+@contextmanager
+def connect(url: str, key: str | None = None) -> Iterator[Whence]:
+    """Connect to a server.
+
+    Raises:
+        WhenceError: the address or the key is invalid, or a request failed.
+    """
+    try:
+        with Whence(url, key=key) as whence:
+            yield whence
+    except ServerError as error:
+        raise WhenceError(str(error)) from error
 
 
 def attribute_files(
@@ -26,7 +42,7 @@ def attribute_files(
         WhenceError: there is no index to ask.
     """
     if url:
-        with Whence(url, key=key) as whence:
+        with connect(url, key) as whence:
             for path in images:
                 try:
                     yield path, whence.attribute(path).model_dump(mode="json")
@@ -37,7 +53,7 @@ def attribute_files(
     for path in images:
         try:
             answer = answer_file(attributor, path, top_k=TOP_K, exemplars=EXEMPLARS)
-            yield path, AttributionResponse.of(answer, attributor).model_dump(mode="json")
+            yield path, attribution_response(answer, attributor).model_dump(mode="json")
         except ImageError as error:
             yield path, {"error": str(error)}
 
@@ -58,7 +74,7 @@ def ask_server(url: str, key: str | None, pairs: Sequence[Pair]) -> Iterator[Ans
             share=first.share if first else None,
         )
 
-    with Whence(url, key=key) as whence, ThreadPoolExecutor(CONNECTIONS) as pool:
+    with connect(url, key) as whence, ThreadPoolExecutor(CONNECTIONS) as pool:
         yield from pool.map(ask, pairs)
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import uvicorn
 
+from app.cli.ask import connect
 from app.cli.console import out, print_note, print_step, stages
-from app.client import Whence
 from app.gallery import DemoGallery, draw_gallery
 from app.http.ports import require_port
 from app.main import create_app
@@ -133,7 +133,7 @@ def _serve(
     settings = read_settings(data=data, host=HOST, port=port)
     with _running(uvicorn.Server(_config(settings, attributor))) as thread:
         url = f"http://{settings.host}:{settings.port}"
-        with Whence(url) as whence:
+        with connect(url) as whence:
             answer = whence.attribute(query, top_k=3, exemplars=1)
         out.print(f"\nserving at {url} (API at {url}/docs); ask it:\n")
         out.print(f"  curl -F image=@{query} '{url}/attribute?top_k=3&exemplars=1'\n")

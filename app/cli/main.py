@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from app.auth.security import require_closed
-from app.cli.ask import attribute_files
+from app.cli.ask import attribute_files, connect
 from app.cli.console import err, out, print_error, print_note, print_step, stages
 from app.cli.demo import run_demo
 from app.cli.evaluate import evaluate
@@ -31,7 +31,6 @@ from app.cli.options import (
 from app.cli.pretrain import pretrain
 from app.cli.priority import NICENESS, Niceness, lower_priority
 from app.cli.takedown import takedown
-from app.client import Whence
 from app.http.ports import require_port
 from app.http.server import run_server
 from app.main import create_app
@@ -285,7 +284,7 @@ def status(
     models, versions = list_models(folder.models), list_versions(folder.index)
     marks = {published_version(folder.index): "published"}
     if url:
-        with Whence(url) as whence:
+        with connect(url) as whence:
             served = whence.ready().index_version
         marks[served] = ", ".join(filter(None, (marks.get(served), "served")))
     out.print(f"models in {folder.models}:" if models else f"no models in {folder.models}")

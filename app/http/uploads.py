@@ -15,12 +15,12 @@ from app.auth.security import caller_of
 from app.errors import (
     BodyTooLargeError,
     BodyTooSlowError,
-    Fault,
     InvalidRequestError,
     MalformedFormError,
     NotAFormError,
     QueueFullError,
 )
+from whence_client.models import Fault
 
 FIELD = "image"
 FORM = "multipart/form-data"

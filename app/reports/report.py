@@ -19,12 +19,13 @@ from PIL import Image
 from pydantic import AfterValidator, AwareDatetime, Field, ValidationError
 
 from app.inference.pipeline import Answer
-from app.schemas import Evidence, ExemplarDetail, Fraction, RankedConcept, Wire
+from app.schemas import exemplar_detail, ranked_concept
 from index.answering.attribution import Attributor
 from index.answering.calibration import Verdict
 from index.building.embedding import thumbnail_of
 from model.errors import WhenceError
 from model.images import DEFAULT_LIMITS, FORMATS, ImageLimits, decode_image
+from whence_client.models import Evidence, ExemplarDetail, Fraction, RankedConcept, Wire
 
 TEMPLATES = Path(__file__).parent / "templates"
 PAGE, STYLE = "report.html", "report.css"
@@ -194,7 +195,7 @@ def make_report(
         ),
         answer=ReportedAnswer(
             verdict=attribution.verdict,
-            concepts=[RankedConcept.of(concept, {}) for concept in attribution.concepts],
+            concepts=[ranked_concept(concept, {}) for concept in attribution.concepts],
             unattributed_share=attribution.unattributed_share,
             evidence=Evidence(
                 model_id=snapshot.model_id,
@@ -206,7 +207,7 @@ def make_report(
         ),
         exemplars={
             exemplar.id: ReportedExemplar(
-                **ExemplarDetail.of(exemplar).model_dump(),
+                **exemplar_detail(exemplar).model_dump(),
                 concept_id=exemplar.concept_id,
                 thumbnail=Picture.of(catalog.thumbnail(exemplar.id), "image/jpeg"),
             )

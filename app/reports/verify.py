@@ -28,7 +28,7 @@ from app.reports.report import (
     preview_of,
     read_report,
 )
-from app.schemas import ExemplarDetail, ExemplarHit, RankedConcept
+from app.schemas import exemplar_detail, exemplar_hit
 from index.answering.attribution import Attributor, ExemplarEvidence
 from index.building.embedding import ImageEmbedder
 from index.catalog import Catalog
@@ -40,6 +40,7 @@ from index.versions import require_version
 from model.checkpoint import load_embedder
 from model.errors import ImageError, ModelError
 from model.images import ImageLimits, decode_image
+from whence_client.models import ExemplarHit, RankedConcept
 
 ANY_IMAGE = ImageLimits(max_pixels=10**9, max_side=10**6, min_side=1)  # a server accepted it once
 SIMILARITY = 0.005  # another device or batch size moves a cosine less
@@ -346,7 +347,7 @@ def _catalog(report: Report, catalog: Catalog) -> Finding:
         except NotFoundError:
             wrong.append(f"there is no exemplar {name}")
             continue
-        detail = ExemplarDetail.of(exemplar)
+        detail = exemplar_detail(exemplar)
         if (
             shown.thumbnail != Picture.of(catalog.thumbnail(name), "image/jpeg")
             or shown.concept_id != exemplar.concept_id
@@ -358,7 +359,7 @@ def _catalog(report: Report, catalog: Catalog) -> Finding:
             for concept in report.answer.concepts
             for hit in concept.exemplars
             if hit.id == name
-            and hit != ExemplarHit.of(ExemplarEvidence(exemplar, hit.similarity, hit.facet))
+            and hit != exemplar_hit(ExemplarEvidence(exemplar, hit.similarity, hit.facet))
         ]
     text = (
         f"{len(report.answer.concepts)} concepts and {len(report.exemplars)} exemplars are in the "

@@ -9,8 +9,9 @@ from pydantic import AfterValidator
 from app import errors
 from app.auth.security import require_admin
 from app.deps import ServiceDep
-from app.schemas import Reloaded, Request, TakedownDetail, TakedownRequest
+from app.schemas import takedown_detail
 from app.service import Service
+from whence_client.models import Reloaded, RequestModel, TakedownDetail, TakedownRequest
 
 router = APIRouter(tags=["admin"], dependencies=[Depends(require_admin)])
 
@@ -42,7 +43,7 @@ Reason = Annotated[
 ]
 
 
-class NoParameters(Request):
+class NoParameters(RequestModel):
     """Refuses every query parameter, a reason above all."""
 
 
@@ -88,7 +89,7 @@ async def _take_down(
     service: Service, kind: Literal["concept", "exemplar"], target: str, reason: str
 ) -> TakedownDetail:
     takedown, hides = await service.take_down(kind, target, reason=reason)
-    return TakedownDetail.of(takedown, hides)
+    return takedown_detail(takedown, hides)
 
 
 @router.post(

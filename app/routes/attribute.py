@@ -9,21 +9,23 @@ from fastapi import APIRouter, Query, Request, Response
 
 from app import errors
 from app.deps import ServiceDep, SettingsDep
-from app.errors import Fault, InvalidRequestError
+from app.errors import InvalidRequestError
 from app.http.uploads import FIELD, FORM, read_image_field, read_image_fields
 from app.inference.deadline import Patience
 from app.inference.pipeline import Answer, Pipeline
-from app.schemas import (
-    AttributeParameters,
-    AttributionResponse,
-    BatchAnswer,
-    BatchResponse,
-    TimingMs,
-)
+from app.schemas import attribution_response
 from app.service import Service
 from app.settings import Settings
 from index.answering.attribution import Attributor
 from index.errors import VectorStoreUnavailableError
+from whence_client.models import (
+    AttributeParameters,
+    AttributionResponse,
+    BatchAnswer,
+    BatchResponse,
+    Fault,
+    TimingMs,
+)
 
 router = APIRouter(tags=["attribution"])
 
@@ -88,7 +90,7 @@ async def attribute(
     """
 
     async def work(uploaded: Uploaded) -> AttributionResponse:
-        return AttributionResponse.of(await uploaded.answer(), uploaded.attributor)
+        return attribution_response(await uploaded.answer(), uploaded.attributor)
 
     body = await work_on_upload(request, parameters, settings, service, work)
     response.headers["Server-Timing"] = _server_timing(body.timing_ms)
@@ -125,7 +127,7 @@ async def attribute_batch(
     async def answer(attributor: Attributor, patience: Patience, data: bytes) -> BatchAnswer:
         async with turns:
             answer = await Uploaded(data, attributor, parameters, pipeline, patience).answer()
-        return BatchAnswer(attribution=AttributionResponse.of(answer, attributor), problem=None)
+        return BatchAnswer(attribution=attribution_response(answer, attributor), problem=None)
 
     async def work(attributor: Attributor, patience: Patience) -> list[BatchAnswer | BaseException]:
         # All of them end, so that nothing is let go that one still uses.

@@ -6,13 +6,8 @@ from fastapi import APIRouter, Query
 
 from app import errors
 from app.deps import AttributorDep
-from app.schemas import (
-    ConceptDetail,
-    ConceptList,
-    ConceptParameters,
-    ConceptSummary,
-    ExemplarDetail,
-)
+from app.schemas import concept_summary, exemplar_detail
+from whence_client.models import ConceptDetail, ConceptList, ConceptParameters
 
 router = APIRouter(prefix="/concepts", tags=["concepts"])
 
@@ -33,7 +28,7 @@ def list_concepts(
         total=catalog.concept_count(parameters.q),
         offset=parameters.offset,
         limit=parameters.limit,
-        concepts=[ConceptSummary.of(concept, covers[concept.id]) for concept in found],
+        concepts=[concept_summary(concept, covers[concept.id]) for concept in found],
         index_version=attributor.snapshot.version,
     )
 
@@ -49,7 +44,7 @@ def show_concept(concept_id: str, attributor: AttributorDep) -> ConceptDetail:
     concept = catalog.concept(concept_id)
     exemplars = catalog.exemplars_of(concept.id)
     return ConceptDetail(
-        **ConceptSummary.of(concept, exemplars[0].id).model_dump(),
-        exemplars=[ExemplarDetail.of(exemplar) for exemplar in exemplars],
+        **concept_summary(concept, exemplars[0].id).model_dump(),
+        exemplars=[exemplar_detail(exemplar) for exemplar in exemplars],
         index_version=attributor.snapshot.version,
     )

@@ -4,7 +4,7 @@ from fastapi import APIRouter
 
 from app import errors
 from app.deps import AttributorDep, ServiceDep, SettingsDep
-from app.schemas import Live, Ready
+from whence_client.models import Live, Ready
 
 router = APIRouter(prefix="/health", tags=["health"])
 

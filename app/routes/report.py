@@ -11,7 +11,7 @@ from app.deps import ServiceDep, SettingsDep
 from app.inference.pipeline import Answer
 from app.reports.report import Parameters, Report, as_html, as_json, make_report
 from app.routes.attribute import IMAGE, REFUSALS_OF_ONE, Uploaded, upload, work_on_upload
-from app.schemas import AttributeParameters
+from whence_client.models import AttributeParameters
 
 router = APIRouter(tags=["attribution"])
 

@@ -5,30 +5,16 @@ from urllib.parse import quote
 
 from fastapi import APIRouter
 from fastapi.responses import FileResponse
-from pydantic import Field
 
 from app import errors
 from app.deps import AttributorDep, SettingsDep
-from app.schemas import Wire
 from index.answering.attribution import Attributor
 from index.errors import NotFoundError
 from index.layout import DataFolder
 from model.images import find_images
+from whence_client.models import Sample, SampleList
 
 router = APIRouter(prefix="/samples", tags=["samples"])
-
-
-class Sample(Wire):
-    """An image to try."""
-
-    name: str = Field(description="What to call it.")
-    image_url: str = Field(description="Path of the image on this server.")
-
-
-class SampleList(Wire):
-    """Images to try."""
-
-    samples: list[Sample] = Field(description="None, for most indexes.")
 
 
 def _files(root: Path, attributor: Attributor) -> dict[str, Path]:

@@ -1,7 +1,7 @@
 """OpenTelemetry spans: of requests, by FastAPI itself, and of an image's way through the service.
 
 Nothing is recorded unless a provider is set up: by the standard ``OTEL_EXPORTER_OTLP_ENDPOINT``
-where the extra ``whence[otel]`` is installed, or by whoever starts the process.
+where the extra ``otel`` is installed, or by whoever starts the process.
 """
 
 import time

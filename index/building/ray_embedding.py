@@ -231,7 +231,8 @@ def _library() -> Any:
         importlib.import_module("ray.data")
     except ImportError as error:
         raise RebuildError(
-            "embedding on a Ray cluster needs the extra `ray`: pip install 'whence[ray]'"
+            "embedding on a Ray cluster needs the extra `ray`; in the project's folder: "
+            "pip install '.[ray]'"
         ) from error
     for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)

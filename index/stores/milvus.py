@@ -293,7 +293,8 @@ def _libraries() -> tuple[Any, Any]:
         pymilvus, grpc = (importlib.import_module(name) for name in ("pymilvus", "grpc"))
     except ImportError as error:
         raise VectorStoreError(
-            "vectors on a Milvus need the extra `milvus`: pip install 'whence[milvus]'"
+            "vectors on a Milvus need the extra `milvus`; in the project's folder: "
+            "pip install '.[milvus]'"
         ) from error
     # They would print every error with a traceback; it is raised as well.
     for name in ("pymilvus", "milvus_lite"):

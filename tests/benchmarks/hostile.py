@@ -40,14 +40,14 @@ from pydantic import ValidationError
 from schemathesis import GenerationMode
 
 from app.auth.keys import KeyFile
-from app.client import Whence
-from app.errors import Problem
 from index.building.rebuild import rebuild
 from index.building.source import read_sources
 from index.layout import DataFolder
 from model.checkpoint import load_embedder
 from tests.benchmarks.malice import PATIENCE, Attack, Attacker
 from tests.benchmarks.pictures import draw_pictures, save_small_model
+from whence_client import Whence
+from whence_client.models import Problem
 
 SERVE = "from app.cli.main import main; main()"
 IN_FLIGHT = 16

@@ -88,7 +88,7 @@ def test_status_of_a_server_out_of_reach_is_an_error(shell: Shell) -> None:
 def test_vectors_go_where_the_option_or_the_setting_says(
     shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("milvus_lite", reason="needs the extra: pip install 'whence[milvus]'")
+    pytest.importorskip("milvus_lite", reason="needs the extra: pip install '.[milvus]'")
     first = shell.rebuild("--vector-store", str(tmp_path / "vectors.db"))
     assert not (shell.data.index / first / "style.faiss").exists()
     monkeypatch.setenv("WHENCE_VECTOR_STORE", str(tmp_path / "vectors.db"))
@@ -232,7 +232,7 @@ def test_an_image_can_be_taken_down_before_there_is_an_index(shell: Shell, tmp_p
 def test_a_takedown_is_recorded_and_listed_while_a_milvus_is_away(
     shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("milvus_lite", reason="needs the extra: pip install 'whence[milvus]'")
+    pytest.importorskip("milvus_lite", reason="needs the extra: pip install '.[milvus]'")
     shell.rebuild("--vector-store", str(tmp_path / "vectors.db"))
 
     def away(*_: object) -> None:

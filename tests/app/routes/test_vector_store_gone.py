@@ -28,7 +28,7 @@ from tests.pictures import encode
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("pymilvus") is None or importlib.util.find_spec("milvus_lite") is None,
-    reason="needs the extra: pip install 'whence[milvus]'",
+    reason="needs the extra: pip install '.[milvus]'",
 )
 TOKEN = "a token for the tests"
 

@@ -24,7 +24,7 @@ from tests.fakes import FakeEmbedder
 from tests.index.conftest import House
 
 needs_ray = pytest.mark.skipif(
-    importlib.util.find_spec("ray") is None, reason="needs the extra: pip install 'whence[ray]'"
+    importlib.util.find_spec("ray") is None, reason="needs the extra: pip install '.[ray]'"
 )
 
 
@@ -153,7 +153,7 @@ def test_without_the_extra_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(sys.modules, "ray", None)
     _library.cache_clear()
     with (
-        pytest.raises(RebuildError, match=r"pip install 'whence\[ray\]'"),
+        pytest.raises(RebuildError, match=r"pip install '\.\[ray\]'"),
         ray_embedding("local", FakeEmbedder),
     ):
         pass

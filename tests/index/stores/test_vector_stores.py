@@ -46,7 +46,7 @@ RETRIED = {
 }  # fmt: skip
 needs_milvus = pytest.mark.skipif(
     importlib.util.find_spec("pymilvus") is None or importlib.util.find_spec("milvus_lite") is None,
-    reason="needs the extra: pip install 'whence[milvus]'",
+    reason="needs the extra: pip install '.[milvus]'",
 )
 
 
@@ -855,7 +855,7 @@ def test_a_milvus_that_refuses_the_user_is_not_taken_for_one_that_is_away(
 def test_without_the_extra_it_is_asked_for(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "pymilvus", None)
     _libraries.cache_clear()
-    with pytest.raises(VectorStoreError, match=r"extra .* pip install 'whence\[milvus\]'"):
+    with pytest.raises(VectorStoreError, match=r"extra .* pip install '\.\[milvus\]'"):
         engine_at("milvus://h:1/c").remove("v")
 
 

@@ -2,10 +2,7 @@
 
 import asyncio
 import io
-import json
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,20 +18,19 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from app import client as client_module
 from app.auth.keys import KeyFile
-from app.client import AsyncWhence, ServerError, Whence
 from app.main import create_app
-from app.retries import Retries, retry_after
-from app.schemas import BatchAnswer
 from app.settings import Settings
 from index.answering.attribution import Attributor
 from tests.app.conftest import shade
 from tests.fakes import FakeEmbedder, build_snapshot
 from tests.pictures import encode
+from whence_client import AsyncWhence, ImageInput, ServerError, Whence
+from whence_client import client as client_module
+from whence_client.models import BatchAnswer
+from whence_client.retries import Retries, retry_after
 
 URL = "http://whence.test"
-ROOT = Path(__file__).parents[2]
 PROBLEM = {
     "type": "urn:whence:problem:queue-full",
     "title": "full",
@@ -100,7 +96,7 @@ def test_an_image_can_be_a_path_bytes_or_pixels(whence: Whence, tmp_path: Path) 
     picture = shade("Emerald", 1)
     path = tmp_path / "picture.png"
     picture.save(path)
-    images: list[client_module.Upload] = [path, str(path), path.read_bytes(), picture]
+    images: list[ImageInput] = [path, str(path), path.read_bytes(), picture]
     answers = [whence.attribute(image) for image in images]
     assert len({answer.concepts[0].score for answer in answers}) == 1
     with pytest.raises(FileNotFoundError):
@@ -521,17 +517,6 @@ def test_one_client_serves_several_threads(whence: Whence) -> None:
     for thread in threads:
         thread.join()
     assert found == ["emerald"] * 8
-
-
-def test_importing_the_client_loads_no_model() -> None:
-    program = (
-        "import sys, json, app.client; "
-        "print(json.dumps([m for m in ('torch', 'faiss', 'timm', 'pyarrow') if m in sys.modules]))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert json.loads(done.stdout) == []
 
 
 def test_a_real_pause_is_slept() -> None:

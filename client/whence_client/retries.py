@@ -1,4 +1,4 @@
-"""When a client asks again: bounded in number and in time, and not before it is told to."""
+"""Retries of a request, limited in number and in time."""
 
 import email.utils
 import random
@@ -7,17 +7,17 @@ from datetime import UTC, datetime
 
 import httpx
 
-AGAIN = frozenset({429, 503})
+RETRIED_STATUS = frozenset({429, 503})
 FIRST_PAUSE, LONGEST_PAUSE = 0.25, 8.0  # seconds
 
 
 class Retries:
-    """What is left of them for one call.
+    """The retries and the time left for one call.
 
     Args:
         retries: attempts after the first, at most.
-        seconds: that the call may take, pauses included.
-        repeatable: whether a request that may have been carried out may be sent again.
+        seconds: time limit of the call, pauses included.
+        repeatable: True if the server may carry the request out twice.
     """
 
     def __init__(self, *, retries: int, seconds: float, repeatable: bool = True) -> None:
@@ -28,24 +28,24 @@ class Retries:
 
     @property
     def left(self) -> float:
-        """Seconds that the next attempt may take."""
+        """Return the seconds left for the next attempt."""
         return max(0.0, self._ends - time.monotonic())
 
     def pause(self, outcome: httpx.Response | httpx.RequestError) -> float | None:
-        """Seconds to wait before asking again; None when ``outcome`` is what remains."""
-        if not (self._retries and self._worth_it(outcome)):
+        """Return the seconds to wait before the next attempt; None if there is to be none."""
+        if not (self._retries and self._may_help(outcome)):
             return None
         self._retries -= 1
-        told = retry_after(outcome) if isinstance(outcome, httpx.Response) else None
-        # Full jitter, so that clients refused together do not come back together.
-        wait = (told or 0.0) + random.uniform(0, self._pause)  # noqa: S311 no secret
+        asked = retry_after(outcome) if isinstance(outcome, httpx.Response) else None
+        # Full jitter: clients that were refused together do not come back together.
+        wait = (asked or 0.0) + random.uniform(0, self._pause)  # noqa: S311 no secret
         self._pause = min(2 * self._pause, LONGEST_PAUSE)
         return wait if wait < self.left else None
 
-    def _worth_it(self, outcome: httpx.Response | httpx.RequestError) -> bool:
+    def _may_help(self, outcome: httpx.Response | httpx.RequestError) -> bool:
         if isinstance(outcome, httpx.Response):
-            # 429 refuses before anything is done; 503 may come after.
-            return outcome.status_code in AGAIN and (
+            # The server sends 429 before it does anything, 503 possibly after it.
+            return outcome.status_code in RETRIED_STATUS and (
                 self._repeatable or outcome.status_code != httpx.codes.SERVICE_UNAVAILABLE
             )
         never_sent = isinstance(outcome, httpx.ConnectError | httpx.ConnectTimeout)
@@ -55,7 +55,7 @@ class Retries:
 
 
 def retry_after(response: httpx.Response) -> float | None:
-    """Seconds that an answer asks to wait, as a number or a date; None if it says neither."""
+    """Return the seconds that Retry-After asks to wait; None if it is absent or invalid."""
     value = response.headers.get("retry-after", "").strip()
     if value.isdecimal():
         return float(value[:9])

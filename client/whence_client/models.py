@@ -1,0 +1,363 @@
+"""The messages of the API: parameters, answers and errors, as client and server both read them.
+
+Field descriptions and the classes' docstrings are the text of the API's documentation.
+"""
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+Facet = Literal["subject", "style"]
+Verdict = Literal["attributed", "uncertain", "no_match"]
+
+
+def _rounded(value: float) -> float:
+    return round(value, 9)  # 1.0000000000000002 is no share
+
+
+Fraction = Annotated[float, BeforeValidator(_rounded), Field(ge=0, le=1)]
+
+
+class Fault(BaseModel):
+    """One part of a request that is wrong."""
+
+    place: Literal["query", "path", "body", "header", "cookie"] = Field(
+        description="Part of the request."
+    )
+    name: str = Field(description="Name of the parameter or form field; empty for the whole part.")
+    detail: str = Field(description="What is wrong with it.")
+
+
+class Problem(BaseModel):
+    """An error, as RFC 9457 describes it."""
+
+    type: str = Field(description="Stable URN of the kind of error, for programs to tell apart.")
+    title: str = Field(description="The kind of error in words; the same for every occurrence.")
+    status: int = Field(description="The HTTP status code.")
+    detail: str = Field(description="What was wrong this time and what to do about it.")
+    instance: str = Field(
+        description="URN of this occurrence; it ends with the answer's X-Request-ID, under which "
+        "the server's log tells more."
+    )
+    errors: list[Fault] | None = Field(
+        None, description="Each faulty part; only with type `urn:whence:problem:invalid-request`."
+    )
+
+
+class Wire(BaseModel):
+    """Base of the answers: every field is always there."""
+
+    model_config = ConfigDict(json_schema_serialization_defaults_required=True)
+
+
+class RequestModel(BaseModel):
+    """Base of the query parameters: an unknown name is an error, not a silent default."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class AttributeParameters(RequestModel):
+    """Query parameters of ``POST /attribute``."""
+
+    top_k: int = Field(
+        5, ge=1, description="Concepts to list, at most; the server caps it (1000 by default)."
+    )
+    exemplars: int = Field(
+        3,
+        ge=0,
+        description="Exemplars to list for each concept, at most; the server caps it (50 by "
+        "default).",
+    )
+    explain: bool = Field(
+        False,
+        description="Ask for heatmaps of the regions that correspond, for the best exemplar of "
+        "each concept first; the server caps how many are explained (6 by default).",
+    )
+
+
+class ConceptParameters(RequestModel):
+    """Query parameters of ``GET /concepts``."""
+
+    q: str = Field(
+        "", max_length=200, description="List only concepts whose name contains this, in any case."
+    )
+    offset: int = Field(0, ge=0, le=2**31 - 1, description="Concepts to skip.")
+    limit: int = Field(50, ge=1, le=1000, description="Concepts to list, at most.")
+
+
+class TakedownRequest(RequestModel):
+    """Body of ``POST /takedowns``."""
+
+    kind: Literal["concept", "exemplar"] = Field(description="What `id` names.")
+    id: str = Field(min_length=1, max_length=1000, description="Of the concept or exemplar.")
+    reason: str = Field(
+        min_length=1,
+        max_length=500,
+        pattern=r"\S",
+        description="Why; kept in the log of takedowns.",
+    )
+
+
+class FacetScores(Wire):
+    """A concept's score in each facet; null where the model has no such facet."""
+
+    subject: float | None = Field(description="By what is shown.")
+    style: float | None = Field(description="By how it is drawn, painted or photographed.")
+
+
+class Heatmaps(Wire):
+    """Which regions of the query and the exemplar make them similar.
+
+    Each is a PNG of one colour and the whole picture's shape, to be laid over it: the more opaque,
+    the more a region adds to the similarity, relative to the rest of the same picture.
+    """
+
+    query_url: str = Field(description="Path of the one for the query.")
+    exemplar_url: str = Field(description="Path of the one for the exemplar's thumbnail.")
+    expires_at: datetime = Field(description="From when on they may be gone, UTC.")
+
+
+class ExemplarHit(Wire):
+    """An exemplar that speaks for a concept."""
+
+    id: str = Field(description="Identifies the exemplar in `/exemplars/{id}/image`.")
+    similarity: float = Field(description="Cosine similarity to the query, -1 to 1, in `facet`.")
+    facet: Facet = Field(description="The facet in which it stands out most.")
+    image_url: str = Field(description="Path of its thumbnail on this server.")
+    source_url: str | None = Field(description="Where the exemplar was found.")
+    license: str | None = Field(description="Terms under which it may be used.")
+    heatmaps: Heatmaps | None = Field(
+        description="Why they are similar, in `facet`; null unless asked for with `explain`."
+    )
+
+
+class RankedConcept(Wire):
+    """A concept that the image may derive from."""
+
+    rank: int = Field(ge=1, description="1 is the most plausible.")
+    id: str = Field(description="Identifies the concept in `/concepts/{id}`.")
+    name: str = Field(description="The concept's name.")
+    score: float = Field(
+        description="Strength of the evidence over all facets; comparable within one index version."
+    )
+    share: Fraction = Field(
+        description="Part of the answer that this concept takes. All shares listed and "
+        "`unattributed_share` sum to 1."
+    )
+    p_value: Fraction = Field(
+        description="How often an image from no concept of the index scores this high."
+    )
+    facets: FacetScores = Field(description="The facets' own scores.")
+    found_by: list[Facet] = Field(
+        description="Facets that hold a quarter or more of the evidence, the stronger first."
+    )
+    exemplars: list[ExemplarHit] = Field(description="Its exemplars nearest to the image.")
+
+
+class Evidence(Wire):
+    """What the answer rests on, enough to repeat it."""
+
+    model_id: str = Field(description="Model that embedded the image.")
+    index_version: str = Field(description="Version of the index that was searched.")
+    calibration: str = Field(description="Identifies what turned scores into p-values.")
+    image_sha256: str = Field(description="SHA-256 of the uploaded file, hexadecimal.")
+    created_at: datetime = Field(description="When this answer was made, UTC.")
+
+
+class TimingMs(Wire):
+    """Where the time went, in milliseconds, once the whole upload was here."""
+
+    decode: float = Field(ge=0, description="Decoding the image.")
+    queue: float = Field(ge=0, description="Waiting for other requests.")
+    embed: float = Field(ge=0, description="Embedding the image.")
+    search: float = Field(ge=0, description="Searching the index and weighing what was found.")
+    explain: float = Field(ge=0, description="Making heatmaps; 0 without `explain`.")
+    total: float = Field(ge=0, description="All of it.")
+
+
+class AttributionResponse(Wire):
+    """The answer to one image."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "verdict": "attributed",
+                    "concepts": [
+                        {
+                            "rank": 1,
+                            "id": "woodcut-waves",
+                            "name": "Woodcut waves",
+                            "score": 9.41,
+                            "share": 0.83,
+                            "p_value": 0.0012,
+                            "facets": {"subject": 3.9, "style": 5.51},
+                            "found_by": ["style", "subject"],
+                            "exemplars": [
+                                {
+                                    "id": "ccf6807262d21da0a2e2",
+                                    "similarity": 0.78,
+                                    "facet": "style",
+                                    "image_url": "/exemplars/ccf6807262d21da0a2e2/image",
+                                    "source_url": "https://example.org/waves/3",
+                                    "license": "CC0-1.0",
+                                    "heatmaps": None,
+                                }
+                            ],
+                        }
+                    ],
+                    "unattributed_share": 0.17,
+                    "evidence": {
+                        "model_id": "mobilenetv2_100-0b1c2d3e4f50",
+                        "index_version": "20260401T120000000-a1b2",
+                        "calibration": "9c1185a5c5e9",
+                        "image_sha256": "9f86d081884c7d659a2feaa0c55ad015"
+                        "a3bf4f1b2b0b822cd15d6c15b0f00a08",
+                        "created_at": "2026-04-01T12:30:00.123456Z",
+                    },
+                    "timing_ms": {
+                        "decode": 4.1,
+                        "queue": 0.2,
+                        "embed": 38.5,
+                        "search": 2.4,
+                        "explain": 0.0,
+                        "total": 45.3,
+                    },
+                }
+            ]
+        }
+    )
+
+    verdict: Verdict = Field(
+        description="`attributed`: one concept stands out. `uncertain`: several may be the "
+        "source. `no_match`: nothing in the index explains the image."
+    )
+    concepts: list[RankedConcept] = Field(
+        description="The most plausible concepts, best first, whatever the verdict."
+    )
+    unattributed_share: Fraction = Field(
+        description="Part of the answer that no listed concept takes."
+    )
+    evidence: Evidence = Field(description="What the answer rests on.")
+    timing_ms: TimingMs = Field(description="Where the time went.")
+
+
+class BatchAnswer(Wire):
+    """What became of one image of a batch: an attribution, or the problem with it."""
+
+    attribution: AttributionResponse | None = Field(description="The answer, if there is one.")
+    problem: Problem | None = Field(description="Why there is none; as an error alone would be.")
+
+
+class BatchResponse(Wire):
+    """The answers to a batch of images."""
+
+    answers: list[BatchAnswer] = Field(description="One for each image, in the order they came.")
+
+
+class ConceptSummary(Wire):
+    """A concept of the index."""
+
+    id: str = Field(description="Identifies the concept in `/concepts/{id}`.")
+    name: str = Field(description="The concept's name.")
+    kind: str | None = Field(description="What it is, in the source's own words: artist, ...")
+    exemplar_count: int = Field(ge=0, description="How many exemplars it has.")
+    image_url: str = Field(description="Path of its first exemplar's thumbnail on this server.")
+
+
+class ConceptList(Wire):
+    """A page of concepts, by name."""
+
+    total: int = Field(ge=0, description="How many concepts match, on all pages.")
+    offset: int = Field(ge=0, description="How many come before this page.")
+    limit: int = Field(ge=1, description="How many this page can hold.")
+    concepts: list[ConceptSummary] = Field(description="This page.")
+    index_version: str = Field(description="Version of the index that was read.")
+
+
+class ExemplarDetail(Wire):
+    """An exemplar of a concept."""
+
+    id: str = Field(description="Identifies the exemplar in `/exemplars/{id}/image`.")
+    image_url: str = Field(description="Path of its thumbnail on this server.")
+    width: int = Field(ge=1, description="Of the original, in pixels, upright.")
+    height: int = Field(ge=1, description="Of the original, in pixels, upright.")
+    sha256: str = Field(description="SHA-256 of the original file, hexadecimal.")
+    source_url: str | None = Field(description="Where the exemplar was found.")
+    license: str | None = Field(description="Terms under which it may be used.")
+
+
+class ConceptDetail(ConceptSummary):
+    """A concept with its exemplars."""
+
+    exemplars: list[ExemplarDetail] = Field(description="All its exemplars.")
+    index_version: str = Field(description="Version of the index that was read.")
+
+
+class Live(Wire):
+    """The process works."""
+
+    status: str = Field("live", description="Always `live`.")
+
+
+class Ready(Wire):
+    """The server can answer."""
+
+    status: str = Field("ready", description="Always `ready`.")
+    model_id: str = Field(description="Model that embeds.")
+    index_version: str = Field(description="Version of the index that is searched.")
+    index_created_at: datetime = Field(description="When that version was built.")
+    concepts: int = Field(ge=0, description="Concepts in the index, without those taken down.")
+    exemplars: int = Field(ge=0, description="Exemplars in the index, without those taken down.")
+    taken_down: int = Field(ge=0, description="Exemplars that takedowns hide in this version.")
+    reload_error: str | None = Field(
+        description="Why the published version, or the newest takedown, is not in effect; null "
+        "when they are."
+    )
+
+
+class HiddenExemplar(Wire):
+    """An exemplar that a takedown hides."""
+
+    id: str = Field(description="The exemplar's id, which is no longer answered for.")
+    concept_id: str = Field(description="Its concept.")
+    sha256: str = Field(description="SHA-256 of the original file, hexadecimal.")
+    how: Literal["named", "same content", "near-duplicate"] = Field(
+        description="`named` itself or by its concept; `same content` as a named one; "
+        "`near-duplicate` of one."
+    )
+
+
+class TakedownDetail(Wire):
+    """A takedown that is in force."""
+
+    id: str = Field(description="For `whence takedown lift`.")
+    at: datetime = Field(description="When it was recorded.")
+    reason: str = Field(description="Why.")
+    kind: Literal["concept", "exemplar", "image"] = Field(description="What was named.")
+    target: str = Field(description="Id of the concept or exemplar.")
+    exemplars: int = Field(ge=0, description="Files that were named, copies not counted.")
+    hides: list[HiddenExemplar] = Field(
+        description="Exemplars of this index version that were shown until now, copies included."
+    )
+
+
+class Reloaded(Wire):
+    """The version that is served after a reload."""
+
+    index_version: str = Field(description="Version that is served now.")
+    previous_version: str | None = Field(description="Version that was served before, if any.")
+
+
+class Sample(Wire):
+    """An image to try."""
+
+    name: str = Field(description="What to call it.")
+    image_url: str = Field(description="Path of the image on this server.")
+
+
+class SampleList(Wire):
+    """Images to try."""
+
+    samples: list[Sample] = Field(description="None, for most indexes.")
