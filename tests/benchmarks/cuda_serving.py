@@ -18,7 +18,6 @@ import argparse
 import json
 import statistics
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -31,9 +30,10 @@ from app.settings import Settings
 from index.layout import DataFolder
 from model.embedder import Embedder
 from model.engines import probe
+from tests.benchmarks.gallery import add_gallery_options, gallery_of
 from tests.benchmarks.load import reached, run_load
 from tests.benchmarks.servers import machine, whence_serving
-from tests.benchmarks.serving import prepare, run_loop
+from tests.benchmarks.serving import run_loop
 
 AIM = 0.7  # of the forward pass alone
 IN_FLIGHT = 3 * DEVICE_BATCH  # decoding, waiting and in the forward pass
@@ -115,10 +115,8 @@ def measure(data: DataFolder, queries: Path, options: argparse.Namespace) -> dic
 def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--backbone", default="vit_base_patch16_224")
-    parser.add_argument("--weights", type=Path)
-    parser.add_argument("--images", type=Path, help="queries; by default drawn ones")
-    parser.add_argument("--count", type=int, default=256)
+    add_gallery_options(parser)
+    parser.set_defaults(backbone="vit_base_patch16_224")
     parser.add_argument("--seconds", type=float, default=8)
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--processes", type=int, default=4, help="of the client")
@@ -126,8 +124,8 @@ def main() -> int:
     if not torch.cuda.is_available():
         print("cuda_serving: there is no CUDA device here, so nothing to measure", file=sys.stderr)
         return NO_DEVICE
-    with tempfile.TemporaryDirectory() as name:
-        report = measure(*prepare(Path(name), options), options)
+    with gallery_of(options) as gallery:
+        report = measure(gallery.data, gallery.queries, options)
     print(json.dumps(report, indent=1))
     return int(
         report["whence_to_forward"] < AIM

@@ -40,12 +40,14 @@ class Asked:
         due: when it was to be sent.
         sent: when it was.
         ended: when the answer was there.
+        retry_after: whether the answer said when to try again.
     """
 
     status: int
     due: float
     sent: float
     ended: float
+    retry_after: bool = False
 
 
 @dataclass
@@ -57,7 +59,7 @@ class Tally:
     def report(self, parts: int = 0) -> dict[str, Any]:
         """In numbers; the p99 also of each of so many parts of the time."""
         answered = self.latencies(200)
-        refused = self.latencies(429)
+        refused = sorted(self.latencies(429) + self.latencies(503))
         ended = max((one.ended for one in self.asked), default=0.0)
         due = max((one.due for one in self.asked), default=0.0)
         sent = max((one.sent for one in self.asked), default=0.0)
@@ -68,6 +70,9 @@ class Tally:
             "wanted_per_second": rate(len(self.asked), due),
             "sent_per_second": rate(len(self.asked), sent),
             "sent_late_p99_ms": quantile([1000 * (one.sent - one.due) for one in self.asked], 0.99),
+            "refused_without_retry_after": sum(
+                one.status in (429, 503) and not one.retry_after for one in self.asked
+            ),
             "drain_seconds": round(ended - sent, 2),
             "statuses": {str(s): len(self.latencies(s)) for s in statuses},
             "answered_per_second": rate(len(answered), ended),
@@ -149,7 +154,8 @@ class Client:
         except (OSError, asyncio.IncompleteReadError, ValueError):
             self.tally.asked.append(Asked(0, due, sent, self.now))
             return
-        self.tally.asked.append(Asked(int(head[9:12]), due, sent, self.now))
+        told = b"\r\nretry-after:" in lower
+        self.tally.asked.append(Asked(int(head[9:12]), due, sent, self.now, told))
         if b"connection: close" in lower:
             writer.close()
         else:

@@ -1,13 +1,15 @@
 """What serving loses on the way: the service against the same work done in a loop.
 
-    python -m tests.benchmarks.serving [--backbone mobilenetv2_100] [--weights FILE] [--images DIR]
+    python -m tests.benchmarks.serving [--gallery FOLDER] [--seconds 8] [--turns 5]
 
-Builds an index, then measures in turns, several times:
+Takes a gallery of 2,172 exemplars (`tests.benchmarks.gallery`), then measures in turns, several
+times:
 
     loop      decode on as many threads as the service, embed at the best batch size, search
     whence    `whence serve`, saturated by `tests.benchmarks.load`, a line in its log a request
-    plain     a FastAPI handler that does one image at a time, in PyTorch as it comes
-    plain_engine   the same with the engine that the service runs
+    plain     `tests.benchmarks.plain_handler`: one image at a time, PyTorch as it comes, pooled
+              features alone
+    plain_engine   one image at a time with the model and engine of the service
     one       the in-process time of one image, and the service's with one client
     layer     the service with an embedder that costs nothing, asked about images of 32 pixels,
               less decoding, embedding and searching them in process: what the web layer takes
@@ -18,7 +20,6 @@ its aim.
 """
 
 import argparse
-import io
 import json
 import statistics
 import sys
@@ -29,10 +30,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import uvicorn
 from fastapi import FastAPI, File
-from PIL import Image, ImageDraw
 
 from app.http.server import run_server
 from app.inference.pipeline import CPU_BATCH
@@ -44,62 +43,15 @@ from index.building.rebuild import rebuild
 from index.building.source import read_sources
 from index.layout import DataFolder
 from index.snapshot import open_published
-from model.backbone import create_backbone, create_random_backbone
-from model.checkpoint import load_embedder
-from model.engines import EngineName
 from model.images import ImageLimits, decode_image
-from model.train import train_model
+from tests.benchmarks.gallery import Gallery, add_gallery_options, gallery_of
 from tests.benchmarks.load import run_load
 from tests.benchmarks.servers import Server, machine, serving, whence_serving
 from tests.fakes import FakeEmbedder, patches
 
 AIMS = {"whence_to_loop": 0.85, "whence_to_plain": 1.3, "one_client_to_one_image": 1.25}
 IN_FLIGHT = 24
-SIDE = 512
 TINY = 32
-
-
-def draw_photo(number: int) -> bytes:
-    """A JPEG of 512 pixels, about as heavy as a photograph."""
-    generator = np.random.default_rng(number)
-    image = Image.new("RGB", (SIDE, SIDE * 3 // 4))
-    for scale, weight in ((8, 0.7), (64, 0.4), (384, 0.08)):
-        coarse = generator.integers(0, 256, (scale * 3 // 4, scale, 3), dtype=np.uint8)
-        layer = Image.fromarray(coarse).resize(image.size, Image.Resampling.BICUBIC)
-        image = Image.blend(image, layer, weight)
-    canvas = ImageDraw.Draw(image)
-    for _ in range(20):
-        x, y, radius = generator.integers(0, SIDE, 3) // (1, 1, 6)
-        canvas.ellipse((x, y, x + radius, y + radius), outline=tuple(generator.integers(0, 256, 3)))
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=90)
-    return file.getvalue()
-
-
-def prepare(root: Path, options: argparse.Namespace) -> tuple[DataFolder, Path]:
-    """A data folder with an index, and a folder of query images."""
-    queries = root / "queries"
-    source = root / "source"
-    queries.mkdir()
-    if options.images:
-        found = [path.read_bytes() for path in sorted(options.images.iterdir())[: options.count]]
-    else:
-        found = [draw_photo(number) for number in range(options.count)]
-    for number, data in enumerate(found):
-        (queries / f"{number:04d}.jpg").write_bytes(data)
-        concept = source / f"concept-{number // 4}"
-        concept.mkdir(parents=True, exist_ok=True)
-        (concept / f"{number:04d}.jpg").write_bytes(data)
-    data = DataFolder(root / "data")
-    if options.weights:
-        backbone = create_backbone(options.backbone, weights=options.weights)
-    else:
-        backbone = create_random_backbone(options.backbone)
-    files = sorted(queries.iterdir())
-    trained = train_model(files, backbone, models=data.models, features=data.features)
-    embedder = load_embedder(data.models, trained.model_id)
-    rebuild(data, read_sources([source]), embedder, canary_rate=0)
-    return data, queries
 
 
 def run_loop(
@@ -147,14 +99,14 @@ def one_image(attributor: Attributor, images: Sequence[bytes], seconds: float) -
     return statistics.median(times)
 
 
-def plain_app(data: Path, engine: EngineName) -> FastAPI:
-    """What one writes first: decode, embed and search in the handler, one image at a time."""
+def one_at_a_time_app(data: Path) -> FastAPI:
+    """The service's own model and engine in a plain handler: one image at a time."""
     app = FastAPI()
-    attributor = open_published_attributor(Settings(data=data, engine=engine), None)
+    attributor = open_published_attributor(Settings(data=data), None)
 
     @app.get("/health/ready")
     async def ready() -> None:
-        """It is."""
+        """Answer 200: everything is loaded before the server listens."""
 
     @app.post("/attribute")
     async def attribute(image: Annotated[bytes, File()]) -> list[str]:
@@ -202,9 +154,16 @@ def work_of(attributor: Attributor, images: Sequence[bytes], seconds: float) -> 
     return 1000 * (time.process_time() - worked) / done
 
 
-def measure_layer(root: Path, options: argparse.Namespace) -> dict[str, float]:
+def measure_layer(options: argparse.Namespace) -> dict[str, float]:
     """What the web layer adds to the work."""
-    data, queries = prepare_weightless(root)
+    with tempfile.TemporaryDirectory() as name:
+        return measure_weightless(*prepare_weightless(Path(name)), options)
+
+
+def measure_weightless(
+    data: DataFolder, queries: Path, options: argparse.Namespace
+) -> dict[str, float]:
+    """The service with an embedder that costs nothing, and the same work in process."""
     images = [path.read_bytes() for path in sorted(queries.iterdir())]
     attributor = open_weightless(data.root)
     found: dict[str, list[float]] = {}
@@ -231,8 +190,9 @@ def measure_layer(root: Path, options: argparse.Namespace) -> dict[str, float]:
     return {name: round(statistics.median(values), 3) for name, values in found.items()}
 
 
-def measure(data: DataFolder, queries: Path, options: argparse.Namespace) -> dict[str, Any]:
+def measure(gallery: Gallery, options: argparse.Namespace) -> dict[str, Any]:
     """In turns, so that a busy neighbour hits all alike."""
+    data, queries = gallery.data, gallery.queries
     images = [path.read_bytes() for path in sorted(queries.iterdir())]
     attributor = open_published_attributor(Settings(data=data.root), None)  # the same engine
     threads = Settings().decode_threads
@@ -262,7 +222,7 @@ def measure(data: DataFolder, queries: Path, options: argparse.Namespace) -> dic
     me = ("-m", "tests.benchmarks.serving", "--data", str(data.root), "--serve")
     with (
         whence_serving(data.root) as whence,
-        serving(*me, "plain") as plain,
+        serving("-m", "tests.benchmarks.plain_handler", str(gallery.plain)) as plain,
         serving(*me, "plain_engine") as plain_engine,
     ):
         for server in (whence, plain, plain_engine):  # warm
@@ -284,11 +244,11 @@ def measure(data: DataFolder, queries: Path, options: argparse.Namespace) -> dic
 
     return {
         "machine": machine(),
-        "backbone": options.backbone,
+        "exemplars": attributor.snapshot.manifest.exemplars,
         "jpeg_bytes": round(statistics.mean(map(len, images))),
         "images_per_second_by_batch": {b: round(value, 1) for b, value in sizes.items()},
         **median,
-        "layer": measure_layer(data.root.parent, options),
+        "layer": measure_layer(options),
         "cpu_whence_to_loop": round(median["whence_cpu_ms"] / median["loop_cpu_ms"], 3),
         "whence_to_loop": ratio("whence", "loop"),
         "whence_to_plain": ratio("whence", "plain"),
@@ -300,13 +260,10 @@ def measure(data: DataFolder, queries: Path, options: argparse.Namespace) -> dic
 def main() -> int:
     """Measure and print, or be one of the servers."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--backbone", default="mobilenetv2_100")
-    parser.add_argument("--weights", type=Path)
-    parser.add_argument("--images", type=Path, help="queries; by default drawn ones")
-    parser.add_argument("--count", type=int, default=64)
+    add_gallery_options(parser)
     parser.add_argument("--seconds", type=float, default=8)
     parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--serve", choices=["plain", "plain_engine", "weightless"])
+    parser.add_argument("--serve", choices=["plain_engine", "weightless"])
     parser.add_argument("--data", type=Path)
     parser.add_argument("--port", type=int)
     options = parser.parse_args()
@@ -314,11 +271,10 @@ def main() -> int:
         serve_weightless(options.data, options.port)
         return 0
     if options.serve:
-        engine: EngineName = "eager" if options.serve == "plain" else "auto"
-        uvicorn.run(plain_app(options.data, engine), port=options.port, log_level="critical")
+        uvicorn.run(one_at_a_time_app(options.data), port=options.port, log_level="critical")
         return 0
-    with tempfile.TemporaryDirectory() as name:
-        report = measure(*prepare(Path(name), options), options)
+    with gallery_of(options) as gallery:
+        report = measure(gallery, options)
     print(json.dumps(report, indent=1))
     return int(
         report["whence_to_loop"] < AIMS["whence_to_loop"]
