@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from index.answering.calibration import DEFAULT_RATE, Verdict
-from index.answering.ranking import DEPTH, Embeddings, RankedConcept
+from index.answering.ranking import CONCEPTS, DEPTH, Embeddings, RankedConcept, Ranking
 from index.building.embedding import ImageEmbedder
 from index.catalog import Concept, Exemplar
 from index.layout import DataFolder
@@ -113,8 +113,8 @@ class Attributor:
         *,
         top_k: int = 5,
         exemplars: int = 3,
-        depth: int | None = None,
-        without: Sequence[frozenset[int]] | None = None,
+        depth: int = DEPTH,
+        excluded: Sequence[frozenset[int]] | None = None,
     ) -> list[Attribution]:
         """Answer queries that are embedded already.
 
@@ -122,20 +122,18 @@ class Attributor:
             queries: facet -> (N, D) unit vectors.
             top_k: concepts in an answer, at most.
             exemplars: exemplars shown for each concept, at most.
-            depth: nearest exemplars of each facet that name the concepts to rank; by default enough
-                for ``top_k``, with as many as the index holds every concept is ranked.
-            without: for each query the numbers of concepts to leave out.
+            depth: nearest exemplars of each facet that name the concepts to rank, more where they
+                name fewer than ``top_k``; with as many as the index holds every concept is ranked.
+            excluded: for each query the numbers of concepts to leave out.
         """
-        depth = depth or max(DEPTH, 2 * top_k)
-        return [
-            self._answer(ranking, top_k, exemplars)
-            for ranking in self.snapshot.ranker.rank(queries, depth=depth, without=without)
-        ]
+        rankings = self.snapshot.ranker.rank(
+            queries, depth=depth, concepts=max(CONCEPTS, top_k), excluded=excluded
+        )
+        return [self._answer(ranking, top_k, exemplars) for ranking in rankings]
 
-    def _answer(self, ranking: list[RankedConcept], top_k: int, exemplars: int) -> Attribution:
+    def _answer(self, ranking: Ranking, top_k: int, exemplars: int) -> Attribution:
         calibration, catalog = self.snapshot.calibration, self.snapshot.catalog
-        scores = [ranked.score for ranked in ranking]
-        shares, unattributed = calibration.shares(scores, self.rate)
+        shares, unattributed = calibration.shares(ranking.scores, self.rate)
         shown = ranking[:top_k]
         concepts = catalog.concepts_by_number([ranked.number for ranked in shown])
         images = catalog.exemplars_by_row(
@@ -146,7 +144,7 @@ class Attributor:
                 rank=place + 1,
                 concept=concepts[ranked.number],
                 score=ranked.score,
-                share=shares[place],
+                share=float(shares[place]),
                 p_value=calibration.p_value(ranked.score),
                 facets=ranked.facets,
                 found_by=ranked.found_by,
@@ -155,10 +153,10 @@ class Attributor:
             for place, ranked in enumerate(shown)
         ]
         return Attribution(
-            verdict=calibration.verdict(scores, self.rate),
+            verdict=calibration.verdict(ranking.scores, self.rate),
             concepts=tuple(evidence),
             # What the concepts beyond top_k hold is attributed to none that is shown.
-            unattributed_share=unattributed + sum(shares[top_k:]),
+            unattributed_share=unattributed + float(shares[top_k:].sum()),
         )
 
 
@@ -213,6 +211,6 @@ def _exemplars(
     ranked: RankedConcept, count: int, images: Mapping[int, Exemplar]
 ) -> Iterator[ExemplarEvidence]:
     for place, row in enumerate(ranked.rows[:count]):
-        facet = ranked.loudest[place]
+        facet = ranked.dominant[place]
         similarity = float(ranked.similarities[facet][place])
         yield ExemplarEvidence(images[int(row)], similarity, facet)

@@ -6,12 +6,15 @@ Augmented views of exemplars are asked with their own concept left out, and thei
 
 import math
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from model.config import Frozen
 
+Doubles = NDArray[np.float64]
 Verdict = Literal["attributed", "uncertain", "no_match"]
 
 DEFAULT_RATE = 0.01
@@ -35,7 +38,7 @@ class Calibration(Frozen):
         (1 + number of null scores >= score) / (n + 1), which holds for any distribution as long as
         null queries and real ones are exchangeable (Vovk et al. 2005).
         """
-        above = int(np.searchsorted(-np.asarray(self.null_scores), -score, side="right"))
+        above = int(np.searchsorted(-self._null, -score, side="right"))
         return (1 + above) / (len(self.null_scores) + 1)
 
     def threshold(self, rate: float = DEFAULT_RATE) -> float:
@@ -52,9 +55,9 @@ class Calibration(Frozen):
         return float(np.nextafter(self.null_scores[allowed], math.inf))
 
     def shares(
-        self, scores: Sequence[float], rate: float = DEFAULT_RATE
-    ) -> tuple[list[float], float]:
-        """How the answer divides among concepts, and what stays unattributed; the sum is 1.
+        self, scores: Sequence[float] | Doubles, rate: float = DEFAULT_RATE
+    ) -> tuple[Doubles, float]:
+        """Divide the answer among concepts (C,) and what stays unattributed; the sum is 1.
 
         A score's weight is rate / p, with p from an exponential fit of the null's upper tail, since
         the conformal p-value cannot fall under 1 / (n + 1); "no source here" weighs 1. So a concept
@@ -64,26 +67,31 @@ class Calibration(Frozen):
         if limit == -math.inf and self.null_scores:
             limit = self.null_scores[-1]  # below it, p cannot rise any more
         if not math.isfinite(limit):
-            return [0.0] * len(scores), 1.0
-        exponents = (np.asarray(scores, dtype=np.float64) - limit) / self._tail_scale()
+            return np.zeros(len(scores)), 1.0
+        exponents = (np.asarray(scores, dtype=np.float64) - limit) / self._tail_scale
         top = max(0.0, float(exponents.max(initial=0.0)))  # against overflow
         weights, rest = np.exp(exponents - top), math.exp(-top)
         total = float(weights.sum()) + rest
-        return [float(weight) / total for weight in weights], rest / total
+        return weights / total, rest / total
 
-    def verdict(self, scores: Sequence[float], rate: float = DEFAULT_RATE) -> Verdict:
+    def verdict(self, scores: Sequence[float] | Doubles, rate: float = DEFAULT_RATE) -> Verdict:
         """The answer in one word, from the ranked scores, best first.
 
         ``no_match``: the best score has p > rate. ``uncertain``: it has p <= rate, but no concept
         holds the larger part of what the concepts share, so that more than one may be the source.
         ``attributed``: the rest.
         """
-        if not scores or self.p_value(scores[0]) > rate:
+        if not len(scores) or self.p_value(scores[0]) > rate:
             return "no_match"
         shares, unattributed = self.shares(scores, rate)
         return "attributed" if shares[0] >= (1 - unattributed) / 2 else "uncertain"
 
+    @cached_property
+    def _null(self) -> Doubles:
+        return np.asarray(self.null_scores, dtype=np.float64)
+
+    @cached_property
     def _tail_scale(self) -> float:
         count = max(1, int(len(self.null_scores) * TAIL))
-        tail = np.asarray(self.null_scores[: count + 1])
+        tail = self._null[: count + 1]
         return max(float((tail[:-1] - tail[-1]).mean()) if len(tail) > 1 else 0.0, 1e-3)

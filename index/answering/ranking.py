@@ -15,8 +15,9 @@ exactly, so a score does not depend on how the candidates were found.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,14 +27,16 @@ from model.config import Facet
 
 Embeddings = Mapping[Facet, Floats]  # facet -> (N, D) of unit norm
 Doubles = NDArray[np.float64]
+Numbers = NDArray[np.int32]  # of concepts or rows: a million take 4 MB
 
 # Chosen on the development pairs; docs/method.md has the rows beside them.
 DEPTH = 200  # nearest exemplars of each facet that name the candidates
+CONCEPTS = 8  # candidates to find at least
 FACET_WEIGHT: Mapping[Facet, float] = {"subject": 1.0, "style": 1.4}
 SHARPNESS = 0.3  # of the soft maximum over facets; 0 is the mean, infinity the maximum
-FLOOR = 0.5  # evidence below this says nothing
+FLOOR = 0.5  # evidence below this counts as zero
 DECAY = 0.7  # each further exemplar counts this much of the one before
-MOST = 8  # exemplars that count, at most
+COUNTED = 8  # exemplars that count, at most
 SPEAKS = 0.25  # part of the evidence from which on a facet is said to have found a concept
 
 
@@ -47,7 +50,59 @@ class RankedConcept:
     found_by: tuple[Facet, ...]  # the facets that speak for it, the stronger first
     rows: Rows  # its exemplars, the one with the most evidence first
     similarities: dict[Facet, Floats]  # cosine of each of ``rows``
-    loudest: tuple[Facet, ...]  # of each of ``rows`` the facet that holds most of its evidence
+    dominant: tuple[Facet, ...]  # of each of ``rows`` the facet that holds most of its evidence
+
+
+@dataclass(frozen=True, eq=False)
+class Ranking(Sequence[RankedConcept]):
+    """The candidate concepts of one query, best first: arrays, made into objects when looked at.
+
+    Attributes:
+        numbers: (C,) the concepts' numbers.
+        scores: (C,) their scores, descending.
+        starts: (C,) where the exemplars of each begin in the arrays below.
+        sizes: (C,) how many exemplars each has.
+        rows: (R,) exemplars.
+        similarities: facet -> (R,) their cosines with the query.
+        levels: facet -> (R,) the same, standardised.
+        evidence: (R,) all facets together.
+    """
+
+    numbers: Numbers
+    scores: Doubles
+    starts: Rows
+    sizes: Rows
+    rows: Rows
+    similarities: Mapping[Facet, Floats]
+    levels: Mapping[Facet, Doubles]
+    evidence: Doubles
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @overload
+    def __getitem__(self, place: int) -> RankedConcept: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[RankedConcept]: ...
+    def __getitem__(self, place: int | slice) -> RankedConcept | list[RankedConcept]:
+        if isinstance(place, slice):
+            return [self[one] for one in range(*place.indices(len(self)))]
+        start = self.starts[place]
+        own = slice(start, start + self.sizes[place])
+        order = np.argsort(-self.evidence[own], kind="stable")
+        levels = {facet: level[own][order] for facet, level in self.levels.items()}
+        best = {facet: float(level.max()) for facet, level in levels.items()}
+        facets = list(levels)
+        dominant = np.argmax([FACET_WEIGHT[facet] * levels[facet] for facet in facets], axis=0)
+        return RankedConcept(
+            number=int(self.numbers[place]),
+            score=float(self.scores[place]),
+            facets=best,
+            found_by=_speakers(best),
+            rows=self.rows[own][order],
+            similarities={facet: s[own][order] for facet, s in self.similarities.items()},
+            dominant=tuple(facets[place] for place in dominant),
+        )
 
 
 @dataclass(frozen=True)
@@ -56,15 +111,6 @@ class Cohort:
 
     rows: Rows  # (C,) in the catalog
     vectors: Embeddings  # facet -> (C, D)
-
-    def among(self, visible: NDArray[np.bool_]) -> "Cohort":
-        """Those of its members whose rows are visible; all, if there would be fewer than two."""
-        members = visible[self.rows]
-        if members.sum() < 2:
-            return self
-        return Cohort(
-            self.rows[members], {facet: rows[members] for facet, rows in self.vectors.items()}
-        )
 
 
 class Ranker:
@@ -80,118 +126,144 @@ class Ranker:
     def __init__(
         self,
         vectors: VectorStore,
-        concept_of_row: Sequence[int] | Rows,
+        concept_of_row: Sequence[int] | Rows | Numbers,
         cohort: Cohort,
         hidden: Rows | None = None,
     ) -> None:
         self._vectors = vectors
-        self._concept_of_row = np.asarray(concept_of_row, dtype=np.int64)
-        self._mask: Mask | None = None
-        rows = np.arange(len(self._concept_of_row))
-        if hidden is not None and len(hidden):
-            self._mask = Mask(hidden, len(rows))
-            rows = rows[self._mask.visible]
-            cohort = cohort.among(self._mask.visible)
-        self._cohort = cohort.vectors
-        self._cohort_concepts = self._concept_of_row[cohort.rows]
+        self._concept_of_row: Numbers = np.asarray(concept_of_row, dtype=np.int32)
+        self._hidden: Rows = np.empty(0, dtype=np.int64) if hidden is None else hidden
+        self._mask = self._hiding(self._hidden)
+        visible = np.ones(len(self._concept_of_row), np.bool_)
+        visible[self._hidden] = False
+        members = _members(visible[cohort.rows])
+        self._cohort = {facet: matrix[members] for facet, matrix in cohort.vectors.items()}
+        self._cohort_concepts = self._concept_of_row[cohort.rows[members]]
         # Visible rows grouped by concept: those of concept c are order[starts[c]:starts[c + 1]].
-        self._order = rows[np.argsort(self._concept_of_row[rows], kind="stable")]
-        counts = np.bincount(
-            self._concept_of_row[rows], minlength=self._concept_of_row.max(initial=-1) + 1
-        )
+        rows = np.flatnonzero(visible)
+        concepts = self._concept_of_row[rows]
+        self._order: Numbers = rows[np.argsort(concepts, kind="stable")].astype(np.int32)
+        counts = np.bincount(concepts, minlength=self._concept_of_row.max(initial=-1) + 1)
         self._starts = np.concatenate([[0], np.cumsum(counts)])
+        self._concepts = int(np.count_nonzero(counts))
 
     def rank(
         self,
         queries: Embeddings,
         *,
         depth: int = DEPTH,
-        without: Sequence[frozenset[int]] | None = None,
-        top: int | None = None,
-    ) -> list[list[RankedConcept]]:
+        concepts: int = CONCEPTS,
+        excluded: Sequence[frozenset[int]] | None = None,
+    ) -> Iterator[Ranking]:
         """Rank the candidate concepts of each query, best first.
 
         Args:
             queries: facet -> (Q, D) unit vectors.
             depth: nearest exemplars of each facet that name candidates; at the size of the index
                 every concept is ranked.
-            without: for each query the concepts to leave out, as if they were not in the index.
-            top: concepts of each ranking to give; all by default.
+            concepts: candidates to find at least, if there are as many: where the nearest exemplars
+                name fewer, the nearest of the remaining concepts are searched.
+            excluded: for each query the concepts to leave out, as if they were not in the index.
+
+        Yields:
+            One ranking a query, in order.
         """
-        removed = without or [frozenset[int]()] * len(next(iter(queries.values())))
-        extra = max((sum(map(self._size, numbers)) for numbers in removed), default=0)
+        count = len(next(iter(queries.values())))
+        left_out = [_sorted(numbers) for numbers in excluded or [frozenset[int]()] * count]
+        extra = max((int(self._sizes(numbers).sum()) for numbers in left_out), default=0)
         hits = {
             facet: self._vectors.search(facet, vectors, depth + extra, self._mask)[1]
             for facet, vectors in queries.items()
         }
-        return [
-            self._rank_one(
-                {facet: vectors[i] for facet, vectors in queries.items()},
-                {facet: rows[i] for facet, rows in hits.items()},
-                gone,
-                top,
-            )
-            for i, gone in enumerate(removed)
-        ]
+        for i, gone in enumerate(left_out):
+            query = {facet: vectors[i] for facet, vectors in queries.items()}
+            named = self._named([rows[i] for rows in hits.values()], gone, depth)
+            numbers = self._deepened(query, named, gone, depth, concepts)
+            yield self._ranking(query, numbers, gone)
 
-    def _rank_one(
+    def _named(self, hits: Sequence[Rows], excluded: Numbers, depth: int) -> Numbers:
+        """The concepts of the first ``depth`` hits of each facet that are not excluded."""
+        found = [self._concept_of_row[rows[rows >= 0]] for rows in hits]
+        if len(excluded):
+            found = [numbers[~np.isin(numbers, excluded)][:depth] for numbers in found]
+        return np.unique(np.concatenate(found))
+
+    def _deepened(
         self,
         query: Mapping[Facet, Floats],
-        hits: Mapping[Facet, Rows],
-        removed: frozenset[int],
-        top: int | None,
-    ) -> list[RankedConcept]:
-        found = np.concatenate(list(hits.values()))
-        named = np.unique(self._concept_of_row[found[found >= 0]])
-        numbers = named[~np.isin(named, list(removed))] if removed else named
-        if not len(numbers):
-            return []
-        sizes = self._starts[numbers + 1] - self._starts[numbers]
-        starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-        # Concept after concept its rows, which lie side by side in the order.
-        rows = self._order[
-            np.repeat(self._starts[numbers] - starts, sizes) + np.arange(sizes.sum())
-        ]
+        named: Numbers,
+        excluded: Numbers,
+        depth: int,
+        concepts: int,
+    ) -> Numbers:
+        """The concepts ``named`` and, until they are enough, those of the nearest other exemplars.
+
+        Each search passes over all exemplars of the concepts known so far and is twice as deep as
+        the one before, so that a few large concepts cost a few searches. The candidates are the
+        same, and so are their scores, whatever ``concepts`` is, but for those that it adds.
+        """
+        there = self._concepts - int(np.count_nonzero(self._sizes(excluded)))
+        while len(named) < min(concepts, there) and depth < len(self._concept_of_row):
+            depth *= 2
+            known = np.concatenate([named, excluded])
+            mask = self._hiding(np.union1d(self._hidden, self._rows(known)))
+            hits = [
+                self._vectors.search(facet, vector[None], depth, mask)[1][0]
+                for facet, vector in query.items()
+            ]
+            named = np.union1d(named, self._named(hits, excluded, depth))
+        return named
+
+    def _ranking(
+        self, query: Mapping[Facet, Floats], numbers: Numbers, excluded: Numbers
+    ) -> Ranking:
+        sizes = self._sizes(numbers)
+        rows = self._rows(numbers)
         similarities = {
             facet: self._vectors.similarities(facet, vector, rows)
             for facet, vector in query.items()
         }
-        members = self._members(removed)
+        members = _members(~np.isin(self._cohort_concepts, excluded))
         levels, background = standardise(
             similarities,
             {facet: (self._cohort[facet] @ vector)[members] for facet, vector in query.items()},
         )
         evidence = combine(levels)
-        facets = list(levels)
-        loudest = np.argmax([FACET_WEIGHT[facet] * levels[facet] for facet in facets], axis=0)
         scores = score_concepts(evidence, sizes, np.sort(combine(background)))
-        best = {facet: np.maximum.reduceat(level, starts) for facet, level in levels.items()}
-        ranked = []
-        for place in np.lexsort((numbers, -scores))[:top]:
-            part = slice(starts[place], starts[place] + sizes[place])
-            inside = np.argsort(-evidence[part], kind="stable")
-            ranked.append(
-                RankedConcept(
-                    number=int(numbers[place]),
-                    score=float(scores[place]),
-                    facets={facet: float(values[place]) for facet, values in best.items()},
-                    found_by=_speakers({f: float(v[place]) for f, v in best.items()}),
-                    rows=rows[part][inside],
-                    similarities={f: s[part][inside] for f, s in similarities.items()},
-                    loudest=tuple(facets[place] for place in loudest[part][inside]),
-                )
-            )
-        return ranked
+        order = np.lexsort((numbers, -scores))
+        return Ranking(
+            numbers[order],
+            scores[order],
+            (np.cumsum(sizes) - sizes)[order],
+            sizes[order],
+            rows,
+            similarities,
+            levels,
+            evidence,
+        )
 
-    def _members(self, removed: frozenset[int]) -> NDArray[np.bool_] | slice:
-        """The cohort without concepts that are left out: they are not to be known of at all."""
-        if not removed:
-            return slice(None)
-        members = ~np.isin(self._cohort_concepts, list(removed))
-        return members if members.sum() > 1 else slice(None)  # one has no deviation
+    def _hiding(self, rows: Rows) -> Mask | None:
+        return Mask(rows, len(self._concept_of_row)) if len(rows) else None
 
-    def _size(self, number: int) -> int:
-        return int(self._starts[number + 1] - self._starts[number])
+    def _rows(self, numbers: Numbers) -> Rows:
+        """Concept after concept its rows, which lie side by side in the order."""
+        sizes = self._sizes(numbers)
+        shifts = self._starts[numbers] - (np.cumsum(sizes) - sizes)
+        rows: Rows = self._order[np.repeat(shifts, sizes) + np.arange(sizes.sum())].astype(np.int64)
+        return rows
+
+    def _sizes(self, numbers: Numbers) -> Rows:
+        sizes: Rows = self._starts[numbers + 1] - self._starts[numbers]
+        return sizes
+
+
+def _sorted(numbers: frozenset[int]) -> Numbers:
+    return np.array(sorted(numbers), dtype=np.int32)
+
+
+def _members(kept: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The members of a cohort to keep: all if fewer than two would be, which have no deviation."""
+    return kept if np.count_nonzero(kept) > 1 else np.ones_like(kept)
 
 
 def standardise(
@@ -237,11 +309,12 @@ def combine(levels: Mapping[Facet, Doubles]) -> Doubles:
 def score_concepts(evidence: Doubles, sizes: NDArray[np.int64], background: Doubles) -> Doubles:
     """Each concept's score from its exemplars' evidence.
 
-    sum over k = 1 ... `MOST` of DECAY^(k-1) max(0, e_k - floor(n, k)), e_k being the k-th highest
-    evidence of the concept's n exemplars. The floor is `FLOOR` up to `MOST` exemplars. Beyond, the
-    k-th best of n unrelated exemplars rises with n by chance alone, from the background's quantile
-    at 1 - k / (`MOST` + 1) to that at 1 - k / (n + 1), and the floor rises as much: a concept does
-    not climb just by being large. A trace of e_1 orders the concepts that have nothing else.
+    sum over k = 1 ... `COUNTED` of DECAY^(k-1) max(0, e_k - floor(n, k)), e_k being the k-th
+    highest evidence of the concept's n exemplars. The floor is `FLOOR` up to `COUNTED` exemplars.
+    Beyond, the k-th best of n unrelated exemplars rises with n by chance alone, from the
+    background's quantile at 1 - k / (`COUNTED` + 1) to that at 1 - k / (n + 1), and the floor rises
+    as much: a concept does not climb just by being large. A trace of e_1 orders the concepts that
+    have nothing else.
 
     Args:
         evidence: (N,) the exemplars of concept 0, then those of concept 1, ...
@@ -251,17 +324,18 @@ def score_concepts(evidence: Doubles, sizes: NDArray[np.int64], background: Doub
     Returns:
         (C,) float64.
     """
-    # In the smallest type that holds them: short integers are sorted by counting.
-    group = np.repeat(np.arange(len(sizes), dtype=np.min_scalar_type(len(sizes))), sizes)
-    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-    order = np.argsort(-evidence, kind="stable")
-    descending = evidence[order[np.argsort(group[order], kind="stable")]]
-    k = np.arange(len(evidence)) - np.repeat(starts, sizes)  # 0, 1, ... within each concept
-    by_chance = _quantile(background, 1 - (k + 1) / (np.maximum(sizes, MOST)[group] + 1))
-    allowed = _quantile(background, 1 - (k + 1) / (MOST + 1))
-    excess = np.maximum(descending - FLOOR - (by_chance - allowed), 0)
-    counted = np.append(DECAY ** np.arange(MOST), 0)[np.minimum(k, MOST)]
-    total: Doubles = np.add.reduceat(excess * counted, starts) + 1e-3 * descending[starts]
+    starts = np.cumsum(sizes) - sizes
+    descending = evidence[np.lexsort((-evidence, np.repeat(np.arange(len(sizes)), sizes)))]
+    # Of each concept the exemplars that count: place k = 0, 1, ... in its own order.
+    counted = np.minimum(sizes, COUNTED)
+    first = np.cumsum(counted) - counted
+    k = np.arange(counted.sum()) - np.repeat(first, counted)
+    best = descending[np.repeat(starts, counted) + k]
+    size = np.repeat(np.maximum(sizes, COUNTED), counted)
+    by_chance = _quantile(background, 1 - (k + 1) / (size + 1))
+    allowed = _quantile(background, 1 - (k + 1) / (COUNTED + 1))
+    excess = np.maximum(best - FLOOR - (by_chance - allowed), 0)
+    total: Doubles = np.add.reduceat(excess * DECAY**k, first) + 1e-3 * descending[starts]
     return total
 
 

@@ -432,10 +432,11 @@ def _calibrate(
     rankings = ranker.rank(
         {facet: cache.vectors(facet, keys) for facet in cohort.vectors},
         depth=DEPTH,
-        without=[frozenset(owners[file.sha256]) for file in null_files],
-        top=1,
+        excluded=[frozenset(owners[file.sha256]) for file in null_files],
     )
-    scores = sorted((ranking[0].score for ranking in rankings if ranking), reverse=True)
+    scores = sorted(
+        (float(ranking.scores[0]) for ranking in rankings if len(ranking)), reverse=True
+    )
     return Calibration(null_scores=tuple(scores))
 
 
@@ -457,12 +458,11 @@ def _ask_canaries(folder: Path, null_files: Sequence[ImageFile], cache: Embeddin
                 facet: cache.vectors(facet, [file.key for file in files])
                 for facet in snapshot.manifest.dimensions
             },
-            top=CANARY_PLACES,
         )
         hits = 0
         for file, ranking in zip(files, rankings, strict=True):
             own = {numbers[row] for row in snapshot.catalog.rows_of([file.sha256], [])}
-            hits += any(ranked.number in own for ranked in ranking)
+            hits += not own.isdisjoint(ranking.numbers[:CANARY_PLACES].tolist())
         return hits / len(files)
     finally:
         snapshot.close()

@@ -47,7 +47,7 @@ def _ask(attributor: Attributor, pairs: Sequence[Pair], perturb: Perturbation) -
         queries,
         top_k=1,
         exemplars=0,
-        without=[_numbers(attributor, pairs[place]) for place in places],
+        excluded=[_numbers(attributor, pairs[place]) for place in places],
     )
     for place, answer, other in zip(places, present, absent, strict=True):
         best = answer.concepts[0] if answer.concepts else None

@@ -108,7 +108,7 @@ def test_evidence_names_similarities_and_the_facet_they_are_of(attributor: Attri
 def test_concepts_can_be_left_out(attributor: Attributor) -> None:
     queries = FakeEmbedder().embed([PICTURES["Concept 2"][0]] * 2)
     number = attributor.snapshot.catalog.concept("concept-2").number
-    gone, whole = attributor.rank(queries, top_k=6, without=[frozenset({number}), frozenset()])
+    gone, whole = attributor.rank(queries, top_k=6, excluded=[frozenset({number}), frozenset()])
     assert next(c.concept.id for c in whole.concepts) == "concept-2"
     assert "concept-2" not in [c.concept.id for c in gone.concepts]
     assert len(gone.concepts) == 5
@@ -122,10 +122,10 @@ def test_every_concept_is_ranked_when_asked_however_many_exemplars_one_has(tmp_p
         tmp_path, {"crowd": crowd, "few": [Image.new("RGB", (32, 32), "#111")]}
     )
     attributor = Attributor(FakeEmbedder(), snapshot)
-    (answer,) = attributor.rank(
-        FakeEmbedder().embed([image]), top_k=2, depth=snapshot.vectors.count
-    )
-    assert [concept.concept.id for concept in answer.concepts] == ["crowd", "few"]
+    for top_k in (1, 2):
+        (answer,) = attributor.attribute([image], top_k=top_k)
+        assert [one.concept.id for one in answer.concepts] == ["crowd", "few"][:top_k]
+        assert shares(answer) == pytest.approx(1)
     snapshot.close()
 
 

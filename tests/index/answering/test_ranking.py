@@ -7,8 +7,8 @@ import pytest
 from index.answering import ranking
 from index.answering.ranking import (
     Cohort,
-    RankedConcept,
     Ranker,
+    Ranking,
     combine,
     score_concepts,
     standardise,
@@ -52,8 +52,8 @@ class World:
         vectors = {f: x[rows[members]] for f, x in self.exemplars.items()}
         return Ranker(store, self.concept_of_row[rows].tolist(), Cohort(members, vectors))
 
-    def rank(self, **options: object) -> list[list[RankedConcept]]:
-        return self.ranker().rank(self.queries, **options)
+    def rank(self, **options: object) -> list[Ranking]:
+        return list(self.ranker().rank(self.queries, **options))
 
     def naive(self, query: int) -> list[tuple[int, float, dict[Facet, float], list[int]]]:
         """(concept, score, best level of each facet, rows by evidence), one loop at a time."""
@@ -97,7 +97,7 @@ def test_a_whole_ranking_equals_brute_force(world: World) -> None:
 @pytest.mark.parametrize("depth", [1, 3, 10])
 def test_a_score_does_not_depend_on_how_its_concept_was_found(world: World, depth: int) -> None:
     whole = world.rank(depth=COUNT)
-    for all_concepts, some in zip(whole, world.rank(depth=depth), strict=True):
+    for all_concepts, some in zip(whole, world.rank(depth=depth, concepts=1), strict=True):
         scores = {concept.number: concept.score for concept in all_concepts}
         assert 1 <= len(some) <= 2 * depth
         for concept in some:
@@ -106,7 +106,7 @@ def test_a_score_does_not_depend_on_how_its_concept_was_found(world: World, dept
 
 
 def test_the_concepts_of_each_facets_nearest_exemplars_are_candidates(world: World) -> None:
-    for query, ranked in enumerate(world.rank(depth=1)):
+    for query, ranked in enumerate(world.rank(depth=1, concepts=1)):
         nearest = {
             int(world.concept_of_row[np.argmax(matrix @ world.queries[facet][query])])
             for facet, matrix in world.exemplars.items()
@@ -119,9 +119,9 @@ def test_concepts_left_out_are_as_if_they_were_not_in_the_index(world: World, go
     without = [frozenset(gone)] + [frozenset()] * (QUERIES - 1)
     keep = [row for row in range(COUNT) if world.concept_of_row[row] not in gone]
     for depth in (2, len(keep)):
-        ranked = world.rank(depth=depth, without=without)[0]
+        ranked = world.rank(depth=depth, excluded=without)[0]
         queries = {facet: matrix[:1] for facet, matrix in world.queries.items()}
-        expected = world.ranker(keep).rank(queries, depth=len(keep))[0]
+        [expected] = world.ranker(keep).rank(queries, depth=len(keep))
         scores = {concept.number: concept.score for concept in expected}
         assert not gone & {concept.number for concept in ranked}
         for concept in ranked:
@@ -132,14 +132,14 @@ def test_concepts_left_out_are_as_if_they_were_not_in_the_index(world: World, go
 
 def test_leaving_out_for_one_query_does_not_touch_another(world: World) -> None:
     without = [frozenset({5})] + [frozenset()] * (QUERIES - 1)
-    left_out, whole = world.rank(depth=COUNT, without=without), world.rank(depth=COUNT)
+    left_out, whole = world.rank(depth=COUNT, excluded=without), world.rank(depth=COUNT)
     assert [c.number for c in left_out[1]] == [c.number for c in whole[1]]
     assert 5 in [c.number for c in whole[0]]
 
 
 def test_nothing_is_ranked_when_every_concept_is_left_out(world: World) -> None:
     everything = frozenset(range(len(SIZES)))
-    assert world.rank(without=[everything] * QUERIES) == [[]] * QUERIES
+    assert [len(one) for one in world.rank(excluded=[everything] * QUERIES)] == [0] * QUERIES
 
 
 def test_a_concept_with_the_very_image_comes_first(world: World) -> None:
@@ -203,11 +203,11 @@ def test_a_score_follows_its_formula() -> None:
     for score, size in zip(found, sizes, strict=True):
         best = sorted(evidence[start : start + size], reverse=True)
         total = 1e-3 * best[0]
-        for k in range(1, min(size, ranking.MOST) + 1):
+        for k in range(1, min(size, ranking.COUNTED) + 1):
             floor = ranking.FLOOR
-            if size > ranking.MOST:
+            if size > ranking.COUNTED:
                 by_chance = background[int((1 - k / (size + 1)) * 49)]
-                floor += by_chance - background[int((1 - k / (ranking.MOST + 1)) * 49)]
+                floor += by_chance - background[int((1 - k / (ranking.COUNTED + 1)) * 49)]
             excess = best[k - 1] - floor
             total += ranking.DECAY ** (k - 1) * max(0, excess)
         assert score == pytest.approx(total, abs=1e-12)

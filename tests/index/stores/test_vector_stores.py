@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from index.answering.attribution import Attributor, open_attributor
+from index.answering.ranking import Cohort, Ranker
 from index.building.rebuild import rebuild
 from index.building.source import read_sources
 from index.errors import RebuildError, SnapshotError, VectorStoreError, VectorStoreUnavailableError
@@ -179,6 +180,42 @@ def test_an_inverted_file_finds_the_nearest_and_tells_exact_similarities(
         # Far ones, too, which no search would have looked at.
         every = np.random.default_rng(0).permutation(2000)
         assert np.allclose(store.similarities(facet, queries[0], every), exact[0][every], atol=1e-5)
+
+
+# Ranking
+
+
+def test_an_answer_has_as_many_concepts_as_asked_for_however_large_they_are(
+    engine: VectorEngine, tmp_path: Path
+) -> None:
+    concepts, size = 20, 300
+    numbers = np.repeat(np.arange(concepts), size)
+    centres = draw(concepts, seed=3)
+    vectors = {}
+    for facet, length in DIMENSIONS.items():
+        spread = centres[facet][numbers] + 0.2 * unit(len(numbers), length, seed=4)
+        vectors[facet] = spread / np.linalg.norm(spread, axis=1, keepdims=True)
+    store = written(engine, tmp_path, vectors)
+    members = np.arange(0, len(numbers), 40)
+    cohort = Cohort(members, {facet: matrix[members] for facet, matrix in vectors.items()})
+    queries = {facet: matrix[:: 2 * size] for facet, matrix in vectors.items()}
+    hidden = np.flatnonzero((numbers == 0) | (numbers == 7) | (np.arange(len(numbers)) % 3 == 0))
+    for rows in (None, hidden):
+        ranker = Ranker(store, numbers, cohort, rows)
+        there = concepts if rows is None else concepts - 2
+        whole = list(ranker.rank(queries, depth=len(numbers)))
+        found = {top: list(ranker.rank(queries, concepts=top)) for top in (1, 5, 10, 99)}
+        again = list(ranker.rank(queries, concepts=10))
+        for place, every in enumerate(whole):
+            assert len(every) == there
+            scores = dict(zip(every.numbers.tolist(), every.scores.tolist(), strict=True))
+            for top, rankings in found.items():
+                one = rankings[place]
+                assert len(one) >= min(top, there)
+                for number, score in zip(one.numbers.tolist(), one.scores, strict=True):
+                    assert score == pytest.approx(scores[number], abs=1e-5)
+            assert found[99][place].numbers.tolist() == every.numbers.tolist()
+            assert found[10][place].numbers.tolist() == again[place].numbers.tolist()
 
 
 # Writing
