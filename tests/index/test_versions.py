@@ -203,8 +203,8 @@ def test_a_damaged_cache_is_told_in_one_line(house: House) -> None:
 @pytest.mark.parametrize(
     "step",
     [
-        "rebuild.write_catalog", "vectors.write_vectors", "rebuild.write_cohort",
-        "rebuild._calibrate", "rebuild.publish", "rebuild.building",
+        "building.rebuild.write_catalog", "stores.vectors.write_vectors", "building.rebuild.write_cohort",
+        "building.rebuild._calibrate", "building.rebuild.publish", "building.rebuild.building",
     ],
 )  # fmt: skip
 def test_a_full_disk_at_any_step_publishes_nothing(
