@@ -203,8 +203,9 @@ def test_a_damaged_cache_is_told_in_one_line(house: House) -> None:
 @pytest.mark.parametrize(
     "step",
     [
-        "building.rebuild.write_catalog", "stores.vectors.write_vectors", "building.rebuild.write_cohort",
-        "building.rebuild._calibrate", "building.rebuild.publish", "building.rebuild.building",
+        "building.rebuild.write_catalog", "stores.vectors.write_vectors",
+        "building.rebuild.write_cohort", "building.rebuild._calibrate",
+        "building.rebuild.publish", "building.rebuild.building",
     ],
 )  # fmt: skip
 def test_a_full_disk_at_any_step_publishes_nothing(
