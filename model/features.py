@@ -109,6 +109,15 @@ def build_feature_bank(
     return _finished(place, images, np.asarray(state))
 
 
+def why_unreadable(image: Path) -> str:
+    """Returns the reason for which an image of a bank's `unreadable` cannot be read."""
+    try:
+        read_image(image)
+    except ImageError as error:
+        return str(error)
+    return "it could not be read when its features were computed, and can be now"
+
+
 def _finished(place: Path, images: Sequence[Path], state: NDArray[np.uint8]) -> FeatureBank:
     rows = np.flatnonzero(state == DONE)
     if not len(rows):

@@ -3,27 +3,25 @@
 import contextlib
 import hashlib
 import io
-import os
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from model.content import HEAD, describe
 from model.errors import (
     ImageError,
     ImageTooLargeError,
     ImageTooSmallError,
-    TrainingError,
     UndecodableImageError,
     UnsupportedImageError,
 )
+from model.regular_files import read_file
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF")
 TIFF_BITS_PER_SAMPLE = 258
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".avif"})
 
 # `ImageLimits` is the limit that counts; Pillow's own warning would be a second, vaguer one.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -106,7 +104,7 @@ def read_image(
         ImageError: as `decode_image`, or the file cannot be read.
     """
     try:
-        data = path.read_bytes()
+        data = read_file(path)
     except OSError as error:
         raise UndecodableImageError(
             f"the file could not be read: {error.strerror or error}"
@@ -114,67 +112,11 @@ def read_image(
     return decode_image(data, limits, enough=enough)
 
 
-def find_images(folder: Path) -> list[Path]:
-    """All image files below ``folder``, by suffix, in a stable order; hidden ones are left out.
-
-    Links are followed, to files and to folders alike. A folder that several links lead to is read
-    once, and one that lies above ``folder`` is not, so that no loop has an effect.
-
-    Raises:
-        OSError: a folder cannot be read; `folder_fault` puts it into words.
-    """
-    known = {_identity(parent) for parent in folder.resolve().parents}
-    return sorted(_walk(folder, known))
-
-
-def folder_fault(error: OSError) -> str:
-    """What to tell of a folder that cannot be read."""
-    if isinstance(error, PermissionError):
-        return f"{error.filename} cannot be read by this user; check its permissions"
-    return f"{error.filename} cannot be read: {error.strerror or error}"
-
-
-def list_training_images(paths: list[Path]) -> list[Path]:
-    """The image files named by ``paths``: files, or folders searched to any depth; no repeats.
-
-    Raises:
-        TrainingError: a path does not exist or cannot be read, or nothing was found at all.
-    """
-    found: dict[Path, None] = {}
-    for path in paths:
-        try:
-            if not path.exists():
-                raise TrainingError(f"--images {path}: there is no such file or folder")
-            for image in [path] if path.is_file() else find_images(path):
-                found.setdefault(image.resolve())
-        except OSError as error:
-            raise TrainingError(f"--images {path}: {folder_fault(error)}") from error
-    if not found:
-        raise TrainingError(
-            f"no images were found below {', '.join(map(str, paths))} "
-            f"(files ending in {', '.join(sorted(SUFFIXES))})"
-        )
-    return list(found)
-
-
-def _walk(folder: Path, known: set[tuple[int, int]]) -> Iterator[Path]:
-    if (identity := _identity(folder)) in known:
-        return
-    known.add(identity)
-    # Asks the system once a folder; Path.rglob asks once a file.
-    with os.scandir(folder) as entries:
-        shown = [entry for entry in entries if not entry.name.startswith(".")]
-    # Where a folder and a link to it lie side by side, its own name is the one that is given.
-    for entry in sorted(shown, key=lambda entry: (entry.is_symlink(), entry.name)):
-        if entry.is_dir():
-            yield from _walk(Path(entry.path), known)
-        elif f".{entry.name.rpartition('.')[2].lower()}" in SUFFIXES and entry.is_file():
-            yield Path(entry.path)
-
-
-def _identity(folder: Path) -> tuple[int, int]:
-    stat = folder.stat()
-    return stat.st_dev, stat.st_ino
+def begins_image(head: bytes) -> bool:
+    """Tells from a file's first bytes whether it is an image of one of `FORMATS`, whole or not."""
+    Image.init()
+    signatures = [Image.OPEN[name][1] for name in FORMATS]
+    return any(begins(head[:16]) is True for begins in signatures if begins)
 
 
 def _check_size(width: int, height: int, limits: ImageLimits) -> None:
@@ -192,13 +134,14 @@ def _check_size(width: int, height: int, limits: ImageLimits) -> None:
 
 def _unidentified(data: bytes) -> ImageError:
     """Tells an image damaged in its first bytes from what never was one."""
-    signatures = [Image.OPEN[name][1] for name in FORMATS]
-    if any(begins(data[:16]) is True for begins in signatures if begins):
+    if begins_image(data):
         return UndecodableImageError(
             "the image could not be decoded: its header is cut short, damaged or of a rare variant"
         )
+    kind = describe(data[:HEAD])
     return UnsupportedImageError(
         f"these bytes are not an image of an accepted type ({', '.join(FORMATS)})"
+        f"{f': they are {kind}' if kind else ''}"
     )
 
 

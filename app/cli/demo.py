@@ -26,7 +26,7 @@ from index.layout import DataFolder
 from index.snapshot import list_versions, published_version
 from model.checkpoint import load_embedder
 from model.errors import WhenceError
-from model.images import list_training_images
+from model.folders import list_training_images
 from model.starter import choose_backbone
 from model.train import train_model
 

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from contextlib import nullcontext
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -30,6 +31,7 @@ from app.cli.options import (
 )
 from app.cli.pretrain import pretrain
 from app.cli.priority import NICENESS, Niceness, lower_priority
+from app.cli.skipped import print_skipped
 from app.cli.takedown import takedown
 from app.http.ports import require_port
 from app.http.server import run_server
@@ -53,7 +55,9 @@ from model.backbone import parse_options
 from model.checkpoint import latest_model, list_models, load_embedder
 from model.engines import EngineName
 from model.errors import WhenceError
-from model.images import list_training_images
+from model.features import why_unreadable
+from model.folders import Skipped, list_training_images
+from model.regular_files import shown
 from model.starter import choose_backbone
 from model.train import train_model
 
@@ -106,6 +110,7 @@ def train(
             help="timm's own (pad_type=same) or mean=, std=, input_size=, crop_pct=; repeatable.",
         ),
     ] = None,
+    json_file: JsonFile = None,
     data: Data = Path("data"),
     device: Device = "auto",
     workers: Workers = DEFAULT_WORKERS,
@@ -113,7 +118,8 @@ def train(
 ) -> None:
     """Train aligned and disentangled embeddings on unlabelled images, withdrawn ones left out."""
     lower_priority(nice)
-    files = list_training_images(images)
+    skipped: list[Skipped] = []
+    files = list_training_images(images, skipped.append)
     network = choose_backbone(
         backbone,
         weights=weights,
@@ -136,9 +142,20 @@ def train(
         )
     if withdrawn:
         print_note(f"{len(withdrawn)} images left out, withdrawn works or copies of them")
-    for path in trained.unreadable:
-        err.print(f"left out, not readable: {path}")
-    out.print(f"model {trained.model_id} trained on {trained.images} images")
+    skipped += [Skipped(shown(path), why_unreadable(path)) for path in trained.unreadable]
+    print_skipped(skipped)
+    out.print(
+        f"model {trained.model_id} trained on {trained.images} images, skipped {len(skipped)}"
+    )
+    write_json(
+        json_file,
+        {
+            "model_id": trained.model_id,
+            "images": trained.images,
+            "withdrawn": [shown(path) for path in withdrawn],
+            "skipped": [asdict(one) for one in skipped],
+        },
+    )
 
 
 @cli.command(name="rebuild")
@@ -200,7 +217,13 @@ def rebuild_command(
     lower_priority(nice)
     folder = DataFolder(data)
     store = engine_at(vector_store)
-    exemplars = read_sources(source, each_image_a_concept=each_image_a_concept, report=print_note)
+    skipped: list[Skipped] = []
+    exemplars = read_sources(
+        source,
+        each_image_a_concept=each_image_a_concept,
+        report=print_note,
+        skip=skipped.append,
+    )
     model = model or latest_model(folder.models)
     embedder = load_embedder(
         folder.models, model, device=device, engine=engine, engines=folder.engines
@@ -219,6 +242,7 @@ def rebuild_command(
             exemplars,
             embedder,
             sources=[str(path) for path in source],
+            skipped=skipped,
             workers=workers,
             keep=keep,
             canary_rate=canary_rate,
@@ -367,10 +391,7 @@ def print_rebuild(summary: RebuildSummary) -> None:
         f"(added {summary.added}, kept {summary.kept}, removed {summary.removed}, "
         f"skipped {len(summary.skipped)}) in {summary.seconds:.1f} s; {end}"
     )
-    for skipped in summary.skipped[:20]:
-        err.print(f"skipped {skipped.path}: {skipped.reason}")
-    if len(summary.skipped) > 20:
-        err.print(f"... and {len(summary.skipped) - 20} more; --json FILE lists them all")
+    print_skipped(summary.skipped)
     for version in summary.not_erased:
         err.print(
             f"version {version} keeps vectors of withdrawn works, hidden, until the next rebuild: "

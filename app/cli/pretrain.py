@@ -1,13 +1,15 @@
 """``whence pretrain``: a small backbone of one's own, from unlabelled images."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from app.cli.console import err, out, print_note, stages
-from app.cli.options import DEFAULT_WORKERS, Data, Device, Workers
+from app.cli.console import err, out, stages
+from app.cli.options import DEFAULT_WORKERS, Data, Device, JsonFile, Workers, write_json
 from app.cli.priority import NICENESS, Niceness, lower_priority
+from app.cli.skipped import print_skipped
 from index.layout import DataFolder
 from model.backbone import create_backbone, create_random_backbone, parse_options
 from model.config import PretrainConfig
@@ -54,6 +56,7 @@ def pretrain(
         float, typer.Option(min=1e-8, help="Between warm-up and decay.")
     ] = 5e-3,
     seed: Annotated[int, typer.Option(min=0, help="Of the first weights and of every draw.")] = 0,
+    json_file: JsonFile = None,
     data: Data = Path("data"),
     device: Device = "auto",
     workers: Workers = DEFAULT_WORKERS,
@@ -62,8 +65,7 @@ def pretrain(
     """Pre-train a small backbone on unlabelled images, alone or guided by a teacher."""
     lower_priority(nice)
     found = collect_images(images)
-    if found.unreadable:
-        print_note(f"{len(found.unreadable)} images left out, not readable")
+    print_skipped(found.skipped)
     config = PretrainConfig(
         seed=seed,
         epochs=epochs,
@@ -101,6 +103,14 @@ def pretrain(
             on_epoch=print_epoch,
         )
     out.print(f"{trained.weights}")
+    write_json(
+        json_file,
+        {
+            "weights": str(trained.weights),
+            "images": len(found.images),
+            "skipped": [asdict(one) for one in found.skipped],
+        },
+    )
 
 
 def print_epoch(report: EpochReport) -> None:

@@ -11,7 +11,7 @@ from app.deps import AttributorDep, SettingsDep
 from index.answering.attribution import Attributor
 from index.errors import NotFoundError
 from index.layout import DataFolder
-from model.images import find_images
+from model.folders import find_images
 from whence_client.models import Sample, SampleList
 
 router = APIRouter(prefix="/samples", tags=["samples"])

@@ -19,6 +19,7 @@ from model.config import Facet
 from model.errors import ImageError
 from model.explain import Patches
 from model.images import read_image
+from model.regular_files import open_file
 from model.views import RandomViews
 
 THUMBNAIL = 320  # pixels, longest side
@@ -179,9 +180,9 @@ def hash_file(path: Path) -> str:
     """SHA-256 of a file's bytes, hexadecimal.
 
     Raises:
-        OSError: the file cannot be read.
+        OSError: it is no regular file, or cannot be read.
     """
-    with path.open("rb") as file:
+    with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -28,7 +28,6 @@ from index.building.embedding_cache import EmbeddingCache
 from index.building.scan import (
     Identified,
     Progress,
-    Skipped,
     add_fingerprints,
     identify,
     leave_out,
@@ -64,6 +63,7 @@ from index.takedowns.log import Extent, TakedownLog, Takedowns
 from index.versions import KEEP, erase_withdrawn, named_failures, prune, rebuild_lock, remove
 from model import views
 from model.config import Facet
+from model.folders import Skipped
 
 COHORT_SIZE = 1024  # exemplars that queries are compared with
 NULL_QUERIES = 1500  # images asked without their own concept, a third of them unchanged
@@ -104,6 +104,7 @@ def rebuild(
     embedder: ImageEmbedder,
     *,
     sources: Sequence[str] = (),
+    skipped: Sequence[Skipped] = (),
     workers: int = 0,
     keep: int = KEEP,
     canary_rate: float = CANARY_RATE,
@@ -124,6 +125,7 @@ def rebuild(
         exemplars: from `index.building.source.read_sources`.
         embedder: its model becomes the index's.
         sources: what to name as origin in the manifest.
+        skipped: from `read_sources` as well, to be listed in the summary.
         workers: processes that decode; 0 does it in this one.
         keep: versions to keep, this one included; older ones are removed.
         canary_rate: share of the canary queries that must find their own concept.
@@ -152,7 +154,7 @@ def rebuild(
             takedowns.require(manifest.takedowns, f"the manifest of version {manifest.version}")
         served, before = _published(data.index)
         embed = partial(embed, embedder=embedder, workers=workers)
-        chosen, skipped, embedded = _collect(exemplars, takedowns, cache, embed, report)
+        chosen, unused, embedded = _collect(exemplars, takedowns, cache, embed, report)
         null_files = _null_files(chosen)
         asked = embed(cache, null_files, progress=partial(report, "calibrating"))
         null_files = [file for file in null_files if file.key not in asked.unreadable]
@@ -169,7 +171,7 @@ def rebuild(
             kept=len(ids & before),
             removed=len(before - ids),
             embedded=embedded,
-            skipped=skipped,
+            skipped=[*skipped, *unused],
             empty_concepts=sorted(named[identifier] for identifier in empty),
         )
         version = summary.version

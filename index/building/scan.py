@@ -1,8 +1,7 @@
-"""The first step of a rebuild: which image is which, and which of them may not be used."""
+"""Takes the first step of a rebuild: identifies images, and leaves out those taken down."""
 
 import hashlib
 import io
-import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -15,20 +14,14 @@ from index.building.source import SourceExemplar
 from index.takedowns.fingerprints import fingerprint
 from index.takedowns.log import Takedown, Takedowns
 from model.files import FileStamp
+from model.folders import Skipped
+from model.regular_files import shown
 
 Progress = Callable[[str, int, int], None]  # (stage, done, total)
 
 STEP = 1000  # files between two notes of progress, and between two writes of what was hashed
 # A file changed this shortly before it is read may change again within one tick of its clock.
 SETTLED = 2.0  # seconds
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """A source's image that is not in the index, and why."""
-
-    path: str
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -78,8 +71,7 @@ def identify(
             reason = f"the file could not be read: {error.strerror or error}"
             skipped.append(Skipped(path, reason))
         except UnicodeEncodeError:
-            shown = os.fsencode(exemplar.path).decode("utf-8", "backslashreplace")
-            skipped.append(Skipped(shown, "its name is not UTF-8; rename it"))
+            skipped.append(Skipped(shown(path), "its name is not UTF-8; rename it"))
         if done % STEP == 0 or done == len(exemplars):
             cache.remember_hashes(fresh)
             fresh = []
@@ -90,18 +82,25 @@ def identify(
 def leave_out(
     found: Sequence[Identified], takedowns: Takedowns, cache: EmbeddingCache
 ) -> tuple[list[Identified], list[Skipped]]:
-    """Those that no takedown reaches, and those that one does.
+    """Returns the exemplars that no takedown reaches, and those that one does.
 
-    What the cache holds of the latter is forgotten, but for fingerprints.
+    A takedown of a concept names an id. Where no concept of the sources has that id now, it reaches
+    those that had it before, or would have it if no other concept shared it.
+
+    The cache forgets what it holds of the latter, but for fingerprints.
     """
     if not takedowns.active:
         return list(found), []
     known = cache.fingerprints()
     reached: dict[int, tuple[Takedown, str]] = {}
     pictures: list[tuple[int, bytes]] = []
+    present = {item.source.concept.id for item in found}
     for place, item in enumerate(found):
         sha256 = item.file.sha256
-        if takedown := takedowns.of_exemplar(sha256, item.source.concept.id):
+        concept = item.source.concept
+        ids = [concept.id, *sorted(concept.other_ids - present)]
+        named = (takedowns.of_exemplar(sha256, identifier) for identifier in ids)
+        if takedown := next(filter(None, named), None):
             reached[place] = (takedown, "taken down")
         elif picture := known.get(sha256):
             pictures.append((place, picture))

@@ -8,9 +8,11 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
-from index.building.source import read_table
+from index.building.manifests.reading import MANIFESTS, malformed, read_manifest
+from index.building.manifests.records import RecordError
+from index.building.source import manifest_path
 from index.errors import EvaluationError
-from model.images import SUFFIXES, find_images
+from model.folders import find_images
 
 
 @dataclass(frozen=True)
@@ -117,12 +119,16 @@ def _list(source: Path) -> list[Path]:
         return find_images(source)
     if not source.exists():
         raise EvaluationError(f"--distractors {source}: there is no such file or folder")
-    if source.suffix.lower() in SUFFIXES:
+    if source.suffix.lower() not in MANIFESTS:
         return [source]
-    table = read_table(source)
-    if "path" not in table.column_names:
+    records = read_manifest(source, ("path",))
+    if "path" not in records.columns:
         raise EvaluationError(f"--distractors {source}: the manifest lacks the column path")
-    return [source.parent / path for path in table.column("path").to_pylist() if path]
+    try:
+        paths = [record.text("path") for record in records.records]
+    except RecordError as error:
+        raise malformed(source, error) from error
+    return [manifest_path(source, path) for path in paths if path]
 
 
 def _first(error: ValidationError) -> str:

@@ -12,9 +12,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from index.building.source import concept_id, read_table
+from index.building.manifests.reading import malformed, read_manifest
+from index.building.manifests.records import RecordError
+from index.building.source import manifest_path
 from index.errors import EvaluationError
 from index.evaluation.metrics import average_precision, hit_at, macro_mean
+from index.names import concept_id
 
 
 @dataclass(frozen=True)
@@ -77,31 +80,30 @@ def read_pairs(path: Path) -> list[Pair]:
     Raises:
         EvaluationError: a column is missing, or no row names a concept.
     """
-    table = read_table(path)
-    missing = [column for column in ("path", "concepts") if column not in table.column_names]
+    records = read_manifest(path, ("path", "concepts", "kind"))
+    missing = [column for column in ("path", "concepts") if column not in records.columns]
     if missing:
         raise EvaluationError(
             f"{path} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}; it has "
-            f"{', '.join(table.column_names)} and needs path and concepts (separated by ;)"
+            f"{', '.join(records.columns)} and needs path and concepts (separated by ;)"
         )
-    pairs = [
-        Pair(
-            path=(path.parent / row["path"]).resolve(),
-            concepts=concepts,
-            kind=row.get("kind") or "all",
-        )
-        for row in table.to_pylist()
-        if row["path"] and (concepts := _concepts(row["concepts"] or ""))
-    ]
+    try:
+        pairs = [
+            Pair(manifest_path(path, image), concepts, record.text("kind") or "all")
+            for record in records.records
+            if (image := record.text("path"))
+            and (concepts := _concepts(record.text("concepts") or ""))
+        ]
+    except RecordError as error:
+        raise malformed(path, error) from error
     if not pairs:
         raise EvaluationError(f"{path} names no pairs of an image and its concepts")
     return pairs
 
 
 def _concepts(text: str) -> tuple[str, ...]:
-    """The ids in ``a; b``, each once."""
-    ids = (concept_id(name) for name in text.split(";"))
-    return tuple(dict.fromkeys(identifier for identifier in ids if identifier))
+    """Returns the ids of the concepts in ``a; b``, each once."""
+    return tuple(dict.fromkeys(concept_id(name) for name in text.split(";") if name.strip()))
 
 
 def evaluate_pairs(

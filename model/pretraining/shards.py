@@ -1,15 +1,29 @@
-"""Where the images of pre-training lie: files of folders, and members of tar shards."""
+"""Lists the images of pre-training: files of folders, and members of tar shards."""
 
 import io
 import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import BinaryIO
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
+from model.content import HEAD, PICTURE_SUFFIXES
 from model.errors import TrainingError
-from model.images import DEFAULT_LIMITS, FORMATS, SUFFIXES, find_images, folder_fault
+from model.folders import (
+    Skip,
+    Skipped,
+    first_of,
+    is_folder,
+    list_files,
+    named,
+    not_an_image_because,
+    only_images,
+    unused_name,
+)
+from model.images import DEFAULT_LIMITS, FORMATS, begins_image
+from model.regular_files import open_file, shown
 
 SHARD = ".tar"
 MOST_BYTES = 20 * 2**20  # of one image, encoded; what is larger is left out unread
@@ -28,7 +42,7 @@ class ImageRef:
 
     def read(self) -> bytes:
         """Its encoded bytes."""
-        with self.path.open("rb") as file:
+        with open_file(self.path) as file:
             file.seek(self.offset)
             return file.read(self.length)
 
@@ -44,60 +58,63 @@ class Collection:
     """What was found."""
 
     images: list[ImageRef]
-    unreadable: list[str]  # names of images whose header cannot be read, or that are too large
+    skipped: list[Skipped]  # everything else that lies there, and why it is not used
 
 
 def collect_images(paths: Sequence[Path]) -> Collection:
-    """All images below ``paths``: image files, tar shards, and folders of either at any depth.
+    """Returns all images below ``paths``: image files, tar shards, and folders of either.
 
-    Only headers are read. A shard is read in place, never unpacked; it must not be compressed.
+    Folders are walked as in `model.folders`. Only headers are read. A shard, a file whose name ends
+    in ``.tar``, is read in place, never unpacked; it must not be compressed.
 
     Raises:
         TrainingError: a path does not exist or cannot be read, a shard is damaged or compressed, or
             there is no readable image at all.
     """
     images: dict[tuple[Path, int], ImageRef] = {}
-    unreadable: list[str] = []
+    skipped: list[Skipped] = []
     for path in paths:
-        try:
-            if not path.exists():
-                raise TrainingError(f"--images {path}: there is no such file or folder")
-            for found in _entries(path):
-                measured = _measured(found)
-                if measured is None:
-                    unreadable.append(f"{found.path}: {found.name}")
-                else:
-                    images.setdefault((found.path, found.offset), measured)
-        except OSError as error:
-            raise TrainingError(f"--images {path}: {folder_fault(error)}") from error
+        for found in _entries(path, skipped.append):
+            measured = _measured(found)
+            if isinstance(measured, Skipped):
+                skipped.append(measured)
+            else:
+                images.setdefault((found.path, found.offset), measured)
     if not images:
         raise TrainingError(
-            f"no readable images were found below {', '.join(map(str, paths))} (tar shards, or "
-            f"files ending in {', '.join(sorted(SUFFIXES))}; {len(unreadable)} unreadable)"
+            f"no readable images were found below {named(paths)} (image files, or shards whose "
+            f"names end in {SHARD}){first_of(skipped)}"
         )
-    return Collection(list(images.values()), unreadable)
+    return Collection(list(images.values()), skipped)
 
 
-def _entries(path: Path) -> Iterator[ImageRef]:
-    if path.is_dir():
-        for shard in sorted(path.rglob("*")):
-            if shard.suffix.lower() == SHARD and shard.is_file():
-                yield from _members(shard)
-        files = find_images(path)
-    elif path.suffix.lower() == SHARD:
-        yield from _members(path)
-        files = []
-    else:
-        files = [path]
-    for file in files:
-        yield ImageRef(file.resolve(), file.name, 0, file.stat().st_size, 0, 0)
+def _entries(path: Path, skip: Skip) -> Iterator[ImageRef]:
+    given = [path] if not (folder := is_folder(path)) else list_files(path, skip)
+    shards = [file for file in given if file.suffix.lower() == SHARD]
+    others = [file for file in given if file.suffix.lower() != SHARD]
+    for shard in shards:
+        try:
+            yield from _members(shard, skip)
+        except OSError as error:
+            if not folder:
+                raise TrainingError(f"--images {shown(path)}: {error.strerror or error}") from error
+            skip(_unreadable(shown(shard), error))
+    for file in only_images(others, skip) if folder else others:
+        try:
+            yield ImageRef(file.resolve(), file.name, 0, file.stat().st_size, 0, 0)
+        except OSError as error:
+            skip(_unreadable(shown(file), error))
 
 
-def _members(shard: Path) -> Iterator[ImageRef]:
+def _unreadable(place: str, error: OSError) -> Skipped:
+    return Skipped(place, f"the file could not be read: {error.strerror or error}")
+
+
+def _members(shard: Path, skip: Skip) -> Iterator[ImageRef]:
     size = shard.stat().st_size
     members = []
     try:
-        with tarfile.open(shard, "r:") as archive:
+        with open_file(shard) as file, tarfile.open(fileobj=file, mode="r:") as archive:
             for member in archive:
                 # A forged size must not send the reader back, or beyond the end.
                 if member.size < 0 or member.offset_data + member.size > size:
@@ -112,15 +129,35 @@ def _members(shard: Path) -> Iterator[ImageRef]:
             f"shard {shard} cannot be read ({error}): it is cut short, damaged or compressed; "
             "write it again as a plain tar, or leave it out"
         ) from error
-    for member in members:
-        if member.isfile() and Path(member.name).suffix.lower() in SUFFIXES:
-            yield ImageRef(shard.resolve(), member.name, member.offset_data, member.size, 0, 0)
+    with open_file(shard) as file:
+        for member in members:
+            if member.isdir():
+                continue
+            if reason := _unused(member, file):
+                skip(Skipped(f"{shown(shard)}: {member.name}", reason))
+            else:
+                yield ImageRef(shard.resolve(), member.name, member.offset_data, member.size, 0, 0)
+
+
+def _unused(member: tarfile.TarInfo, file: BinaryIO) -> str | None:
+    """Returns why a member of a shard is no image; None for one that is, or is named like one."""
+    if not member.isfile():
+        return "a link or a special file in a shard"
+    *folders, name = [part for part in member.name.split("/") if part not in {"", "."}] or [""]
+    reasons = [unused_name(part, folder=True) for part in folders]
+    if reason := next(filter(None, [*reasons, unused_name(name, folder=False)]), None):
+        return reason
+    if Path(name).suffix.lower() in PICTURE_SUFFIXES:
+        return None
+    file.seek(member.offset_data)
+    head = file.read(min(HEAD, member.size))
+    return None if begins_image(head) else not_an_image_because(head)
 
 
 def _ends_at(shard: Path, end: int) -> bool:
     """Whether nothing but zeros follows, at least the two blocks that end an archive."""
     length = 0
-    with shard.open("rb") as file:
+    with open_file(shard) as file:
         file.seek(end)
         while block := file.read(2**20):
             if block.count(0) != len(block):
@@ -129,17 +166,24 @@ def _ends_at(shard: Path, end: int) -> bool:
     return length >= 2 * tarfile.BLOCKSIZE
 
 
-def _measured(found: ImageRef) -> ImageRef | None:
-    """With its size, from its header; None where there is none, or it is too large to be read."""
+def _measured(found: ImageRef) -> ImageRef | Skipped:
+    """Returns the image with its size from its header, or why it cannot be used."""
+    place = shown(found.path) if not found.offset else f"{shown(found.path)}: {found.name}"
     if found.length > MOST_BYTES:
-        return None
+        return Skipped(place, f"it has {found.length:,} bytes, over {MOST_BYTES:,}")
     try:
-        # Own files by their path, so that their pixels are not read; a member is at no offset 0.
-        source = io.BytesIO(found.read()) if found.offset else found.path
-        with Image.open(source, formats=FORMATS) as image:
+        # Own files are opened, so that their pixels are not read; a member is at no offset 0.
+        with (
+            io.BytesIO(found.read()) if found.offset else open_file(found.path) as source,
+            Image.open(source, formats=FORMATS) as image,
+        ):
             width, height = image.size
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        return None
+    except UnidentifiedImageError:
+        return Skipped(place, "its header is no accepted image's, or damaged")
+    except OSError as error:
+        return _unreadable(place, error)
+    except (SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        return Skipped(place, f"its header could not be read ({error})")
     if width * height > DEFAULT_LIMITS.max_pixels or max(width, height) > DEFAULT_LIMITS.max_side:
-        return None
+        return Skipped(place, f"it is {width} x {height} pixels, too large")
     return replace(found, short_side=min(width, height), area=width * height)

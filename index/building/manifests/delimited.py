@@ -1,0 +1,88 @@
+"""Reads CSV and its relatives: fields between commas, semicolons, tabs or bars."""
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+
+from index.building.manifests.records import Columns, Record, RecordError, Records, checked
+
+DELIMITERS = (",", ";", "\t", "|")
+LONGEST_FIELD = 2**24  # characters
+
+
+def read(text: str, known: Sequence[str]) -> Records:
+    """Returns the records of a text with a header; values are text, and blank ones left out.
+
+    The delimiter is the one with which the header has the most of the known columns. A first line
+    such as ``sep=;``, as Excel reads and writes it, names it. Fields may be quoted with ``"`` and
+    then hold line breaks, and spaces after a delimiter do not count. Blank lines are passed over.
+
+    Args:
+        text: the file's content.
+        known: columns with a meaning.
+
+    Raises:
+        RecordError: the text is empty, a record has more or fewer fields than the header, two
+            columns have one name, or a quotation is malformed.
+    """
+    columns = Columns(known)
+    delimiter, skip = _delimiter(text, columns, known)
+    rows = _rows(text, delimiter, skip)
+    first = next(rows, None)
+    if first is None:
+        raise RecordError("it is empty; it needs a header")
+    names = columns.names(first[1], first[0])
+    records = [_record(place, row, names) for place, row in rows]
+    return Records([name for name in names if name], records)
+
+
+def _record(place: str, row: Sequence[str], names: Sequence[str]) -> Record:
+    if len(row) < len(names) or any(row[len(names) :]):
+        raise RecordError(f"it has {len(row)} fields, but the header has {len(names)}", place)
+    values = {}
+    for name, value in zip(names, row, strict=False):
+        if value and not name:
+            raise RecordError(f"the field {value!r:.40} stands in a column without a name", place)
+        if value:
+            values[name] = checked(value, place)
+    return Record(place, values)
+
+
+def _rows(text: str, delimiter: str, skip: int) -> Iterator[tuple[str, list[str]]]:
+    """Yields the rows that are not blank, each with the line that it begins on."""
+    lines = io.StringIO(text, newline="")
+    for _ in range(skip):
+        lines.readline()
+    csv.field_size_limit(LONGEST_FIELD)
+    reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=True)
+    line = skip + 1
+    while True:
+        place = f"line {line}"
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise RecordError(f"a malformed field ({error})", place) from error
+        line = skip + reader.line_num + 1
+        if any(field.strip() for field in row):
+            yield place, row
+
+
+def _delimiter(text: str, columns: Columns, known: Sequence[str]) -> tuple[str, int]:
+    """Returns the delimiter, and how many lines come before the header."""
+    first = text[:80].splitlines()[0] if text.strip() else ""
+    told = first.strip().strip('"')
+    if told.lower().startswith("sep=") and len(told) <= 5:
+        return told[4:] or "\t", 1
+    if not text.strip():
+        return DELIMITERS[0], 0
+
+    def fits(delimiter: str) -> tuple[int, int]:
+        try:
+            _, header = next(_rows(text, delimiter, 0))
+        except RecordError:
+            return 0, 0
+        return len({columns.name(name) for name in header} & set(known)), len(header)
+
+    return max(DELIMITERS, key=fits), 0

@@ -1,0 +1,77 @@
+"""Reads Parquet files, row by row."""
+
+import math
+from collections.abc import Sequence
+from datetime import date, time, timedelta
+from decimal import Decimal
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from index.building.manifests.records import Columns, Note, Record, RecordError, Records, checked
+
+
+def read(file: BinaryIO, known: Sequence[str], note: Note) -> Records:
+    """Returns the rows of a Parquet file; null values are left out.
+
+    Values that JSON has no form for become text: dates and times in ISO 8601, decimal fractions
+    digit by digit. Numbers that are not finite count as null.
+
+    Args:
+        file: the file.
+        known: columns with a meaning.
+        note: told of columns that hold bytes, which are left out.
+
+    Raises:
+        RecordError: it is no Parquet file, or two columns have one name.
+    """
+    try:
+        table = pq.ParquetFile(file).read()
+        names = Columns(known).names(table.column_names, "the schema")
+        kept = []
+        for name, column in zip(names, table.columns, strict=True):
+            if _holds_bytes(column.type):
+                note(f"the column {name} holds bytes and is left out")
+            else:
+                text = pa.types.is_temporal(column.type)
+                kept.append((name, column.cast(pa.string()) if text else column))
+        columns = [(name, column.to_pylist()) for name, column in kept]
+    except (pa.ArrowException, ValueError, OSError) as error:
+        if isinstance(error, RecordError):
+            raise
+        raise RecordError(str(error)) from error
+    records = []
+    for row in range(table.num_rows):
+        place = f"row {row + 1}"
+        values = {name: _plain(column[row]) for name, column in columns}
+        present = {name: value for name, value in values.items() if value is not None}
+        records.append(Record(place, checked(present, place)))
+    return Records([name for name, _ in kept], records)
+
+
+def _holds_bytes(kind: pa.DataType) -> bool:
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
+        return True
+    if pa.types.is_fixed_size_binary(kind):
+        return True
+    return any(_holds_bytes(kind.field(place).type) for place in range(kind.num_fields))
+
+
+def _plain(value: Any) -> Any:
+    """Returns a value in types that JSON has."""
+    match value:
+        case float():
+            return value if math.isfinite(value) else None
+        case Decimal():
+            whole = value.is_finite() and value == value.to_integral_value()
+            return int(value) if whole else str(value)
+        case date() | time():  # a datetime is a date
+            return value.isoformat()
+        case timedelta():
+            return str(value)
+        case list() | tuple():
+            return [_plain(item) for item in value]
+        case dict():
+            return {str(key): _plain(item) for key, item in value.items()}
+    return value

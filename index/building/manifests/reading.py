@@ -1,0 +1,53 @@
+"""Opens a manifest and reads it by the format that its name ends in."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from index.building.manifests import delimited, json_records, parquet_records
+from index.building.manifests.encoding import decode
+from index.building.manifests.records import Note, RecordError, Records
+from index.errors import SourceError
+from model.regular_files import open_file
+
+DELIMITED = (".csv", ".tsv")
+JSON = (".json", ".jsonl", ".ndjson")
+PARQUET = ".parquet"
+MANIFESTS = (*DELIMITED, *JSON, PARQUET)
+
+
+def read_manifest(source: Path, known: Sequence[str], note: Note | None = None) -> Records:
+    """Returns the records of a manifest, each for itself: see the module of its format.
+
+    Args:
+        source: the file; its name ends in one of `MANIFESTS`.
+        known: columns with a meaning, such as ``path``.
+        note: called with a sentence about the manifest that its owner should know.
+
+    Raises:
+        SourceError: it cannot be read, or a record is malformed; the message names the line.
+    """
+
+    def tell(sentence: str) -> None:
+        if note:
+            note(f"manifest {source}: {sentence}")
+
+    suffix = source.suffix.lower()
+    try:
+        with open_file(source) as file:
+            if suffix == PARQUET:
+                return parquet_records.read(file, known, tell)
+            text = decode(file.read(), tell)
+        if suffix in DELIMITED:
+            return delimited.read(text, known)
+        return json_records.read(text, known)
+    except RecordError as error:
+        raise malformed(source, error) from error
+    except OSError as error:
+        raise SourceError(f"manifest {source} cannot be read: {error.strerror or error}") from error
+
+
+def malformed(source: Path, error: RecordError) -> SourceError:
+    """Returns the error to raise for a record that is malformed."""
+    if error.place:
+        return SourceError(f"manifest {source}, {error.place}: {error}")
+    return SourceError(f"manifest {source} cannot be read: {error}")

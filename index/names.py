@@ -1,0 +1,90 @@
+"""Gives concepts their ids, and tells which names are one.
+
+An id is the slug of the text by which a source calls a concept: lower case, with a dash for every
+run of other characters. Combining marks that spell a word (vowel signs of Hindi, Thai, Tamil and
+Bengali, the points of Hebrew and Arabic) belong to it.
+"""
+
+import hashlib
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from functools import cache
+
+from slugify import slugify
+
+# Marks of these ranges are no part of an id: accents and ornaments of Latin, Greek, Cyrillic, Han
+# and Kana letters that have no composed form, and variation selectors. They never were one.
+_DROPPED_MARKS = (
+    (0x0300, 0x036F), (0x0483, 0x0489), (0x180B, 0x180F), (0x1AB0, 0x1AFF), (0x1DC0, 0x1DFF),
+    (0x20D0, 0x20FF), (0x2DE0, 0x2DFF), (0x302A, 0x302F), (0x3099, 0x309A), (0xA66F, 0xA67D),
+    (0xFE00, 0xFE0F), (0xFE20, 0xFE2F),
+)  # fmt: skip
+_LAST_MARK = 0x1FFFF  # above it Unicode has variation selectors alone
+_DIGITS = 8  # hexadecimal, of the hash that tells two concepts of one slug apart
+
+
+def concept_id(text: str) -> str:
+    """Returns the id of the concept that a source calls ``text``.
+
+    The same text gives the same id in every normal form. A text without any letter or digit is
+    known by a hash of it. Two texts can have one id: see `distinct_ids`.
+    """
+    return _slug(nfc(text)) or f"concept-{_hash(text)}"
+
+
+def former_id(text: str) -> str:
+    """Returns the id that versions of the index before marks counted gave to ``text``."""
+    return str(slugify(nfc(text), allow_unicode=True))
+
+
+def distinct_ids(texts: Iterable[str]) -> Mapping[str, str]:
+    """Returns an id for each of ``texts``, no two alike.
+
+    Texts of which no other shares the slug have `concept_id`. All texts of one slug get a hash of
+    themselves behind it, so that the id of none depends on the order in which they are met.
+
+    Args:
+        texts: in NFC, without repeats.
+    """
+    sharing: dict[str, list[str]] = defaultdict(list)
+    for text in texts:
+        sharing[concept_id(text)].append(text)
+    ids: dict[str, str] = {}
+    for slug, group in sharing.items():
+        for text in group:
+            ids[text] = slug if len(group) == 1 else f"{slug}-{_hash(text)}"
+    return ids
+
+
+def nfc(text: str) -> str:
+    """Returns a text in Unicode's form NFC: file systems and keyboards give one or another."""
+    return unicodedata.normalize("NFC", text)
+
+
+def fold(text: str) -> str:
+    """Returns a text in the form in which names and ids are compared: NFC, without case."""
+    return nfc(nfc(text).casefold())
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(nfc(text).encode("utf-8", "surrogatepass")).hexdigest()[:_DIGITS]
+
+
+def _slug(text: str) -> str:
+    if text.isascii():
+        return str(slugify(text, allow_unicode=True))
+    return str(slugify(text, allow_unicode=True, regex_pattern=_separators()))
+
+
+@cache
+def _separators() -> re.Pattern[str]:
+    """Matches characters that no id has: neither letters nor digits nor marks that spell a word."""
+    kept = [
+        chr(code)
+        for code in range(_LAST_MARK + 1)
+        if unicodedata.category(chr(code)) in {"Mn", "Mc"}
+        and not any(first <= code <= last for first, last in _DROPPED_MARKS)
+    ]
+    return re.compile(rf"(?:[^\w{''.join(map(re.escape, kept))}]|_)+")

@@ -1,0 +1,265 @@
+"""Walking folders: which images lie below one, and why everything else there is not used.
+
+Rebuild, training and pre-training use these functions, so that all three find and skip alike.
+"""
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from model.content import HEAD, PICTURE_SUFFIXES, RAW_SUFFIXES, describe
+from model.errors import TrainingError
+from model.images import begins_image
+from model.regular_files import open_file, shown, special_kind
+
+# Folders that systems and programs put among a user's own, lower case.
+MACHINE_FOLDERS = frozenset(
+    {
+        "#recycle", "#snapshot", "$recycle.bin", "@__thumb", "@eadir", "@recently-snapshot",
+        "@recycle", "@sharesnap", "@synoresource", "@tmp", "__macosx", "__pycache__", "~snapshot",
+        "found.000", "lost+found", "network trash folder", "system volume information",
+        "temporary items",
+    }
+)  # fmt: skip
+
+NOT_AN_IMAGE = "not an image"
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A file or folder that was found and is not used, and the reason."""
+
+    path: str
+    reason: str
+
+
+Skip = Callable[[Skipped], None]
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The entries of one folder that may be used, each by name; links to folders come last."""
+
+    folders: list[Path]
+    files: list[Path]  # regular files, of any content
+
+
+def ignore(_: Skipped) -> None:
+    """A `Skip` for callers that need no list."""
+
+
+def unused_name(name: str, *, folder: bool) -> str | None:
+    """Returns why an entry of this name is not used: hidden, or a system's own; else None.
+
+    Args:
+        name: the entry's own name, without its path.
+        folder: the entry is a folder.
+    """
+    if folder and name.lower() in MACHINE_FOLDERS:
+        return "a folder of the system or of a program"
+    if name.startswith("."):
+        return "a hidden folder" if folder else "a hidden file"
+    return None
+
+
+def list_folder(folder: Path, skip: Skip = ignore) -> Listing:
+    """List one folder.
+
+    Args:
+        folder: the folder.
+        skip: called with each entry that is hidden, a system's own folder, a link without a
+            target, or neither file nor folder.
+
+    Raises:
+        OSError: the folder cannot be read; `fault` puts it into words.
+    """
+    # scandir asks the system once a folder; Path.iterdir would need a call for each file.
+    with os.scandir(folder) as found:
+        entries = sorted(found, key=lambda entry: (entry.is_symlink(), entry.name))
+    listing = Listing([], [])
+    for entry in entries:
+        path = folder / entry.name
+        try:
+            is_folder = entry.is_dir()
+            if reason := unused_name(entry.name, folder=is_folder):
+                skip(Skipped(shown(path), reason))
+            elif is_folder:
+                listing.folders.append(path)
+            elif entry.is_file():
+                listing.files.append(path)
+            else:
+                kind = special_kind(entry.stat().st_mode)
+                skip(Skipped(shown(path), f"it is {kind}, not a file"))
+        except OSError as error:
+            skip(Skipped(shown(path), _entry_fault(path, error)))
+    return listing
+
+
+def list_files(folder: Path, skip: Skip = ignore) -> list[Path]:
+    """Returns all regular files below ``folder``, to any depth, in a stable order.
+
+    Links are followed, to files and to folders alike. A folder that several links lead to is read
+    once, and one that lies above ``folder`` is not read, so that no loop has an effect. A folder
+    below that cannot be read is skipped.
+
+    Args:
+        folder: where to begin; its own name may be any.
+        skip: called with everything that is not used.
+
+    Raises:
+        OSError: ``folder`` itself cannot be read.
+    """
+    known = {_identity(parent): parent for parent in folder.resolve().parents}
+    known[_identity(folder)] = folder
+    first = list_folder(folder, skip)
+    files = first.files
+    waiting = first.folders[::-1]
+    while waiting:  # no recursion: folders can be nested deeper than calls
+        place = waiting.pop()
+        try:
+            identity = _identity(place)
+            if identity in known:
+                skip(Skipped(shown(place), f"the same folder as {shown(known[identity])}"))
+                continue
+            known[identity] = place
+            listing = list_folder(place, skip)
+        except OSError as error:
+            skip(Skipped(shown(place), fault(error)))
+            continue
+        files += listing.files
+        waiting += listing.folders[::-1]
+    return sorted(files)
+
+
+def find_images(folder: Path, skip: Skip = ignore) -> list[Path]:
+    """Returns all image files below ``folder``: see `list_files` and `only_images`.
+
+    Raises:
+        OSError: ``folder`` itself cannot be read.
+    """
+    return only_images(list_files(folder, skip), skip)
+
+
+def only_images(files: Iterable[Path], skip: Skip = ignore) -> list[Path]:
+    """Returns the files that are images, by their content.
+
+    A file named like a picture is taken without being opened: whoever reads it learns whether it is
+    one. Every other file is opened, and taken if it begins as an accepted image does.
+
+    Args:
+        files: regular files.
+        skip: called with each other file.
+    """
+    images = []
+    for file in files:
+        if reason := not_an_image(file):
+            skip(Skipped(shown(file), reason))
+        else:
+            images.append(file)
+    return images
+
+
+def not_an_image(file: Path) -> str | None:
+    """Returns why a regular file is no image; None for one that is, or that is named like one."""
+    suffix = file.suffix.lower()
+    if suffix in PICTURE_SUFFIXES:
+        return None
+    if suffix in RAW_SUFFIXES:
+        return "a camera's raw file: convert it to JPEG or TIFF"
+    try:
+        with open_file(file) as opened:
+            head = opened.read(HEAD)
+    except OSError as error:
+        return f"the file could not be read: {error.strerror or error}"
+    return None if begins_image(head) else not_an_image_because(head)
+
+
+def not_an_image_because(head: bytes) -> str:
+    """Returns the reason to skip a file that begins with these bytes, which are no image's."""
+    kind = describe(head) if head else "empty"
+    return f"{NOT_AN_IMAGE}: {kind}" if kind else NOT_AN_IMAGE
+
+
+def list_training_images(paths: Iterable[Path], skip: Skip = ignore) -> list[Path]:
+    """Returns the image files named by ``paths``, without repeats: files, or all in folders.
+
+    Args:
+        paths: files, taken as they are, and folders.
+        skip: called with everything in the folders that is not used.
+
+    Raises:
+        TrainingError: a path does not exist or cannot be read, or nothing was found at all.
+    """
+    paths = list(paths)
+    skipped: list[Skipped] = []
+
+    def note(one: Skipped) -> None:
+        skipped.append(one)
+        skip(one)
+
+    found: dict[Path, None] = {}
+    for path in paths:
+        for image in find_images(path, note) if is_folder(path) else [path]:
+            found.setdefault(image.resolve())
+    if not found:
+        raise TrainingError(f"no images were found below {named(paths)}{first_of(skipped)}")
+    return list(found)
+
+
+def is_folder(path: Path) -> bool:
+    """Tells a folder to train on from a file.
+
+    Raises:
+        TrainingError: ``path`` is neither, or cannot be read.
+    """
+    try:
+        mode = path.stat().st_mode
+        kind = special_kind(mode)
+        if kind == "a folder":
+            os.scandir(path).close()
+            return True
+    except FileNotFoundError:
+        raise TrainingError(f"--images {path}: there is no such file or folder") from None
+    except OSError as error:
+        raise TrainingError(f"--images {path}: {fault(error)}") from error
+    if kind:
+        raise TrainingError(f"--images {path}: it is {kind}, neither a file nor a folder")
+    return False
+
+
+def fault(error: OSError) -> str:
+    """Returns what to tell of a folder or file that cannot be read."""
+    if isinstance(error, PermissionError):
+        return f"{error.filename} cannot be read by this user; check its permissions"
+    return f"{error.filename} cannot be read: {error.strerror or error}"
+
+
+def named(paths: Iterable[Path]) -> str:
+    """Returns paths as one text."""
+    return ", ".join(map(shown, paths))
+
+
+def first_of(skipped: list[Skipped]) -> str:
+    """Returns the end of a sentence that tells how much was skipped, and the first of it."""
+    if not skipped:
+        return ""
+    one = skipped[0]
+    return f"; {len(skipped)} files or folders were skipped, the first {one.path}: {one.reason}"
+
+
+def _entry_fault(path: Path, error: OSError) -> str:
+    """Tells a link without a target from another fault."""
+    try:
+        target = path.readlink()
+    except OSError:
+        return fault(error)
+    if isinstance(error, FileNotFoundError):
+        return f"a link to {shown(target)}, which is not there"
+    return f"a link to {shown(target)}, which cannot be followed: {error.strerror}"
+
+
+def _identity(folder: Path) -> tuple[int, int] | str:
+    """Equal for one folder under several names; some file systems number no folders."""
+    stat = folder.stat()
+    return (stat.st_dev, stat.st_ino) if stat.st_ino else os.path.realpath(folder)

@@ -1,0 +1,62 @@
+"""Reading files that are files: a FIFO, a socket or a device is refused before it can block."""
+
+import errno
+import os
+import stat
+from io import BufferedReader
+from pathlib import Path
+
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a FIFO (named pipe)",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a character device",
+    stat.S_IFBLK: "a block device",
+}
+
+
+def special_kind(mode: int) -> str | None:
+    """Returns the kind of what ``st_mode`` describes, such as "a socket"; None for a file."""
+    if stat.S_ISREG(mode):
+        return None
+    return _KINDS.get(stat.S_IFMT(mode), "of an unknown kind")
+
+
+def open_file(path: Path) -> BufferedReader:
+    """Open a regular file to read its bytes.
+
+    Opening a FIFO waits for a writer, and opening a device can act on it, so the kind is looked at
+    before. It is looked at once more after, without blocking, since the name may have been given
+    to something else in between.
+
+    Raises:
+        OSError: the path leads to no regular file, or it cannot be opened.
+    """
+    _require_regular(path.stat().st_mode, path)
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        _require_regular(os.fstat(descriptor).st_mode, path)
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_file(path: Path) -> bytes:
+    """Returns the bytes of a regular file.
+
+    Raises:
+        OSError: as `open_file`.
+    """
+    with open_file(path) as file:
+        return file.read()
+
+
+def shown(path: str | os.PathLike[str]) -> str:
+    """Returns a path as text that can be printed and encoded, also if its name is not UTF-8."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def _require_regular(mode: int, path: Path) -> None:
+    if kind := special_kind(mode):
+        raise OSError(errno.EINVAL, f"it is {kind}, not a file", str(path))
