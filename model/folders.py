@@ -4,8 +4,9 @@ Rebuild, training and pre-training use these functions, so that all three find a
 """
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from model.content import HEAD, PICTURE_SUFFIXES, RAW_SUFFIXES, describe
@@ -39,10 +40,11 @@ Skip = Callable[[Skipped], None]
 
 @dataclass(frozen=True)
 class Listing:
-    """The entries of one folder that may be used, each by name; links to folders come last."""
+    """The entries of one folder that may be used, each list by name."""
 
-    folders: list[Path]
-    files: list[Path]  # regular files, of any content
+    folders: list[Path] = field(default_factory=list)
+    links: list[Path] = field(default_factory=list)  # to folders
+    files: list[Path] = field(default_factory=list)  # regular files, and links to such
 
 
 def ignore(_: Skipped) -> None:
@@ -76,8 +78,8 @@ def list_folder(folder: Path, skip: Skip = ignore) -> Listing:
     """
     # scandir asks the system once a folder; Path.iterdir would need a call for each file.
     with os.scandir(folder) as found:
-        entries = sorted(found, key=lambda entry: (entry.is_symlink(), entry.name))
-    listing = Listing([], [])
+        entries = sorted(found, key=lambda entry: entry.name)
+    listing = Listing()
     for entry in entries:
         path = folder / entry.name
         try:
@@ -85,7 +87,7 @@ def list_folder(folder: Path, skip: Skip = ignore) -> Listing:
             if reason := unused_name(entry.name, folder=is_folder):
                 skip(Skipped(shown(path), reason))
             elif is_folder:
-                listing.folders.append(path)
+                (listing.links if entry.is_symlink() else listing.folders).append(path)
             elif entry.is_file():
                 listing.files.append(path)
             else:
@@ -99,9 +101,10 @@ def list_folder(folder: Path, skip: Skip = ignore) -> Listing:
 def list_files(folder: Path, skip: Skip = ignore) -> list[Path]:
     """Returns all regular files below ``folder``, to any depth, in a stable order.
 
-    Links are followed, to files and to folders alike. A folder that several links lead to is read
-    once, and one that lies above ``folder`` is not read, so that no loop has an effect. A folder
-    below that cannot be read is skipped.
+    Links are followed, to files and to folders alike; those to folders last, so that a folder that
+    lies here is known by its own name. A folder that several links lead to is read once, and one
+    that lies above ``folder`` is not read, so that no loop has an effect. A folder below that
+    cannot be read is skipped.
 
     Args:
         folder: where to begin; its own name may be any.
@@ -113,10 +116,9 @@ def list_files(folder: Path, skip: Skip = ignore) -> list[Path]:
     known = {_identity(parent): parent for parent in folder.resolve().parents}
     known[_identity(folder)] = folder
     first = list_folder(folder, skip)
-    files = first.files
-    waiting = first.folders[::-1]
-    while waiting:  # no recursion: folders can be nested deeper than calls
-        place = waiting.pop()
+    files, waiting, links = first.files, first.folders[::-1], deque(first.links)
+    while waiting or links:  # no recursion: folders can be nested deeper than calls
+        place = waiting.pop() if waiting else links.popleft()
         try:
             identity = _identity(place)
             if identity in known:
@@ -129,6 +131,7 @@ def list_files(folder: Path, skip: Skip = ignore) -> list[Path]:
             continue
         files += listing.files
         waiting += listing.folders[::-1]
+        links += listing.links
     return sorted(files)
 
 

@@ -174,7 +174,7 @@ def _read_folder(
                 f"{image.name} would both be {image.stem!r}; rename one"
             )
         yield _Found(image, names.describe(source, f"{source.name}/{image.stem}"))
-    for folder in sorted(listing.folders):
+    for folder in sorted(listing.folders + listing.links):
         try:
             found = find_images(folder, skip)
         except OSError as error:
@@ -259,8 +259,8 @@ class _Names:
             first = by_name.setdefault(fold(concept.name), text)
             if first != text:
                 raise SourceError(
-                    f"two concepts share one name: {text!r} of {self._source[text]} is called "
-                    f"{concept.name!r} and {first!r} of {self._source[first]} "
+                    f"two concepts share one name: {identifier!r} of {self._source[text]} is "
+                    f"called {concept.name!r} and {concepts[first].id!r} of {self._source[first]} "
                     f"{concepts[first].name!r}. Rename one, or list both under one concept if they "
                     "are the same"
                 )

@@ -12,7 +12,7 @@ from index.building.manifests.reading import MANIFESTS, malformed, read_manifest
 from index.building.manifests.records import RecordError
 from index.building.source import manifest_path
 from index.errors import EvaluationError
-from model.folders import find_images
+from model.folders import find_images, not_an_image
 
 
 @dataclass(frozen=True)
@@ -120,6 +120,8 @@ def _list(source: Path) -> list[Path]:
     if not source.exists():
         raise EvaluationError(f"--distractors {source}: there is no such file or folder")
     if source.suffix.lower() not in MANIFESTS:
+        if reason := not_an_image(source):
+            raise EvaluationError(f"--distractors {source}: {reason}, and no manifest by its name")
         return [source]
     records = read_manifest(source, ("path",))
     if "path" not in records.columns:

@@ -28,8 +28,9 @@ from model.embedder import AttributionModel, Embedder
 from model.engines import ENGINES, Engine, EngineName, build_engine, by_speed, probe
 from model.errors import ImageError
 from model.facets import FACETS, FacetReader
+from model.folders import find_images
 from model.head import AttributionHead
-from model.images import find_images, read_image
+from model.images import read_image
 from model.starter import NAME as STARTER
 from model.starter import choose_backbone
 from model.whitening import principal_map

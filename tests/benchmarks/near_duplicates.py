@@ -22,7 +22,8 @@ from PIL import Image
 from index.building.embedding import thumbnail_of
 from index.takedowns import fingerprints as module
 from index.takedowns.fingerprints import NEAR, Fingerprints, Pictures, as_fingerprints, fingerprint
-from model.images import find_images, read_image
+from model.folders import find_images
+from model.images import read_image
 
 BINS = (1, 2, 3, 4, 5, 6, 8, 10, 12)
 

@@ -1,9 +1,7 @@
-import os
 import struct
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +13,6 @@ from model.errors import (
     ImageError,
     ImageTooLargeError,
     ImageTooSmallError,
-    TrainingError,
     UndecodableImageError,
     UnsupportedImageError,
 )
@@ -23,8 +20,6 @@ from model.images import (
     FORMATS,
     ImageLimits,
     decode_image,
-    find_images,
-    list_training_images,
     read_image,
 )
 from tests.pictures import (
@@ -377,62 +372,6 @@ def test_damage_of_any_kind_is_a_named_error(data: bytes) -> None:
 def test_an_unreadable_file_says_why(tmp_path: Path) -> None:
     with pytest.raises(UndecodableImageError, match="No such file"):
         read_image(tmp_path / "gone.png")
-
-
-def test_images_are_found_by_suffix_at_any_depth(tmp_path: Path) -> None:
-    for name in ("b.png", "a/c.JPG", "a/notes.txt", ".hidden/d.png", "a/.e.png"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_bytes(b"x")
-    assert find_images(tmp_path) == [tmp_path / "a/c.JPG", tmp_path / "b.png"]
-
-
-def test_training_images_are_listed_once(tmp_path: Path) -> None:
-    file = tmp_path / "a.png"
-    file.write_bytes(b"x")
-    assert list_training_images([tmp_path, file]) == [file.resolve()]
-
-
-def test_linked_folders_are_searched_once_and_never_upwards(tmp_path: Path) -> None:
-    for name in ("set/a/1.png", "set/b/2.png", "store/3.png", "top.png"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_bytes(b"x")
-    folder = tmp_path / "set"
-    (folder / "a" / "back").symlink_to(folder)
-    (folder / "a" / "above").symlink_to(tmp_path)
-    (folder / "a" / "aside").symlink_to(folder / "b")
-    (folder / "b" / "aside").symlink_to(folder / "a")
-    (folder / "link").symlink_to(tmp_path / "store")
-    (folder / "again").symlink_to(tmp_path / "store")
-    found = find_images(folder)
-    assert sorted(path.name for path in found) == ["1.png", "2.png", "3.png"]
-    assert folder / "again" / "3.png" in found
-    assert list_training_images([folder]) == [path.resolve() for path in found]
-
-
-def test_a_training_folder_that_cannot_be_read_is_refused_by_name(tmp_path, monkeypatch) -> None:
-    (tmp_path / "a" / "closed").mkdir(parents=True)
-    (tmp_path / "a" / "1.png").write_bytes(b"x")
-    scandir = os.scandir
-
-    def refusing(path: Path) -> Any:
-        if Path(path).name == "closed":
-            raise PermissionError(13, "Permission denied", str(path))
-        return scandir(path)
-
-    monkeypatch.setattr(os, "scandir", refusing)
-    with pytest.raises(TrainingError, match="a/closed cannot be read by this user; check its perm"):
-        list_training_images([tmp_path])
-    monkeypatch.undo()
-    (tmp_path / "a" / "loop").symlink_to("loop")
-    with pytest.raises(TrainingError, match="a/loop cannot be read: "):
-        list_training_images([tmp_path])
-
-
-def test_training_on_nothing_says_so(tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="no images were found"):
-        list_training_images([tmp_path])
-    with pytest.raises(TrainingError, match="no such file or folder"):
-        list_training_images([tmp_path / "gone"])
 
 
 # Decoding at a fraction of the size

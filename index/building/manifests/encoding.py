@@ -13,8 +13,7 @@ _MARKS = (  # UTF-32 before UTF-16, whose mark it begins with
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _MULTIBYTE = re.compile(rb"[\xc3-\xf4][\x80-\xbf]")  # how UTF-8 writes letters beyond Latin-1's
-# Western European words never have four letters with accents in a row; other alphabets do.
-_OTHER_ALPHABET = re.compile(rb"[\xc0-\xff]{4}")
+_BEYOND_ASCII = re.compile(rb"[\x80-\xff]{4,}")
 
 
 def decode(data: bytes, note: Note) -> str:
@@ -35,12 +34,12 @@ def decode(data: bytes, note: Note) -> str:
     try:
         return data.decode(encoding)
     except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
+        line = data[: error.start].decode(encoding, "ignore").count("\n") + 1
         place = f"line {line}"
         if encoding != "utf-8":
             raise RecordError(f"damaged {encoding.upper()} ({error.reason})", place) from error
         fault = f"it is not UTF-8 ({error.reason}); save it as UTF-8"
-        if _MULTIBYTE.search(data[: error.start]) or _OTHER_ALPHABET.search(data):
+        if _MULTIBYTE.search(data[: error.start]) or _other_alphabet(data):
             raise RecordError(fault, place) from error
         try:
             text = data.decode("cp1252")
@@ -48,6 +47,16 @@ def decode(data: bytes, note: Note) -> str:
             raise RecordError(fault, place) from error
     note("it is not UTF-8 and was read as Windows-1252; if names look wrong, save it as UTF-8")
     return text
+
+
+def _other_alphabet(data: bytes) -> bool:
+    """Tells text of other alphabets, which has few ASCII letters, from Western European text.
+
+    In Windows-1252 four characters in a row beyond ASCII are dashes, dots or quotation marks, with
+    one letter among them at most.
+    """
+    runs = _BEYOND_ASCII.findall(data)
+    return any(sum(byte >= 0xC0 for byte in run) > 1 for run in runs)
 
 
 def _unmarked(data: bytes) -> str:

@@ -48,6 +48,5 @@ def read_manifest(source: Path, known: Sequence[str], note: Note | None = None) 
 
 def malformed(source: Path, error: RecordError) -> SourceError:
     """Returns the error to raise for a record that is malformed."""
-    if error.place:
-        return SourceError(f"manifest {source}, {error.place}: {error}")
-    return SourceError(f"manifest {source} cannot be read: {error}")
+    place = f"{error.place}: " if error.place else ""
+    return SourceError(f"manifest {source} cannot be read: {place}{error}")

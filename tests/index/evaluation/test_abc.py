@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from index.answering.ranking import combine
-from index.errors import EvaluationError, SourceError
+from index.errors import EvaluationError
 from index.evaluation import abc, features
 from index.evaluation.abc import AbcProtocol, AbcReport, evaluate_abc, read_ranks, score
 from index.evaluation.abc_release import list_distractors, read_release
@@ -427,7 +427,7 @@ def test_wrong_distractors_are_named(abc_set: AbcSet, tmp_path: Path) -> None:
         list_distractors([tmp_path / "gone"], release)
     with pytest.raises(EvaluationError, match="lacks the column path"):
         list_distractors([manifest], release)
-    with pytest.raises(SourceError, match="cannot be read"):
+    with pytest.raises(EvaluationError, match=r"list\.txt: not an image, and no manifest"):
         list_distractors([text], release)
     with pytest.raises(EvaluationError, match="29 images are both distractors and of the release"):
         list_distractors([abc_set.distractors, abc_set.root], release)

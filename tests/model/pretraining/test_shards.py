@@ -58,7 +58,10 @@ def test_damaged_images_are_left_out_and_named(shard: Path) -> None:
     (shard.parent / "broken.jpg").write_bytes(b"no image")
     found = collect_images([shard.parent])
     assert len(found.images) == 8
-    assert [name.rpartition("/")[2] for name in found.unreadable] == ["broken.jpg: broken.jpg"]
+    assert {Path(one.path).name: one.reason for one in found.skipped} == {
+        "broken.jpg": "its header is no accepted image's, or damaged",
+        "README.txt": "not an image",
+    }
 
 
 def test_a_shard_cut_short_is_an_error_that_names_it(shard: Path) -> None:
@@ -136,12 +139,12 @@ def test_images_too_large_are_left_out_and_named(
 ) -> None:
     sizes = sorted(image.length for image in collect_images([shard]).images)
     monkeypatch.setattr(model.pretraining.shards, "MOST_BYTES", sizes[-1] - 1)
-    assert len(collect_images([shard]).unreadable) >= 1
+    assert "bytes, over" in collect_images([shard]).skipped[-1].reason
     monkeypatch.undo()
     monkeypatch.setattr(
         model.pretraining.shards, "DEFAULT_LIMITS", ImageLimits(max_pixels=48 * 32 - 1)
     )
-    with pytest.raises(TrainingError, match="4 unreadable"):
+    with pytest.raises(TrainingError, match="5 files or folders were skipped"):
         collect_images([shard])
 
 
@@ -165,7 +168,7 @@ def test_no_images_at_all_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="no readable images were found"):
         collect_images([tmp_path])
     (tmp_path / "broken.png").write_bytes(encode(patches(0))[:8])
-    with pytest.raises(TrainingError, match="1 unreadable"):
+    with pytest.raises(TrainingError, match=r"1 files or folders were skipped.*broken\.png"):
         collect_images([tmp_path])
 
 
