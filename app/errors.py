@@ -35,6 +35,7 @@ The errors that only HTTP knows descend from `RequestError`; the others from `mo
 
 import http
 import logging
+import re
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -47,6 +48,7 @@ from starlette.exceptions import HTTPException
 from structlog.contextvars import get_contextvars
 
 from app.http.headers import security_headers
+from app.http.paths import route_path
 from index.errors import (
     NotFoundError,
     SnapshotError,
@@ -544,7 +546,9 @@ async def _answer_http(request: Request, error: Exception) -> JSONResponse:
         detail = (
             f"{request.method} is not among the methods of this path; the Allow header lists them"
         )
-        return _answer(request, METHOD_NOT_ALLOWED, detail, headers=error.headers)
+        allowed = (error.headers or {}).get("Allow", "GET")  # static files name none
+        allowed = re.sub(r"\bGET\b", "GET, HEAD", allowed)  # `app.http.head`
+        return _answer(request, METHOD_NOT_ALLOWED, detail, headers={"Allow": allowed})
     if error.status_code == MALFORMED_JSON.status:
         # FastAPI's only one: another encoding, too deep a nesting, too long a number.
         return _answer_json(request, type(error.__cause__).__name__)
@@ -561,7 +565,7 @@ def _answer_json(request: Request, cause: str) -> JSONResponse:
 async def _answer_unexpected(request: Request, error: Exception) -> JSONResponse:
     # The server that runs the app logs the traceback right after this.
     # It is answered outside of all middleware, and so bears its headers by itself.
-    headers = security_headers(request.url.path)
+    headers = security_headers(route_path(request.scope))
     cause = type(error).__name__
     return _answer(request, INTERNAL_ERROR, INTERNAL_ERROR.example, headers=headers, cause=cause)
 

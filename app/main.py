@@ -1,5 +1,6 @@
 """The HTTP service, put together: ``uvicorn --factory app.main:create_app``, or `whence serve`."""
 
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, nullcontext
 from importlib import metadata
@@ -10,7 +11,9 @@ from app.auth.security import Gate, require_attribute
 from app.errors import add_problem_handlers, document_problems
 from app.http.cors import add_cors
 from app.http.docs import add_docs
+from app.http.head import HeadAsGet
 from app.http.headers import SecurityHeaders
+from app.http.paths import RootPath
 from app.http.shedding import LoadShedding
 from app.http.uploads import BodyLimit, UploadRoom
 from app.routes import (
@@ -26,10 +29,11 @@ from app.routes import (
     samples,
 )
 from app.service import Service
+from app.service_links import service_links
 from app.settings import Settings, read_settings
 from app.telemetry.metrics import Metrics
 from app.telemetry.requests import Telemetry
-from app.telemetry.tracing import REQUESTS
+from app.telemetry.tracing import request_spans
 from index.answering.attribution import Attributor, open_attributor
 from index.building.embedding import ImageEmbedder
 from index.layout import DataFolder
@@ -41,6 +45,8 @@ that say so. Every error is an `application/problem+json`; its `type` tells the 
 """
 UPLOADS = frozenset({"/attribute", "/attribute/batch", "/attribute/report"})
 OTHER_BODY = 64 * 2**10  # bytes at most: it is parsed before anybody looks at the key
+
+logger = logging.getLogger(__name__)
 
 
 def open_published_attributor(settings: Settings, embedder: ImageEmbedder | None) -> Attributor:
@@ -83,14 +89,16 @@ def create_app(
         SettingsError: the environment holds a setting that cannot be.
     """
     settings = settings or read_settings()
+    if links := service_links():
+        logger.warning("%s: written by Kubernetes for a Service, and ignored", ", ".join(links))
     counted = Metrics()
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Metrics]]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         port = settings.metrics_port
         with counted.served(settings.metrics_host, port) if port else nullcontext():
             async with Service(settings, load, attributor, counted) as app.state.service:
-                yield {"metrics": counted}  # for `app.http.protocol`, which cannot see the app
+                yield
 
     app = FastAPI(
         title="Whence",
@@ -99,7 +107,7 @@ def create_app(
         lifespan=lifespan,
         docs_url=None,  # `add_docs` has it without a content delivery network
         redoc_url=None,
-        telemetry=REQUESTS,
+        telemetry=request_spans(settings.root_path),
     )
     app.state.settings = settings
     app.state.metrics = counted
@@ -113,9 +121,11 @@ def create_app(
         seconds=settings.upload_seconds,
     )
     app.add_middleware(LoadShedding, paths=UPLOADS)
+    app.add_middleware(HeadAsGet)
     add_cors(app, settings.cors_origins)
     app.add_middleware(SecurityHeaders)
-    app.add_middleware(Telemetry, metrics=counted)  # the last is the outermost
+    app.add_middleware(Telemetry, metrics=counted)
+    app.add_middleware(RootPath, root_path=settings.root_path)  # the last is the outermost
     add_problem_handlers(app)
     for routes in (attribute, report, concepts, exemplars, samples):
         app.include_router(routes.router, dependencies=[Depends(require_attribute)])

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from app.http.paths import public_path
 from whence_client.models import (
     AttributionResponse,
     ConceptSummary,
@@ -80,8 +81,8 @@ def exemplar_hit(
 def heatmap_paths(pair: "HeatmapPair") -> Heatmaps:
     """Convert a pair of heatmaps to the paths that serve them."""
     return Heatmaps(
-        query_url=f"/heatmaps/{pair.query_id}.png",
-        exemplar_url=f"/heatmaps/{pair.exemplar_id}.png",
+        query_url=public_path(f"/heatmaps/{pair.query_id}.png"),
+        exemplar_url=public_path(f"/heatmaps/{pair.exemplar_id}.png"),
         expires_at=pair.expires_at,
     )
 
@@ -138,4 +139,4 @@ def takedown_detail(takedown: "Takedown", hides: "Sequence[Hidden]") -> Takedown
 
 def image_path(exemplar_id: str) -> str:
     """Return the path that serves an exemplar's thumbnail."""
-    return f"/exemplars/{exemplar_id}/image"
+    return public_path(f"/exemplars/{exemplar_id}/image")

@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
-from pydantic_settings import NoDecode
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 
 from app.auth.rates import Rate
+from app.service_links import Environment
 from app.telemetry.logs import LogFormat
 from index.answering.calibration import DEFAULT_RATE
 from index.answering.explanation import MOST
@@ -29,6 +30,12 @@ def _split(value: object) -> object:
     if isinstance(value, str):
         return tuple(part.strip() for part in value.split(",") if part.strip())
     return value
+
+
+def _root_path(value: object) -> object:
+    if isinstance(value, str) and (path := value.strip("/ ")):
+        return f"/{path}"
+    return "" if isinstance(value, str) else value
 
 
 ANYWHERE = {"0.0.0.0", "::"}  # noqa: S104
@@ -83,6 +90,22 @@ class Settings(StoreSettings):
     max_exemplars: int = Field(50, ge=0, description="Most exemplars listed for one concept.")
     upload_seconds: float = Field(
         60, gt=0, description="A request body must be here after so long, or the connection ends."
+    )
+    keep_alive_seconds: int = Field(
+        75,
+        ge=1,
+        description="How long an idle connection stays open; longer than any proxy in front keeps "
+        "its own.",
+    )
+    max_connections: int = Field(
+        1000,
+        ge=1,
+        description="Open connections, at most; a request on any beyond them gets a bare 503.",
+    )
+    root_path: Annotated[str, BeforeValidator(_root_path)] = Field(
+        "",
+        pattern=r"^(/[A-Za-z0-9._~-]+)*$",
+        description="Sub-path under which a proxy shows the server, as /whence; it may strip it.",
     )
     keys_file: Path | None = Field(
         None, description="File of API keys; by default keys.json in the data folder, if there."
@@ -158,6 +181,18 @@ class Settings(StoreSettings):
     stall_seconds: float = Field(
         120, gt=0, description="An image embedding for longer counts as hung: not live, not ready."
     )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read what is given in code, then the environment without service links."""
+        return init_settings, Environment(settings_cls)
 
     @model_validator(mode="after")
     def _metrics_have_a_port_of_their_own(self) -> Self:

@@ -14,7 +14,7 @@ import uvicorn
 from app.cli.ask import connect
 from app.cli.console import out, print_note, print_step, stages
 from app.gallery import DemoGallery, draw_gallery
-from app.http.ports import require_port
+from app.http.ports import require_port, url_of
 from app.main import create_app
 from app.settings import Settings, read_settings
 from index.answering.attribution import Attributor, open_attributor
@@ -132,7 +132,7 @@ def _serve(
 ) -> None:
     settings = read_settings(data=data, host=HOST, port=port)
     with _running(uvicorn.Server(_config(settings, attributor))) as thread:
-        url = f"http://{settings.host}:{settings.port}"
+        url = url_of(settings.host, settings.port)
         with connect(url) as whence:
             answer = whence.attribute(query, top_k=3, exemplars=1)
         out.print(f"\nserving at {url} (API at {url}/docs); ask it:\n")

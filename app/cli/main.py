@@ -33,7 +33,7 @@ from app.cli.pretrain import pretrain
 from app.cli.priority import NICENESS, Niceness, lower_priority
 from app.cli.skipped import print_skipped
 from app.cli.takedown import takedown
-from app.http.ports import require_port
+from app.http.ports import require_port, url_of
 from app.http.server import run_server
 from app.main import create_app
 from app.reports.verify import verify_report_command
@@ -270,7 +270,7 @@ def serve(
     require_closed(settings)
     configure_logging(settings.log_level, settings.log_format)
     os.environ.setdefault("OTEL_SERVICE_NAME", "whence")
-    out.print(f"whence at http://{settings.host}:{settings.port} (API at /docs)")
+    out.print(f"whence at {url_of(settings.host, settings.port)}{settings.root_path} (API at /docs)")
     run_server(create_app(settings), settings)
 
 

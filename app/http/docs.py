@@ -11,18 +11,21 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.staticfiles import StaticFiles
 from starlette.responses import HTMLResponse
 
-STATIC = "/docs/static"
+FILES = "docs/static"
 SWAGGER_UI = Path(fastapi_offline.__file__).parent / "static"  # all that the package is here for
 
 
 def add_docs(app: FastAPI) -> None:
-    """Show the description of ``app``; the content security policy names the page's one script."""
+    """Show the description of ``app``; the content security policy names the page's one script.
+
+    Addresses in the page are relative, so that it works under any sub-path.
+    """
     page = get_swagger_ui_html(
-        openapi_url=str(app.openapi_url),
+        openapi_url=str(app.openapi_url).removeprefix("/"),
         title=f"{app.title}: the API",
-        swagger_js_url=f"{STATIC}/swagger-ui-bundle.js",
-        swagger_css_url=f"{STATIC}/swagger-ui.css",
-        swagger_favicon_url=f"{STATIC}/favicon.png",
+        swagger_js_url=f"{FILES}/swagger-ui-bundle.js",
+        swagger_css_url=f"{FILES}/swagger-ui.css",
+        swagger_favicon_url=f"{FILES}/favicon.png",
     )
     text = bytes(page.body).decode()
     [script] = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
@@ -37,4 +40,4 @@ def add_docs(app: FastAPI) -> None:
     async def docs() -> HTMLResponse:
         return HTMLResponse(text, headers={"Content-Security-Policy": policy})
 
-    app.mount(STATIC, StaticFiles(directory=SWAGGER_UI), name="docs")
+    app.mount(f"/{FILES}", StaticFiles(directory=SWAGGER_UI), name="docs")

@@ -3,6 +3,8 @@
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.http.paths import route_path
+
 NOTHING = "default-src 'none'; frame-ancestors 'none'"  # answers are data, and do nothing
 PAGE = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
@@ -11,7 +13,7 @@ PAGE = (
 
 
 def security_headers(path: str) -> dict[str, str]:
-    """What an answer at ``path`` bears, unless its route says otherwise."""
+    """Return the headers of an answer at a route's ``path``, unless the route sets its own."""
     page = path == "/" or path.startswith("/static/")
     return {
         "X-Content-Type-Options": "nosniff",
@@ -35,7 +37,7 @@ class SecurityHeaders:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                for name, value in security_headers(scope["path"]).items():
+                for name, value in security_headers(route_path(scope)).items():
                     headers.setdefault(name, value)
             await send(message)
 

@@ -1,4 +1,4 @@
-"""Whether a port can be listened on, asked before any long work."""
+"""Addresses to listen on: checked before any long work, and written as URLs."""
 
 import socket
 
@@ -6,11 +6,16 @@ from model.errors import WhenceError
 
 
 class PortError(WhenceError):
-    """A port that cannot be listened on."""
+    """Port that cannot be listened on."""
+
+
+def url_of(host: str, port: int) -> str:
+    """Return the URL of a server: IPv6 addresses are written in brackets."""
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def require_port(host: str, port: int) -> None:
-    """Return if the port is free.
+    """Return if the port can be listened on.
 
     Raises:
         PortError: it is taken, not allowed, or the host is not of this machine.

@@ -1,112 +1,88 @@
-"""The server as `whence serve` runs it: its protocol, whom it believes, how long it may stop."""
+"""Runs the application on uvicorn, with the settings of HTTP, and ends whatever hangs."""
 
-import asyncio
-import gc
 import logging
 import math
 import os
-import socket
 import sys
 import threading
 from contextlib import suppress
 
 import uvicorn
 from fastapi import FastAPI
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.config import STARTUP_FAILURE
 
-from app.http.protocol import Protocol
-from app.inference.memory import return_large_blocks
+from app.http.lingering import LingeringClose, ignore_protocol_errors
 from app.settings import Settings
 
-ANSWER_SECONDS = 5  # to finish what was begun at its deadline
+ANSWER_SECONDS = 5  # to finish answers that were begun at their deadline
 CLOSE_SECONDS = 10  # to end threads, close the index and send the last spans
+HEADER_BYTES = 16 * 2**10  # of one request; deploy/nginx.conf lets less pass
 HUNG = 1  # exit status
-ACCEPTS = 16  # connections accepted in a turn of the event loop
 
 logger = logging.getLogger(__name__)
 
 
 def run_server(app: FastAPI, settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT.
+    """Serve ``app`` until SIGTERM or SIGINT.
 
-    What was taken is answered first, within the deadline that requests have anyway. If the process
-    has not ended `CLOSE_SECONDS` after that, because a thread hangs, it ends with status 1.
+    Requests in flight are answered first, within their deadline. If the process has not ended
+    `CLOSE_SECONDS` after that, because a thread hangs, it ends with exit status 1.
     """
-    return_large_blocks()
-    answered = math.ceil(settings.deadline_seconds) + ANSWER_SECONDS
+    # Uvicorn warns of each malformed request and each Upgrade: a flood of them would fill the disk.
+    logging.getLogger("uvicorn.error").addFilter(lambda line: line.levelno != logging.WARNING)
     config = uvicorn.Config(
-        app,
+        _EndsWhatHangs(LingeringClose(app)),
         host=settings.host,
         port=settings.port,
         log_config=None,
         access_log=False,
-        http=Protocol,
+        http="h11",  # httptools loses the body of a request with `Upgrade: h2c`
+        ws="none",
+        h11_max_incomplete_event_size=HEADER_BYTES,
+        limit_concurrency=settings.max_connections,
+        timeout_keep_alive=settings.keep_alive_seconds,
         server_header=False,
-        # Uvicorn would believe whoever comes from this machine, and so let any caller here, or
-        # behind a proxy that forwards what it gets, name the address its requests are counted by.
+        # Uvicorn would believe X-Forwarded-For from this machine, so that any caller here could
+        # choose the address that its requests are counted by.
         proxy_headers="FORWARDED_ALLOW_IPS" in os.environ,
-        timeout_graceful_shutdown=answered,
+        timeout_graceful_shutdown=math.ceil(settings.deadline_seconds) + ANSWER_SECONDS,
     )
-    server = _Server(config, answered + CLOSE_SECONDS)
+    server = uvicorn.Server(config)
     with suppress(KeyboardInterrupt):  # raised again once everything is closed
         server.run()
     if not server.started:
         sys.exit(STARTUP_FAILURE)
 
 
-class _Server(uvicorn.Server):
-    """Ends, whatever hangs.
+class _EndsWhatHangs:
+    """ASGI wrapper that ends the process when its shutdown takes longer than `CLOSE_SECONDS`.
 
-    Args:
-        config: of the server.
-        stop_seconds: from the signal to the end of the process, at most.
+    Python does not exit while a thread hangs in native code.
     """
 
-    def __init__(self, config: uvicorn.Config, stop_seconds: float) -> None:
-        super().__init__(config)
-        self._stop_seconds = stop_seconds
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
 
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start.
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, and start the clock when the server tells of its shutdown."""
 
-        What is there now stays, so the garbage collector need not look at it again: it is most of
-        all objects, torch's above all, and to look at them stops every thread for a quarter of a
-        second.
-        """
-        await super().startup(sockets)
-        gc.collect()
-        gc.freeze()
-        if self.started:
-            await self._listen_more()
+        async def receive_event() -> Message:
+            message = await receive()
+            if message["type"] == "lifespan.shutdown":
+                alarm = threading.Timer(CLOSE_SECONDS, _end)
+                alarm.daemon = True
+                alarm.start()
+            return message
 
-    async def _listen_more(self) -> None:
-        """Accept several connections in a turn of the event loop.
+        if scope["type"] == "lifespan":
+            ignore_protocol_errors()
+            await self.app(scope, receive_event, send)
+        else:
+            await self.app(scope, receive, send)
 
-        uvloop accepts one for each file descriptor that listens. With a thousand requests to serve
-        in a turn, a flood would fill the kernel's queue, and new callers wait for seconds.
-        """
-        loop = asyncio.get_running_loop()
-        if not type(loop).__module__.startswith("uvloop"):
-            return
 
-        def protocol() -> asyncio.Protocol:
-            return Protocol(self.config, self.server_state, self.lifespan.state)
-
-        for listening in [one for server in self.servers for one in server.sockets]:
-            for _ in range(ACCEPTS - 1):
-                again = socket.socket(fileno=os.dup(listening.fileno()))
-                self.servers.append(
-                    await loop.create_server(protocol, sock=again, backlog=self.config.backlog)
-                )
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop; threads that hang in native code cannot be ended, nor does Python exit then."""
-        alarm = threading.Timer(self._stop_seconds, self._end)
-        alarm.daemon = True
-        alarm.start()
-        await super().shutdown(sockets)
-
-    def _end(self) -> None:
-        hung = ", ".join(thread.name for thread in threading.enumerate())
-        logger.error("not stopped within %g s; still there: %s", self._stop_seconds, hung)
-        os._exit(HUNG)
+def _end() -> None:
+    hung = ", ".join(thread.name for thread in threading.enumerate())
+    logger.error("not stopped within %g s; still there: %s", CLOSE_SECONDS, hung)
+    os._exit(HUNG)

@@ -4,15 +4,14 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.errors import QueueFullError, answer_named
+from app.http.paths import route_path
 
 
 class LoadShedding:
     """Middleware that refuses uploads while the queue is full.
 
-    Under a flood there are many times more requests to refuse than to answer, and what each costs
-    is taken from those that are answered. So nothing is read of them but their first line: neither
-    the key nor the body, which `app.http.protocol` lets come and go, so that the connection can be
-    used again.
+    Under a flood there are many times more requests to refuse than to answer, and the cost of each
+    is taken from those that are answered. So neither key nor form is read.
 
     Args:
         app: what it guards.
@@ -25,11 +24,11 @@ class LoadShedding:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, unless it is refused."""
-        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in self.paths:
+        if scope["type"] == "http" and scope["method"] == "POST" and route_path(scope) in self.paths:
             try:
                 scope["app"].state.service.pipeline.check_room()
             except QueueFullError as error:
-                scope["state"]["route"] = scope["path"]  # no router will say so
+                scope["state"]["route"] = route_path(scope)  # no router will say so
                 response = await answer_named(Request(scope), error)
                 await response(scope, receive, send)
                 return

@@ -20,6 +20,7 @@ from app.errors import (
     NotAFormError,
     QueueFullError,
 )
+from app.http.paths import route_path
 from whence_client.models import Fault
 
 FIELD = "image"
@@ -165,7 +166,7 @@ class BodyLimit:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        max_bytes = self.exceptions.get(scope["path"], self.max_bytes)
+        max_bytes = self.exceptions.get(route_path(scope), self.max_bytes)
         headers = Headers(scope=scope)
         announced = _announced(headers)
         too_large = announced > max_bytes

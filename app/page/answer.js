@@ -106,7 +106,7 @@ async function run(entry) {
     step.textContent = left ? `The server is busy. Trying again in ${count(left, "second")}…` : "Trying again…";
   };
   try {
-    const send = () => upload(`/attribute?${query(entry)}`, entry.file, { signal, onProgress });
+    const send = () => upload(`attribute?${query(entry)}`, entry.file, { signal, onProgress });
     const { body } = await patiently(send, { onWait, signal });
     entry.answer = JSON.parse(await body.text());
     entry.state = "done";
@@ -298,7 +298,7 @@ function reports(entry) {
     said.textContent = "Writing the report…";
     const onWait = (left) => (said.textContent = left ? `The server is busy. Trying again in ${count(left, "second")}…` : "Trying again…");
     try {
-      const path = `/attribute/report?${new URLSearchParams({ top_k, exemplars, explain, format })}`;
+      const path = `attribute/report?${new URLSearchParams({ top_k, exemplars, explain, format })}`;
       const { body, name } = await patiently(() => upload(path, entry.file), { onWait });
       save(body, name);
       const report = dataOf(await body.text(), format);

@@ -66,7 +66,7 @@ export function installAsk(ask, home) {
 export async function showSamples(ask) {
   let found;
   try {
-    found = (await getJson("/samples", { quiet: true })).samples;
+    found = (await getJson("samples", { quiet: true })).samples;
   } catch {
     return; // a nicety: what is wrong will show when something is asked
   }

@@ -38,7 +38,7 @@ export function conceptsView(parameters, move) {
   const load = latest(
     (signal, onWait) => {
       const query = new URLSearchParams({ q: words, offset: (page - 1) * PAGE, limit: PAGE });
-      return patiently(() => getJson(`/concepts?${query}`, { signal }), { signal, onWait });
+      return patiently(() => getJson(`concepts?${query}`, { signal }), { signal, onWait });
     },
     ({ total, offset, concepts }) => {
       status.textContent = !total ? "" : total <= PAGE ? count(total, "concept") : `${offset + 1} to ${offset + concepts.length} of ${count(total, "concept")}`;
@@ -78,7 +78,7 @@ export function conceptView(id) {
   const found = h("div", { class: "found" });
   const title = h("h1", { tabindex: "-1" }, "…");
   const load = latest(
-    (signal, onWait) => patiently(() => getJson(`/concepts/${encodeURIComponent(id)}`, { signal }), { signal, onWait }),
+    (signal, onWait) => patiently(() => getJson(`concepts/${encodeURIComponent(id)}`, { signal }), { signal, onWait }),
     ({ name, kind, exemplars }) => {
       title.textContent = name;
       document.title = `${name} · Whence`;

@@ -71,7 +71,7 @@ function show() {
 
 async function showIndex() {
   try {
-    const ready = await getJson("/health/ready");
+    const ready = await getJson("health/ready");
     at("index").replaceChildren(
       `${count(ready.concepts, "concept")}, ${count(ready.exemplars, "exemplar")} · index `,
       h("code", {}, ready.index_version),

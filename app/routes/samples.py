@@ -8,6 +8,7 @@ from fastapi.responses import FileResponse
 
 from app import errors
 from app.deps import AttributorDep, SettingsDep
+from app.http.paths import public_path
 from index.answering.attribution import Attributor
 from index.errors import NotFoundError
 from index.layout import DataFolder
@@ -32,7 +33,7 @@ def list_samples(settings: SettingsDep, attributor: AttributorDep) -> SampleList
     """List images to try this index with."""
     return SampleList(
         samples=[
-            Sample(name=name.rpartition(".")[0], image_url=f"/samples/{quote(name)}")
+            Sample(name=name.rpartition(".")[0], image_url=public_path(f"/samples/{quote(name)}"))
             for name in _files(settings.data, attributor)
         ]
     )

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bind_contextvars, clear_contextvars
 
 from app.errors import INTERNAL_ERROR
+from app.http.paths import route_path
 from app.telemetry.metrics import Metrics
 
 REQUEST_ID = "X-Request-ID"
@@ -120,7 +121,7 @@ def route_of(scope: Scope) -> str:
     if "app_root_path" in scope:  # below a mount
         return str(scope["root_path"]).removeprefix(scope["app_root_path"]) or "/"
     if "endpoint" in scope and not scope["path_params"]:  # a route without parameters, as /docs
-        return str(scope["path"])
+        return route_path(scope)
     return "unmatched"
 
 

@@ -10,23 +10,27 @@ from fastapi.telemetry import TelemetryConfig
 from opentelemetry import trace
 from starlette.types import Scope
 
+from app.http.paths import route_path
 from app.telemetry.metrics import Stage
 
 _tracer = trace.get_tracer("whence")
 
 
-def _is_probe(scope: Scope) -> bool:
-    return str(scope["path"]).startswith(("/health/", "/metrics"))
+def request_spans(root_path: str) -> TelemetryConfig:
+    """Return how FastAPI records requests: a span each, but for health checks and scrapes."""
 
+    def is_probe(scope: Scope) -> bool:
+        path = route_path({"path": scope["path"], "root_path": root_path})
+        return path.startswith(("/health/", "/metrics"))
 
-REQUESTS: TelemetryConfig = {
-    "auto_configure": True,
-    "tracing": True,
-    "operation_spans": False,
-    "metrics": False,  # Prometheus has them
-    "logs": False,
-    "exclude": _is_probe,
-}
+    return {
+        "auto_configure": True,
+        "tracing": True,
+        "operation_spans": False,
+        "metrics": False,  # Prometheus has them
+        "logs": False,
+        "exclude": is_probe,
+    }
 
 
 def record_stage(name: Stage, began: float, ended: float) -> None:
