@@ -186,11 +186,11 @@ MALFORMED_JSON = ProblemType(
     "The JSON cannot be read",
     "the body cannot be read as JSON (UnicodeDecodeError): send one object, encoded as UTF-8",
 )
-MALFORMED_REQUEST = ProblemType(
+MALFORMED_REQUEST = ProblemType(  # answered by the proxy: deploy/nginx.conf
     400,
     "malformed-request",
     "This is no HTTP request",
-    "Invalid HTTP request received. It is no HTTP/1.1, or its headers are longer than 16384 bytes",
+    "it is no HTTP/1.1, or its headers are longer than 6 KiB each or 12 KiB in all",
 )
 ORIGIN_REFUSED = ProblemType(
     400,
@@ -301,6 +301,12 @@ NO_INDEX = ProblemType(
     "no-index",
     "There is no index to answer from",
     "there is no index in data/index yet; run `whence rebuild --source PATH`",
+)
+UNAVAILABLE = ProblemType(  # answered by the proxy: deploy/nginx.conf
+    503,
+    "unavailable",
+    "The server cannot be reached",
+    "no server answers now; it may be starting: try again later",
 )
 DEADLINE = ProblemType(
     503,

@@ -15,8 +15,9 @@ from app.cli.ask import connect
 from app.cli.console import out, print_note, print_step, stages
 from app.gallery import DemoGallery, draw_gallery
 from app.http.ports import require_port, url_of
+from app.http.server import make_server
 from app.main import create_app
-from app.settings import Settings, read_settings
+from app.settings import read_settings
 from index.answering.attribution import Attributor, open_attributor
 from index.building.rebuild import rebuild
 from index.building.source import read_sources
@@ -131,7 +132,7 @@ def _serve(
     data: Path, port: int, attributor: Attributor, gallery: DemoGallery, query: Path
 ) -> None:
     settings = read_settings(data=data, host=HOST, port=port)
-    with _running(uvicorn.Server(_config(settings, attributor))) as thread:
+    with _running(make_server(create_app(settings, attributor), settings)) as thread:
         url = url_of(settings.host, settings.port)
         with connect(url) as whence:
             answer = whence.attribute(query, top_k=3, exemplars=1)
@@ -140,11 +141,6 @@ def _serve(
         out.print(answer.model_dump_json(indent=2))
         out.print(f"\nmore queries are in {gallery.queries}; stop with Ctrl-C")
         thread.join()
-
-
-def _config(settings: Settings, attributor: Attributor) -> uvicorn.Config:
-    app = create_app(settings, attributor)
-    return uvicorn.Config(app, host=settings.host, port=settings.port, log_level="warning")
 
 
 @contextmanager

@@ -270,7 +270,9 @@ def serve(
     require_closed(settings)
     configure_logging(settings.log_level, settings.log_format)
     os.environ.setdefault("OTEL_SERVICE_NAME", "whence")
-    out.print(f"whence at {url_of(settings.host, settings.port)}{settings.root_path} (API at /docs)")
+    out.print(
+        f"whence at {url_of(settings.host, settings.port)}{settings.root_path} (API at /docs)"
+    )
     run_server(create_app(settings), settings)
 
 

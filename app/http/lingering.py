@@ -30,45 +30,57 @@ class LingeringClose:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on."""
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        headers = Headers(scope=scope)
-        whole = "transfer-encoding" not in headers and headers.get("content-length", "0") == "0"
-        asked_for = "expect" not in headers  # else reading invites the client to send its body
+        if scope["type"] == "http":
+            exchange = _Exchange(Headers(scope=scope), receive, send)
+            receive, send = exchange.receive, exchange.send
+        else:
+            ignore_protocol_errors()  # of the loop that runs this, which starts now
+        await self.app(scope, receive, send)
 
-        async def receive_noting() -> Message:
-            nonlocal whole, asked_for
-            asked_for = True
-            message = await receive()
-            whole = whole or not message.get("more_body", False)
-            return message
 
-        async def discard(seconds: float, silence: float) -> None:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(seconds):
-                    while not whole:
-                        async with asyncio.timeout(silence):
-                            await receive_noting()
+class _Exchange:
+    """One request and its answer."""
 
-        async def deliver(message: Message) -> None:
-            # Refused where the client broke the protocol and uvicorn has answered 400 and closed.
-            with suppress(h11.LocalProtocolError):
-                await send(message)
+    def __init__(self, headers: Headers, receive: Receive, send: Send) -> None:
+        self._receive, self._send = receive, send
+        self._whole = (
+            "transfer-encoding" not in headers and headers.get("content-length", "0") == "0"
+        )
+        # A client that sent Expect: 100-continue sends its body once somebody reads.
+        self._may_read = "expect" not in headers
 
-        async def send_lingering(message: Message) -> None:
-            if not whole and message["type"] == "http.response.start":
-                if asked_for:
-                    await discard(PROMPT_SECONDS, PROMPT_SECONDS)
-                if not whole:
-                    MutableHeaders(scope=message)["Connection"] = "close"
-            elif not whole and not message.get("more_body", False):
-                await deliver({**message, "more_body": True})
-                await discard(LINGER_SECONDS, SILENCE_SECONDS)
-                message = {"type": "http.response.body"}
-            await deliver(message)
+    async def receive(self) -> Message:
+        """Return the next part of the body, or that the client has left."""
+        self._may_read = True
+        message = await self._receive()
+        self._whole = self._whole or not message.get("more_body", False)
+        return message
 
-        await self.app(scope, receive_noting, send_lingering)
+    async def send(self, message: Message) -> None:
+        """Send a part of the answer; the last one once the rest of the body is discarded."""
+        starts = message["type"] == "http.response.start"
+        if starts and not self._whole:
+            if self._may_read:
+                await self._discard(PROMPT_SECONDS, PROMPT_SECONDS)
+            if not self._whole:
+                MutableHeaders(scope=message)["Connection"] = "close"
+        elif not self._whole and not message.get("more_body", False):
+            await self._deliver({**message, "more_body": True})
+            await self._discard(LINGER_SECONDS, SILENCE_SECONDS)
+            message = {"type": "http.response.body"}
+        await self._deliver(message)
+
+    async def _discard(self, seconds: float, silence: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while not self._whole:
+                    async with asyncio.timeout(silence):
+                        await self.receive()
+
+    async def _deliver(self, message: Message) -> None:
+        # Refused where the client broke the protocol and uvicorn has answered 400 and closed.
+        with suppress(h11.LocalProtocolError):
+            await self._send(message)
 
 
 def ignore_protocol_errors() -> None:

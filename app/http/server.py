@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.config import STARTUP_FAILURE
 
-from app.http.lingering import LingeringClose, ignore_protocol_errors
+from app.http.lingering import LingeringClose
 from app.settings import Settings
 
 ANSWER_SECONDS = 5  # to finish answers that were begun at their deadline
@@ -31,8 +31,17 @@ def run_server(app: FastAPI, settings: Settings) -> None:
     """
     # Uvicorn warns of each malformed request and each Upgrade: a flood of them would fill the disk.
     logging.getLogger("uvicorn.error").addFilter(lambda line: line.levelno != logging.WARNING)
+    server = make_server(_EndsWhatHangs(app), settings)
+    with suppress(KeyboardInterrupt):  # raised again once everything is closed
+        server.run()
+    if not server.started:
+        sys.exit(STARTUP_FAILURE)
+
+
+def make_server(app: ASGIApp, settings: Settings) -> uvicorn.Server:
+    """Return uvicorn's server, not yet started, with the settings of HTTP."""
     config = uvicorn.Config(
-        _EndsWhatHangs(LingeringClose(app)),
+        LingeringClose(app),
         host=settings.host,
         port=settings.port,
         log_config=None,
@@ -48,11 +57,7 @@ def run_server(app: FastAPI, settings: Settings) -> None:
         proxy_headers="FORWARDED_ALLOW_IPS" in os.environ,
         timeout_graceful_shutdown=math.ceil(settings.deadline_seconds) + ANSWER_SECONDS,
     )
-    server = uvicorn.Server(config)
-    with suppress(KeyboardInterrupt):  # raised again once everything is closed
-        server.run()
-    if not server.started:
-        sys.exit(STARTUP_FAILURE)
+    return uvicorn.Server(config)
 
 
 class _EndsWhatHangs:
@@ -75,11 +80,7 @@ class _EndsWhatHangs:
                 alarm.start()
             return message
 
-        if scope["type"] == "lifespan":
-            ignore_protocol_errors()
-            await self.app(scope, receive_event, send)
-        else:
-            await self.app(scope, receive, send)
+        await self.app(scope, receive_event if scope["type"] == "lifespan" else receive, send)
 
 
 def _end() -> None:

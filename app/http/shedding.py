@@ -24,7 +24,11 @@ class LoadShedding:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, unless it is refused."""
-        if scope["type"] == "http" and scope["method"] == "POST" and route_path(scope) in self.paths:
+        if (
+            scope["type"] == "http"
+            and scope["method"] == "POST"
+            and route_path(scope) in self.paths
+        ):
             try:
                 scope["app"].state.service.pipeline.check_room()
             except QueueFullError as error:

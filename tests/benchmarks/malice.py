@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
+from app.http.protocol import HEADER_BYTES, HEADER_SECONDS
 from PIL import Image
 
-from app.http.protocol import HEADER_BYTES, HEADER_SECONDS
 from tests.pictures import encode, gray_tiff, noise, png, png_bomb, png_chunk, red_and_blue
 
 EXTREMES = [0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF]

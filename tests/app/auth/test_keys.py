@@ -20,9 +20,10 @@ from app.errors import KeysError
 from app.main import create_app
 from app.settings import Settings
 from index.answering.attribution import Attributor
-from tests.app.cli.test_main import free_port, run
+from tests.app.cli.test_main import run
 from tests.app.conftest import CheckProblem, write_keys
 from tests.app.routes.test_admin import wait_for
+from tests.ports import free_port
 
 ASK, ADMIN = "a key that may ask", "a key that may do everything"
 

@@ -13,8 +13,9 @@ from app.auth.keys import KeyFile
 from app.main import create_app
 from app.settings import Settings
 from index.answering.attribution import Attributor
-from tests.app.cli.test_main import free_port, run
+from tests.app.cli.test_main import run
 from tests.app.conftest import shade
+from tests.ports import free_port
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from app.cli import main as cli
 from model.backbone import create_random_backbone
 from tests.fakes import patches
+from tests.ports import free_port
 
 BACKBONE = "test_efficientnet"
 ROOT = Path(__file__).parents[3]
@@ -226,12 +227,6 @@ def test_a_report_that_cannot_be_written_is_refused_first(pairs: Path, tmp_path:
     (tmp_path / "file").touch()
     report = tmp_path / "file" / "report.json"
     assert run("evaluate", "pairs", "--pairs", pairs, "--json", report) == 2
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

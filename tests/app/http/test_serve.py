@@ -22,9 +22,9 @@ from index.building.rebuild import rebuild
 from index.building.source import read_sources
 from index.layout import DataFolder
 from model.checkpoint import load_embedder, save_model
-from tests.app.cli.test_main import free_port
 from tests.fakes import patches, tiny_model
 from tests.pictures import encode
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[3]
 COMMAND = [sys.executable, "-c", "from app.cli.main import main; main()", "serve"]

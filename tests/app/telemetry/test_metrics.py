@@ -15,10 +15,10 @@ from app.main import create_app
 from app.settings import Settings
 from app.telemetry.metrics import Metrics
 from index.answering.attribution import Attributor
-from tests.app.cli.test_main import free_port
 from tests.app.conftest import CheckProblem, write_keys
 from tests.app.routes.test_admin import BEARER, BECAUSE, NAMES, TOKEN, build, load, wait_for
 from tests.pictures import encode, noise
+from tests.ports import free_port
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 

@@ -1,0 +1,86 @@
+"""Runs a real nginx with deploy/nginx.conf, its places and addresses changed for this machine."""
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.ports import free_port
+
+CONFIG = Path(__file__).parents[1] / "deploy/nginx.conf"
+NGINX = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+START_SECONDS = 30
+
+needs_nginx = pytest.mark.skipif(NGINX is None, reason="no nginx on this machine (apt: nginx)")
+
+
+def configure(folder: Path, *servers: str, changes: dict[str, str] | None = None) -> str:
+    """Write the configuration into ``folder`` for upstream ``servers``; return the proxy's URL.
+
+    Args:
+        folder: of the configuration, the pid and temporary files.
+        servers: host and port of each server behind the proxy.
+        changes: further texts to replace, which must be there.
+
+    Raises:
+        AssertionError: deploy/nginx.conf lacks a text that must be replaced.
+    """
+    port = free_port()
+    upstream = "\n".join(f"server {server} max_fails=0;" for server in servers)
+    text = CONFIG.read_text(encoding="utf-8")
+    for old, new in {
+        "listen 8080;": f"listen 127.0.0.1:{port};",
+        "resolver 127.0.0.11 valid=5s;": "",  # Docker's
+        "server whence-server:8000 resolve max_fails=0;": upstream,
+        " /tmp/": f" {folder}/",
+        "/dev/stderr": f"{folder}/error.log",
+        **(changes or {}),
+    }.items():
+        assert old in text, old
+        text = text.replace(old, new)
+    (folder / "nginx.conf").write_text(text, encoding="utf-8")
+    return f"http://127.0.0.1:{port}"
+
+
+def command(folder: Path, *options: str) -> list[str]:
+    """Return nginx's command line for a configured folder."""
+    # As root, its workers would become a user who may not look into a test's folder.
+    user = " user root;" if os.geteuid() == 0 else ""
+    return [
+        str(NGINX), "-p", str(folder), "-e", f"{folder}/error.log", "-c", "nginx.conf",
+        "-g", f"daemon off;{user}", *options,
+    ]  # fmt: skip
+
+
+@contextmanager
+def proxy(
+    folder: Path, *servers: str, changes: dict[str, str] | None = None
+) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """Run nginx in front of ``servers`` until the block ends; give its URL and its process."""
+    url = configure(folder, *servers, changes=changes)
+    process = subprocess.Popen(command(folder))
+    try:
+        until = time.monotonic() + START_SECONDS
+        while not _answers(url):
+            assert process.poll() is None, (folder / "error.log").read_text(encoding="utf-8")
+            assert time.monotonic() < until, "nginx does not answer"
+            time.sleep(0.05)
+        yield url, process
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def _answers(url: str) -> bool:
+    with httpx.Client(trust_env=False) as client:
+        try:
+            client.request("TRACE", url)  # which nginx answers by itself
+        except httpx.TransportError:
+            return False
+        return True
