@@ -35,7 +35,6 @@ The errors that only HTTP knows descend from `RequestError`; the others from `mo
 
 import http
 import logging
-import re
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -553,7 +552,8 @@ async def _answer_http(request: Request, error: Exception) -> JSONResponse:
             f"{request.method} is not among the methods of this path; the Allow header lists them"
         )
         allowed = (error.headers or {}).get("Allow", "GET")  # static files name none
-        allowed = re.sub(r"\bGET\b", "GET, HEAD", allowed)  # `app.http.head`
+        if "HEAD" not in allowed:
+            allowed = allowed.replace("GET", "GET, HEAD")  # `app.http.head`
         return _answer(request, METHOD_NOT_ALLOWED, detail, headers={"Allow": allowed})
     if error.status_code == MALFORMED_JSON.status:
         # FastAPI's only one: another encoding, too deep a nesting, too long a number.

@@ -10,7 +10,6 @@ from contextlib import suppress
 import uvicorn
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uvicorn.config import STARTUP_FAILURE
 
 from app.http.lingering import LingeringClose
 from app.settings import Settings
@@ -18,7 +17,7 @@ from app.settings import Settings
 ANSWER_SECONDS = 5  # to finish answers that were begun at their deadline
 CLOSE_SECONDS = 10  # to end threads, close the index and send the last spans
 HEADER_BYTES = 16 * 2**10  # of one request; deploy/nginx.conf lets less pass
-HUNG = 1  # exit status
+NOT_STARTED, HUNG = 3, 1  # exit statuses; uvicorn has the first one, too
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +34,7 @@ def run_server(app: FastAPI, settings: Settings) -> None:
     with suppress(KeyboardInterrupt):  # raised again once everything is closed
         server.run()
     if not server.started:
-        sys.exit(STARTUP_FAILURE)
+        sys.exit(NOT_STARTED)
 
 
 def make_server(app: ASGIApp, settings: Settings) -> uvicorn.Server:

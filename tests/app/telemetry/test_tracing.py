@@ -28,7 +28,11 @@ def exported(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
     exporter = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    monkeypatch.setattr(main, "REQUESTS", {**tracing.REQUESTS, "tracer_provider": provider})
+    monkeypatch.setattr(
+        main,
+        "request_spans",
+        lambda root_path: {**tracing.request_spans(root_path), "tracer_provider": provider},
+    )
     monkeypatch.setattr(tracing, "_tracer", provider.get_tracer("whence"))
     return exporter
 
@@ -82,6 +86,18 @@ def test_probes_and_scrapes_leave_no_span(
     for path in ("/health/live", "/health/ready", "/metrics"):
         assert traced.get(path).status_code == 200
     assert exported.get_finished_spans() == ()
+
+
+def test_nor_do_they_under_a_sub_path(
+    exported: InMemorySpanExporter, attributor: Attributor, tmp_path: Path
+) -> None:
+    settings = Settings(data=tmp_path, root_path="/whence")
+    with TestClient(create_app(settings, attributor)) as client:
+        for path in ("/health/live", "/whence/health/live", "/whence/metrics"):
+            assert client.get(path).status_code == 200
+        assert exported.get_finished_spans() == ()
+        client.get("/whence/concepts")
+    assert len(exported.get_finished_spans()) == 1
 
 
 def test_without_a_provider_nothing_is_recorded(

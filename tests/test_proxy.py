@@ -1,0 +1,234 @@
+"""deploy/nginx.conf in a real nginx, in front of a real server."""
+
+import json
+import re
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI, Request
+from starlette.responses import JSONResponse
+
+from app import errors
+from app.errors import Problem, ProblemType
+from app.http.server import HEADER_BYTES
+from app.settings import Settings
+from tests.app.http.test_server import CLOSE, H2C, form, listening, post, talk
+from tests.ports import free_port
+from tests.proxy import CONFIG, command, configure, needs_nginx, proxy
+
+TEXT = CONFIG.read_text(encoding="utf-8")
+KINDS = {k.urn: k for k in vars(errors).values() if isinstance(k, ProblemType)}
+BODY = re.compile(r"location = /problem/(\d+) \{(.*?)return (\d+) '(.*?)';", re.DOTALL)
+UNITS = {"k": 2**10, "m": 2**20, "s": 1}
+
+
+def value(name: str) -> float:
+    """Return the first number that a directive sets, in bytes or seconds."""
+    found = re.search(rf"^ +{name} (\d+)([kms]?);", TEXT, re.MULTILINE)
+    assert found, name
+    return int(found[1]) * UNITS.get(found[2], 1)
+
+
+def default(name: str) -> Any:
+    return Settings.model_fields[name].default
+
+
+def test_its_problems_are_those_of_the_api() -> None:
+    found = BODY.findall(TEXT)
+    assert len(found) == 5
+    for place, headers, status, body in found:
+        problem = Problem.model_validate_json(body)
+        kind = KINDS[problem.type]
+        assert (problem.status, problem.title) == (kind.status, kind.title)
+        assert place == status == str(problem.status)
+        assert "nosniff" in headers
+        assert ("Retry-After" in headers) == (problem.status in {429, 503})
+
+
+def test_limits_fit_those_of_the_server() -> None:
+    assert value("client_max_body_size") > default("max_batch_bytes") > default("max_upload_bytes")
+    assert value("proxy_read_timeout") > default("deadline_seconds")
+    [count, size] = re.findall(r"large_client_header_buffers (\d) (\d)k;", TEXT)[0]
+    assert value("client_header_buffer_size") + int(count) * int(size) * 2**10 < HEADER_BYTES - 1000
+    upstream = TEXT[TEXT.index("upstream whence") :]
+    [rest] = re.findall(r"keepalive_timeout (\d+)s;", upstream)
+    assert int(rest) < default("keep_alive_seconds")
+
+
+@needs_nginx
+def test_nginx_accepts_it(tmp_path: Path) -> None:
+    configure(tmp_path, "127.0.0.1:1")
+    done = subprocess.run([*command(tmp_path), "-t"], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert b"warn" not in done.stderr
+
+
+# Behaviour
+
+
+class Echo:
+    """A server that tells what reaches it, and how often."""
+
+    def __init__(self) -> None:
+        self.app = FastAPI()
+        self.asked: list[str] = []
+        self.app.add_api_route("/{path:path}", self.answer, methods=["GET", "POST", "DELETE"])
+
+    async def answer(self, request: Request, status: int = 200) -> JSONResponse:
+        self.asked.append(f"{request.method} {request.url.path}")
+        told = {"headers": dict(request.headers), "bytes": len(await request.body())}
+        return JSONResponse(told, status)
+
+
+@pytest.fixture(scope="module")
+def echoes() -> tuple[Echo, Echo]:
+    return Echo(), Echo()
+
+
+@pytest.fixture
+def asked(echoes: tuple[Echo, Echo]) -> list[str]:
+    """Every request that reached a server in this test, once it has run."""
+    every: list[str] = []
+    for echo in echoes:
+        echo.asked = every
+    return every
+
+
+@pytest.fixture(scope="module")
+def url(echoes: tuple[Echo, Echo], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of a proxy before two servers, with short times."""
+    settings = Settings(data=tmp_path_factory.mktemp("data"))
+    changes = {"client_header_timeout 10s": "client_header_timeout 1s"}
+    changes |= {"client_body_timeout 20s": "client_body_timeout 1s"}
+    changes |= {"limit_conn addresses 100": "limit_conn addresses 4"}
+    first, second = echoes
+    with (
+        listening(first.app, settings) as one,
+        listening(second.app, settings) as other,
+        proxy(
+            tmp_path_factory.mktemp("nginx"),
+            f"127.0.0.1:{one}",
+            f"127.0.0.1:{other}",
+            changes=changes,
+        ) as (url, _),
+    ):
+        yield url
+
+
+def port_of(url: str) -> int:
+    return int(url.rpartition(":")[2])
+
+
+def check_problem(received: bytes, status: int) -> None:
+    head, _, body = received.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 %d " % status), received[:300]
+    assert b"content-type: application/problem+json" in head.lower()
+    assert b"x-content-type-options: nosniff" in head.lower()
+    assert json.loads(body)["status"] == status
+
+
+@needs_nginx
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (b"nonsense\r\n\r\n", 400),
+        (b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\n\r\n", 400),
+        (b"GET / HTTP/9.9\r\nHost: a\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nX: %s\r\n\r\n" % (b"a" * 7_000), 400),
+        (b"GET / HTTP/1.1\r\nHost: a\r\n%s\r\n" % (b"X: a\r\n" * 3_000), 400),
+        (b"GET /%s HTTP/1.1\r\nHost: a\r\n\r\n" % (b"a" * 7_000), 400),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
+        (b"TRACE / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", 405),
+        (post(b"", length=80 * 2**20 + 1, more=CLOSE), 413),
+        (post(b"", length=10**18, more=CLOSE), 413),
+        (post(b"abc", more=b"Content-Length: 4\r\n"), 400),
+        (post(b"abc", more=b"Transfer-Encoding: chunked\r\n"), 400),
+        (post(b"abc", more=CLOSE).replace(b"Content-Length: 3", b"Transfer-Encoding: gzip"), 400),
+    ],
+)
+def test_its_own_refusals_are_problems(
+    url: str, asked: list[str], request_: bytes, status: int
+) -> None:
+    check_problem(talk(port_of(url), request_), status)
+    assert asked == []
+
+
+@needs_nginx
+@pytest.mark.parametrize("begun", [b"", b"GET / HT", post(b"abc", length=1000)])
+def test_slow_clients_cost_the_server_nothing(url: str, asked: list[str], begun: bytes) -> None:
+    received = talk(port_of(url), begun)  # until nginx closes
+    assert received == b"" or received.startswith(b"HTTP/1.1 408 ")
+    assert asked == []
+
+
+@needs_nginx
+def test_an_address_has_so_many_requests_in_hand(url: str) -> None:
+    began = [socket.create_connection(("127.0.0.1", port_of(url))) for _ in range(4)]
+    try:
+        for connection in began:
+            connection.sendall(post(b"abc", length=1000))
+        answers = [talk(port_of(url), b"GET / HTTP/1.1\r\nHost: a\r\n" + CLOSE + b"\r\n")]
+        check_problem(answers[0], 429)
+        assert b"retry-after: 1\r\n" in answers[0].lower()
+    finally:
+        for connection in began:
+            connection.close()
+
+
+@needs_nginx
+def test_headers_that_reach_the_server(url: str) -> None:
+    lies = {"X-Forwarded-For": "6.6.6.6", "Forwarded": "for=6.6.6.6", "Host": "whence.example"}
+    told = httpx.get(url, headers=lies).json()["headers"]
+    assert told["x-forwarded-for"] == "127.0.0.1"
+    assert told["x-forwarded-proto"] == "http"
+    assert told["host"] == "whence.example"
+    assert "forwarded" not in told
+
+
+@needs_nginx
+def test_an_offer_of_another_protocol_ends_at_the_proxy(url: str) -> None:
+    body = form(b"a" * 1000)
+    chunked = post(body, more=H2C).replace(
+        b"Content-Length: %d" % len(body), b"Transfer-Encoding: chunked"
+    )
+    chunked = chunked.replace(body, b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body))
+    received = talk(port_of(url), post(body, more=H2C), chunked, post(body, more=CLOSE))
+    assert received.count(b'"bytes":%d' % len(body)) == 3
+    assert b'"upgrade"' not in received
+
+
+@needs_nginx
+@pytest.mark.parametrize(
+    ("method", "path", "times"),
+    [
+        ("POST", "/attribute?status=503", 2),
+        ("POST", "/attribute/batch?status=429", 2),
+        ("POST", "/attribute?status=400", 1),
+        ("GET", "/heatmaps/a.png?status=404", 2),
+        ("GET", "/concepts?status=503", 2),
+        ("POST", "/takedowns?status=503", 1),
+        ("DELETE", "/concepts/a?status=503", 2),
+        ("POST", "/admin/reload?status=503", 1),
+    ],
+)
+def test_another_server_is_asked_where_that_changes_nothing(
+    url: str, asked: list[str], method: str, path: str, times: int
+) -> None:
+    response = httpx.request(method, url + path)
+    assert response.status_code == int(path[-3:])
+    assert len(asked) == times
+
+
+@needs_nginx
+def test_a_server_that_is_gone_is_a_problem_to_try_again_later(tmp_path: Path) -> None:
+    with proxy(tmp_path, f"127.0.0.1:{free_port()}") as (url, _):
+        response = httpx.post(f"{url}/attribute", files={"image": b"a"})
+    assert response.status_code == 503
+    assert response.headers["retry-after"].isdecimal()
+    assert response.json()["type"] == "urn:whence:problem:unavailable"
