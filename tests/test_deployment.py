@@ -257,19 +257,19 @@ def test_every_service_is_shut_in(name: str) -> None:
     assert service["security_opt"] == ["no-new-privileges:true"]
 
 
-def test_only_the_server_starts_by_itself() -> None:
+def test_the_server_and_its_proxy_start_by_themselves() -> None:
     services = COMPOSE["services"]
-    assert {name for name in services if "profiles" not in services[name]} == {"whence"}
+    assert {name for name in services if "profiles" not in services[name]} == {"whence", "proxy"}
     jobs = {name for name in services if services[name].get("profiles") == ["jobs"]}
     assert jobs == {"train", "rebuild"}
-    assert SCALE.keys() == {"whence-1", "whence-2", "milvus", "balancer"}
-    assert services.keys() == {"whence"} | jobs | SCALE.keys() | set(MONITORING)
+    assert SCALE.keys() == {"whence-1", "whence-2", "milvus"}
+    assert services.keys() == {"whence", "proxy"} | jobs | SCALE.keys() | set(MONITORING)
 
 
-def test_servers_are_published_on_this_machine_alone() -> None:
-    assert COMPOSE["services"]["whence"]["ports"] == [f"127.0.0.1:8000:{final('EXPOSE')}"]
-    for name in MONITORING:
-        assert all(port.startswith("127.0.0.1:") for port in COMPOSE["services"][name]["ports"])
+def test_all_is_published_on_this_machine_alone() -> None:
+    published = {n: s["ports"] for n, s in COMPOSE["services"].items() if "ports" in s}
+    assert published.keys() == {"proxy", *MONITORING}
+    assert all(port.startswith("127.0.0.1:") for ports in published.values() for port in ports)
 
 
 def test_replicas_are_the_server_again_and_again() -> None:
@@ -277,30 +277,34 @@ def test_replicas_are_the_server_again_and_again() -> None:
     own = {"profiles": ["scale"], "depends_on": ["milvus"]}
     assert len(REPLICAS) == 2
     for name in REPLICAS:
-        assert OURS[name] == {k: v for k, v in server.items() if k != "ports"} | own
+        assert OURS[name] == server | own
 
 
-def test_balancer_leads_to_every_replica_and_is_the_only_way_in() -> None:
-    assert {name for name, service in SCALE.items() if "ports" in service} == {"balancer"}
-    [port] = SCALE["balancer"]["ports"]
-    config = COMPOSE["configs"][SCALE["balancer"]["configs"][0]["source"]]["content"]
-    assert port.startswith("127.0.0.1:")
-    assert f"listen {port.rsplit(':')[-1]};" in config
-    servers = re.findall(r"^ +server ([\w-]+):(\d+) ", config, flags=re.MULTILINE)
-    assert {name for name, _ in servers} == REPLICAS == set(SCALE["balancer"]["depends_on"])
-    assert {port for _, port in servers} == {final("EXPOSE")}
-    assert not re.search(r"(?<!\$)\$(?!\$)", config)  # Compose would put in its own variables
+def test_proxy_stands_before_every_server_in_every_profile() -> None:
+    service = COMPOSE["services"]["proxy"]
+    assert "profiles" not in service
+    assert mounts(service) == {"/etc/nginx/nginx.conf": "./deploy/nginx.conf"}
+    config = (ROOT / "deploy/nginx.conf").read_text(encoding="utf-8")
+    [(host, port)] = re.findall(
+        r"^ +server ([\w-]+):(\d+) resolve max_fails=0;", config, re.MULTILINE
+    )
+    servers = [s for s in OURS.values() if s.get("profiles") != ["jobs"]]
+    assert len(servers) == 3
+    assert all(s["networks"]["default"]["aliases"] == [host] for s in servers)
+    assert port == final("EXPOSE")
+    [published] = service["ports"]
+    assert f"listen {published.rpartition(':')[2]};" in config
+    # All it writes is under the temporary folder, the one place that may be written to.
+    paths = re.findall(r"^ *(?:pid|\w+_temp_path) (\S+);", config, re.MULTILINE)
+    assert len(paths) == 6
+    assert all(path.startswith("/tmp/") for path in paths)
 
 
-def test_balancer_passes_on_what_both_servers_say() -> None:
-    # A server that is left out after some failures would make nginx answer 502 by itself, without
-    # Retry-After, once Milvus is gone and both servers answer 503.
-    config = COMPOSE["configs"]["balancer"]["content"]
-    servers = re.findall(r"^ +server [\w-]+:\d+ .*;", config, flags=re.MULTILINE)
-    assert servers
-    assert all(" max_fails=0;" in server for server in servers)
-    [asked_again] = re.findall(r"proxy_next_upstream (.*);", config)
-    assert {"http_503", "http_429"} <= set(asked_again.split())
+def test_servers_believe_the_proxy_alone() -> None:
+    """It alone reaches them: they publish no port."""
+    for service in OURS.values():
+        serves = service.get("profiles") != ["jobs"]
+        assert service["environment"].get("FORWARDED_ALLOW_IPS") == ("*" if serves else None)
 
 
 def test_milvus_is_where_the_documentation_says() -> None:

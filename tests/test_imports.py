@@ -83,7 +83,7 @@ ENGINES = [
 ALL = RUNTIME + [entry for extra in PROJECT["optional-dependencies"].values() for entry in extra]
 DISTRIBUTIONS = packages_distributions()
 # fastapi imports the first for forms, uvicorn the second for its event loop
-USED_UNSEEN = {"httptools", "python-multipart", "uvloop"}
+USED_UNSEEN = {"python-multipart", "uvloop"}
 
 
 def canonical(requirement: str) -> str:

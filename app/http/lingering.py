@@ -1,4 +1,4 @@
-"""Lets clients see an answer that is given before their whole body has arrived.
+"""Lets clients see every answer, also one that is given before their whole body has arrived.
 
 Closing a connection while its client still sends resets it, and the answer may be lost. Uvicorn
 closes at once; reverse proxies linger, as this module does for servers without one.
@@ -11,6 +11,8 @@ from typing import Any
 import h11
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.errors import RETRY_AFTER, UNAVAILABLE, problem_response
 
 PROMPT_SECONDS = 1.0  # for the rest of a body, before the answer; then the connection is kept
 SILENCE_SECONDS = 5.0  # without any of the rest, after the answer
@@ -30,12 +32,18 @@ class LingeringClose:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on."""
-        if scope["type"] == "http":
-            exchange = _Exchange(Headers(scope=scope), receive, send)
-            receive, send = exchange.receive, exchange.send
-        else:
+        if scope["type"] != "http":
             ignore_protocol_errors()  # of the loop that runs this, which starts now
-        await self.app(scope, receive, send)
+            await self.app(scope, receive, send)
+            return
+        exchange = _Exchange(Headers(scope=scope), receive, send)
+        try:
+            await self.app(scope, exchange.receive, exchange.send)
+        except asyncio.CancelledError:  # the server stops, and waits no longer for this answer
+            if not exchange.started:
+                response = problem_response(UNAVAILABLE, "the server is stopping: try again later")
+                response.headers["Retry-After"] = str(RETRY_AFTER)
+                await response(scope, receive, send)
 
 
 class _Exchange:
@@ -43,6 +51,7 @@ class _Exchange:
 
     def __init__(self, headers: Headers, receive: Receive, send: Send) -> None:
         self._receive, self._send = receive, send
+        self.started = False  # of the answer
         self._whole = (
             "transfer-encoding" not in headers and headers.get("content-length", "0") == "0"
         )
@@ -78,6 +87,7 @@ class _Exchange:
                         await self.receive()
 
     async def _deliver(self, message: Message) -> None:
+        self.started = True
         # Refused where the client broke the protocol and uvicorn has answered 400 and closed.
         with suppress(h11.LocalProtocolError):
             await self._send(message)

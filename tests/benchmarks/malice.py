@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-from app.http.protocol import HEADER_BYTES, HEADER_SECONDS
+from app.http.lingering import PROMPT_SECONDS, SILENCE_SECONDS
+from app.http.server import HEADER_BYTES
 from PIL import Image
 
 from tests.pictures import encode, gray_tiff, noise, png, png_bomb, png_chunk, red_and_blue
@@ -258,7 +259,7 @@ def unread_body(self: Attacker, rng: random.Random) -> Attack:
     )
     head = self.request(b"", method=method, target=target, key=key, length=100_000)
     pieces = (head.replace(b"Connection: close\r\n", b""), 1.0, b"-")
-    within = max(HEADER_SECONDS, self.upload_seconds) + 10
+    within = PROMPT_SECONDS + SILENCE_SECONDS + self.upload_seconds + 10
     return Attack("unread body", pieces, expected=frozenset({status}), seconds=within)
 
 

@@ -26,7 +26,7 @@ from starlette.types import Message
 from app.telemetry.logs import configure_logging
 from app.telemetry.metrics import Metrics
 from app.telemetry.requests import Telemetry
-from app.telemetry.tracing import REQUESTS
+from app.telemetry.tracing import request_spans
 
 SCOPE: dict[str, Any] = {
     "type": "http",
@@ -54,7 +54,7 @@ class Nowhere(SpanExporter):
 def make_app(*, telemetry: bool, spans: bool = False) -> FastAPI:
     provider = TracerProvider()
     provider.add_span_processor(BatchSpanProcessor(Nowhere()))
-    config = {**REQUESTS, "auto_configure": False}
+    config = {**request_spans(""), "auto_configure": False}
     app = FastAPI(telemetry={**config, "tracer_provider": provider} if spans else config)
 
     @app.get("/trivial")

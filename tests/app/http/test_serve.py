@@ -185,8 +185,7 @@ def test_a_server_stops_in_time_whatever_hangs_or_still_arrives(data: Path) -> N
             began = time.monotonic()
             process.send_signal(signal.SIGINT)
             slow.settimeout(30)
-            assert slow.recv(1) == b""
-            cut_off = time.monotonic() - began
+            assert slow.recv(2**16).startswith(b"HTTP/1.1 503 ")
             log = process.stderr.read()
             assert process.wait(30) == 1
             stopped = time.monotonic() - began
@@ -194,6 +193,6 @@ def test_a_server_stops_in_time_whatever_hangs_or_still_arrives(data: Path) -> N
         watchdog.cancel()
         process.kill()
         process.wait()
-    assert cut_off < 1.5  # less than the deadline of what was taken
     assert stopped < 20
     assert "still there: MainThread" in log
+    assert "Traceback" not in log
