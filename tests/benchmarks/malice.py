@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-from app.http.lingering import PROMPT_SECONDS, SILENCE_SECONDS
-from app.http.server import HEADER_BYTES
 from PIL import Image
 
+from app.http.lingering import PROMPT_SECONDS, SILENCE_SECONDS
+from app.http.server import HEADER_BYTES
 from tests.pictures import encode, gray_tiff, noise, png, png_bomb, png_chunk, red_and_blue
 
 EXTREMES = [0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF]
