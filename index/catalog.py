@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from index.errors import NotFoundError, SnapshotError
+from index.names import fold
 
 SCHEMA = """
 CREATE TABLE concepts (
@@ -96,9 +97,10 @@ class Catalog:
             f"{path.resolve().as_uri()}?mode=ro&immutable=1", uri=True, check_same_thread=False
         )
         self._db.row_factory = sqlite3.Row
-        # SQLite's own LIKE and lower() know no case beyond ASCII.
-        self._db.create_function("casefold", 1, str.casefold, deterministic=True)
+        # SQLite's own LIKE and lower() know no case beyond ASCII, and no normal forms.
+        self._db.create_function("fold", 1, fold, deterministic=True)
         self._lock = threading.Lock()
+        self._by_fold: dict[str, set[str]] | None = None
         rows = [(int(row),) for row in hidden]
         if rows:
             self._db.executescript(HIDE)
@@ -110,8 +112,8 @@ class Catalog:
         self._db.close()
 
     def concept_count(self, query: str = "") -> int:
-        """How many concepts there are, or how many names contain ``query`` (any case)."""
-        sql = "SELECT count(*) FROM concepts WHERE instr(casefold(name), casefold(?))"
+        """Count the concepts whose name contains ``query``, in any case and normal form."""
+        sql = "SELECT count(*) FROM concepts WHERE instr(fold(name), fold(?))"
         return int(self._all(sql, (query,))[0][0])
 
     def exemplar_count(self) -> int:
@@ -119,22 +121,41 @@ class Catalog:
         return int(self._all("SELECT count(*) FROM exemplars")[0][0])
 
     def concept(self, concept_id: str) -> Concept:
-        """One concept.
+        """Returns the concept that ``concept_id`` names: see `concept_named`.
 
         Raises:
-            NotFoundError: there is none of that id.
+            NotFoundError: it names none, or one that is hidden.
         """
-        found = self._concepts("WHERE c.id = ?", (concept_id,))
+        identifier = self.concept_named(concept_id)
+        found = self._concepts("WHERE c.id = ?", (identifier,)) if identifier else []
         if not found:
             raise NotFoundError(f"there is no concept {concept_id!r} in this index")
         return found[0]
 
+    def concept_named(self, text: str) -> str | None:
+        """Returns the id of the one concept that a text names, hidden ones included.
+
+        The text is the concept's id. Where no concept has that id, it is an id or a name in
+        another case or normal form of Unicode, as keyboards, browsers and file systems write them;
+        None if it fits no concept, or several.
+        """
+        if self._all("SELECT 1 FROM main.concepts WHERE id = ?", (text,)):
+            return text
+        if self._by_fold is None:  # a catalog never changes
+            known: dict[str, set[str]] = {}
+            for identifier, name in self._all("SELECT id, name FROM main.concepts"):
+                for known_as in (identifier, name):
+                    known.setdefault(fold(known_as), set()).add(identifier)
+            self._by_fold = known
+        found = self._by_fold.get(fold(text), set())
+        return next(iter(found)) if len(found) == 1 else None
+
     def concepts(
         self, *, query: str = "", offset: int = 0, limit: int | None = None
     ) -> list[Concept]:
-        """Concepts by name, those only whose name contains ``query`` (any case)."""
+        """List concepts by name: those whose name contains ``query``, in any case and form."""
         return self._concepts(
-            "WHERE instr(casefold(c.name), casefold(?))",
+            "WHERE instr(fold(c.name), fold(?))",
             (query, -1 if limit is None else limit, offset),
             tail="ORDER BY c.name, c.number LIMIT ? OFFSET ?",
         )

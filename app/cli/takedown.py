@@ -13,7 +13,7 @@ from index.layout import DataFolder
 from index.snapshot import list_versions
 from index.takedowns.log import Content, Hidden, Kind, Takedown, TakedownLog, content_of_file
 from index.takedowns.purge import purge
-from index.takedowns.withdrawal import Named, contents_of, hidden_in_published
+from index.takedowns.withdrawal import Named, canonical, contents_of, hidden_in_published
 
 takedown = typer.Typer(
     help="Withdraw works: hidden by running servers within a second, and from every rebuild.",
@@ -25,7 +25,9 @@ Reason = Annotated[str, typer.Option(help="Why; kept in the log.")]
 @takedown.command()
 def add(
     reason: Reason,
-    concept: Annotated[list[str] | None, typer.Option(help="Concept id; repeatable.")] = None,
+    concept: Annotated[
+        list[str] | None, typer.Option(help="Concept id or name; repeatable.")
+    ] = None,
     exemplar: Annotated[list[str] | None, typer.Option(help="Exemplar id; repeatable.")] = None,
     image: Annotated[
         list[Path] | None, typer.Option(help="Image file, whether indexed or not; repeatable.")
@@ -37,7 +39,7 @@ def add(
         raise typer.BadParameter("name at least one --concept, --exemplar or --image")
     folder = DataFolder(data)
     named: list[tuple[Named, str]] = [
-        *(("concept", target) for target in concept or []),
+        *(("concept", canonical(folder.index, "concept", target)) for target in concept or []),
         *(("exemplar", target) for target in exemplar or []),
     ]
     works: list[tuple[Kind, str, list[Content]]] = [

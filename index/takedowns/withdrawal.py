@@ -40,7 +40,7 @@ def withdraw(
     Args:
         data: the data folder, with the log and the index versions.
         kind: what ``target`` names.
-        target: its id.
+        target: its id; of a concept also its name, in any case and normal form.
         reason: why.
         served: asked as well; its version may be kept no more.
 
@@ -49,8 +49,36 @@ def withdraw(
         NotFoundError: no version has one of that id.
         TakedownError: the log is damaged or cannot be written; nothing was recorded.
     """
+    target = canonical(data.index, kind, target, served=served)
     contents = contents_of(data.index, kind, target, served=served)
     return TakedownLog(data.takedowns).add(kind, target, contents, reason=reason)
+
+
+def canonical(index: Path, kind: Named, target: str, *, served: Snapshot | None = None) -> str:
+    """Returns the id that a takedown of ``target`` records.
+
+    For a concept it is what `Catalog.concept_named` finds in the served version, or else in the
+    newest that has such a concept; for all else ``target`` itself.
+
+    Args:
+        index: the folder of all versions.
+        kind: what ``target`` names.
+        target: an id, or the name of a concept.
+        served: see `withdraw`.
+    """
+    if kind != "concept":
+        return target
+    if served and (found := served.catalog.concept_named(target)):
+        return found
+    for version in reversed([manifest.version for manifest in list_versions(index)]):
+        try:
+            with closing(Catalog(index / version / CATALOG)) as catalog:
+                found = catalog.concept_named(target)
+        except (SnapshotError, sqlite3.DatabaseError):
+            continue  # `contents_of` warns of it
+        if found:
+            return found
+    return target
 
 
 def contents_of(

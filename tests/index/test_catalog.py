@@ -1,6 +1,7 @@
 import functools
 import operator
 import threading
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -73,6 +74,36 @@ def test_a_concept_and_its_exemplars_are_found_by_id(catalog: Catalog) -> None:
     assert catalog.concept("c5") == CONCEPTS[5]
     assert catalog.exemplars_of("c5") == [EXEMPLARS[5], EXEMPLARS[13]]
     assert catalog.exemplar("e13") == EXEMPLARS[13]
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD", "NFKC", "NFKD"])
+@pytest.mark.parametrize("change", [str, str.upper, str.lower, str.casefold])
+def test_a_concept_is_found_by_id_and_name_in_any_case_and_form(tmp_path, form, change) -> None:
+    texts = {"école-straße": "École Straße (late)", "हिन्दी": "हिन्दी", "айвазовский": "Айвазовский"}
+    names = [Concept(n, i, text, None, 1) for n, (i, text) in enumerate(texts.items())]
+    rows = [Exemplar(n, f"e{n}", c.id, f"h{n}", "/p", 1, 1) for n, c in enumerate(names)]
+    write_catalog(tmp_path / "c.sqlite", names, rows, ())
+    opened = Catalog(tmp_path / "c.sqlite", hidden=[2])
+    for one in names[:2]:
+        for text in (one.id, one.name):
+            written = unicodedata.normalize(form, change(text))
+            assert opened.concept(written) == one
+            assert opened.concepts(query=written.partition("-")[0][:4])[0] == one
+    assert opened.concept_named(unicodedata.normalize(form, change("Айвазовский"))) == names[2].id
+    with pytest.raises(NotFoundError, match="there is no concept"):  # it is hidden
+        opened.concept(names[2].id)
+    opened.close()
+
+
+def test_a_text_that_fits_several_concepts_names_none(tmp_path: Path) -> None:
+    names = [Concept(0, "strasse", "Weg", None, 1), Concept(1, "straße", "Gasse", None, 1)]
+    rows = [Exemplar(n, f"e{n}", c.id, f"h{n}", "/p", 1, 1) for n, c in enumerate(names)]
+    write_catalog(tmp_path / "c.sqlite", names, rows, ())
+    opened = Catalog(tmp_path / "c.sqlite")
+    assert [opened.concept_named(one.id) for one in names] == ["strasse", "straße"]
+    assert opened.concept_named("STRASSE") is None
+    assert opened.concept_named("WEG") == "strasse"
+    opened.close()
 
 
 def test_concepts_and_exemplars_are_found_by_number(catalog: Catalog) -> None:
