@@ -1,5 +1,6 @@
 """Conversions of the index's objects to the wire models of `whence_client.models`."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from whence_client.models import (
     Evidence,
     ExemplarDetail,
     ExemplarHit,
+    ExemplarRecord,
     FacetScores,
     Heatmaps,
     HiddenExemplar,
@@ -26,12 +28,17 @@ if TYPE_CHECKING:
     from index.takedowns.log import Hidden, Takedown
 
 
-def attribution_response(answer: "Answer", attributor: "Attributor") -> AttributionResponse:
-    """Convert an answer that ``attributor`` gave."""
+def attribution_response(
+    answer: "Answer", attributor: "Attributor", *, metadata: bool = False
+) -> AttributionResponse:
+    """Convert an answer that ``attributor`` gave, with the exemplars' ``metadata`` if asked."""
     attribution, snapshot = answer.attribution, attributor.snapshot
     return AttributionResponse(
         verdict=attribution.verdict,
-        concepts=[ranked_concept(concept, answer.heatmaps) for concept in attribution.concepts],
+        concepts=[
+            ranked_concept(concept, answer.heatmaps, metadata=metadata)
+            for concept in attribution.concepts
+        ],
         unattributed_share=attribution.unattributed_share,
         evidence=Evidence(
             model_id=snapshot.model_id,
@@ -45,7 +52,10 @@ def attribution_response(answer: "Answer", attributor: "Attributor") -> Attribut
 
 
 def ranked_concept(
-    evidence: "ConceptEvidence", heatmaps: "Mapping[str, HeatmapPair]"
+    evidence: "ConceptEvidence",
+    heatmaps: "Mapping[str, HeatmapPair]",
+    *,
+    metadata: bool = False,
 ) -> RankedConcept:
     """Convert a ranked concept; ``heatmaps`` are keyed by exemplar id."""
     scores = evidence.facets
@@ -58,12 +68,18 @@ def ranked_concept(
         p_value=evidence.p_value,
         facets=FacetScores(subject=scores.get("subject"), style=scores.get("style")),
         found_by=list(evidence.found_by),
-        exemplars=[exemplar_hit(hit, heatmaps.get(hit.exemplar.id)) for hit in evidence.exemplars],
+        exemplars=[
+            exemplar_hit(hit, heatmaps.get(hit.exemplar.id), metadata=metadata)
+            for hit in evidence.exemplars
+        ],
     )
 
 
 def exemplar_hit(
-    evidence: "ExemplarEvidence", heatmaps: "HeatmapPair | None" = None
+    evidence: "ExemplarEvidence",
+    heatmaps: "HeatmapPair | None" = None,
+    *,
+    metadata: bool = False,
 ) -> ExemplarHit:
     """Convert an exemplar that supports a concept."""
     exemplar = evidence.exemplar
@@ -75,6 +91,7 @@ def exemplar_hit(
         source_url=exemplar.source_url,
         license=exemplar.license,
         heatmaps=heatmap_paths(heatmaps) if heatmaps else None,
+        metadata=dict(exemplar.metadata) if metadata else None,
     )
 
 
@@ -104,7 +121,7 @@ def concept_summary(concept: "Concept", first_exemplar: str) -> ConceptSummary:
 
 
 def exemplar_detail(exemplar: "Exemplar") -> ExemplarDetail:
-    """Convert an exemplar, without its path on the server's disk and its free metadata."""
+    """Convert an exemplar, without its path on the server's disk and its metadata."""
     return ExemplarDetail(
         id=exemplar.id,
         image_url=image_path(exemplar.id),
@@ -114,6 +131,25 @@ def exemplar_detail(exemplar: "Exemplar") -> ExemplarDetail:
         source_url=exemplar.source_url,
         license=exemplar.license,
     )
+
+
+def exemplar_record(exemplar: "Exemplar", concept: "Concept", version: str) -> ExemplarRecord:
+    """Convert an exemplar with its metadata; its path on the server's disk is not told."""
+    return ExemplarRecord(
+        **exemplar_detail(exemplar).model_dump(),
+        concept_id=concept.id,
+        concept_name=concept.name,
+        metadata=dict(exemplar.metadata),
+        index_version=version,
+    )
+
+
+def metadata_texts(exemplar: "Exemplar") -> dict[str, str]:
+    """Returns an exemplar's metadata for people, by name: texts as they are, all else as JSON."""
+    return {
+        name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        for name, value in sorted(exemplar.metadata.items())
+    }
 
 
 def takedown_detail(takedown: "Takedown", hides: "Sequence[Hidden]") -> TakedownDetail:

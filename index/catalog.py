@@ -271,7 +271,7 @@ class Catalog:
             f"FROM exemplars e JOIN concepts c ON c.number = e.concept {where}",
             values,
         )
-        return [Exemplar(**{**row, "metadata": json.loads(row["metadata"])}) for row in rows]
+        return [Exemplar(**{**row, "metadata": _metadata(row["metadata"])}) for row in rows]
 
     def _all(self, sql: str, values: tuple[object, ...] = ()) -> list[sqlite3.Row]:
         with self._lock:
@@ -318,6 +318,12 @@ def write_catalog(
             db.executemany("INSERT INTO thumbnails VALUES (?, ?)", thumbnails)
     finally:
         db.close()
+
+
+def _metadata(text: str) -> dict[str, Any]:
+    """Read metadata; NaN and infinities, which earlier versions wrote, become null."""
+    found: dict[str, Any] = json.loads(text, parse_constant=lambda _: None)
+    return found
 
 
 def _list(numbers: Sequence[int]) -> tuple[str]:

@@ -2,6 +2,7 @@
 
 import { getJson, patiently } from "./api.js";
 import { rights } from "./compare.js";
+import { details } from "./details.js";
 import { h, prose } from "./dom.js";
 import { picture } from "./picture.js";
 import { count } from "./words.js";
@@ -129,6 +130,7 @@ function exemplar(one, name, number) {
     {},
     h("span", { class: "frame" }, picture(one.image_url, `${name}, exemplar ${number}`)),
     h("p", { class: "small" }, `${one.width} × ${one.height}`, h("br"), rights(one)),
+    details(one.id),
   );
 }
 

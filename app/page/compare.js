@@ -1,5 +1,6 @@
 // Image and exemplar side by side, with the regions that correspond.
 
+import { details } from "./details.js";
 import { h, sourceLink } from "./dom.js";
 import { keepRatio, picture } from "./picture.js";
 
@@ -26,7 +27,7 @@ const dialog = h(
 dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
 dialog.addEventListener("close", () => body.replaceChildren());
 dialog.addEventListener("keydown", ({ key, target }) => {
-  if (target.closest("input, a")) return;
+  if (target.closest("input, a, summary")) return;
   if (key === "ArrowRight") step(1);
   if (key === "ArrowLeft") step(-1);
 });
@@ -76,7 +77,7 @@ function show() {
       "div",
       { class: "pair" },
       h("figure", {}, mine, h("figcaption", {}, "Your image")),
-      h("figure", {}, theirs, h("figcaption", {}, `Similarity ${hit.similarity.toFixed(2)} in ${hit.facet}`, rights(hit))),
+      h("figure", {}, theirs, h("figcaption", {}, `Similarity ${hit.similarity.toFixed(2)} in ${hit.facet}`, rights(hit), details(hit.id))),
     ),
     heatmaps
       ? h(

@@ -19,7 +19,7 @@ from PIL import Image
 from pydantic import AfterValidator, AwareDatetime, Field, ValidationError
 
 from app.inference.pipeline import Answer
-from app.schemas import exemplar_detail, ranked_concept
+from app.schemas import exemplar_detail, metadata_texts, ranked_concept
 from index.answering.attribution import Attributor
 from index.answering.calibration import Verdict
 from index.building.embedding import thumbnail_of
@@ -117,6 +117,11 @@ class ReportedExemplar(ExemplarDetail):
 
     concept_id: str = Field(description="The concept that it is of.")
     thumbnail: Picture = Field(description="Its thumbnail, as the index holds it.")
+    metadata: dict[str, str] | None = Field(
+        None,
+        description="What else its source says of it: texts as they are, all else as JSON. Null in "
+        "reports of earlier versions.",
+    )
 
 
 class ReportedIndex(Wire):
@@ -210,6 +215,7 @@ def make_report(
                 **exemplar_detail(exemplar).model_dump(),
                 concept_id=exemplar.concept_id,
                 thumbnail=Picture.of(catalog.thumbnail(exemplar.id), "image/jpeg"),
+                metadata=metadata_texts(exemplar),
             )
             for exemplar in shown
         },

@@ -28,7 +28,7 @@ from app.reports.report import (
     preview_of,
     read_report,
 )
-from app.schemas import exemplar_detail, exemplar_hit
+from app.schemas import exemplar_detail, exemplar_hit, metadata_texts
 from index.answering.attribution import Attributor, ExemplarEvidence
 from index.building.embedding import ImageEmbedder
 from index.catalog import Catalog
@@ -332,7 +332,8 @@ def _catalog(report: Report, catalog: Catalog) -> Finding:
     wrong: list[str] = []
     for concept in report.answer.concepts:
         try:
-            if catalog.concept(concept.id).name != concept.name:
+            found = catalog.concept(concept.id)
+            if (found.id, found.name) != (concept.id, concept.name):
                 wrong.append(f"concept {concept.id} has another name")
         except NotFoundError:
             wrong.append(f"there is no concept {concept.id}")
@@ -351,6 +352,7 @@ def _catalog(report: Report, catalog: Catalog) -> Finding:
         if (
             shown.thumbnail != Picture.of(catalog.thumbnail(name), "image/jpeg")
             or shown.concept_id != exemplar.concept_id
+            or shown.metadata not in (None, metadata_texts(exemplar))
             or any(getattr(shown, field) != value for field, value in detail)
         ):
             wrong.append(f"exemplar {name} differs")

@@ -90,7 +90,9 @@ async def attribute(
     """
 
     async def work(uploaded: Uploaded) -> AttributionResponse:
-        return attribution_response(await uploaded.answer(), uploaded.attributor)
+        return attribution_response(
+            await uploaded.answer(), uploaded.attributor, metadata=parameters.metadata
+        )
 
     body = await work_on_upload(request, parameters, settings, service, work)
     response.headers["Server-Timing"] = _server_timing(body.timing_ms)
@@ -127,7 +129,8 @@ async def attribute_batch(
     async def answer(attributor: Attributor, patience: Patience, data: bytes) -> BatchAnswer:
         async with turns:
             answer = await Uploaded(data, attributor, parameters, pipeline, patience).answer()
-        return BatchAnswer(attribution=attribution_response(answer, attributor), problem=None)
+        attribution = attribution_response(answer, attributor, metadata=parameters.metadata)
+        return BatchAnswer(attribution=attribution, problem=None)
 
     async def work(attributor: Attributor, patience: Patience) -> list[BatchAnswer | BaseException]:
         # All of them end, so that nothing is let go that one still uses.

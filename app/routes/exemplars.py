@@ -1,4 +1,4 @@
-"""``GET /exemplars/{id}/image``: the pictures behind an answer."""
+"""``GET /exemplars/{id}``: the works behind an answer, their metadata and their pictures."""
 
 from typing import Annotated
 
@@ -6,6 +6,8 @@ from fastapi import APIRouter, Header, Response, status
 
 from app import errors
 from app.deps import AttributorDep
+from app.schemas import exemplar_record
+from whence_client.models import ExemplarRecord
 
 router = APIRouter(prefix="/exemplars", tags=["exemplars"])
 
@@ -14,8 +16,22 @@ CACHING = "private, no-cache"
 
 
 @router.get(
+    "/{exemplar_id}",
+    summary="Show what is known about an exemplar",
+    responses=errors.responses(errors.NOT_FOUND, errors.INTERNAL_ERROR, errors.NO_INDEX),
+)
+def show_record(exemplar_id: str, response: Response, attributor: AttributorDep) -> ExemplarRecord:
+    """Show an exemplar's concept, size, source, licence, and the metadata that its source gave."""
+    catalog = attributor.snapshot.catalog
+    exemplar = catalog.exemplar(exemplar_id)
+    response.headers["Cache-Control"] = CACHING
+    concept = catalog.concept(exemplar.concept_id)
+    return exemplar_record(exemplar, concept, attributor.snapshot.version)
+
+
+@router.get(
     "/{exemplar_id}/image",
-    summary="Show an exemplar",
+    summary="Show an exemplar's picture",
     response_class=Response,
     responses={
         status.HTTP_200_OK: {

@@ -25,6 +25,7 @@ from whence_client.models import (
     BatchResponse,
     ConceptDetail,
     ConceptList,
+    ExemplarRecord,
     Problem,
     Ready,
     Reloaded,
@@ -80,16 +81,21 @@ class _Calls:
 
     @staticmethod
     def attribute(
-        image: ImageInput, top_k: int, exemplars: int, explain: bool
+        image: ImageInput, top_k: int, exemplars: int, explain: bool, metadata: bool
     ) -> _Call[AttributionResponse]:
-        parameters = _attribution(top_k, exemplars, explain)
+        parameters = _attribution(top_k, exemplars, explain, metadata)
         return _Call("POST", "/attribute", _as(AttributionResponse), parameters, [image])
 
     @staticmethod
     def batches(
-        images: Sequence[ImageInput], top_k: int, exemplars: int, explain: bool, batch: int
+        images: Sequence[ImageInput],
+        top_k: int,
+        exemplars: int,
+        explain: bool,
+        metadata: bool,
+        batch: int,
     ) -> Iterator[_Call[BatchResponse]]:
-        parameters = _attribution(top_k, exemplars, explain)
+        parameters = _attribution(top_k, exemplars, explain, metadata)
         for start in range(0, len(images), batch):
             some = images[start : start + batch]
             yield _Call("POST", "/attribute/batch", _as(BatchResponse), parameters, some)
@@ -102,6 +108,10 @@ class _Calls:
     @staticmethod
     def concept(concept_id: str) -> _Call[ConceptDetail]:
         return _Call("GET", f"/concepts/{quote(concept_id, safe='')}", _as(ConceptDetail))
+
+    @staticmethod
+    def exemplar(exemplar_id: str) -> _Call[ExemplarRecord]:
+        return _Call("GET", f"/exemplars/{quote(exemplar_id, safe='')}", _as(ExemplarRecord))
 
     @staticmethod
     def exemplar_image(exemplar_id: str) -> _Call[bytes]:
@@ -171,9 +181,10 @@ class Whence:
         top_k: int = TOP_K,
         exemplars: int = EXEMPLARS,
         explain: bool = False,
+        metadata: bool = False,
     ) -> AttributionResponse:
         """Rank the source concepts that one image comes from."""
-        return self._send(_Calls.attribute(image, top_k, exemplars, explain))
+        return self._send(_Calls.attribute(image, top_k, exemplars, explain, metadata))
 
     def attribute_many(
         self,
@@ -182,13 +193,14 @@ class Whence:
         top_k: int = TOP_K,
         exemplars: int = EXEMPLARS,
         explain: bool = False,
+        metadata: bool = False,
         batch: int = BATCH,
     ) -> Iterator[BatchAnswer]:
         """Attribute many images, ``batch`` in a request; yields an answer or a problem for each.
 
         Answers come in order and one by one: a later request that fails loses none before it.
         """
-        for call in _Calls.batches(images, top_k, exemplars, explain, batch):
+        for call in _Calls.batches(images, top_k, exemplars, explain, metadata, batch):
             yield from self._send(call).answers
 
     def concepts(self, q: str = "", *, offset: int = 0, limit: int = 50) -> ConceptList:
@@ -198,6 +210,10 @@ class Whence:
     def concept(self, concept_id: str) -> ConceptDetail:
         """Return a concept with its exemplars."""
         return self._send(_Calls.concept(concept_id))
+
+    def exemplar(self, exemplar_id: str) -> ExemplarRecord:
+        """Return what is known about an exemplar, its source's metadata included."""
+        return self._send(_Calls.exemplar(exemplar_id))
 
     def exemplar_image(self, exemplar_id: str) -> bytes:
         """Return an exemplar's thumbnail, the bytes of a JPEG."""
@@ -272,9 +288,10 @@ class AsyncWhence:
         top_k: int = TOP_K,
         exemplars: int = EXEMPLARS,
         explain: bool = False,
+        metadata: bool = False,
     ) -> AttributionResponse:
         """Rank the source concepts that one image comes from."""
-        return await self._send(_Calls.attribute(image, top_k, exemplars, explain))
+        return await self._send(_Calls.attribute(image, top_k, exemplars, explain, metadata))
 
     async def attribute_many(
         self,
@@ -283,10 +300,11 @@ class AsyncWhence:
         top_k: int = TOP_K,
         exemplars: int = EXEMPLARS,
         explain: bool = False,
+        metadata: bool = False,
         batch: int = BATCH,
     ) -> AsyncIterator[BatchAnswer]:
         """Attribute many images; yields an answer or a problem for each, in order."""
-        for call in _Calls.batches(images, top_k, exemplars, explain, batch):
+        for call in _Calls.batches(images, top_k, exemplars, explain, metadata, batch):
             for answer in (await self._send(call)).answers:
                 yield answer
 
@@ -297,6 +315,10 @@ class AsyncWhence:
     async def concept(self, concept_id: str) -> ConceptDetail:
         """Return a concept with its exemplars."""
         return await self._send(_Calls.concept(concept_id))
+
+    async def exemplar(self, exemplar_id: str) -> ExemplarRecord:
+        """Return what is known about an exemplar, its source's metadata included."""
+        return await self._send(_Calls.exemplar(exemplar_id))
 
     async def exemplar_image(self, exemplar_id: str) -> bytes:
         """Return an exemplar's thumbnail, the bytes of a JPEG."""
@@ -388,8 +410,9 @@ def _options(url: str, key: str | None) -> dict[str, Any]:
     return {"base_url": parts, "headers": headers, "trust_env": not local}
 
 
-def _attribution(top_k: int, exemplars: int, explain: bool) -> dict[str, Any]:
-    return {"top_k": top_k, "exemplars": exemplars, "explain": explain}
+def _attribution(top_k: int, exemplars: int, explain: bool, metadata: bool) -> dict[str, Any]:
+    asked = {"top_k": top_k, "exemplars": exemplars, "explain": explain}
+    return {**asked, "metadata": True} if metadata else asked  # older servers do not know it
 
 
 def _as(model: type[Model]) -> Callable[[httpx.Response], Model]:

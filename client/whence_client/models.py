@@ -4,7 +4,7 @@ Field descriptions and the classes' docstrings are the text of the API's documen
 """
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -74,6 +74,11 @@ class AttributeParameters(RequestModel):
         description="Ask for heatmaps of the regions that correspond, for the best exemplar of "
         "each concept first; the server caps how many are explained (6 by default).",
     )
+    metadata: bool = Field(
+        False,
+        description="Ask for the metadata of each exemplar, as its source gave them; they can be "
+        "large.",
+    )
 
 
 class ConceptParameters(RequestModel):
@@ -129,6 +134,11 @@ class ExemplarHit(Wire):
     license: str | None = Field(description="Terms under which it may be used.")
     heatmaps: Heatmaps | None = Field(
         description="Why they are similar, in `facet`; null unless asked for with `explain`."
+    )
+    metadata: dict[str, Any] | None = Field(
+        None,
+        description="What else its source says of it, as it is written there; null unless asked "
+        "for with `metadata`.",
     )
 
 
@@ -203,6 +213,7 @@ class AttributionResponse(Wire):
                                     "source_url": "https://example.org/waves/3",
                                     "license": "CC0-1.0",
                                     "heatmaps": None,
+                                    "metadata": None,
                                 }
                             ],
                         }
@@ -286,6 +297,17 @@ class ExemplarDetail(Wire):
     sha256: str = Field(description="SHA-256 of the original file, hexadecimal.")
     source_url: str | None = Field(description="Where the exemplar was found.")
     license: str | None = Field(description="Terms under which it may be used.")
+
+
+class ExemplarRecord(ExemplarDetail):
+    """An exemplar with all that is known about it."""
+
+    concept_id: str = Field(description="Identifies its concept in `/concepts/{id}`.")
+    concept_name: str = Field(description="The concept's name.")
+    metadata: dict[str, Any] = Field(
+        description="What else its source says of it, as it is written there."
+    )
+    index_version: str = Field(description="Version of the index that was read.")
 
 
 class ConceptDetail(ConceptSummary):

@@ -227,12 +227,13 @@ def _collect(
     """
     found, skipped = identify(exemplars, cache, report)
     # Once before embedding, by content and by what is known; once more for the new pictures.
-    found, withdrawn = leave_out(found, takedowns, cache)
+    concept_ids = {exemplar.concept.id for exemplar in exemplars}
+    found, withdrawn = leave_out(found, takedowns, cache, concept_ids)
     files = [item.file for item in found]
     outcome = embed(cache, files, progress=partial(report, "embedding"))
     chosen, unusable = _choose(found, outcome.unreadable)
     add_fingerprints((item.file.sha256 for item in chosen), cache)
-    chosen, copies = leave_out(chosen, takedowns, cache)
+    chosen, copies = leave_out(chosen, takedowns, cache, concept_ids)
     skipped += withdrawn + unusable + copies
     if not chosen:
         raise RebuildError(

@@ -3,7 +3,7 @@
 import hashlib
 import io
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass
 
 from PIL import Image
@@ -80,25 +80,31 @@ def identify(
 
 
 def leave_out(
-    found: Sequence[Identified], takedowns: Takedowns, cache: EmbeddingCache
+    found: Sequence[Identified],
+    takedowns: Takedowns,
+    cache: EmbeddingCache,
+    concept_ids: Set[str],
 ) -> tuple[list[Identified], list[Skipped]]:
     """Returns the exemplars that no takedown reaches, and those that one does.
 
     A takedown of a concept names an id. Where no concept of the sources has that id now, it reaches
     those that had it before, or would have it if no other concept shared it.
 
-    The cache forgets what it holds of the latter, but for fingerprints.
+    Args:
+        found: the exemplars.
+        takedowns: in force.
+        cache: forgets what it holds of those taken down, but for fingerprints.
+        concept_ids: of all concepts of the sources.
     """
     if not takedowns.active:
         return list(found), []
     known = cache.fingerprints()
     reached: dict[int, tuple[Takedown, str]] = {}
     pictures: list[tuple[int, bytes]] = []
-    present = {item.source.concept.id for item in found}
     for place, item in enumerate(found):
         sha256 = item.file.sha256
         concept = item.source.concept
-        ids = [concept.id, *sorted(concept.other_ids - present)]
+        ids = [concept.id, *sorted(concept.other_ids - concept_ids)]
         named = (takedowns.of_exemplar(sha256, identifier) for identifier in ids)
         if takedown := next(filter(None, named), None):
             reached[place] = (takedown, "taken down")
