@@ -110,7 +110,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("browser")
     source = root / "source"
     source.mkdir()
-    lines = ["path,concept,name,kind,source_url,license"]
+    lines = ["path,concept,name,kind,source_url,license,year,accession"]
     for number in range(CONCEPTS):
         name = NAMES.get(number, f"Painter {number:04d}")
         for turn in range(3 if number < 3 else 1):
@@ -122,6 +122,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
             # The host cannot be reached, and need not be: nothing is ever fetched from it.
             url = f"https://museum.example/{number}/{turn}" if turn != 2 else "javascript:alert(1)"
             lines.append(f"{file},c{number},{name},artist,{url},{'' if turn else 'CC0-1.0'}")
+            lines[-1] += ",c. 1900,<b>12345678901234567890</b>" if number == 0 else ",,"
     (source / "m.csv").write_text("\n".join(lines), encoding="utf-8")
     folder = DataFolder(root / "data")
     rebuild(folder, read_sources([source / "m.csv"]), FakeEmbedder(), canary_rate=0)

@@ -438,3 +438,44 @@ def test_words_are_the_same_on_the_page_and_in_the_report(page: Page) -> None:
         "async (values) => values.map((await import('/static/words.js')).percent)", shares
     )
     assert said == [percent(share) for share in shares]
+
+
+# What the source says of a work
+
+
+def test_details_of_an_exemplar_are_what_its_source_says(page: Page, images: Images) -> None:
+    page.goto(page.url.partition("#")[0] + "#/concepts/c0")
+    record = page.locator(".wall li").first.locator("details")
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(urlsplit(request.url).path))
+    record.locator("summary").click()
+    expect(record.locator("dt")).to_have_text(["year", "accession"])
+    expect(record.locator("dd")).to_have_text(["c. 1900", "<b>12345678901234567890</b>"])
+    record.locator("summary").click()
+    record.locator("summary").click()
+    assert len([path for path in asked if re.fullmatch(r"/exemplars/[0-9a-f]+", path)]) == 1
+    page.goto(page.url.partition("#")[0] + "#/concepts/c5")
+    page.locator(".wall li").first.locator("summary").click()
+    expect(page.locator(".wall li").first).to_contain_text("The source says no more of this work.")
+    page.goto(page.url.partition("#")[0] + "#/")
+    give(page, images("known.png"))
+    page.locator("button.hit").first.click()
+    page.locator("dialog summary").click()
+    expect(page.locator("dialog dd")).to_have_text(["c. 1900", "<b>12345678901234567890</b>"])
+
+
+def test_details_keep_numbers_as_they_are_written(page: Page) -> None:
+    """The answer stands in for a manifest of JSON lines, whose numbers a browser would round."""
+    body = (
+        '{"metadata": {"id": 12345678901234567890, "weight": 1.50, "list": [1, null, {"a": 0.10}],'
+        ' "flag": true}}'
+    )
+    page.route(
+        "**/exemplars/*", lambda route: route.fulfill(content_type="application/json", body=body)
+    )
+    page.goto(page.url.partition("#")[0] + "#/concepts/c1")
+    record = page.locator(".wall li").first.locator("details")
+    record.locator("summary").click()
+    expect(record.locator("dd")).to_have_text(
+        ["12345678901234567890", "1.50", '[1, null, {"a": 0.10}]', "true"]
+    )

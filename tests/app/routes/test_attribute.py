@@ -36,7 +36,7 @@ def test_the_source_comes_first_with_its_evidence(
     assert 0 < first["p_value"] <= 1
     hit = first["exemplars"][0]
     assert set(hit) == {
-        "id", "similarity", "facet", "image_url", "source_url", "license", "heatmaps"
+        "id", "similarity", "facet", "image_url", "source_url", "license", "heatmaps", "metadata"
     }  # fmt: skip
     assert hit["similarity"] == pytest.approx(1, abs=1e-4)
     assert hit["image_url"] == f"/exemplars/{hit['id']}/image"
