@@ -1,15 +1,18 @@
 """100,000 hostile requests to a real server.
 
-    python -m tests.benchmarks.hostile [--requests 100000] [--seed 0] [--generated 0.2]
+    python -m tests.benchmarks.hostile [--requests 100000] [--seed 0] [--generated 0.2] [--proxy]
+
+With `--proxy` all of it goes through a real nginx with deploy/nginx.conf.
 
 Starts `whence serve` in a process of its own, with keys, on a small index, and sends it what
 `tests.benchmarks.malice` makes, and a share that schemathesis generates from the server's own
-OpenAPI description, valid and not, with the right key and without. Every answer is
-judged: a refusal must be a problem+json of the right form, with Retry-After where it belongs; what
-is refused before the application sees it, being no HTTP, is counted apart, too. Memory, file
-descriptors and threads of the server are sampled each second. Prints JSON; exit status 1 if the
-server crashed, answered 500 or not at all, refused in another form, logged a traceback, answered an
-honest request wrongly, or grew.
+OpenAPI description, valid and not, with the right key and without. Every answer is judged: a
+refusal must be a problem+json of the right form, with Retry-After where it belongs. What is refused
+before the application sees it, being no HTTP, is counted apart; that is uvicorn's own answer, in
+plain text, without the proxy, and with it for control characters in a header's value. Memory, file descriptors and threads of the server are sampled each
+second. Prints JSON; exit status 1 if the server crashed, answered 500 or not at all, refused in
+another form, logged a traceback, answered an honest request wrongly, or grew, or if the proxy did
+not reach it.
 """
 
 import argparse
@@ -28,6 +31,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,6 +50,7 @@ from index.layout import DataFolder
 from model.checkpoint import load_embedder
 from tests.benchmarks.malice import PATIENCE, Attack, Attacker
 from tests.benchmarks.pictures import draw_pictures, save_small_model
+from tests.proxy import proxy
 from whence_client import Whence
 from whence_client.models import Problem
 
@@ -54,16 +59,25 @@ IN_FLIGHT = 16
 MAX_BYTES, UPLOAD_SECONDS = 2 * 2**20, 2.0
 WARM, GROWTH, ROOM = 0.2, 1.05, 16  # share of the requests; at most 5% or 16 MiB more
 CHUNK = 100  # examples that schemathesis makes at a time
-PARSER = b"urn:whence:problem:malformed-request"
+UVICORN = b"Invalid HTTP request received."
+PARSERS = (b"urn:whence:problem:malformed-request", UVICORN)
+UNAVAILABLE = b"urn:whence:problem:unavailable"
+PROXY = {"client_body_timeout 20s": f"client_body_timeout {UPLOAD_SECONDS:.0f}s"}
+
+
+def is_parser(body: bytes) -> bool:
+    """Return whether an answer is for what is no HTTP."""
+    return any(parser in body for parser in PARSERS)
 
 
 @dataclass
 class Tally:
-    """What came back."""
+    """Counts what came back."""
 
     sent: Counter[str] = field(default_factory=Counter)
     statuses: Counter[int] = field(default_factory=Counter)
     by_parser: int = 0  # refused as being no HTTP
+    by_uvicorn: int = 0  # of these, in plain text
     unanswered: Counter[str] = field(default_factory=Counter)  # of these kinds it may be so
     faults: list[str] = field(default_factory=list)
     samples: list[tuple[int, int, int, int]] = field(default_factory=list)
@@ -77,9 +91,13 @@ class Tally:
         self.statuses[status] += 1
         if status < 400:
             return
-        self.by_parser += PARSER in body
-        if status == 500:
-            self.faults.append(f"{kind}: 500 {body[:300]!r}")
+        if is_parser(body):
+            self.by_parser += 1
+            if body == UVICORN:
+                self.by_uvicorn += 1
+                return
+        if status == 500 or UNAVAILABLE in body:
+            self.faults.append(f"{kind}: {status} {body[:300]!r}")
         try:
             problem = Problem.model_validate_json(body)
         except ValidationError:
@@ -89,6 +107,9 @@ class Tally:
             self.faults.append(f"{kind}: {status} is mislabelled: {headers!r} {body[:200]!r}")
         if status in {429, 503} and not headers.get("retry-after", "").isdecimal():
             self.faults.append(f"{kind}: {status} without Retry-After")
+
+
+PROBLEM = httpx.Headers({"content-type": "application/problem+json", "retry-after": "5"})
 
 
 # Sockets
@@ -155,6 +176,8 @@ async def write_all(writer: asyncio.StreamWriter, attack: Attack) -> None:
 
 def parse(data: bytes) -> Iterator[tuple[int, httpx.Headers, bytes]]:
     """The answers in what a connection gave; those to HEAD requests have no body."""
+    if data.startswith(b"{"):  # the proxy's, to what looks like HTTP/0.9, which has no headers
+        yield json.loads(data)["status"], PROBLEM, data
     while data.startswith(b"HTTP/1.1 "):
         head, _, rest = data.partition(b"\r\n\r\n")
         first, *lines = head.split(b"\r\n")
@@ -242,7 +265,7 @@ def ask(
         status, body = response.status_code, response.content
         tally.judge(f"generated {operation.label}", status, headers, body)
         # A generated path may lead elsewhere: to another operation, or to none.
-        if status not in documented | {404, 405, 307} and PARSER not in body:
+        if status not in documented | {404, 405, 307} and not is_parser(body):
             tally.faults.append(f"generated {operation.label}: {status} is not documented")
 
     # Nothing can be wrong with a request that takes nothing.
@@ -286,6 +309,15 @@ def serving(root: Path) -> Iterator[tuple[subprocess.Popen[bytes], str, list[str
     finally:
         server.terminate()
         server.wait(30)
+
+
+@contextlib.contextmanager
+def proxied(root: Path, server_url: str) -> Iterator[str]:
+    """A proxy in front of the server: its address."""
+    folder = root / "nginx"
+    folder.mkdir()
+    with proxy(folder, server_url.removeprefix("http://"), changes=PROXY) as (url, _):
+        yield url
 
 
 def sample(pid: int) -> tuple[int, int, int]:
@@ -336,16 +368,18 @@ def main() -> int:
     parser.add_argument("--requests", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--generated", type=float, default=0.2, help="share of schemathesis")
+    parser.add_argument("--proxy", action="store_true", help="ask through nginx")
     options = parser.parse_args()
     tally, stop = Tally(), threading.Event()
     with (
         tempfile.TemporaryDirectory() as name,
-        serving(Path(name)) as (server, url, keys, log),
+        serving(Path(name)) as (server, own_url, keys, log),
+        proxied(Path(name), own_url) if options.proxy else nullcontext(own_url) as url,
         Whence(url, key=keys[0]) as whence,
     ):
         query = next((Path(name) / "source").glob("*/*.jpg"))
         before = whence.attribute(query).concepts
-        attacker = Attacker(keys[0], MAX_BYTES, UPLOAD_SECONDS)
+        attacker = Attacker(keys[0], MAX_BYTES, UPLOAD_SECONDS, options.proxy)
         port = int(url.rpartition(":")[2])
         watcher = threading.Thread(target=watch, args=(server, tally, stop))
         generated = int(options.generated * options.requests)
@@ -371,11 +405,13 @@ def main() -> int:
         logged = log.read_text(errors="replace")
     result = {
         "machine": f"{platform.node()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}",
+        "through_the_proxy": options.proxy,
         "requests": tally.total,
         "seconds": round(seconds),
         "sent": dict(tally.sent.most_common()),
         "answers_by_status": {str(s): n for s, n in sorted(tally.statuses.items())},
         "refused_by_the_parser": tally.by_parser,
+        "of_these_by_uvicorn": tally.by_uvicorn,
         "closed_without_an_answer": dict(tally.unanswered),
         "crashed": crashed,
         "tracebacks_logged": logged.count("Traceback"),
