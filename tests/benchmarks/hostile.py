@@ -9,10 +9,10 @@ Starts `whence serve` in a process of its own, with keys, on a small index, and 
 OpenAPI description, valid and not, with the right key and without. Every answer is judged: a
 refusal must be a problem+json of the right form, with Retry-After where it belongs. What is refused
 before the application sees it, being no HTTP, is counted apart; that is uvicorn's own answer, in
-plain text, without the proxy, and with it for control characters in a header's value. Memory, file descriptors and threads of the server are sampled each
-second. Prints JSON; exit status 1 if the server crashed, answered 500 or not at all, refused in
-another form, logged a traceback, answered an honest request wrongly, or grew, or if the proxy did
-not reach it.
+plain text, without the proxy, and with it for control characters in a header's value. Memory, file
+descriptors and threads of the server are sampled each second. Prints JSON; exit status 1 if the
+server crashed, answered 500 or not at all, refused in another form, logged a traceback, answered an
+honest request wrongly, or grew, or if the proxy did not reach it.
 """
 
 import argparse
