@@ -33,7 +33,7 @@ RESAMPLING = {
     "lanczos": Image.Resampling.LANCZOS,
 }
 LOCAL_FAULTS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM})
-PATIENCE = 4.0  # seconds for the hub's first answer
+HUB_TIMEOUT = 4.0  # seconds until the hub's first answer
 DATA_OPTIONS = frozenset({"mean", "std", "input_size", "crop_pct", "interpolation"})
 # Options that decide on weights: create_backbone does, and it loads no format that can run code.
 RESERVED_OPTIONS = frozenset(
@@ -45,14 +45,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class BackboneFeatures:
-    """What one forward pass gives."""
+    """Holds the outputs of one forward pass of a backbone."""
 
     pooled: torch.Tensor  # (B, D) what the network would hand to its classifier
     stages: list[torch.Tensor]  # each (B, C, H, W), from early to late
     final: torch.Tensor  # what is pooled, in the network's own layout: maps or tokens
 
     def of(self, image: int) -> "BackboneFeatures":
-        """Those of one image, as a batch of one; a view."""
+        """Returns the features of one image as a batch of one, without copying."""
         one = slice(image, image + 1)
         return BackboneFeatures(
             self.pooled[one], [stage[one] for stage in self.stages], self.final[one]
@@ -70,14 +70,14 @@ class Backbone(nn.Module):
 
     @property
     def resized_side(self) -> int:
-        """Pixels of an image's shorter side after resizing, before the central crop."""
+        """Returns the shorter side of a resized image, before the central crop, in pixels."""
         return math.floor(self.config.input_size / self.config.crop_pct)
 
     def preprocess(self, image: Image.Image) -> torch.Tensor:
-        """An RGB image as the network wants it: (3, S, S) float32.
+        """Convert an RGB image to the network's input: (3, S, S) float32.
 
-        What timm's own transform of these settings gives, to a level or two of 255; but what the
-        central crop would cut off is not resized first.
+        The result equals that of timm's own transform to within two levels of 255. Unlike timm's,
+        this resizes only the region that the central crop keeps.
         """
         config, size, short = self.config, self.config.input_size, self.resized_side
         width, height = image.size
@@ -116,7 +116,7 @@ class Backbone(nn.Module):
         return BackboneFeatures(pooled.flatten(1), list(stages), final)
 
     def pool_positions(self, features: BackboneFeatures) -> torch.Tensor:
-        """What each position would be pooled to if the whole picture looked like it.
+        """Pool each position alone, as if the whole picture looked like it.
 
         Where the network averages its last map and does no more than a linear step after, their
         mean over the positions is the pooled features. A class token is no such mean.
@@ -139,7 +139,7 @@ class Backbone(nn.Module):
         return pooled.reshape(batch, height, width, -1).permute(0, 3, 1, 2)
 
     def view_box(self, width: int, height: int) -> tuple[float, float, float, float]:
-        """The part of a picture that `preprocess` shows to the network: its central square.
+        """Returns the region of a picture that the network sees: its central square.
 
         Args:
             width: of the upright picture, pixels.
@@ -178,13 +178,13 @@ def create_backbone(
         network = _create(name, given)
         _load_weights(network, weights)
     origin = "hub" if weights is None else "file"
-    return _tried(Backbone(network.eval(), _config(network, name, origin, given, data)))
+    return _checked(Backbone(network.eval(), _config(network, name, origin, given, data)))
 
 
 def create_random_backbone(
     name: str, *, seed: int = 0, options: Mapping[str, object] | None = None
 ) -> Backbone:
-    """A backbone with random weights, for tests and for a first run without any trained ones.
+    """Build a backbone with random weights, for tests and for first runs without trained weights.
 
     Raises:
         BackboneError: the name or an option is unknown.
@@ -194,11 +194,11 @@ def create_random_backbone(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = _create(name, given)
-    return _tried(Backbone(network.eval(), _config(network, name, "random", given, data)))
+    return _checked(Backbone(network.eval(), _config(network, name, "random", given, data)))
 
 
 def restore_backbone(config: BackboneConfig, state: Mapping[str, torch.Tensor]) -> Backbone:
-    """The backbone a checkpoint describes.
+    """Rebuild the backbone that a checkpoint describes.
 
     Raises:
         BackboneError: ``state`` does not fit the network that ``config`` names.
@@ -209,7 +209,9 @@ def restore_backbone(config: BackboneConfig, state: Mapping[str, torch.Tensor]) 
 
 
 def parse_options(pairs: Sequence[str]) -> dict[str, object]:
-    """``K=V`` texts as `create_backbone`'s options: numbers, booleans, comma-separated numbers.
+    """Parse ``K=V`` texts into options of `create_backbone`.
+
+    Values may be numbers, booleans, texts or comma-separated numbers.
 
     Raises:
         BackboneError: a text is not of the form ``K=V``.
@@ -272,7 +274,7 @@ def _create(name: str, options: dict[str, Any], **more: Any) -> nn.Module:
 
 
 def _options_at_fault(options: Mapping[str, object], cause: str) -> str:
-    """``NAME=VALUE`` of the options that the cause names, or of all."""
+    """Returns ``NAME=VALUE`` of the options that timm's error text names, or of all options."""
     named = [key for key in options if f"'{key}'" in cause] or [
         key for key, value in options.items() if isinstance(value, str) and value in cause
     ]
@@ -280,8 +282,8 @@ def _options_at_fault(options: Mapping[str, object], cause: str) -> str:
 
 
 @torch.inference_mode()
-def _tried(backbone: Backbone) -> Backbone:
-    """The backbone, after one image of its size: what does not fit shows before any real work."""
+def _checked(backbone: Backbone) -> Backbone:
+    """Run the backbone on one black image, so that an unfit input size fails early; return it."""
     size = backbone.config.input_size
     try:
         backbone(torch.zeros(1, 3, size, size))
@@ -295,7 +297,7 @@ def _tried(backbone: Backbone) -> Backbone:
 
 
 def _from_hub(name: str, options: dict[str, Any]) -> nn.Module:
-    """Weights from the hub's local cache, else from the hub."""
+    """Build a network with weights from the hub's local cache, or else from the hub."""
     try:
         pretrained = timm.get_pretrained_cfg(name, allow_unregistered=True) if name else None
     except RuntimeError as error:
@@ -325,12 +327,12 @@ def _from_hub(name: str, options: dict[str, Any]) -> nn.Module:
 
 
 def _hub_weights(name: str, repository: str) -> str:
-    """The path of the repository's weights in the local cache, fetched into it if need be."""
+    """Returns the path of a repository's weights in the local cache, downloading them if needed."""
     cached = huggingface_hub.try_to_load_from_cache(repository, HUB_FILE)
     if isinstance(cached, str):
         return cached
     try:
-        _ask_hub()
+        _check_hub()
         return str(huggingface_hub.hf_hub_download(repository, HUB_FILE))
     except (httpx.HTTPError, OSError) as error:
         if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
@@ -353,19 +355,19 @@ def _hub_weights(name: str, repository: str) -> str:
         ) from error
 
 
-def _ask_hub() -> None:
-    """One short question: the hub client itself retries for most of a minute.
+def _check_hub() -> None:
+    """Send one short request to the hub, because its client retries for most of a minute.
 
     Raises:
-        httpx.HTTPError: no answer.
-        OfflineModeIsEnabled: it is not to be asked.
+        httpx.HTTPError: the hub does not answer.
+        OfflineModeIsEnabled: HF_HUB_OFFLINE forbids the request.
     """
     if hub.HF_HUB_OFFLINE:
-        raise OfflineModeIsEnabled("HF_HUB_OFFLINE is set, so it was not asked")
+        raise OfflineModeIsEnabled("HF_HUB_OFFLINE is set, so no request was sent")
 
     def ask() -> None:
         try:
-            httpx.head(hub.ENDPOINT, timeout=PATIENCE, follow_redirects=True)
+            httpx.head(hub.ENDPOINT, timeout=HUB_TIMEOUT, follow_redirects=True)
         except httpx.HTTPError as error:
             failures.append(error)
 
@@ -373,9 +375,9 @@ def _ask_hub() -> None:
     # In a thread: looking up a name takes as long as the system likes, whatever the timeout.
     asking = threading.Thread(target=ask, daemon=True)
     asking.start()
-    asking.join(2 * PATIENCE)
+    asking.join(2 * HUB_TIMEOUT)
     if asking.is_alive():
-        raise httpx.ConnectTimeout(f"no answer in {2 * PATIENCE:.0f} seconds")
+        raise httpx.ConnectTimeout(f"no answer in {2 * HUB_TIMEOUT:.0f} seconds")
     if failures:
         raise failures[0]
 
@@ -394,7 +396,11 @@ def _load_weights(network: nn.Module, path: Path) -> None:
 
 
 def _fit(network: nn.Module, state: Mapping[str, torch.Tensor], origin: str) -> None:
-    """Load ``state``; a classifier in it is left out, anything else missing or over is an error."""
+    """Load ``state`` into the network, without its classifier.
+
+    Raises:
+        BackboneError: a tensor is missing, unknown or of another shape.
+    """
     wanted = network.state_dict()
     classifier = tuple(
         f"{part}." for part in _classifier_names(network) if f"{part}.weight" not in wanted
@@ -445,7 +451,7 @@ def _config(
 
 
 def _faults(error: ValidationError) -> list[str]:
-    """A line for each option at fault."""
+    """Returns one line for each invalid option."""
     lines: dict[str, str] = {}
     for fault in error.errors():
         field, *within = fault["loc"]

@@ -15,7 +15,7 @@ from model.whitening import principal_map
 
 @dataclass(frozen=True)
 class CanonicalMap:
-    """What CCA between views finds.
+    """Holds the result of canonical correlation analysis between views.
 
     Attributes:
         mean: (D,) float64, of both views together.

@@ -1,11 +1,11 @@
-"""What a model is made of and how it was trained: frozen, validated, saved beside the weights."""
+"""Configuration of models and of training: frozen, validated, and saved beside the weights."""
 
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 Facet = Literal["subject", "style"]
-Reading = Literal["pooled", "late", "early"]
+Descriptor = Literal["pooled", "late", "early"]
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -30,15 +30,15 @@ class BackboneConfig(Frozen):
     interpolation: Literal["bilinear", "bicubic", "lanczos"] = "bicubic"
 
 
-class ReadingConfig(Frozen):
-    """How the head of one reading is trained."""
+class DescriptorConfig(Frozen):
+    """Hyperparameters of one descriptor's head."""
 
     power: float = Field(0.25, ge=0, le=0.5)  # of the whitening that training starts from
     standardise: bool = False  # bring every feature to unit variance first
-    components: int = Field(768, ge=1)  # length of the reading's embedding, at most
+    components: int = Field(768, ge=1)  # length of the descriptor's embedding, at most
     alignment: float = Field(0.0, ge=0)  # weight of InfoNCE
     disentanglement: float = Field(1.0, ge=0)  # weight of Infomax
-    anchor: float = Field(0.3, ge=0)  # weight of staying near the closed form
+    anchor: float = Field(0.3, ge=0)  # weight of the penalty on leaving the closed form
 
 
 class TrainConfig(Frozen):
@@ -46,17 +46,17 @@ class TrainConfig(Frozen):
 
     seed: int = 0
     views: int = Field(2, ge=2, le=8)  # augmented views of each image, beside the clean one
-    readings: dict[Reading, ReadingConfig] = {
-        "pooled": ReadingConfig(power=0.20, standardise=True, components=512),
-        "late": ReadingConfig(power=0.25, components=1024, alignment=0.3),
-        "early": ReadingConfig(power=0.40, components=1024),
+    descriptors: dict[Descriptor, DescriptorConfig] = {
+        "pooled": DescriptorConfig(power=0.20, standardise=True, components=512),
+        "late": DescriptorConfig(power=0.25, components=1024, alignment=0.3),
+        "early": DescriptorConfig(power=0.40, components=1024),
     }
     steps: int = Field(100, ge=0)
     batch_size: int = Field(512, ge=2)  # images
     learning_rate: float = Field(3e-4, gt=0)
     temperature: float = Field(0.1, gt=0)  # of InfoNCE
-    held_out: float = Field(0.1, gt=0, lt=1)  # share of the images that early stopping looks at
-    held_out_images: int = Field(2_000, ge=2)  # and how many those are at most
+    held_out: float = Field(0.1, gt=0, lt=1)  # share of the images kept for early stopping
+    held_out_images: int = Field(2_000, ge=2)  # and their number, at most
     fit_images: int = Field(20_000, ge=2)  # drawn, where there are more, to fit the closed form to
     evaluate_every: int = Field(20, ge=1)  # steps
     patience: int = Field(3, ge=1)  # evaluations without a better one before training stops
@@ -82,8 +82,8 @@ class PretrainConfig(Frozen):
     temperature: float = Field(0.2, gt=0)  # of InfoNCE
     fade: float = Field(0.2, gt=0, le=1)  # weight of each stage's loss beside the one before it
     contrast: float = Field(0.1, ge=0)  # weight of InfoNCE beside a teacher; 1 without
-    hidden: int = Field(512, ge=2)  # of the projector that InfoNCE looks through
-    projection: int = Field(128, ge=2)  # what it looks at
+    hidden: int = Field(512, ge=2)  # width of the hidden layer of InfoNCE's projector
+    projection: int = Field(128, ge=2)  # length of the projector's output
     held_out: float = Field(0.05, gt=0, lt=1)  # share of the images
     held_out_images: int = Field(2_000, ge=2)  # at most, for k-NN
     held_out_losses: int = Field(256, ge=2)  # of these, for the loss
@@ -92,14 +92,14 @@ class PretrainConfig(Frozen):
 
     @property
     def falling(self) -> int:
-        """Epochs over which the learning rate falls."""
+        """Returns the number of epochs over which the learning rate falls."""
         return round(self.decay * self.epochs)
 
 
 class ModelConfig(Frozen):
-    """Everything that changes an embedding, apart from the weights themselves."""
+    """Description of a model: with the weights, it determines every embedding."""
 
     format: Literal[1] = 1
     backbone: BackboneConfig
-    facets: dict[Facet, dict[Reading, float]]  # how much each reading counts in a facet's cosine
-    dimensions: dict[Reading, tuple[int, int]]  # of each reading's head: components, features
+    facets: dict[Facet, dict[Descriptor, float]]  # facet -> weight of each descriptor in its cosine
+    dimensions: dict[Descriptor, tuple[int, int]]  # of each descriptor's head: components, features

@@ -1,4 +1,4 @@
-"""`Embedder.embed(images)`: one unit-norm matrix per facet from one forward pass."""
+"""The embedder: images to one unit-norm matrix per facet, in one forward pass."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,11 +11,11 @@ from PIL import Image
 from torch import nn
 
 from model.backbone import Backbone, BackboneFeatures
-from model.config import Facet, ModelConfig, Reading
+from model.config import Descriptor, Facet, ModelConfig
+from model.descriptors import DescriptorExtractor
 from model.engines import EngineName, choose_engine, export_path, precision
 from model.errors import ModelError
 from model.explain import Patches, facet_contributions
-from model.facets import FacetReader
 from model.head import AttributionHead
 
 # Decoding a JPEG at a fraction of its size blurs what a resize would have kept. Measured on real
@@ -24,33 +24,34 @@ OVERSAMPLING = 4
 
 
 class AttributionModel(nn.Module):
-    """Backbone -> readings -> heads -> facets, each of unit norm."""
+    """Backbone -> descriptors -> heads -> facets, each of unit norm."""
 
     def __init__(
-        self, backbone: Backbone, heads: Mapping[Reading, AttributionHead], config: ModelConfig
+        self, backbone: Backbone, heads: Mapping[Descriptor, AttributionHead], config: ModelConfig
     ) -> None:
         super().__init__()
         self.config = config
         self.backbone = backbone
-        self.reader = FacetReader()
-        self.heads = nn.ModuleDict({str(reading): head for reading, head in heads.items()})
+        self.extractor = DescriptorExtractor()
+        self.heads = nn.ModuleDict({str(descriptor): head for descriptor, head in heads.items()})
 
     def forward(self, pixels: torch.Tensor) -> dict[Facet, torch.Tensor]:
         """Embed (B, 3, S, S) preprocessed pixels: facet -> (B, K) float32 of unit norm."""
         return self.describe(self.backbone(pixels))
 
     def describe(self, features: BackboneFeatures) -> dict[Facet, torch.Tensor]:
-        """`forward` for what the backbone has seen already."""
-        return self.compare(self.reader(features))
+        """Embed backbone features: facet -> (B, K) float32 of unit norm."""
+        return self.combine(self.extractor(features))
 
-    def compare(self, readings: Mapping[Reading, torch.Tensor]) -> dict[Facet, torch.Tensor]:
-        """What is compared: reading -> (B, D) to facet -> (B, K) of unit norm."""
+    def combine(self, descriptors: Mapping[Descriptor, torch.Tensor]) -> dict[Facet, torch.Tensor]:
+        """Embed descriptors: descriptor -> (B, D) to facet -> (B, K) of unit norm."""
         facets: dict[Facet, torch.Tensor] = {}
         for facet, weights in self.config.facets.items():
             total = sum(weights.values())
-            # With the roots of the weights, a dot product is the readings' weighted mean cosine.
+            # Scaled by the roots of the weights, vectors have the weighted mean of the descriptors'
+            # cosines as their dot product.
             parts = [
-                self.heads[name](readings[name]) * (weight / total) ** 0.5
+                self.heads[name](descriptors[name]) * (weight / total) ** 0.5
                 for name, weight in weights.items()
             ]
             facets[facet] = torch.cat(parts, dim=-1)
@@ -61,7 +62,7 @@ class Embedder:
     """Runs a model on images, on CUDA when there is one.
 
     Args:
-        model: what to run.
+        model: the model to run.
         model_id: its identity, which no engine changes.
         device: see `choose_device`.
         batch_size: images in a forward pass, at most.
@@ -95,7 +96,7 @@ class Embedder:
 
     @property
     def input_size(self) -> int:
-        """Pixels a side of what the backbone sees."""
+        """Returns the side of the backbone's input, in pixels."""
         return self._model.config.backbone.input_size
 
     @property
@@ -104,7 +105,7 @@ class Embedder:
         return OVERSAMPLING * self._model.backbone.resized_side
 
     def preprocess(self, image: Image.Image) -> torch.Tensor:
-        """(3, S, S) float32 pixels of an RGB image; the part of `embed` that can run elsewhere."""
+        """Convert an RGB image to pixels, (3, S, S) float32; safe to run on another thread."""
         return self._model.backbone.preprocess(image)
 
     def embed(self, images: Sequence[Image.Image]) -> dict[Facet, NDArray[np.float32]]:
@@ -113,7 +114,7 @@ class Embedder:
 
     @torch.inference_mode()
     def embed_pixels(self, pixels: Sequence[torch.Tensor]) -> dict[Facet, NDArray[np.float32]]:
-        """`embed` for images that `preprocess` has seen already."""
+        """Embed preprocessed images, (3, S, S) each: facet -> (N, K) float32 of unit norm."""
         batches = [
             self._run(self._moved(torch.stack(list(pixels[i : i + self.batch_size]))))
             for i in range(0, len(pixels), self.batch_size)
@@ -127,10 +128,10 @@ class Embedder:
     def embed_with_patches(
         self, pixels: Sequence[torch.Tensor]
     ) -> tuple[dict[Facet, NDArray[np.float32]], list[Patches]]:
-        """`embed_pixels`, with what `contributions` needs of each image: N of them, in order.
+        """Embed preprocessed images and keep what `contributions` needs of each, in order.
 
-        PyTorch runs it, whatever the engine, in the engine's precision: the embeddings are those of
-        `embed_pixels` but for rounding.
+        PyTorch computes this in the engine's precision, so the embeddings equal those of
+        `embed_pixels` up to rounding.
         """
         model = self._model
         embeddings: list[dict[Facet, torch.Tensor]] = []
@@ -139,12 +140,12 @@ class Embedder:
             batch = self._moved(torch.stack(list(pixels[start : start + self.batch_size])))
             with precision(self.engine, self.device):
                 features = model.backbone(batch)
-            readings = model.reader(features)
-            embeddings.append(model.compare(readings))
+            descriptors = model.extractor(features)
+            embeddings.append(model.combine(descriptors))
             patches += (
                 Patches(
                     features.of(image),
-                    {name: values[image : image + 1] for name, values in readings.items()},
+                    {name: values[image : image + 1] for name, values in descriptors.items()},
                 )
                 for image in range(len(batch))
             )
@@ -157,23 +158,26 @@ class Embedder:
     def contributions(
         self, facet: Facet, pictures: Sequence[Patches], others: NDArray[np.float32]
     ) -> NDArray[np.float32]:
-        """How much each region of each picture adds to its cosine with another.
+        """Divide each picture's cosine with another among the regions of the picture.
 
         Args:
-            facet: the one to explain.
+            facet: the facet to explain.
             pictures: N of them, from `embed_with_patches`; one may come several times.
             others: (N, K) unit vectors of that facet, one for each picture.
 
         Returns:
             (N, GRID, GRID) over the part of the picture that `view_box` names. Each sums to the
-            picture's cosine with its vector; a cell below 0 speaks against.
+            picture's cosine with its vector; a cell below 0 lowers it.
         """
         model = self._model
         weights = model.config.facets[facet]
         maps = facet_contributions(
             model.backbone,
-            model.reader,
-            {reading: cast("AttributionHead", model.heads[reading]) for reading in weights},
+            model.extractor,
+            {
+                descriptor: cast("AttributionHead", model.heads[descriptor])
+                for descriptor in weights
+            },
             weights,
             pictures,
             torch.from_numpy(np.ascontiguousarray(others)).to(self.device),
@@ -181,19 +185,20 @@ class Embedder:
         return np.asarray(maps.cpu().numpy(), dtype=np.float32)
 
     def view_box(self, width: int, height: int) -> tuple[float, float, float, float]:
-        """The part of a picture of that size which is seen: left, top, right, bottom in pixels."""
+        """Returns the region that the backbone sees: left, top, right, bottom in pixels."""
         return self._model.backbone.view_box(width, height)
 
     def _moved(self, batch: torch.Tensor) -> torch.Tensor:
         if self.device.type == "cuda":
-            # From pinned memory the copy is faster. It runs beside nothing: the forward pass that
-            # follows on the same stream needs it, and the one before has been waited for.
+            # Copies from pinned memory are faster.
             return batch.pin_memory().to(self.device, non_blocking=True)
         return batch.to(self.device)
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """``auto`` is CUDA when there is one, else CPU; any other name is torch's own.
+    """Choose a device: ``auto`` takes CUDA if there is one, else the CPU.
+
+    Other names are torch's own.
 
     Raises:
         ModelError: there is no such device, or it cannot be used here.
@@ -202,7 +207,7 @@ def choose_device(name: str = "auto") -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device).item()  # a device that is named is not always there
+        torch.zeros(1, device=device).item()  # a named device may be missing
     except (RuntimeError, AssertionError, ImportError) as error:
         cause = str(error).strip().partition("\n")[0]
         raise ModelError(

@@ -1,11 +1,10 @@
-"""How the forward pass runs: eager PyTorch, compiled PyTorch, ONNX Runtime or OpenVINO.
+"""Engines that run the forward pass: eager or compiled PyTorch, ONNX Runtime, OpenVINO.
 
-Whatever runs it, an embedding stays the same: an engine is used only after it has given those of
-eager float32 on a batch made for the purpose. Which is the fastest is not guessed at but measured:
-`tests.benchmarks.engines`.
+An engine is used only if its embeddings of a test batch agree with those of eager float32. Their
+speeds are measured by `tests.benchmarks.engines`.
 
     eager, compile              float32, as the model was trained
-    eager-bf16, compile-bf16    the backbone in bfloat16, readings and heads in float32
+    eager-bf16, compile-bf16    the backbone in bfloat16, descriptors and heads in float32
     onnx, openvino              float32 on a CPU; optional installs of the same names
     auto                        the fastest that is installed and agrees, else eager
 """
@@ -24,15 +23,15 @@ from torch import nn
 
 from model.backbone import Backbone, BackboneFeatures
 from model.config import BackboneConfig, Facet, ModelConfig
+from model.descriptors import EDITION
 from model.errors import ModelError
-from model.facets import EDITION
 
 EngineName = Literal["auto", "eager", "eager-bf16", "compile", "compile-bf16", "onnx", "openvino"]
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)
 Engine = Callable[[torch.Tensor], dict[Facet, torch.Tensor]]
 
 COSINE = 0.999  # to eager float32's embedding, of every image and facet
-# bfloat16 errs by what is in the picture: on the few that are tried it has to do better.
+# The error of bfloat16 depends on the picture, so the few test pictures need a stricter limit.
 COSINE_BF16 = 0.9995
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of this process's container
 
@@ -40,26 +39,26 @@ log = logging.getLogger(__name__)
 
 
 class EngineError(Exception):
-    """An engine that cannot be used here; its text says why."""
+    """Raised for an engine that cannot be used here; its text says why."""
 
 
 class Model(Protocol):
-    """What an engine needs of `model.embedder.AttributionModel`."""
+    """The part of `model.embedder.AttributionModel` that an engine needs."""
 
     config: ModelConfig
     backbone: Backbone
 
     def __call__(self, pixels: torch.Tensor) -> dict[Facet, torch.Tensor]:
-        """(B, 3, S, S) pixels -> facet -> (B, K)."""
+        """Embed (B, 3, S, S) pixels: facet -> (B, K)."""
 
     def describe(self, features: BackboneFeatures) -> dict[Facet, torch.Tensor]:
-        """What follows the backbone."""
+        """Embed backbone features: facet -> (B, K)."""
 
 
 def choose_engine(
     model: Model, name: EngineName, device: torch.device, *, export: Path | None = None
 ) -> tuple[EngineName, Engine]:
-    """The engine of that name; ``auto`` is the fastest that is installed here and agrees.
+    """Choose an engine; ``auto`` takes the fastest that is installed and agrees with eager.
 
     Args:
         model: in evaluation mode, on ``device``.
@@ -68,7 +67,7 @@ def choose_engine(
         export: where to keep the model in ONNX's format, for the next start.
 
     Returns:
-        Its name, never ``auto``, and the engine, which has run once.
+        The engine's name, never ``auto``, and the engine, which has run once.
 
     Raises:
         ModelError: the engine that was named is not installed, cannot run the model or does not
@@ -101,26 +100,25 @@ def choose_engine(
 
 
 def export_path(folder: Path, model_id: str) -> Path:
-    """Where a model's ONNX export is kept: named by all that decides what is in it."""
-    return folder / f"{model_id}-readings{EDITION}-torch{torch.__version__}.onnx"
+    """Returns the path of a model's ONNX export, named by all that its content depends on."""
+    return folder / f"{model_id}-descriptors{EDITION}-torch{torch.__version__}.onnx"
 
 
 def set_threads(count: int = 0) -> int:
-    """Let inference use that many threads; 0 is one for each core this process may use.
+    """Set the number of inference threads; 0 is one for each core that this process may use.
 
-    PyTorch's own choice knows neither a container's share of the machine nor, for every kind of
-    thread, the cores the process is bound to; with more threads than cores they wait for one
-    another.
+    PyTorch's default ignores a container's quota and, for some threads, the cores that the process
+    is bound to. More threads than cores wait for one another.
 
     Returns:
-        How many.
+        The number of threads.
     """
     torch.set_num_threads(count or min(torch.get_num_threads(), available_cores()))
     return torch.get_num_threads()
 
 
 def available_cores() -> int:
-    """Cores this process may use, of those it is bound to and its container's share."""
+    """Returns the number of cores that this process may use, by its affinity and its quota."""
     bound = getattr(os, "sched_getaffinity", None)  # not on every system
     cores = len(bound(0)) if bound else os.cpu_count() or 1
     try:
@@ -132,11 +130,11 @@ def available_cores() -> int:
 
 
 def by_speed(model: Model, device: torch.device) -> list[EngineName]:
-    """What ``auto`` tries before eager, fastest first as tests/benchmarks/README.md records it.
+    """Returns the engines that ``auto`` tries before eager, fastest first.
 
-    That is for CPUs. The order on CUDA was not measured; there the bfloat16 of its matrix units is
-    taken for faster. ``compile`` is left out: on CPUs ONNX Runtime or plain bfloat16 gives most of
-    what it could or more, without a C++ compiler and most of a minute at a first start.
+    The order on CPUs is the one measured in tests/benchmarks/README.md. The order on CUDA was not
+    measured. ``compile`` is left out: on CPUs ONNX Runtime or bfloat16 gains about as much, without
+    a C++ compiler and without most of a minute at the first start.
     """
     if device.type == "cuda":
         return ["eager-bf16"]
@@ -157,19 +155,19 @@ def by_speed(model: Model, device: torch.device) -> list[EngineName]:
 
 
 def _has_bf16() -> bool:
-    """Whether this CPU multiplies bfloat16 itself; without, it is slower than float32."""
+    """Returns True if the CPU multiplies bfloat16 in hardware; else float32 is faster."""
     # PyTorch's older versions lack it.
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
 
 
 def precision(name: EngineName, device: torch.device) -> torch.autocast:
-    """The context in which an engine of that name runs the backbone."""
+    """Returns the autocast context in which the named engine runs the backbone."""
     return torch.autocast(device.type, torch.bfloat16, enabled=name.endswith("-bf16"))
 
 
 class _Bfloat16(nn.Module):
-    """The model with its backbone in bfloat16."""
+    """Wraps a model so that its backbone runs in bfloat16."""
 
     def __init__(self, model: Model, device: torch.device) -> None:
         super().__init__()
@@ -183,7 +181,7 @@ class _Bfloat16(nn.Module):
 
 
 class _Exportable(nn.Module):
-    """The model with a tuple for a result."""
+    """Wraps a model so that it returns a tuple, as the export needs."""
 
     def __init__(self, model: Model) -> None:
         super().__init__()
@@ -196,11 +194,11 @@ class _Exportable(nn.Module):
 def build_engine(
     model: Model, name: EngineName, device: torch.device, export: Path | None
 ) -> Engine:
-    """The engine of that name, without a look at what it gives.
+    """Build the named engine without comparing its results.
 
     Raises:
-        ImportError: a library it needs is not installed.
-        Exception: whatever its compiler or converter raises.
+        ImportError: a library that it needs is not installed.
+        Exception: its compiler or converter failed.
     """
     if name in {"onnx", "openvino"}:
         if device.type != "cpu":
@@ -211,10 +209,10 @@ def build_engine(
 
 
 def _compiled(engine: Engine) -> Engine:
-    """For any number of images of one size.
+    """Compile an engine for any number of images of one size.
 
-    ``dynamic=True`` takes height and width for unknown as well: the starter, whose padding depends
-    on them, had not compiled after eight minutes then, and takes most of a minute so.
+    ``dynamic=True`` would also leave height and width open. The starter's padding depends on them:
+    its compilation then had not ended after eight minutes, and takes most of a minute this way.
     """
     compiled = torch.compile(engine)
 
@@ -275,7 +273,7 @@ def _run(
 
 
 def _loaded(model: Model, export: Path | None, load: Callable[[bytes], Any]) -> Any:
-    """What ``load`` makes of the exported model; a kept export that is damaged is made again."""
+    """Load the exported model, and export it again if the kept file is damaged."""
     if export and export.is_file():
         try:
             return load(export.read_bytes())
@@ -285,7 +283,7 @@ def _loaded(model: Model, export: Path | None, load: Callable[[bytes], Any]) -> 
 
 
 def _export(model: Model, path: Path | None) -> bytes:
-    """The model in ONNX's format, for any batch size; kept at ``path``, whole or not at all."""
+    """Export a model to ONNX for any batch size, and keep it at ``path``, whole or not at all."""
     for needed in ("onnx", "onnxscript"):
         try:
             metadata.version(needed)
@@ -313,10 +311,10 @@ def _export(model: Model, path: Path | None) -> bytes:
 
 
 def probe(config: BackboneConfig, count: int = 8) -> torch.Tensor:
-    """Pictures to try an engine on: (count, 3, S, S) float32, as `Backbone.preprocess` gives them.
+    """Draw test pictures for engines: (count, 3, S, S) float32, preprocessed.
 
-    Noise at every scale, stronger the coarser it is, as in photographs: what fine noise alone shows
-    of a network is little.
+    They are noise at every scale, stronger at coarser scales as in photographs, because fine noise
+    alone exercises little of a network.
     """
     size = config.input_size
     generator = torch.Generator().manual_seed(0)

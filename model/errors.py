@@ -8,7 +8,7 @@
     │   └── ImageTooSmallError         too few pixels to describe
     ├── BackboneError              unknown name, bad option, weights that do not fit
     │   └── HubError                   weights that are neither in the local cache nor in reach
-    ├── TrainingError              images that nothing can be learnt from
+    ├── TrainingError              images that cannot be trained on
     └── ModelError                 a stored model that is missing, damaged or of another version, or
                                    a device that it cannot run on
 
@@ -49,7 +49,7 @@ class HubError(BackboneError):
 
 
 class TrainingError(WhenceError):
-    """Images or features that nothing can be learnt from."""
+    """Images or features that cannot be trained on."""
 
 
 class ModelError(WhenceError):

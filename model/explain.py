@@ -1,11 +1,11 @@
-"""Which regions of a picture make it similar to another: a cosine as a sum over positions.
+"""Explains a cosine as a sum over the positions of a picture.
 
-The cosine of picture q with picture e in one reading is linear in q's reading x once e's unit
+The cosine of picture q with picture e in one descriptor is linear in q's descriptor x once e's unit
 vector z and the length of q's own vector are taken as they are:
 
-    cos = s (x - mu),   s = z A / |A (x - mu)|          mu, A: the reading's head
+    cos = s (x - mu),   s = z A / |A (x - mu)|          mu, A: the descriptor's head
 
-and each reading is itself a sum over the positions p of a map:
+and each descriptor is itself a sum over the positions p of a map:
 
     late, early   x_ij = mean_p c_i(p) c_j(p), c being channels of mean 0 and variance 1. Position p
                   holds (1 / P) sum_{i<j} s_ij c_i(p) c_j(p), a quadratic form. Exact.
@@ -14,12 +14,12 @@ and each reading is itself a sum over the positions p of a map:
                   average of values not below 0 (ResNet, MobileNetV2, RegNet, ...): up to a
                   factor it is then the gradient times the activation. Where it is not (a class
                   token, layers after pooling) it shows how far each position would speak for e by
-                  itself, and what that leaves of the cosine has no place.
+                  itself, and the rest of the cosine has no position.
 
--s mu and whatever has no place are divided evenly among the positions, so that a heatmap always
-adds up to the cosine. For average pooling without a root this is the class activation map (Zhou et
-al. 2016) with the other picture in the place of the class, as in metric learning (Zhu et al. 2021);
-for correlations, style transfer's Gram matrices (Gatys et al. 2016) taken apart again.
+-s mu and the part without a position are divided evenly among the positions, so that a heatmap
+always adds up to the cosine. For average pooling without a root this is the class activation map
+(Zhou et al. 2016) with the other picture in the place of the class, as in metric learning (Zhu et
+al. 2021); for correlations it divides the Gram matrices of style transfer (Gatys et al. 2016).
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,8 +28,8 @@ from dataclasses import dataclass
 import torch
 
 from model.backbone import Backbone, BackboneFeatures
-from model.config import Reading
-from model.facets import FacetReader, standardised_channels
+from model.config import Descriptor
+from model.descriptors import DescriptorExtractor, standardised_channels
 from model.head import AttributionHead
 
 GRID = 28  # cells a side of a heatmap
@@ -37,56 +37,56 @@ GRID = 28  # cells a side of a heatmap
 
 @dataclass(frozen=True)
 class Patches:
-    """What the explanation of one picture needs of its forward pass: a megabyte or two."""
+    """Holds the parts of one picture's forward pass that an explanation needs: 1 to 2 MB."""
 
     features: BackboneFeatures  # of a batch of one
-    readings: Mapping[Reading, torch.Tensor]  # each (1, D)
+    descriptors: Mapping[Descriptor, torch.Tensor]  # each (1, D)
 
 
 def facet_contributions(
     backbone: Backbone,
-    reader: FacetReader,
-    heads: Mapping[Reading, AttributionHead],
-    weights: Mapping[Reading, float],
+    extractor: DescriptorExtractor,
+    heads: Mapping[Descriptor, AttributionHead],
+    weights: Mapping[Descriptor, float],
     pictures: Sequence[Patches],
     others: torch.Tensor,
 ) -> torch.Tensor:
-    """How much each region of each picture adds to its cosine with another, in one facet.
+    """Divide each picture's cosine with another among its regions, in one facet.
 
     Args:
-        backbone: that gave the patches.
-        reader: that gave the readings.
-        heads: of the facet's readings.
-        weights: how much each reading counts in the facet's cosine.
+        backbone: the network that made the patches.
+        extractor: the extractor that made the descriptors.
+        heads: of the facet's descriptors.
+        weights: of each descriptor in the facet's cosine.
         pictures: N of them; one may come several times.
         others: (N, K) unit vectors of that facet, one for each picture.
 
     Returns:
         (N, GRID, GRID) float32 over what the backbone saw. Each sums to the picture's cosine with
-        its vector; a cell below 0 speaks against.
+        its vector; a cell below 0 lowers it.
     """
     maps = torch.zeros(len(pictures), GRID, GRID, device=others.device)
     distinct = {id(picture): picture for picture in pictures}
     whole = sum(weights.values())
-    parts = torch.split(others, [heads[reading].dimension for reading in weights], dim=1)
-    for (reading, weight), part in zip(weights.items(), parts, strict=True):
-        head = heads[reading]
-        values = torch.cat([picture.readings[reading] for picture in pictures])  # (N, D)
+    parts = torch.split(others, [heads[descriptor].dimension for descriptor in weights], dim=1)
+    for (descriptor, weight), part in zip(weights.items(), parts, strict=True):
+        head = heads[descriptor]
+        values = torch.cat([picture.descriptors[descriptor] for picture in pictures])  # (N, D)
         lengths = head.components(values).norm(dim=1, keepdim=True).clamp(min=1e-12)  # (N, 1)
         slopes = (weight / whole) ** 0.5 * part @ head.weight / lengths  # (N, D)
         cosines = (slopes * (values - head.mean)).sum(dim=1)  # (N,)
         layers = {
-            key: _layers(reading, backbone, reader, picture.features)
+            key: _layers(descriptor, backbone, extractor, picture.features)
             for key, picture in distinct.items()
         }
         for picture, slope, cosine, heatmap in zip(pictures, slopes, cosines, maps, strict=True):
-            placed = _place(reading, slope, layers[id(picture)])
+            placed = _place(descriptor, slope, layers[id(picture)])
             heatmap += placed + (cosine - placed.sum()) / GRID**2
     return maps
 
 
 def pooled_contributions(slope: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-    """What each position adds to the pooled reading's product with ``slope``.
+    """Divide the pooled descriptor's product with ``slope`` among the positions.
 
     Args:
         slope: (D,).
@@ -102,7 +102,7 @@ def pooled_contributions(slope: torch.Tensor, positions: torch.Tensor) -> torch.
 
 
 def correlation_contributions(slope: torch.Tensor, channels: torch.Tensor) -> torch.Tensor:
-    """What each position adds to the product of the channels' correlations with ``slope``.
+    """Divide the product of the channel correlations with ``slope`` among the positions.
 
     Args:
         slope: (C (C - 1) / 2,), pairs in the order of `channel_correlations`.
@@ -130,9 +130,11 @@ def spread(contributions: torch.Tensor, grid: int = GRID) -> torch.Tensor:
     return down @ contributions @ across.T
 
 
-def _place(reading: Reading, slope: torch.Tensor, layers: Sequence[torch.Tensor]) -> torch.Tensor:
-    """The contributions of all the maps that a reading is made of, (GRID, GRID)."""
-    if reading == "pooled":
+def _place(
+    descriptor: Descriptor, slope: torch.Tensor, layers: Sequence[torch.Tensor]
+) -> torch.Tensor:
+    """Sum the contributions of all maps of a descriptor: (GRID, GRID)."""
+    if descriptor == "pooled":
         return spread(pooled_contributions(slope, layers[0]))
     parts = torch.split(slope, [len(layer) * (len(layer) - 1) // 2 for layer in layers])
     placed = [
@@ -143,7 +145,7 @@ def _place(reading: Reading, slope: torch.Tensor, layers: Sequence[torch.Tensor]
 
 
 def _windows(count: int, grid: int, device: torch.device) -> torch.Tensor:
-    """(grid, count): the part of each of ``count`` places that falls to each cell."""
+    """Returns (grid, count): the share of each place that falls to each cell."""
     places = (torch.arange(count, device=device) + 0.5) / count
     cells = (torch.arange(grid, device=device) + 0.5) / grid
     # Its mirror images beyond the borders stand for what a place would send across them.
@@ -154,9 +156,12 @@ def _windows(count: int, grid: int, device: torch.device) -> torch.Tensor:
 
 
 def _layers(
-    reading: Reading, backbone: Backbone, reader: FacetReader, features: BackboneFeatures
+    descriptor: Descriptor,
+    backbone: Backbone,
+    extractor: DescriptorExtractor,
+    features: BackboneFeatures,
 ) -> list[torch.Tensor]:
-    """The maps, (C, H, W) each, whose positions make a reading up."""
-    if reading == "pooled":
+    """Returns the maps, (C, H, W) each, that a descriptor is computed from."""
+    if descriptor == "pooled":
         return [backbone.pool_positions(features)[0].float()]
-    return [standardised_channels(stage)[0] for stage in reader.correlated(features)[reading]]
+    return [standardised_channels(stage)[0] for stage in extractor.correlated(features)[descriptor]]

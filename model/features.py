@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from model.backbone import Backbone
-from model.config import Reading
+from model.config import Descriptor
+from model.descriptors import DescriptorExtractor
 from model.errors import ImageError, TrainingError
-from model.facets import FacetReader
 from model.files import FileStamp
 from model.images import read_image
 from model.views import RandomViews
@@ -33,22 +33,22 @@ class FeatureBank:
     """Features of N images, each with a clean view (number 0) and V augmented ones.
 
     Attributes:
-        readings: per reading an (N, 1 + V, D) float32 memory map.
+        descriptors: per descriptor an (N, 1 + V, D) float32 memory map.
         unreadable: the images that could not be read; they have no row.
     """
 
-    readings: dict[Reading, NDArray[np.float32]]
+    descriptors: dict[Descriptor, NDArray[np.float32]]
     unreadable: list[Path]
 
     def __len__(self) -> int:
-        return len(next(iter(self.readings.values())))
+        return len(next(iter(self.descriptors.values())))
 
 
 def build_feature_bank(
     folder: Path,
     images: Sequence[Path],
     backbone: Backbone,
-    reader: FacetReader,
+    extractor: DescriptorExtractor,
     views: RandomViews,
     *,
     device: torch.device,
@@ -56,18 +56,18 @@ def build_feature_bank(
     workers: int = 0,
     progress: Progress | None = None,
 ) -> FeatureBank:
-    """Compute the bank, or the rest of it, or nothing when it is there already.
+    """Compute a feature bank, or the part of it that is missing.
 
-    The bank lives below ``folder`` under a key of everything that changes a feature. A batch is
-    marked done once it is in the map, which outlives the process: a run killed at any moment loses
-    one batch at most. (Syncing each batch to disk, too, took longer than computing it; after a
-    crash of the whole machine, delete the folder.)
+    The bank lies below ``folder`` under a key of everything that changes a feature. A batch is
+    marked done once it is in the memory map, so a killed run loses one batch at most. Batches are
+    not synced to disk, which took longer than computing them: after a crash of the whole machine,
+    delete the folder.
 
     Args:
         folder: holds banks, one a key.
         images: training images.
         backbone: on ``device`` already.
-        reader: what is read of it.
+        extractor: computes the descriptors.
         views: draws the augmented views.
         device: where the forward pass runs.
         batch_size: images in one forward pass, each with all its views.
@@ -77,7 +77,7 @@ def build_feature_bank(
     Raises:
         TrainingError: no image could be read, or a feature is not finite.
     """
-    place = folder / _key(images, backbone, reader, views)
+    place = folder / _key(images, backbone, extractor, views)
     place.mkdir(parents=True, exist_ok=True)
     state = _open_map(place / "state.npy", np.uint8, (len(images),))
     pending = np.flatnonzero(state == PENDING).tolist()
@@ -87,7 +87,7 @@ def build_feature_bank(
         num_workers=workers,
         collate_fn=list,
     )
-    maps: dict[Reading, Memmap] = {}
+    maps: dict[Descriptor, Memmap] = {}
     done = len(images) - len(pending)
     for batch in loader:
         rows = pending[: len(batch)]
@@ -95,7 +95,7 @@ def build_feature_bank(
         readable = [row for row, item in zip(rows, batch, strict=True) if item is not None]
         if readable:
             pixels = torch.stack([item for item in batch if item is not None])  # (B, 1+V, 3, S, S)
-            for name, values in _read(pixels, backbone, reader, device).items():
+            for name, values in _read(pixels, backbone, extractor, device).items():
                 if name not in maps:
                     shape = (len(images), *values.shape[1:])
                     maps[name] = _open_map(place / f"{name}.npy", np.float32, shape)
@@ -122,17 +122,19 @@ def _finished(place: Path, images: Sequence[Path], state: NDArray[np.uint8]) -> 
     rows = np.flatnonzero(state == DONE)
     if not len(rows):
         raise TrainingError(f"none of the {len(images)} images could be read")
-    readings: dict[Reading, NDArray[np.float32]] = {}
+    descriptors: dict[Descriptor, NDArray[np.float32]] = {}
     for path in sorted(place.glob("*.npy")):
         if path.stem != "state":
             # Copying is only paid when some image had to be left out.
             path = path if len(rows) == len(state) else _without_gaps(path, rows)
-            readings[path.stem] = np.load(path, mmap_mode="r")  # type: ignore[index]
-    return FeatureBank(readings, [images[i] for i in np.flatnonzero(state == UNREADABLE).tolist()])
+            descriptors[path.stem] = np.load(path, mmap_mode="r")  # type: ignore[index]
+    return FeatureBank(
+        descriptors, [images[i] for i in np.flatnonzero(state == UNREADABLE).tolist()]
+    )
 
 
 def _without_gaps(path: Path, rows: NDArray[np.int64]) -> Path:
-    """The given rows of a finished map as a map of their own: they may be too many for memory."""
+    """Copy the given rows of a finished map to a map of their own, in blocks."""
     closed = path.parent / "readable" / path.name
     if not closed.exists():
         closed.parent.mkdir(exist_ok=True)
@@ -149,7 +151,7 @@ def _without_gaps(path: Path, rows: NDArray[np.int64]) -> Path:
 
 
 class _Views(Dataset[torch.Tensor | None]):
-    """(1 + V, 3, S, S) of each image: the clean view, then the others; None if unreadable."""
+    """Yields (1 + V, 3, S, S) of each image, the clean view first; None if unreadable."""
 
     def __init__(self, images: Sequence[Path], backbone: Backbone, views: RandomViews) -> None:
         self._images = images
@@ -170,10 +172,10 @@ class _Views(Dataset[torch.Tensor | None]):
 
 @torch.inference_mode()
 def _read(
-    pixels: torch.Tensor, backbone: Backbone, reader: FacetReader, device: torch.device
-) -> dict[Reading, NDArray[np.float32]]:
-    """(B, 1 + V, 3, S, S) pixels -> (B, 1 + V, D) of each reading."""
-    read = reader(backbone(pixels.flatten(0, 1).to(device)))
+    pixels: torch.Tensor, backbone: Backbone, extractor: DescriptorExtractor, device: torch.device
+) -> dict[Descriptor, NDArray[np.float32]]:
+    """Compute descriptors: (B, 1 + V, 3, S, S) pixels -> (B, 1 + V, D) each."""
+    read = extractor(backbone(pixels.flatten(0, 1).to(device)))
     result = {}
     for name, values in read.items():
         if not torch.isfinite(values).all():
@@ -192,10 +194,10 @@ def _open_map(
 
 
 def _key(
-    images: Sequence[Path], backbone: Backbone, reader: FacetReader, views: RandomViews
+    images: Sequence[Path], backbone: Backbone, extractor: DescriptorExtractor, views: RandomViews
 ) -> str:
     digest = hashlib.sha256()
-    recipe = [backbone.config.model_dump(mode="json"), repr(reader), repr(views)]
+    recipe = [backbone.config.model_dump(mode="json"), repr(extractor), repr(views)]
     digest.update(json.dumps(recipe, sort_keys=True).encode())
     for name, tensor in backbone.network.state_dict().items():
         digest.update(name.encode())

@@ -22,13 +22,13 @@ class AttributionHead(nn.Module):
 
     @property
     def dimension(self) -> int:
-        """K, the length of an embedding."""
+        """Returns K, the length of an embedding."""
         return self.weight.shape[0]
 
     def components(self, features: torch.Tensor) -> torch.Tensor:
-        """u: (B, D) -> (B, K), not normalised; what disentanglement looks at."""
+        """Compute u, (B, D) -> (B, K), not normalised: the input of the Infomax loss."""
         return (features - self.mean) @ self.weight.T
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """z: (B, D) -> (B, K) of unit norm; what is compared."""
+        """Compute z, (B, D) -> (B, K) of unit norm."""
         return F.normalize(self.components(features), dim=-1)

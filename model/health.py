@@ -1,4 +1,4 @@
-"""Whether an embedding is alive: numbers logged beside the loss."""
+"""Health of an embedding: numbers logged beside the loss that show a collapse."""
 
 from dataclasses import asdict, dataclass
 
@@ -7,7 +7,7 @@ import torch
 
 @dataclass(frozen=True)
 class Health:
-    """Signs of a good embedding, and of a collapsed one."""
+    """Holds the measures of one batch's health."""
 
     positive_similarity: float  # mean cosine of an image's two views; towards 1 is aligned
     negative_similarity: float  # mean cosine of each image to its nearest other one
@@ -15,13 +15,13 @@ class Health:
     correlation: float  # mean |off-diagonal correlation| of the components; 0 is disentangled
 
     def as_dict(self) -> dict[str, float]:
-        """For logs."""
+        """Returns the measures as a dict for logs."""
         return asdict(self)
 
 
 @torch.no_grad()
 def measure_health(u: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> Health:
-    """Measure a batch.
+    """Measure the health of a batch.
 
     Args:
         u: (B, K) components before normalisation.

@@ -1,4 +1,4 @@
-"""The starter: a small backbone that comes with Whence, for where no model hub is in reach."""
+"""The starter: a small backbone that comes with Whence, for machines without a model hub."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,7 +17,7 @@ DEFAULT = "vit_base_patch16_224.dino"
 
 
 def create_starter() -> Backbone:
-    """The starter's network with its own weights.
+    """Load the starter's network and weights.
 
     Raises:
         BackboneError: its files are missing or damaged.
@@ -39,17 +39,16 @@ def choose_backbone(
     options: Mapping[str, object] | None = None,
     report: Callable[[str], None],
 ) -> Backbone:
-    """What the user names; else `DEFAULT` from the hub or its local cache; else the starter.
+    """Choose a backbone: the named one, else `DEFAULT` from the hub, else the starter.
 
     Args:
         name: a timm model name, or ``starter``; None leaves the choice open.
-        weights: as for `create_backbone`; with weights or options of one's own and no name it is
-            `DEFAULT` they are for.
+        weights: as for `create_backbone`; weights or options without a name are `DEFAULT`'s.
         options: as for `create_backbone`.
-        report: told in one line when the starter takes `DEFAULT`'s place.
+        report: called with one line when the starter takes `DEFAULT`'s place.
 
     Raises:
-        BackboneError: as `create_backbone`, of what the user names.
+        BackboneError: as `create_backbone`.
     """
     if name == NAME:
         if weights or options:

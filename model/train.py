@@ -1,4 +1,4 @@
-"""Training, from images to a saved model; and its visible loop: align and disentangle."""
+"""Training of the heads: features, alignment and disentanglement, and the saved model."""
 
 import platform
 from collections.abc import Callable, Sequence
@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from model.backbone import Backbone
 from model.checkpoint import save_model
-from model.config import ModelConfig, Reading, ReadingConfig, TrainConfig
+from model.config import Descriptor, DescriptorConfig, ModelConfig, TrainConfig
+from model.descriptors import FACETS, DescriptorExtractor
 from model.embedder import AttributionModel, choose_device
 from model.errors import TrainingError
-from model.facets import FACETS, FacetReader
 from model.features import FeatureBank, Progress, build_feature_bank
 from model.head import AttributionHead
 from model.health import Health, measure_health
@@ -27,9 +27,9 @@ from model.whitening import principal_map
 
 @dataclass(frozen=True)
 class TrainingStep:
-    """One evaluation on the held-out images."""
+    """Holds one evaluation on the held-out images."""
 
-    reading: Reading
+    descriptor: Descriptor
     step: int
     loss: float
     alignment: float
@@ -37,7 +37,7 @@ class TrainingStep:
     health: Health
 
     def as_dict(self) -> dict[str, object]:
-        """For training.json."""
+        """Returns the step as a dict for training.json."""
         return asdict(self)
 
 
@@ -47,7 +47,7 @@ StageProgress = Callable[[str, int, int], None]  # ("features" or "training", do
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """What `train_model` made."""
+    """Result of `train_model`."""
 
     model_id: str
     images: int
@@ -82,17 +82,17 @@ def train_model(
         on_step: called at each evaluation of the training loop.
 
     Raises:
-        TrainingError: too few readable images, or features that nothing can be learnt from.
+        TrainingError: there are too few readable images, or the features do not vary.
     """
     config = config or TrainConfig()
     target = choose_device(device)
-    reader = FacetReader()
+    extractor = DescriptorExtractor()
     views = RandomViews(config.views, backbone.config.input_size, config.seed)
     bank = build_feature_bank(
         features,
         images,
         backbone.to(target),
-        reader,
+        extractor,
         views,
         device=target,
         workers=workers,
@@ -121,38 +121,38 @@ def train_heads(
     config: TrainConfig,
     on_step: OnStep | None = None,
     progress: Progress | None = None,
-) -> tuple[dict[Reading, AttributionHead], list[TrainingStep]]:
-    """Train one head per reading of the bank; no labels and no pairs are involved.
+) -> tuple[dict[Descriptor, AttributionHead], list[TrainingStep]]:
+    """Train one head per descriptor of the bank; no labels and no pairs are involved.
 
     Args:
         bank: from `model.features.build_feature_bank`.
         config: hyperparameters.
         on_step: called at each evaluation.
-        progress: called with (steps done, steps in all) of all readings together; a reading that
-            stops early has done all of its own.
+        progress: called with (steps done, steps in all) over all descriptors; one that stops
+            early counts as done.
 
     Raises:
         TrainingError: too few images, or features that do not vary or are not finite.
     """
-    heads: dict[Reading, AttributionHead] = {}
+    heads: dict[Descriptor, AttributionHead] = {}
     history: list[TrainingStep] = []
-    total = len(bank.readings) * config.steps
-    for number, (reading, features) in enumerate(bank.readings.items()):
+    total = len(bank.descriptors) * config.steps
+    for number, (descriptor, features) in enumerate(bank.descriptors.items()):
 
         def advance(done: int, _: int, before: int = number * config.steps) -> None:
             if progress:
                 progress(before + done, total)
 
         try:
-            heads[reading], steps = train_head(reading, features, config, on_step, advance)
+            heads[descriptor], steps = train_head(descriptor, features, config, on_step, advance)
         except TrainingError as error:
-            raise TrainingError(f"{reading} features: {error}") from error
+            raise TrainingError(f"{descriptor} features: {error}") from error
         history += steps
     return heads, history
 
 
 def train_head(
-    reading: Reading,
+    descriptor: Descriptor,
     features: NDArray[np.float32],
     config: TrainConfig,
     on_step: OnStep | None = None,
@@ -170,7 +170,7 @@ def train_head(
     Raises:
         TrainingError: as `train_heads`.
     """
-    recipe = config.readings.get(reading, ReadingConfig())
+    recipe = config.descriptors.get(descriptor, DescriptorConfig())
     start = principal_map(
         torch.from_numpy(_sample(features, config)),
         power=recipe.power,
@@ -180,7 +180,7 @@ def train_head(
     mean, weight = start.mean.float(), start.weight.float()
 
     def project(rows: torch.Tensor, pair: torch.Tensor) -> torch.Tensor:
-        """Two views of some images in the coordinates that training starts from: (B, 2, K)."""
+        """Project two views of some images onto the closed form's components: (B, 2, K)."""
         views = features[np.ix_(rows.numpy(), pair.numpy())]
         return (torch.from_numpy(views) - mean) @ weight.T
 
@@ -197,7 +197,8 @@ def train_head(
         a, b = F.normalize(u, dim=-1).unbind(dim=1)
         alignment = align(a, b)
         disentanglement = disentangle(u[:, 0], mixing)
-        # A few thousand images say little about a million weights: stay where the images are mute.
+        # Regularise towards the closed form: a few thousand images cannot determine a million
+        # weights.
         drift = (mixing - identity).square().sum() / len(identity)
         total = (
             recipe.alignment * alignment
@@ -212,7 +213,7 @@ def train_head(
         if step % config.evaluate_every == 0 or step == config.steps:
             with torch.no_grad():
                 now = losses(checked)
-            history.append(now.as_step(reading, step))
+            history.append(now.as_step(descriptor, step))
             if on_step:
                 on_step(history[-1])
             stale += 1
@@ -236,7 +237,7 @@ def train_head(
 
 @dataclass(frozen=True)
 class Losses:
-    """One batch's losses and what they were taken of."""
+    """Holds the losses of one batch and the tensors that they were computed from."""
 
     total: torch.Tensor
     alignment: torch.Tensor
@@ -245,10 +246,10 @@ class Losses:
     a: torch.Tensor  # (B, K) unit vectors of it
     b: torch.Tensor  # (B, K) unit vectors of another view
 
-    def as_step(self, reading: Reading, step: int) -> TrainingStep:
-        """For the log."""
+    def as_step(self, descriptor: Descriptor, step: int) -> TrainingStep:
+        """Returns the losses and the health of a batch as a step of the log."""
         return TrainingStep(
-            reading,
+            descriptor,
             step,
             float(self.total),
             float(self.alignment),
@@ -262,7 +263,7 @@ def _stage(progress: StageProgress | None, stage: str) -> Progress | None:
 
 
 def _sample(features: NDArray[np.float32], config: TrainConfig) -> NDArray[np.float32]:
-    """(n, D) clean views of all images, or of as many as the closed form needs."""
+    """Returns (n, D) clean views of all images, or of ``config.fit_images`` of them."""
     if len(features) <= config.fit_images:
         return np.ascontiguousarray(features[:, 0])
     order = torch.randperm(len(features), generator=torch.Generator().manual_seed(config.seed))
@@ -272,7 +273,7 @@ def _sample(features: NDArray[np.float32], config: TrainConfig) -> NDArray[np.fl
 
 
 def _split(count: int, config: TrainConfig) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows to learn from and rows held out; both are all rows where there are too few to split."""
+    """Split rows into training and held-out ones; with too few rows, both are all rows."""
     order = torch.randperm(count, generator=torch.Generator().manual_seed(config.seed))
     held_out = min(max(2, int(count * config.held_out)), config.held_out_images)
     if count - held_out < 2:

@@ -9,10 +9,10 @@ from torchvision.transforms import v2
 
 
 class RandomViews:
-    """Draws views of an image that keep what it shows and change how it was taken.
+    """Draws augmented views of an image that keep its content.
 
     Crop, flip, colour, blur and recompression as in SimCLR (Chen et al. 2020), a little milder in
-    colour, since colour is part of what a source is known by. A view depends only on ``seed``, the
+    colour, because colour helps to recognise a source. A view depends only on ``seed``, the
     image's key and the view's number, so that interrupted work continues with the very same views.
 
     Args:

@@ -14,9 +14,9 @@ from index.layout import DataFolder
 from index.snapshot import Snapshot, open_published
 from model.backbone import BackboneFeatures, create_random_backbone
 from model.config import Facet, ModelConfig
+from model.descriptors import FACETS, DescriptorExtractor
 from model.embedder import AttributionModel
 from model.explain import Patches
-from model.facets import FACETS, FacetReader
 from model.head import AttributionHead
 
 
@@ -78,13 +78,13 @@ def tiny_model(
     backbone = create_random_backbone(name, seed=seed, options={"input_size": input_size})
     generator = torch.Generator().manual_seed(seed)
     with torch.inference_mode():
-        readings = FacetReader()(backbone(torch.zeros(1, 3, input_size, input_size)))
+        descriptors = DescriptorExtractor()(backbone(torch.zeros(1, 3, input_size, input_size)))
     heads = {
         name: AttributionHead(
             torch.randn(values.shape[1], generator=generator) / 10,
             torch.randn(dimension, values.shape[1], generator=generator),
         )
-        for name, values in readings.items()
+        for name, values in descriptors.items()
     }
     config = ModelConfig(
         backbone=backbone.config,

@@ -39,7 +39,7 @@ def print_step(step: TrainingStep) -> None:
     """One line of the training log."""
     health = step.health
     err.print(
-        f"{step.reading:>12} step {step.step:4d}  loss {step.loss:7.4f}  "
+        f"{step.descriptor:>12} step {step.step:4d}  loss {step.loss:7.4f}  "
         f"align {step.alignment:6.3f}  disentangle {step.disentanglement:7.4f}  "
         f"positives {health.positive_similarity:5.3f}  nearest {health.negative_similarity:5.3f}  "
         f"rank {health.effective_rank:6.1f}  correlation {health.correlation:5.3f}"

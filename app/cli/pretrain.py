@@ -30,7 +30,7 @@ def pretrain(
         list[str] | None, typer.Option(metavar="K=V", help="As for `whence train`; repeatable.")
     ] = None,
     teacher: Annotated[
-        str | None, typer.Option(help="A timm model to be guided by; default: none.")
+        str | None, typer.Option(help="A timm model to distil; default: none.")
     ] = None,
     teacher_weights: Annotated[
         Path | None, typer.Option(help="Its safetensors weights instead of the hub's.")
@@ -62,7 +62,7 @@ def pretrain(
     workers: Workers = DEFAULT_WORKERS,
     nice: Niceness = NICENESS,
 ) -> None:
-    """Pre-train a small backbone on unlabelled images, alone or guided by a teacher."""
+    """Pre-train a small backbone on unlabelled images, alone or by distillation of a teacher."""
     lower_priority(nice)
     found = collect_images(images)
     print_skipped(found.skipped)
@@ -78,11 +78,11 @@ def pretrain(
     student = create_random_backbone(
         backbone, seed=seed, options=parse_options(backbone_option or [])
     )
-    guide = None
+    teacher_network = None
     if teacher_weights and not teacher:
         raise typer.BadParameter("--teacher-weights needs --teacher NAME, too")
     if teacher:
-        guide = create_backbone(
+        teacher_network = create_backbone(
             teacher, weights=teacher_weights, options=parse_options(teacher_option or [])
         )
     with stages() as report:
@@ -90,7 +90,7 @@ def pretrain(
             found,
             student,
             folder=DataFolder(data).pretraining,
-            teacher=guide,
+            teacher=teacher_network,
             config=config,
             device=device,
             workers=workers,
@@ -118,6 +118,6 @@ def print_epoch(report: EpochReport) -> None:
     knn = "" if report.knn is None else f"  k-NN {report.knn:.3f}"
     err.print(
         f"epoch {report.epoch:3d}  loss {report.loss:.4f}  held out {report.held_out_loss:.4f}  "
-        f"(stages {report.stages:.4f}, readings {report.readings:.4f}, "
+        f"(stages {report.stages:.4f}, descriptors {report.descriptors:.4f}, "
         f"InfoNCE {report.contrast:.3f}){knn}"
     )

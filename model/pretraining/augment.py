@@ -1,4 +1,4 @@
-"""The views of pre-training: crops drawn image by image, everything else in batch as tensors."""
+"""Augmented views for pre-training: crops per image, other changes per batch as tensors."""
 
 import math
 
@@ -14,9 +14,9 @@ LUMA = (0.299, 0.587, 0.114)
 def draw_crop(image: Image.Image, size: int, generator: np.random.Generator) -> torch.Tensor:
     """A random crop of an RGB image, resized: (3, size, size) uint8.
 
-    It takes up from a share of the area to all of it, in an aspect from 3:4 to 4:3. The share goes
-    down to where the crop is ``size`` pixels a side and nothing of the image's detail is lost, but
-    in images that are small themselves no further than `SMALLEST_SMALL_CROP`.
+    The crop has an aspect from 3:4 to 4:3 and an area from a smallest share to the whole. The
+    smallest share is that of ``size`` pixels a side, at least `SMALLEST_CROP`, and at most
+    `SMALLEST_SMALL_CROP` for small images.
     """
     width, height = image.size
     native = (size / min(width, height)) ** 2
@@ -31,7 +31,7 @@ def draw_crop(image: Image.Image, size: int, generator: np.random.Generator) -> 
 
 
 def central_crop(image: Image.Image, size: int) -> torch.Tensor:
-    """The middle square of an RGB image, resized: (3, size, size) uint8."""
+    """Cut the central square of an RGB image and resize it: (3, size, size) uint8."""
     side = min(image.size)
     left, top = (image.width - side) / 2, (image.height - side) / 2
     box = (left, top, left + side, top + side)
@@ -39,7 +39,7 @@ def central_crop(image: Image.Image, size: int) -> torch.Tensor:
 
 
 class BatchAugmentation:
-    """Changes a batch of views as SimCLR does (Chen et al. 2020), and lays some out as mosaics.
+    """Augments a batch of views as SimCLR does (Chen et al. 2020) and joins some to mosaics.
 
     Small images, enlarged, hold no fine detail. A mosaic shows four images of the batch at half the
     size, side by side: more of the world in one input, at the sharpness of a real photograph.
@@ -68,7 +68,7 @@ class BatchAugmentation:
 
 
 def _mosaics(x: torch.Tensor, count: int, generator: torch.Generator) -> torch.Tensor:
-    """The first ``count`` images of (2, B, 3, S, S) each with three others, at half the size."""
+    """Join each of the first ``count`` images of (2, B, 3, S, S) with three others at half size."""
     if not count or x.shape[-1] % 2:
         return x
     size = x.shape[-1] // 2
@@ -90,7 +90,7 @@ def _flip(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 
 def _recolour(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Brightness, contrast, saturation, a slight cast; one image in ten grey. (B, 3, S, S)."""
+    """Change brightness, contrast, saturation and cast; one image in ten is grey. (B, 3, S, S)."""
 
     def factor(spread: float, channels: int = 1) -> torch.Tensor:
         drawn = torch.rand(len(x), channels, 1, 1, generator=generator)
@@ -106,7 +106,7 @@ def _recolour(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 
 def _refocus(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Half of the images blurred or sharpened, by up to a small kernel's width. (B, 3, S, S)."""
+    """Blur or sharpen half of the images, by up to a small kernel's width. (B, 3, S, S)."""
     rows = _chance(len(x), 0.5, generator, x.device).nonzero()[:, 0]
     weight = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0], device=x.device) / 16
     some = x[rows]

@@ -1,4 +1,4 @@
-"""A frozen teacher that pre-training may be guided by: what of it the student is to match."""
+"""Distillation: losses that make a student's features match those of a frozen teacher."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -8,53 +8,53 @@ import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
 from model.backbone import Backbone, BackboneFeatures
-from model.config import Reading, TrainConfig
+from model.config import Descriptor, TrainConfig
+from model.descriptors import DescriptorExtractor
 from model.errors import BackboneError, TrainingError
-from model.facets import FacetReader
 from model.head import AttributionHead
 from model.whitening import principal_map
 
-LIFT = 1e-3  # added to pooled features: the root that tames them has no slope at zero
+LIFT = 1e-3  # added to pooled features, because the slope of their root is infinite at zero
 
 
 @dataclass(frozen=True)
-class GuideLoss:
-    """How far a student is from its teacher, on one batch."""
+class DistillationLoss:
+    """Holds the distance of a student from its teacher on one batch."""
 
     stages: torch.Tensor  # (S,) share of the variance of the teacher's maps that is not matched
-    readings: torch.Tensor  # 1 - cosine of the disentangled readings; a scalar
+    descriptors: torch.Tensor  # 1 - cosine of the disentangled descriptors; a scalar
 
 
 @dataclass(frozen=True)
 class TeacherScales:
-    """What a guide needs to know of its teacher.
+    """Holds the statistics of a teacher that distillation needs.
 
     Attributes:
-        heads: of each reading, disentangled in closed form.
+        heads: of each descriptor, disentangled in closed form.
         means: (C,) of each stage's channels.
         deviations: (C,) likewise, none of them zero.
     """
 
-    heads: Mapping[Reading, AttributionHead]
+    heads: Mapping[Descriptor, AttributionHead]
     means: Sequence[torch.Tensor]
     deviations: Sequence[torch.Tensor]
 
 
-class Guide(nn.Module):
-    """Dense distillation of stages, and cosine distillation of disentangled readings.
+class Distiller(nn.Module):
+    """Dense distillation of stages, and cosine distillation of disentangled descriptors.
 
-    Every stage of the student answers for the teacher's stage of the same depth, position by
-    position, each of the teacher's channels brought to mean 0 and variance 1. Where the two
+    Every stage of the student is compared with the teacher's stage of the same depth, position
+    by position, each of the teacher's channels brought to mean 0 and variance 1. Where the two
     have the same number of channels they are matched one to one; else through a learnt 1 x 1
-    projection, and a map of another size is resized. On top of that, what the facets read of the
-    student (`FacetReader`), seen through the closed form of the teacher's disentanglement
-    (`principal_map`), is to point the same way; where the readings' lengths differ, through a
-    learnt linear map.
+    projection, and a map of another size is resized. In addition each descriptor of the
+    student (`DescriptorExtractor`), mapped by the closed form of the teacher's disentanglement
+    (`principal_map`), has a cosine loss; where the descriptors' lengths differ, a linear map
+    between them is learnt.
 
     Args:
         teacher: frozen here; not a parameter of this module and not in its state.
         student: to see its shapes; not kept.
-        scales: of the teacher's stages and readings, from `measure_teacher`.
+        scales: of the teacher's stages and descriptors, from `measure_teacher`.
         size: pixels a side of a first image, to see the shapes.
     """
 
@@ -92,7 +92,7 @@ class Guide(nn.Module):
         """The frozen teacher."""
         return self._teacher[0]
 
-    def forward(self, student: BackboneFeatures, pixels: torch.Tensor) -> GuideLoss:
+    def forward(self, student: BackboneFeatures, pixels: torch.Tensor) -> DistillationLoss:
         """Compare a student's features of a batch with the teacher's.
 
         Args:
@@ -117,24 +117,24 @@ class Guide(nn.Module):
                 1 - (head(self.translations[name](given[name])) * head(wanted[name])).sum(1).mean()
                 for name, head in self._heads.items()
             ]
-        return GuideLoss(torch.stack(unmatched), torch.stack(apart).mean())
+        return DistillationLoss(torch.stack(unmatched), torch.stack(apart).mean())
 
 
 @torch.no_grad()
 def measure_teacher(
     teacher: Backbone, batches: Iterable[torch.Tensor], config: TrainConfig
 ) -> TeacherScales:
-    """What a guide needs to know of a teacher, from some thousands of images.
+    """Measure the statistics of a teacher on some thousands of images.
 
     Args:
         teacher: on its device already.
         batches: (B, 3, S, S) float each, as the teacher normalises them.
-        config: how each reading is whitened.
+        config: how each descriptor is whitened.
 
     Raises:
         TrainingError: the teacher's features do not vary or are not finite.
     """
-    read: dict[Reading, list[torch.Tensor]] = {}
+    read: dict[Descriptor, list[torch.Tensor]] = {}
     sums: list[torch.Tensor] = []  # of each stage: of its values and of their squares, (2, C)
     count = 0
     device = next(teacher.parameters()).device
@@ -151,7 +151,7 @@ def measure_teacher(
         count += len(pixels)
     heads = {}
     for name, parts in read.items():
-        recipe = config.readings[name]
+        recipe = config.descriptors[name]
         try:
             found = principal_map(
                 torch.cat(parts),
@@ -167,22 +167,22 @@ def measure_teacher(
     return TeacherScales(
         heads,
         [mean.float() for mean in means],
-        # A channel that hardly varies is not to count as much as the others.
+        # A channel that hardly varies shall count less than the others.
         [(v.clamp(min=0) + 1e-3 * v.mean() + 1e-12).sqrt().float() for v in variances],
     )
 
 
-def _read(features: BackboneFeatures) -> dict[Reading, torch.Tensor]:
+def _read(features: BackboneFeatures) -> dict[Descriptor, torch.Tensor]:
     with torch.autocast(features.pooled.device.type, enabled=False):
         lifted = replace(features, pooled=features.pooled.float() + LIFT)
-        read: dict[Reading, torch.Tensor] = FacetReader()(lifted)
+        read: dict[Descriptor, torch.Tensor] = DescriptorExtractor()(lifted)
         return read
 
 
 def _unmatched(
     given: torch.Tensor, wanted: torch.Tensor, mean: torch.Tensor, deviation: torch.Tensor
 ) -> torch.Tensor:
-    """Mean squared error of (B, C, H, W) maps, the wanted one brought to unit variance first."""
+    """Returns the mean squared error of (B, C, H, W) maps, the target at unit variance."""
     wanted = (wanted.float() - mean[:, None, None]) / deviation[:, None, None]
     if wanted.shape[2:] != given.shape[2:]:
         wanted = F.interpolate(wanted, given.shape[2:], mode="bilinear", antialias=True)
@@ -190,7 +190,7 @@ def _unmatched(
 
 
 def _same_depths(stages: int, among: int) -> list[int]:
-    """For each stage of one network, the other's stage at the same share of the depth."""
+    """Returns, for each stage of one network, the other's stage at the same relative depth."""
     return [-(-(stage + 1) * among // stages) - 1 for stage in range(stages)]
 
 
@@ -200,7 +200,7 @@ def _projection(given: int, wanted: int) -> nn.Module:
 
 @torch.no_grad()
 def _shapes(backbone: Backbone, size: int) -> BackboneFeatures:
-    """The features of one grey image, from `Backbone.eval` and back."""
+    """Compute the features of one grey image, to learn the shapes of a backbone's outputs."""
     training = backbone.training
     device = next(backbone.parameters()).device
     try:

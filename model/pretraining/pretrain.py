@@ -1,4 +1,4 @@
-"""Self-supervised pre-training of a small backbone, on its own or guided by a frozen teacher."""
+"""Self-supervised pre-training of a small backbone, alone or with distillation of a teacher."""
 
 import hashlib
 import json
@@ -23,35 +23,35 @@ from model.embedder import choose_device
 from model.errors import TrainingError
 from model.losses import InfoNCELoss
 from model.pretraining.augment import BatchAugmentation
-from model.pretraining.distillation import Guide, TeacherScales, measure_teacher
-from model.pretraining.sampling import load_draws, one_crop, plan_epoch, plan_once, two_crops
+from model.pretraining.distillation import Distiller, TeacherScales, measure_teacher
+from model.pretraining.sampling import load_samples, one_crop, plan_epoch, plan_once, two_crops
 from model.pretraining.shards import Collection, ImageRef
 
 CHECKPOINT = "checkpoint.safetensors"
-HELD_OUT_STREAM, FIT_STREAM = 1, 2  # seeds of draws that are no epoch's
+HELD_OUT_STREAM, FIT_STREAM = 1, 2  # seeds of random numbers beside those of epochs
 
 
 @dataclass(frozen=True)
 class EpochReport:
-    """What one epoch came to."""
+    """Holds the losses and the k-NN accuracy of one epoch."""
 
     epoch: int  # from 1
     steps: int  # since the start
     loss: float  # mean over the epoch
     held_out_loss: float
-    stages: float  # of the held-out loss, see `GuideLoss`; 0 without a teacher
-    readings: float
+    stages: float  # of the held-out loss, see `DistillationLoss`; 0 without a teacher
+    descriptors: float
     contrast: float  # InfoNCE
-    knn: float | None  # accuracy among the held-out images; None where their names tell no class
+    knn: float | None  # accuracy among the held-out images; None without class names
 
 
 OnEpoch = Callable[[EpochReport], None]
-StepProgress = Callable[[int, int, int, float], None]  # (epoch, batch, batches, loss of late)
+StepProgress = Callable[[int, int, int, float], None]  # (epoch, batch, batches, recent mean loss)
 
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A finished run."""
+    """Result of `pretrain`."""
 
     weights: Path  # safetensors, float16
     history: list[EpochReport]
@@ -59,21 +59,23 @@ class Pretrained:
 
 @dataclass(frozen=True)
 class Loss:
-    """Losses of one batch; scalars."""
+    """Holds the losses of one batch; scalars."""
 
     total: torch.Tensor
     stages: torch.Tensor
-    readings: torch.Tensor
+    descriptors: torch.Tensor
     contrast: torch.Tensor
 
 
 class Learner(nn.Module):
-    """The backbone in training, what InfoNCE looks at it through, and its guide."""
+    """Joins the backbone in training, the projector of InfoNCE and the distillation."""
 
-    def __init__(self, backbone: Backbone, guide: Guide | None, config: PretrainConfig) -> None:
+    def __init__(
+        self, backbone: Backbone, distiller: Distiller | None, config: PretrainConfig
+    ) -> None:
         super().__init__()
         self.backbone = backbone
-        self.guide = guide
+        self.distiller = distiller
         width = _pooled_width(backbone, min(config.input_sizes))
         self.projector = nn.Sequential(
             nn.Linear(width, config.hidden),
@@ -82,7 +84,7 @@ class Learner(nn.Module):
             nn.Linear(config.hidden, config.projection),
         )
         self._align = InfoNCELoss(config.temperature)
-        self._weight = config.contrast if guide else 1.0
+        self._weight = config.contrast if distiller else 1.0
         self._fade = config.fade
 
     def forward(self, views: torch.Tensor) -> Loss:
@@ -93,16 +95,16 @@ class Learner(nn.Module):
             projected = self.projector(features.pooled)
             a, b = F.normalize(projected.float(), dim=1).chunk(2)
             contrast = self._align(a.float(), b.float())
-            if self.guide is None:
+            if self.distiller is None:
                 nothing = torch.zeros_like(contrast)
                 return Loss(self._weight * contrast, nothing, nothing, contrast)
-            guided = self.guide(features, normalised(pixels, self.guide.teacher))
-        # Adam does not see the scale of a gradient, only which part outweighs the others: each
-        # stage learns from its own error, undisturbed by what later stages, still random, ask for.
-        weights = self._fade ** torch.arange(len(guided.stages) + 1, device=pixels.device)
-        total = weights[:-1] @ guided.stages
-        total = total + weights[-1] * (guided.readings + self._weight * contrast)
-        return Loss(total, guided.stages.mean(), guided.readings, contrast)
+            distilled = self.distiller(features, normalised(pixels, self.distiller.teacher))
+        # Adam ignores the scale of a gradient, so only relative weights matter: each stage learns
+        # mainly from its own error, not from those of later stages, which are still random.
+        weights = self._fade ** torch.arange(len(distilled.stages) + 1, device=pixels.device)
+        total = weights[:-1] @ distilled.stages
+        total = total + weights[-1] * (distilled.descriptors + self._weight * contrast)
+        return Loss(total, distilled.stages.mean(), distilled.descriptors, contrast)
 
 
 def pretrain(
@@ -119,16 +121,16 @@ def pretrain(
 ) -> Pretrained:
     """Train a backbone on unlabelled images; a run that was killed continues at its last epoch.
 
-    Two views of each image are to find each other in the batch (InfoNCE, as in SimCLR); with a
-    teacher, each view's features are also to match the teacher's (`Guide`). Every batch has one of
+    Two views of each image are aligned (InfoNCE, as in SimCLR); with a teacher, each view's
+    features are also matched to the teacher's (`Distiller`). Every batch has one of
     the input sizes. The learning rate stays constant after a warm-up and falls to zero over the
-    last epochs. In the last quarter of these the statistics of batch normalisation stand still: the
-    network is finished in the form in which it will be used.
+    last epochs. In the last quarter of these the statistics of batch normalisation are frozen, so
+    that the network is trained in the form in which it will be used.
 
     Args:
         images: from `model.pretraining.shards.collect_images`.
-        backbone: with random weights, to start from; changed in place.
-        folder: of all runs; this one's is named by what it trains and on what.
+        backbone: with random weights to start from; changed in place.
+        folder: of all runs; a run's own folder is named by its network, settings and images.
         teacher: frozen.
         config: hyperparameters.
         device: ``auto``, ``cpu``, ``cuda``, ...
@@ -137,7 +139,7 @@ def pretrain(
         on_epoch: called after each epoch, also for those that an earlier run has done.
 
     Raises:
-        TrainingError: images too small or too few, or a loss that is no longer finite.
+        TrainingError: the images are too small or too few, or the loss is no longer finite.
         BackboneError: the teacher cannot read images of these sizes.
     """
     config = config or PretrainConfig()
@@ -147,11 +149,11 @@ def pretrain(
     place = folder / _key(usable, backbone, teacher, config)
     place.mkdir(parents=True, exist_ok=True)
     backbone.to(target)
-    guide = None
+    distiller = None
     torch.manual_seed(config.seed)  # of the first weights of everything beside the backbone
     if teacher:
-        guide = _guide(teacher.to(target), backbone, learn, config, workers)
-    learner = Learner(backbone, guide, config).to(target)
+        distiller = _distiller(teacher.to(target), backbone, learn, config, workers)
+    learner = Learner(backbone, distiller, config).to(target)
     if target.type == "cpu":
         _avoid_slow_kernels(learner)
     optimizer = _optimizer(learner, config)
@@ -173,7 +175,7 @@ def pretrain(
 
 @dataclass(frozen=True)
 class _Run:
-    """What stays the same from epoch to epoch."""
+    """Holds what does not change between epochs."""
 
     learner: Learner
     optimizer: torch.optim.Optimizer
@@ -184,7 +186,7 @@ class _Run:
     def train(
         self, images: Sequence[ImageRef], epoch: int, done: int, progress: StepProgress | None
     ) -> tuple[float, int]:
-        """One epoch, ``done`` steps after the start: its mean loss and its number of steps."""
+        """Train one epoch, ``done`` steps after the start; return its mean loss and its steps."""
         config, learner, optimizer = self.config, self.learner, self.optimizer
         learner.train()
         if epoch > config.epochs - config.falling // 4:
@@ -196,7 +198,7 @@ class _Run:
         generator = torch.Generator().manual_seed(draw)
         augment = BatchAugmentation(mosaic=config.mosaic)
         mean = late = 0.0
-        for batch, pixels in enumerate(load_draws(images, plan, crops, self.workers)):
+        for batch, pixels in enumerate(load_samples(images, plan, crops, self.workers)):
             _set_rate(optimizer, config, done + batch, epoch - 1 + batch / len(plan))
             _set_momentum(learner, config, done + batch)
             loss = learner(augment(pixels.to(self.device), generator))
@@ -220,7 +222,7 @@ class _Run:
     def report(
         self, images: Sequence[ImageRef], epoch: int, steps: int, loss: float
     ) -> EpochReport:
-        """Look at the held-out images; their views are the same every time."""
+        """Evaluate the held-out images; their views are the same in every epoch."""
         config, learner = self.config, self.learner.eval()
         some = images[: config.held_out_losses]
         plan = plan_once(len(some), min(config.input_sizes), config.batch_size)
@@ -228,14 +230,14 @@ class _Run:
         generator = torch.Generator().manual_seed(config.seed)
         augment = BatchAugmentation(mosaic=config.mosaic)
         sums, count = torch.zeros(4), 0
-        for pixels in load_draws(some, plan, crops, self.workers):
+        for pixels in load_samples(some, plan, crops, self.workers):
             found = learner(augment(pixels.to(self.device), generator))
-            parts = torch.stack([found.total, found.stages, found.readings, found.contrast])
+            parts = torch.stack([found.total, found.stages, found.descriptors, found.contrast])
             sums += pixels.shape[1] * parts.float().cpu()
             count += pixels.shape[1]
-        total, stages, readings, contrast = (sums / count).tolist()
+        total, stages, descriptors, contrast = (sums / count).tolist()
         knn = knn_accuracy(learner.backbone, images, config, self.device, self.workers)
-        return EpochReport(epoch, steps, loss, total, stages, readings, contrast, knn)
+        return EpochReport(epoch, steps, loss, total, stages, descriptors, contrast, knn)
 
 
 def _weights(place: Path, epoch: int) -> Path:
@@ -243,10 +245,10 @@ def _weights(place: Path, epoch: int) -> Path:
 
 
 def require_size(images: Sequence[ImageRef], config: PretrainConfig) -> list[ImageRef]:
-    """The images, if all can fill the smallest input.
+    """Returns the images if all can fill the smallest input.
 
     Raises:
-        TrainingError: some cannot without being enlarged more than allowed.
+        TrainingError: an image would have to be enlarged more than allowed.
     """
     size = min(config.input_sizes)
     small = [image for image in images if image.short_side * config.enlarge < size]
@@ -262,7 +264,7 @@ def require_size(images: Sequence[ImageRef], config: PretrainConfig) -> list[Ima
 
 
 def normalised(pixels: torch.Tensor, backbone: Backbone) -> torch.Tensor:
-    """(B, 3, S, S) in [0, 1] as a backbone wants them."""
+    """Normalise (B, 3, S, S) pixels in [0, 1] as a backbone needs them."""
     mean, std = (
         torch.tensor(values, device=pixels.device)[:, None, None]
         for values in (backbone.config.mean, backbone.config.std)
@@ -278,9 +280,9 @@ def knn_accuracy(
     device: torch.device,
     workers: int,
 ) -> float | None:
-    """How often the nearest other images, by pooled features, vote for an image's own class.
+    """Measure the k-NN accuracy of pooled features among labelled images.
 
-    Classes are read off the file names (`ImageRef.label`), for this number alone.
+    Classes come from the file names (`ImageRef.label`) and are used for this number alone.
 
     Returns:
         Accuracy from 0 to 1, or None where fewer than two classes have two images.
@@ -292,7 +294,7 @@ def knn_accuracy(
     size = min(config.input_sizes)
     plan = plan_once(len(labelled), size, config.batch_size)
     features = []
-    for pixels in load_draws(labelled, plan, one_crop, workers):
+    for pixels in load_samples(labelled, plan, one_crop, workers):
         with _bfloat16(device):
             read = backbone(normalised(pixels.to(device) / 255, backbone))
         features.append(read.pooled.float().clamp(min=0).sqrt().cpu())
@@ -317,14 +319,14 @@ def export(backbone: Backbone, path: Path) -> None:
     _write(path, state, {})
 
 
-def _guide(
+def _distiller(
     teacher: Backbone,
     student: Backbone,
     images: Sequence[ImageRef],
     config: PretrainConfig,
     workers: int,
-) -> Guide:
-    """The teacher, disentangled on the first images of an epoch that is not trained on."""
+) -> Distiller:
+    """Measure the teacher on the first images of epoch 0, which is not trained on."""
     device = next(teacher.parameters()).device
     plan = plan_epoch(images, config, 0)
     needed, taken = 0, []
@@ -333,18 +335,18 @@ def _guide(
             break
         taken.append(batch)
         needed += len(batch)
-    loader = load_draws(
+    loader = load_samples(
         images, taken, partial(two_crops, seed=(config.seed, FIT_STREAM, 0)), workers
     )
     batches = (normalised(pixels[0].to(device) / 255, teacher) for pixels in loader)
-    # Shapes first: a teacher that cannot read such images is to say so before any work.
+    # A teacher that cannot take such images fails here, before any work.
     size = max(config.input_sizes)
-    Guide(teacher, student, TeacherScales({}, [], []), size)
-    return Guide(teacher, student, measure_teacher(teacher, batches, TrainConfig()), size)
+    Distiller(teacher, student, TeacherScales({}, [], []), size)
+    return Distiller(teacher, student, measure_teacher(teacher, batches, TrainConfig()), size)
 
 
 def _split(images: list[ImageRef], config: PretrainConfig) -> tuple[list[ImageRef], list[ImageRef]]:
-    """Images to learn from, and held-out ones."""
+    """Split images into training and held-out ones."""
     held_out = max(2, min(int(config.held_out * len(images)), config.held_out_images))
     if len(images) - held_out < 4:
         raise TrainingError(
@@ -370,7 +372,7 @@ def _optimizer(learner: Learner, config: PretrainConfig) -> torch.optim.AdamW:
 def _set_rate(
     optimizer: torch.optim.Optimizer, config: PretrainConfig, step: int, epochs: float
 ) -> None:
-    """Warm-up, constant, then straight down to 0 over the last epochs."""
+    """Set the learning rate: warm-up, constant, then linear to 0 over the last epochs."""
     rate = min(1.0, (step + 1) / max(config.warmup, 1))
     if config.falling:
         rate *= min(1.0, (config.epochs - epochs) / config.falling)
@@ -379,7 +381,7 @@ def _set_rate(
 
 
 def _set_momentum(learner: Learner, config: PretrainConfig, step: int) -> None:
-    """Statistics are the mean over all batches at first, then over those of late."""
+    """Set the momentum of batch normalisation: a mean over all batches, later recent ones."""
     for module in learner.backbone.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = max(config.statistics_momentum, 1 / (step + 1))
@@ -387,8 +389,8 @@ def _set_momentum(learner: Learner, config: PretrainConfig, step: int) -> None:
 
 def _avoid_slow_kernels(learner: Learner) -> None:
     for module in learner.backbone.modules():
-        # oneDNN has no fast bfloat16 gradient of strided depthwise convolutions; what the detour
-        # through float32 saves is in tests/benchmarks/pretrain_step.py.
+        # oneDNN has no fast bfloat16 gradient of strided depthwise convolutions;
+        # tests/benchmarks/pretrain_step.py measures the gain of float32.
         if isinstance(module, nn.Conv2d) and module.groups > 1 and max(module.stride) > 1:
             module.forward = partial(_in_float32, module.forward)  # type: ignore[method-assign]
 
@@ -406,7 +408,7 @@ def _hold_statistics(learner: Learner) -> None:
 
 @contextmanager
 def _bfloat16(device: torch.device) -> Iterator[None]:
-    """bfloat16 where the processor computes in it, float32 elsewhere."""
+    """Compute in bfloat16 where the processor supports it, else in float32."""
     if device.type == "cuda":
         able = torch.cuda.is_bf16_supported()
     else:
@@ -428,7 +430,7 @@ def _key(
     teacher: Backbone | None,
     config: PretrainConfig,
 ) -> str:
-    """Of everything that a run depends on, except when it is to end."""
+    """Returns the name of a run: a hash of all that it depends on, except its number of epochs."""
     recipe = config.model_dump(mode="json", exclude={"epochs", "decay"})
     digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode())
     for network in filter(None, (backbone, teacher)):
@@ -455,7 +457,7 @@ def _save(
 
 
 def _resume(path: Path, learner: Learner, optimizer: torch.optim.Optimizer) -> list[EpochReport]:
-    """The epochs done so far; the learner and the optimizer as they were after the last."""
+    """Restore the learner and the optimizer; return the reports of the epochs done so far."""
     if not path.exists():
         return []
     try:
@@ -467,7 +469,7 @@ def _resume(path: Path, learner: Learner, optimizer: torch.optim.Optimizer) -> l
         for name in [name for name in state if name.startswith("optimizer.")]:
             _, number, moment = name.split(".")
             value = state.pop(name)
-            if value.ndim:  # laid out in memory as its parameter is: the fused step relies on it
+            if value.ndim:  # with the memory layout of its parameter, as the fused step requires
                 value = torch.empty_like(trained[int(number)]).copy_(value)
             moments.setdefault(int(number), {})[moment] = value
         learner.load_state_dict(state)

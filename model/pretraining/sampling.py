@@ -1,4 +1,4 @@
-"""Which images pre-training draws, at which size and in which batch; and their crops."""
+"""Sampling of images, sizes and crops for the batches of pre-training."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -19,31 +19,32 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Draw:
-    """One image at one size; ``number`` tells the draws of an image in an epoch apart."""
+class Sample:
+    """One image at one size; ``number`` distinguishes the samples of an image in an epoch."""
 
     image: int
     size: int
     number: int
 
 
-def plan_epoch(images: Sequence[ImageRef], config: PretrainConfig, epoch: int) -> list[list[Draw]]:
-    """The batches of an epoch: every image once, a large one as often as it fills the input.
+def plan_epoch(
+    images: Sequence[ImageRef], config: PretrainConfig, epoch: int
+) -> list[list[Sample]]:
+    """Plan the batches of an epoch: every image once, a large one up to ``config.draws`` times.
 
-    An image takes part at the sizes that it can fill; over many draws each of those gets the same
-    share of the work, so the smaller ones more draws. Batches have one size each. Of all these,
-    ``epoch_images`` are drawn where that is set.
+    An image is sampled at the sizes that it can fill, smaller ones more often, so that each size
+    takes the same share of the work. A batch has one size. ``epoch_images`` bounds the total.
     """
     generator = np.random.default_rng([config.seed, epoch])
     smallest = min(config.input_sizes)
-    by_size: dict[int, list[Draw]] = {}
+    by_size: dict[int, list[Sample]] = {}
     for number, image in enumerate(images):
         fits = [s for s in config.input_sizes if image.short_side * config.enlarge >= s]
         share = np.array([s**-2.0 for s in fits])
         times = int(np.clip(round(image.area / smallest**2), 1, config.draws))
         for draw, place in enumerate(generator.choice(len(fits), times, p=share / share.sum())):
-            by_size.setdefault(fits[place], []).append(Draw(number, fits[place], draw))
-    batches: list[list[Draw]] = []
+            by_size.setdefault(fits[place], []).append(Sample(number, fits[place], draw))
+    batches: list[list[Sample]] = []
     count = config.batch_size
     for _, draws in sorted(by_size.items()):
         order = generator.permutation(len(draws)).tolist()
@@ -51,7 +52,7 @@ def plan_epoch(images: Sequence[ImageRef], config: PretrainConfig, epoch: int) -
             [draws[i] for i in order[start : start + count]]
             for start in range(0, len(order), count)
         ]
-        # What is left over makes no batch of its own: too few images have no statistics.
+        # The last, incomplete batch is dropped: its statistics would be poor.
         batches += [batch for batch in cut if len(batch) == count] or cut[:1]
     taken = len(batches)
     if config.epoch_images:
@@ -59,14 +60,14 @@ def plan_epoch(images: Sequence[ImageRef], config: PretrainConfig, epoch: int) -
     return [batches[i] for i in generator.permutation(len(batches))[:taken].tolist()]
 
 
-class _Draws(Dataset[torch.Tensor]):
-    """(V, 3, S, S) uint8 of each draw: its views."""
+class _SampleBatches(Dataset[torch.Tensor]):
+    """Yields the batches of a plan."""
 
     def __init__(
         self,
         images: Sequence[ImageRef],
-        plan: Sequence[Sequence[Draw]],
-        crop: Callable[[Image.Image, Draw], torch.Tensor],
+        plan: Sequence[Sequence[Sample]],
+        crop: Callable[[Image.Image, Sample], torch.Tensor],
     ) -> None:
         self._images = images
         self._plan = plan
@@ -76,13 +77,13 @@ class _Draws(Dataset[torch.Tensor]):
         return len(self._plan)
 
     def __getitem__(self, index: int) -> torch.Tensor:
-        """One batch: (V, B, 3, S, S), or (B, 3, S, S) for a crop that gives one view."""
+        """Returns one batch: (V, B, 3, S, S), or (B, 3, S, S) for a crop that gives one view."""
         drawn = [self._crop(_decode(self._images[draw.image]), draw) for draw in self._plan[index]]
         return torch.stack(drawn, dim=drawn[0].ndim - 3)
 
 
 def _decode(ref: ImageRef) -> Image.Image:
-    """An image; where its header was whole but its pixels are not, a grey one in its place."""
+    """Decode an image; return a grey one if its pixels are damaged."""
     try:
         return decode_image(ref.read()).pixels
     except (ImageError, OSError) as error:
@@ -90,30 +91,30 @@ def _decode(ref: ImageRef) -> Image.Image:
         return Image.new("RGB", (ref.short_side, ref.short_side), "grey")
 
 
-def two_crops(image: Image.Image, draw: Draw, *, seed: tuple[int, ...]) -> torch.Tensor:
-    """Two random crops, (2, 3, S, S), that depend on the seed and the draw alone."""
+def two_crops(image: Image.Image, draw: Sample, *, seed: tuple[int, ...]) -> torch.Tensor:
+    """Cut two random crops, (2, 3, S, S), that depend on the seed and the sample alone."""
     generator = np.random.default_rng([*seed, draw.image, draw.number])
     return torch.stack([draw_crop(image, draw.size, generator) for _ in range(2)])
 
 
-def one_crop(image: Image.Image, draw: Draw) -> torch.Tensor:
-    """The image's middle, (3, S, S)."""
+def one_crop(image: Image.Image, draw: Sample) -> torch.Tensor:
+    """Cut the central square, (3, S, S)."""
     return central_crop(image, draw.size)
 
 
-def load_draws(
+def load_samples(
     images: Sequence[ImageRef],
-    plan: Sequence[Sequence[Draw]],
-    crop: Callable[[Image.Image, Draw], torch.Tensor],
+    plan: Sequence[Sequence[Sample]],
+    crop: Callable[[Image.Image, Sample], torch.Tensor],
     workers: int,
 ) -> "DataLoader[torch.Tensor]":
-    """The batches of a plan, each (V, B, 3, S, S) uint8, or (B, 3, S, S) of one view."""
-    return DataLoader(_Draws(images, plan, crop), batch_size=None, num_workers=workers)
+    """Load the batches of a plan: (V, B, 3, S, S) uint8 each, or (B, 3, S, S) of one view."""
+    return DataLoader(_SampleBatches(images, plan, crop), batch_size=None, num_workers=workers)
 
 
-def plan_once(count: int, size: int, batch_size: int) -> list[list[Draw]]:
-    """The batches that have each of ``count`` images once, in order."""
+def plan_once(count: int, size: int, batch_size: int) -> list[list[Sample]]:
+    """Plan batches that hold each of ``count`` images once, in order."""
     return [
-        [Draw(i, size, 0) for i in range(start, min(start + batch_size, count))]
+        [Sample(i, size, 0) for i in range(start, min(start + batch_size, count))]
         for start in range(0, count, batch_size)
     ]

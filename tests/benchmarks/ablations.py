@@ -31,16 +31,16 @@ from index.evaluation.pairs import Pair, read_pairs
 from index.stores.vectors import FaissStore
 from model.backbone import Backbone, create_backbone, parse_options
 from model.cca import canonical_map
-from model.config import Facet, Reading, TrainConfig
+from model.config import Descriptor, Facet, TrainConfig
+from model.descriptors import FACETS, DescriptorExtractor
 from model.embedder import choose_device
-from model.facets import FACETS, FacetReader
 from model.features import build_feature_bank
 from model.head import AttributionHead
 from model.train import train_head
 from model.views import RandomViews
 from model.whitening import principal_map
 
-Heads = Mapping[Reading, Callable[[torch.Tensor], torch.Tensor]]
+Heads = Mapping[Descriptor, Callable[[torch.Tensor], torch.Tensor]]
 DRAWS = 2000
 SOFTNESS = 0.35
 
@@ -49,11 +49,11 @@ SOFTNESS = 0.35
 class Data:
     """Features of everything, and what is true."""
 
-    gallery: dict[Reading, np.ndarray]  # (N, 1 + V, D) view 0 is clean
-    queries: dict[Reading, np.ndarray]  # (Q, D)
+    gallery: dict[Descriptor, np.ndarray]  # (N, 1 + V, D) view 0 is clean
+    queries: dict[Descriptor, np.ndarray]  # (Q, D)
     concepts: list[str]  # of each gallery row
     pairs: list[Pair]
-    trained: dict[Reading, Callable[..., torch.Tensor]] = field(default_factory=dict)  # default
+    trained: dict[Descriptor, Callable[..., torch.Tensor]] = field(default_factory=dict)  # default
 
 
 @dataclass(frozen=True)
@@ -89,17 +89,17 @@ def load_features(arguments: argparse.Namespace, backbone: Backbone, views: int 
     pairs = read_pairs(arguments.pairs)
     size = backbone.config.input_size
 
-    def bank(paths: list[Path], views: int) -> dict[Reading, np.ndarray]:
+    def bank(paths: list[Path], views: int) -> dict[Descriptor, np.ndarray]:
         return build_feature_bank(
             arguments.cache,
             paths,
             backbone,
-            FacetReader(),
+            DescriptorExtractor(),
             RandomViews(views, size, seed=0),
             device=choose_device(),
             workers=2,
             progress=lambda done, total: print(f"\r{done}/{total}", end="", file=sys.stderr),
-        ).readings
+        ).descriptors
 
     rows = bank([item.path for item in gallery], views)
     asked = bank([pair.path for pair in pairs], 1)
@@ -112,9 +112,9 @@ def load_features(arguments: argparse.Namespace, backbone: Backbone, views: int 
 
 
 def embed(
-    features: Mapping[Reading, np.ndarray],
+    features: Mapping[Descriptor, np.ndarray],
     heads: Heads,
-    facets: Mapping[Facet, Mapping[Reading, float]],
+    facets: Mapping[Facet, Mapping[Descriptor, float]],
 ) -> dict[Facet, np.ndarray]:
     """(N, D) features -> (N, K) unit vectors of each facet, as `AttributionModel` does."""
     result = {}
@@ -133,10 +133,10 @@ def measure(
     name: str,
     data: Data,
     heads: Heads,
-    facets: Mapping[Facet, Mapping[Reading, float]] = FACETS,
+    facets: Mapping[Facet, Mapping[Descriptor, float]] = FACETS,
 ) -> Row:
     """Rank every concept for every query and score the rankings."""
-    clean = {reading: features[:, 0] for reading, features in data.gallery.items()}
+    clean = {descriptor: features[:, 0] for descriptor, features in data.gallery.items()}
     gallery, queries = embed(clean, heads, facets), embed(data.queries, heads, facets)
     return score(name, data.pairs, rank(data.concepts, gallery, queries))
 
@@ -210,13 +210,13 @@ def show_differences(found: list[Row]) -> None:
 
 
 def closed_form(
-    data: Data, powers: Mapping[Reading, float], components: int | None = None
+    data: Data, powers: Mapping[Descriptor, float], components: int | None = None
 ) -> Heads:
     """Whitening at these powers, no training loop."""
     config = TrainConfig()
     heads = {}
     for name, features in data.gallery.items():
-        recipe = config.readings[name]
+        recipe = config.descriptors[name]
         found = principal_map(
             torch.from_numpy(np.array(features[:, 0])),
             power=powers[name],
@@ -228,16 +228,17 @@ def closed_form(
 
 
 def trained(data: Data, **weights: float | int) -> Heads:
-    """The training loop with some of its settings changed for every reading."""
+    """The training loop with some of its settings changed for every descriptor."""
     if not weights and data.trained:
         return data.trained
     config = TrainConfig()
     own = {key: value for key, value in weights.items() if key in TrainConfig.model_fields}
-    for_readings = {key: value for key, value in weights.items() if key not in own}
-    readings = {
-        name: recipe.model_copy(update=for_readings) for name, recipe in config.readings.items()
+    for_descriptors = {key: value for key, value in weights.items() if key not in own}
+    descriptors = {
+        name: recipe.model_copy(update=for_descriptors)
+        for name, recipe in config.descriptors.items()
     }
-    config = config.model_copy(update={"readings": readings, **own})
+    config = config.model_copy(update={"descriptors": descriptors, **own})
     heads = {
         name: _detached(train_head(name, features, config)[0].components)
         for name, features in data.gallery.items()
@@ -268,17 +269,17 @@ def _detached(head: Callable[[torch.Tensor], torch.Tensor]) -> Callable[..., tor
 
 def rows(data: Data) -> Iterable[tuple[str, Callable[[], Row]]]:
     """Every row of the table, each computed only when asked for."""
-    powers = {name: recipe.power for name, recipe in TrainConfig().readings.items()}
+    powers = {name: recipe.power for name, recipe in TrainConfig().descriptors.items()}
     same = lambda power: dict.fromkeys(powers, power)  # noqa: E731
     raw: Heads = {name: lambda x: x for name in powers}
     means = {name: features[:, 0].mean(axis=0) for name, features in data.gallery.items()}
     centred: Heads = {
         name: partial(torch.sub, other=torch.from_numpy(mean)) for name, mean in means.items()
     }
-    pooled: Mapping[Facet, Mapping[Reading, float]] = {"subject": {"pooled": 1.0}}
-    late: Mapping[Facet, Mapping[Reading, float]] = {"subject": {"late": 1.0}}
-    subject: Mapping[Facet, Mapping[Reading, float]] = {"subject": FACETS["subject"]}
-    style: Mapping[Facet, Mapping[Reading, float]] = {"style": FACETS["style"]}
+    pooled: Mapping[Facet, Mapping[Descriptor, float]] = {"subject": {"pooled": 1.0}}
+    late: Mapping[Facet, Mapping[Descriptor, float]] = {"subject": {"late": 1.0}}
+    subject: Mapping[Facet, Mapping[Descriptor, float]] = {"subject": FACETS["subject"]}
+    style: Mapping[Facet, Mapping[Descriptor, float]] = {"style": FACETS["style"]}
     unrooted: Heads = {name: lambda x: x * x.abs() for name in powers}
 
     def backbone_alone() -> Row:
@@ -306,7 +307,7 @@ def rows(data: Data) -> Iterable[tuple[str, Callable[[], Row]]]:
         "InfoNCE only": {"alignment": 1.0, "disentanglement": 0.0, "anchor": 0.0},
         "Infomax only": {"alignment": 0.0, "disentanglement": 1.0, "anchor": 0.0},
         "both, 0.3 and 1, no anchor": {"alignment": 0.3, "anchor": 0.0},
-        "both, 0.3 and 1, every reading": {"alignment": 0.3},
+        "both, 0.3 and 1, every descriptor": {"alignment": 0.3},
         "default": {},
         "default without anchor": {"anchor": 0.0},
         "default, 400 steps": {"steps": 400},

@@ -14,9 +14,9 @@ import torch
 from timm.models import create_model
 
 from model.backbone import create_backbone, create_random_backbone, parse_options
-from model.config import ModelConfig, ReadingConfig, TrainConfig
+from model.config import DescriptorConfig, ModelConfig, TrainConfig
+from model.descriptors import FACETS, DescriptorExtractor
 from model.embedder import AttributionModel
-from model.facets import FACETS, FacetReader
 from model.head import AttributionHead
 
 ROUNDS = 15
@@ -32,16 +32,17 @@ def build(arguments: argparse.Namespace) -> AttributionModel:
     )
     size = backbone.config.input_size
     with torch.inference_mode():
-        readings = FacetReader()(backbone(torch.zeros(2, 3, size, size)))
-    recipes = TrainConfig().readings
+        descriptors = DescriptorExtractor()(backbone(torch.zeros(2, 3, size, size)))
+    recipes = TrainConfig().descriptors
     heads = {
         name: AttributionHead(
             torch.zeros(values.shape[1]),
             torch.randn(
-                min(values.shape[1], recipes.get(name, ReadingConfig()).components), values.shape[1]
+                min(values.shape[1], recipes.get(name, DescriptorConfig()).components),
+                values.shape[1],
             ),
         )
-        for name, values in readings.items()
+        for name, values in descriptors.items()
     }
     config = ModelConfig(
         backbone=backbone.config,

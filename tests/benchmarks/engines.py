@@ -4,7 +4,7 @@
         [--backbone NAME|starter] [--weights FILE] [--threads N] [--engines onnx,openvino,...]
         [--batches 1,8,32]
 
-The whole model: backbone, readings and heads. With --model one that `whence train` made; else a
+The whole model: backbone, descriptors and heads. With --model one that `whence train` made; else a
 backbone and heads in closed form, fitted to pictures. Its weights are the starter's or those of
 --weights, else random: they change no time, but how far bfloat16 strays.
 Each round runs every engine once, one after the other; shown are medians of rounds. Processor time
@@ -24,10 +24,10 @@ from torch.nn.functional import cosine_similarity
 from model.backbone import Backbone, create_random_backbone, parse_options
 from model.checkpoint import load_embedder
 from model.config import ModelConfig, TrainConfig
+from model.descriptors import FACETS, DescriptorExtractor
 from model.embedder import AttributionModel, Embedder
 from model.engines import ENGINES, Engine, EngineName, build_engine, by_speed, probe
 from model.errors import ImageError
-from model.facets import FACETS, FacetReader
 from model.folders import find_images
 from model.head import AttributionHead
 from model.images import read_image
@@ -61,9 +61,9 @@ def fitted_model(arguments: argparse.Namespace) -> AttributionModel:
     else:
         backbone = create_random_backbone(arguments.backbone, options=options)
     pixels = read_pixels(backbone, arguments.images, arguments.fit)
-    rows = [FacetReader()(backbone(batch)) for batch in pixels.split(16)]
+    rows = [DescriptorExtractor()(backbone(batch)) for batch in pixels.split(16)]
     heads = {}
-    for name, recipe in TrainConfig().readings.items():
+    for name, recipe in TrainConfig().descriptors.items():
         fitted = principal_map(
             torch.cat([row[name] for row in rows]),
             power=recipe.power,

@@ -72,7 +72,7 @@ def draw_photo(number: int, concept: int | None = None) -> bytes:
         layer = Image.fromarray(coarse).resize(image.size, Image.Resampling.BICUBIC)
         image = Image.blend(image, layer, weight)
     palette = shared.integers(0, 256, (20, 3))
-    canvas = ImageDraw.Draw(image)
+    canvas = ImageDraw.Sample(image)
     for colour in palette:
         x, y, radius = own.integers(0, SIDE, 3) // (1, 1, 6)
         canvas.ellipse((x, y, x + radius, y + radius), outline=tuple(map(int, colour)), width=3)
@@ -82,7 +82,7 @@ def draw_photo(number: int, concept: int | None = None) -> bytes:
 
 
 def draw_exemplars(source: Path, count: int, first: int = 0, prefix: str = "concept") -> None:
-    """Draw ``count`` pictures, numbered from ``first`` on, into a folder for each concept."""
+    """Sample ``count`` pictures, numbered from ``first`` on, into a folder for each concept."""
     sizes, places = itertools.cycle(SIZES), []
     for concept in itertools.count():
         places += [concept] * next(sizes)
@@ -98,7 +98,7 @@ def draw_exemplars(source: Path, count: int, first: int = 0, prefix: str = "conc
 
 
 def build_gallery(root: Path, options: argparse.Namespace) -> Gallery:
-    """Draw, train and index a gallery in an empty folder."""
+    """Sample, train and index a gallery in an empty folder."""
     gallery = Gallery(root)
     gallery.queries.mkdir(parents=True)
     draw_exemplars(gallery.source, options.exemplars)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from model.backbone import Backbone, create_backbone, create_random_backbone
 from model.config import BackboneConfig, TrainConfig
-from model.facets import FACETS
+from model.descriptors import FACETS
 from model.starter import CONFIG, create_starter
 from tests.benchmarks.ablations import (
     Data,
@@ -71,7 +71,7 @@ def main() -> None:
     options.add_argument("--quick", action="store_true")
     options.add_argument("--json", type=Path)
     arguments = options.parse_args()
-    powers = {name: recipe.power for name, recipe in TrainConfig().readings.items()}
+    powers = {name: recipe.power for name, recipe in TrainConfig().descriptors.items()}
     found: list[Row] = []
     show_header()
     for name, create in backbones(arguments).items():

@@ -15,7 +15,7 @@ import torch.nn.functional as F  # noqa: N812
 
 from index.evaluation.pairs import Pair
 from model.config import Facet
-from model.facets import FACETS
+from model.descriptors import FACETS
 from tests.benchmarks.ablations import (
     Data,
     embed,
@@ -99,7 +99,7 @@ def main() -> None:
     data = load(parser(__doc__).parse_args())
     heads = trained(data)
     show(measure("unsupervised (the product's default)", data, heads))
-    clean = {reading: features[:, 0] for reading, features in data.gallery.items()}
+    clean = {descriptor: features[:, 0] for descriptor, features in data.gallery.items()}
     gallery, queries = embed(clean, heads, FACETS), embed(data.queries, heads, FACETS)
     fold = folds(data.pairs)
     for steps, rate, anchor in [

@@ -43,16 +43,16 @@ def main() -> None:
     features = make_features(arguments.images, arguments.dimension)
     config = TrainConfig(patience=1000)  # every step, whether it helps or not
     print(f"{features.shape} features, {config.steps} steps, {torch.get_num_threads()} threads")
-    for reading in ("pooled", "late"):
+    for descriptor in ("pooled", "late"):
         began = time.perf_counter()
         with profile(activities=[ProfilerActivity.CPU]) as record:
-            train_head(reading, features, config)
+            train_head(descriptor, features, config)
         seconds = time.perf_counter() - began
         own = {event.key: event.self_cpu_time_total / 1e6 for event in record.key_averages()}
         products = sum(value for key, value in own.items() if key in PRODUCTS)
         factors = sum(v for key, v in own.items() if any(name in key for name in FACTORIZATIONS))
         print(
-            f"{reading:>8}: {seconds:6.1f} s; matrix products {products / seconds:.0%}, "
+            f"{descriptor:>8}: {seconds:6.1f} s; matrix products {products / seconds:.0%}, "
             f"factorisations {factors / seconds:.0%}"
         )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -33,7 +33,7 @@ class House:
         self.embedder = CountingEmbedder()
 
     def draw(self, concepts: Mapping[str, Sequence[int]]) -> None:
-        """Draw the picture of each seed as an exemplar of its concept."""
+        """Sample the picture of each seed as an exemplar of its concept."""
         for name, seeds in concepts.items():
             folder = self.source / name
             folder.mkdir(parents=True, exist_ok=True)

@@ -350,7 +350,7 @@ def test_a_hub_out_of_reach_is_told_with_model_cause_and_remedy(no_hub: Path) ->
 def test_a_hub_that_keeps_silent_is_not_waited_for(
     no_hub: Path, monkeypatch: pytest.MonkeyPatch, silent_at: str
 ) -> None:
-    monkeypatch.setattr(model.backbone, "PATIENCE", 0.1)
+    monkeypatch.setattr(model.backbone, "HUB_TIMEOUT", 0.1)
     over = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, and never says a word
         monkeypatch.setattr(hub, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")

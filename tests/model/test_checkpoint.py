@@ -201,7 +201,7 @@ DAMAGES = {
     "unknown setting": _edit('"backbone"', '"unheard_of": 1, "backbone"'),
     "a later format": _edit('"format": 1', '"format": 2'),
     "broken json": _edit("{", ""),
-    "another reading": _edit('"pooled"', '"early"'),
+    "another descriptor": _edit('"pooled"', '"early"'),
 }
 
 

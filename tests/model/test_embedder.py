@@ -5,10 +5,10 @@ import pytest
 import torch
 from PIL import Image
 
-from model.config import ModelConfig, Reading
+from model.config import Descriptor, ModelConfig
+from model.descriptors import FACETS
 from model.embedder import AttributionModel, Embedder, choose_device
 from model.errors import ModelError
-from model.facets import FACETS
 from tests.fakes import patches, tiny_model
 
 IMAGES = [patches(seed, side=40) for seed in range(5)]
@@ -60,7 +60,7 @@ def test_images_of_any_shape_are_embedded(embedder: Embedder, size: tuple[int, i
 
 
 def test_a_facets_cosine_is_the_weighted_mean_of_its_readings() -> None:
-    first, second = get_args(Reading)[:2]
+    first, second = get_args(Descriptor)[:2]
     model = tiny_model()
 
     def cosine(weights: dict[str, float]) -> float:

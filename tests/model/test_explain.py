@@ -5,6 +5,12 @@ from PIL import Image
 
 from model.backbone import create_random_backbone
 from model.config import ModelConfig
+from model.descriptors import (
+    FACETS,
+    DescriptorExtractor,
+    channel_correlations,
+    standardised_channels,
+)
 from model.embedder import AttributionModel, Embedder
 from model.explain import (
     GRID,
@@ -12,7 +18,6 @@ from model.explain import (
     pooled_contributions,
     spread,
 )
-from model.facets import FACETS, FacetReader, channel_correlations, standardised_channels
 from model.head import AttributionHead
 from tests.fakes import patches, tiny_model
 from tests.pictures import noise
@@ -25,7 +30,7 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-# One reading
+# One descriptor
 
 
 def test_a_correlations_contributions_are_those_of_the_formula() -> None:
@@ -44,10 +49,10 @@ def test_a_correlations_contributions_are_those_of_the_formula() -> None:
 @pytest.mark.parametrize("channels", [2, 16, 200])  # the last is projected
 def test_they_sum_to_the_product_with_the_correlations(channels: int) -> None:
     maps = random(1, channels, 9, 7) @ random(7, 7, seed=1) + 1
-    reading = channel_correlations(maps)[0]
-    slope = random(len(reading), seed=2)
+    descriptor = channel_correlations(maps)[0]
+    slope = random(len(descriptor), seed=2)
     found = correlation_contributions(slope, standardised_channels(maps)[0])
-    assert float(found.sum()) == pytest.approx(float(slope @ reading), abs=1e-3)
+    assert float(found.sum()) == pytest.approx(float(slope @ descriptor), abs=1e-3)
 
 
 def test_standardised_channels_have_mean_0_and_variance_1_or_are_0() -> None:
@@ -163,10 +168,10 @@ def test_where_pooling_averages_everything_has_its_place(name: str) -> None:
     features = backbone(random(2, 3, 64, 64))
     positions = backbone.pool_positions(features)
     assert torch.allclose(positions.mean(dim=(2, 3)), features.pooled, atol=1e-5)
-    reading = FacetReader()(features)["pooled"]
-    slope = random(reading.shape[1], seed=1)
+    descriptor = DescriptorExtractor()(features)["pooled"]
+    slope = random(descriptor.shape[1], seed=1)
     placed = pooled_contributions(slope, positions[1]).sum()
-    assert float(placed) == pytest.approx(float(slope @ reading[1]), abs=1e-3)
+    assert float(placed) == pytest.approx(float(slope @ descriptor[1]), abs=1e-3)
 
 
 @pytest.mark.parametrize("name", [*AVERAGING, *OTHERS, "test_resnet"])
@@ -202,12 +207,13 @@ def test_patches_change_no_embedding_and_no_order() -> None:
 
 
 def centred_embedder(name: str, size: int, backgrounds: list[Image.Image]) -> Embedder:
-    """Readings less their mean over plain backgrounds, compared as they are."""
+    """Descriptors less their mean over plain backgrounds, compared as they are."""
     backbone = create_random_backbone(name, options={"input_size": size, "crop_pct": 1.0})
     with torch.inference_mode():
         pixels = torch.stack([backbone.preprocess(image) for image in backgrounds])
         means = {
-            name: values.mean(dim=0) for name, values in FacetReader()(backbone(pixels)).items()
+            name: values.mean(dim=0)
+            for name, values in DescriptorExtractor()(backbone(pixels)).items()
         }
     heads = {name: AttributionHead(mean, torch.eye(len(mean))) for name, mean in means.items()}
     config = ModelConfig(

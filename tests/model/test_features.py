@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from model.backbone import Backbone, create_random_backbone
+from model.descriptors import DescriptorExtractor
 from model.errors import TrainingError
-from model.facets import FacetReader
 from model.features import FeatureBank, build_feature_bank
 from model.views import RandomViews
 from tests.fakes import patches
@@ -61,7 +61,7 @@ def build(
         folder,
         images,
         counting.backbone,
-        FacetReader(),
+        DescriptorExtractor(),
         views or RandomViews(VIEWS, 32),
         device=CPU,
         batch_size=batch_size,
@@ -87,8 +87,8 @@ def interrupt_second_batch(counting: CountingBackbone) -> Callable[..., None]:
 
 def read(backbone: Backbone, image: Image.Image) -> dict[str, np.ndarray]:
     with torch.inference_mode():
-        readings = FacetReader()(backbone(backbone.preprocess(image)[None]))
-    return {name: values[0].numpy() for name, values in readings.items()}
+        descriptors = DescriptorExtractor()(backbone(backbone.preprocess(image)[None]))
+    return {name: values[0].numpy() for name, values in descriptors.items()}
 
 
 def test_a_bank_holds_the_clean_view_and_each_augmented_one(tmp_path, images, counting) -> None:
@@ -97,8 +97,8 @@ def test_a_bank_holds_the_clean_view_and_each_augmented_one(tmp_path, images, co
     assert bank.unreadable == []
     with Image.open(images[7]) as image:
         clean = read(counting.backbone, image.convert("RGB"))
-    assert set(bank.readings) == set(clean)
-    for name, features in bank.readings.items():
+    assert set(bank.descriptors) == set(clean)
+    for name, features in bank.descriptors.items():
         assert features.shape == (len(images), 1 + VIEWS, len(clean[name]))
         assert features.dtype == np.float32
         assert np.allclose(features[7, 0], clean[name], atol=1e-4)
@@ -111,7 +111,7 @@ def test_a_finished_bank_is_not_computed_again(tmp_path, images, counting) -> No
     assert counting.seen == len(images) * (1 + VIEWS)
     second = build(tmp_path / "bank", images, counting)
     assert counting.seen == len(images) * (1 + VIEWS)
-    assert np.array_equal(first.readings["pooled"], second.readings["pooled"])
+    assert np.array_equal(first.descriptors["pooled"], second.descriptors["pooled"])
 
 
 @pytest.mark.parametrize("done", [4, 8])
@@ -126,8 +126,8 @@ def test_an_interrupted_bank_goes_on_where_it_stopped(tmp_path, images, counting
     assert counting.seen == len(images) * (1 + VIEWS)  # nothing twice
     assert reported[0][0] > done
     assert reported[-1] == (10, 10)
-    for name, features in whole.readings.items():
-        assert np.allclose(resumed.readings[name], features, atol=1e-5)
+    for name, features in whole.descriptors.items():
+        assert np.allclose(resumed.descriptors[name], features, atol=1e-5)
 
 
 def test_a_batch_lost_before_it_was_marked_done_is_computed_again(
@@ -139,7 +139,7 @@ def test_a_batch_lost_before_it_was_marked_done_is_computed_again(
         build(tmp_path / "bank", images, failing)
     bank = build(tmp_path / "bank", images, counting)
     assert counting.seen == 6 * (1 + VIEWS)
-    assert (np.abs(bank.readings["pooled"]).max(axis=2) > 0).all()
+    assert (np.abs(bank.descriptors["pooled"]).max(axis=2) > 0).all()
 
 
 def test_unreadable_images_are_listed_and_have_no_row(tmp_path, images, counting) -> None:
@@ -151,12 +151,12 @@ def test_unreadable_images_are_listed_and_have_no_row(tmp_path, images, counting
     assert len(bank) == 7
     with Image.open(images[8]) as image:
         expected = read(counting.backbone, image.convert("RGB"))["pooled"]
-    assert np.allclose(bank.readings["pooled"][6, 0], expected, atol=1e-4)  # rows close up
+    assert np.allclose(bank.descriptors["pooled"][6, 0], expected, atol=1e-4)  # rows close up
     again = build(tmp_path / "bank", images, counting)
     assert again.unreadable == bank.unreadable
-    for name, features in bank.readings.items():
+    for name, features in bank.descriptors.items():
         assert isinstance(features, np.memmap)  # closing up does not fill the memory
-        assert np.array_equal(again.readings[name], features)
+        assert np.array_equal(again.descriptors[name], features)
 
 
 def test_a_file_name_need_not_be_utf_8(tmp_path, images, counting) -> None:

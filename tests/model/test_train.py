@@ -9,21 +9,21 @@ import torch
 
 from model.backbone import create_random_backbone
 from model.checkpoint import load_embedder
-from model.config import Reading, ReadingConfig, TrainConfig
+from model.config import Descriptor, DescriptorConfig, TrainConfig
 from model.errors import TrainingError
 from model.features import FeatureBank
 from model.head import AttributionHead
 from model.train import TrainedModel, TrainingStep, train_head, train_heads, train_model
 from tests.fakes import patches
 
-READING: Reading = "pooled"
-RECIPE = ReadingConfig(components=16, alignment=1.0)
+DESCRIPTOR: Descriptor = "pooled"
+RECIPE = DescriptorConfig(components=16, alignment=1.0)
 QUICK = TrainConfig(
     steps=40,
     batch_size=32,
     learning_rate=3e-3,
     evaluate_every=10,
-    readings={"pooled": RECIPE, "late": RECIPE, "early": RECIPE},
+    descriptors={"pooled": RECIPE, "late": RECIPE, "early": RECIPE},
 )
 
 
@@ -38,7 +38,7 @@ def bank(images: int = 60, width: int = 12, seed: int = 0, noise: float = 0.5) -
 
 
 def train(features: np.ndarray, config: TrainConfig = QUICK) -> tuple[AttributionHead, list]:
-    return train_head(READING, features, config)
+    return train_head(DESCRIPTOR, features, config)
 
 
 def test_training_lowers_the_loss_on_images_it_does_not_learn_from() -> None:
@@ -102,9 +102,9 @@ def test_training_stops_when_nothing_gets_better_any_more() -> None:
 
 def test_every_evaluation_is_reported_with_its_health() -> None:
     seen: list[TrainingStep] = []
-    _, history = train_head(READING, bank(), QUICK, seen.append)
+    _, history = train_head(DESCRIPTOR, bank(), QUICK, seen.append)
     assert seen == history
-    assert {step.reading for step in seen} == {READING}
+    assert {step.descriptor for step in seen} == {DESCRIPTOR}
     assert all(np.isfinite([s.loss, s.alignment, s.disentanglement]).all() for s in seen)
     assert all(1 <= step.health.effective_rank <= 16 for step in seen)
 
@@ -145,8 +145,8 @@ def _not_a_number(features: np.ndarray) -> np.ndarray:
     [(_one_image, "too few"), (_constant, "same features"), (_not_a_number, "not finite")],
 )
 def test_features_nothing_can_be_learnt_from_are_refused_by_reading(spoil, message: str) -> None:
-    spoilt = FeatureBank({READING: spoil(bank())}, [])
-    with pytest.raises(TrainingError, match=f"{READING} features: .*{message}"):
+    spoilt = FeatureBank({DESCRIPTOR: spoil(bank())}, [])
+    with pytest.raises(TrainingError, match=f"{DESCRIPTOR} features: .*{message}"):
         train_heads(spoilt, QUICK)
 
 
@@ -185,12 +185,12 @@ def test_memory_does_not_grow_with_the_number_of_images(monkeypatch) -> None:
     config = QUICK.model_copy(update=few)
     monkeypatch.setattr(Rows, "taken", [])
     features = bank(images=3000)
-    head, _ = train_head(READING, features.view(Rows), config)
+    head, _ = train_head(DESCRIPTOR, features.view(Rows), config)
     assert set(Rows.taken) == {64 * 12, 50 * 2 * 12, 40 * 2 * 12}
     assert torch.isfinite(head.weight).all()
-    other, _ = train_head(READING, features, config)
+    other, _ = train_head(DESCRIPTOR, features, config)
     assert torch.equal(head.weight, other.weight)
-    whole, _ = train_head(READING, features, QUICK)
+    whole, _ = train_head(DESCRIPTOR, features, QUICK)
     assert not torch.allclose(whole.mean, head.mean, atol=1e-6)
 
 

@@ -72,7 +72,9 @@ def test_views_keep_what_an_image_shows() -> None:
 def test_a_damaged_picture_keeps_size_and_mode_and_most_of_its_look(
     change, image: Image.Image
 ) -> None:
-    changed = change(image)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        changed = change(image)
     difference = np.abs(pixels(changed) - pixels(image)).mean()
     assert (changed.mode, changed.size) == (image.mode, image.size)
     assert 0 < difference < 40

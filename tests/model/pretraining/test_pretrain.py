@@ -53,11 +53,11 @@ def run(
     shard: Path,
     folder: Path,
     *,
-    guided: bool = True,
+    distilled: bool = True,
     config: PretrainConfig = CONFIG,
     progress: StepProgress | None = None,
 ) -> Pretrained:
-    teacher = create_random_backbone(TEACHER, seed=5, options=SMALL) if guided else None
+    teacher = create_random_backbone(TEACHER, seed=5, options=SMALL) if distilled else None
     return pretrain(
         collect_images([shard]),
         create_random_backbone(NETWORK, options=SMALL),
@@ -78,12 +78,12 @@ def weights(trained: Pretrained) -> dict[str, torch.Tensor]:
     return load_file(trained.weights)
 
 
-@pytest.mark.parametrize("guided", [True, False])
-def test_the_loss_falls(shard: Path, tmp_path: Path, guided: bool) -> None:
+@pytest.mark.parametrize("distilled", [True, False])
+def test_the_loss_falls(shard: Path, tmp_path: Path, distilled: bool) -> None:
     config = CONFIG.model_copy(update={"epochs": 6, "warmup": 0})
-    first, *_, last = run(shard, tmp_path, guided=guided, config=config).history
+    first, *_, last = run(shard, tmp_path, distilled=distilled, config=config).history
     assert last.loss < first.loss
-    assert last.held_out_loss < first.held_out_loss or not guided
+    assert last.held_out_loss < first.held_out_loss or not distilled
 
 
 def test_an_epoch_reports_loss_and_knn_accuracy(uninterrupted: Pretrained) -> None:
@@ -91,7 +91,7 @@ def test_an_epoch_reports_loss_and_knn_accuracy(uninterrupted: Pretrained) -> No
         assert report.epoch == number
         assert report.loss > 0
         assert report.stages > 0
-        assert report.readings > 0
+        assert report.descriptors > 0
         assert report.knn is not None
         assert 0 <= report.knn <= 1
 
@@ -233,7 +233,7 @@ def test_a_loss_that_is_not_finite_is_an_error(shard: Path, tmp_path: Path) -> N
         run(
             shard,
             tmp_path,
-            guided=False,
+            distilled=False,
             config=CONFIG.model_copy(update={"learning_rate": 1e30, "epochs": 2, "warmup": 0}),
         )
 

@@ -9,8 +9,15 @@ from numpy.typing import NDArray
 
 from model.backbone import Backbone, BackboneFeatures, create_random_backbone
 from model.checkpoint import load_embedder
-from model.config import ReadingConfig, TrainConfig
-from model.facets import CHANNELS, FACETS, FacetReader, _directions, _stage_at, channel_correlations
+from model.config import DescriptorConfig, TrainConfig
+from model.descriptors import (
+    CHANNELS,
+    FACETS,
+    DescriptorExtractor,
+    _directions,
+    _stage_at,
+    channel_correlations,
+)
 from model.train import train_model
 from tests.fakes import patches
 
@@ -25,7 +32,7 @@ def backbone(request: pytest.FixtureRequest) -> Backbone:
 
 @torch.inference_mode()
 def read(backbone: Backbone, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
-    return FacetReader()(backbone(pixels))
+    return DescriptorExtractor()(backbone(pixels))
 
 
 def test_every_reading_is_one_finite_float32_vector_per_image(backbone: Backbone) -> None:
@@ -187,40 +194,40 @@ def test_stages_are_read_at_fifths_of_the_depth(count: int, places: list[int]) -
         torch.from_numpy(random_maps(2 + number, side=4 + number % 3, seed=number)).float()
         for number in range(count)
     ]
-    readings = FacetReader()(BackboneFeatures(torch.zeros(2, 3), stages, stages[-1]))
+    descriptors = DescriptorExtractor()(BackboneFeatures(torch.zeros(2, 3), stages, stages[-1]))
     *early, late = (channel_correlations(stages[place]) for place in places)
-    assert torch.equal(readings["early"], torch.cat(early, dim=1))
-    assert torch.equal(readings["late"], late)
+    assert torch.equal(descriptors["early"], torch.cat(early, dim=1))
+    assert torch.equal(descriptors["late"], late)
 
 
 def test_the_pooled_reading_is_the_signed_root() -> None:
     pooled = torch.tensor([[4.0, -9.0, 0.0, 0.25, -0.01]])
     stages = [torch.from_numpy(random_maps(3, images=1)).float()] * 5
     for given in (pooled, pooled.bfloat16()):
-        read = FacetReader()(BackboneFeatures(given, stages, stages[-1]))["pooled"]
+        read = DescriptorExtractor()(BackboneFeatures(given, stages, stages[-1]))["pooled"]
         assert read.dtype == torch.float32
         assert torch.allclose(read, torch.tensor([[2, -3, 0, 0.5, -0.1]]), atol=1e-3)
 
 
 def test_a_wide_transformer_is_read_and_trained_on(tmp_path: Path) -> None:
     backbone = create_random_backbone("vit_tiny_patch16_224", options=WIDE)
-    readings = read(backbone, PIXELS[:, :, :32, :32])
+    descriptors = read(backbone, PIXELS[:, :, :32, :32])
     widths = {"pooled": 192, "late": 4560, "early": 3 * 4560}
-    assert {name: values.shape for name, values in readings.items()} == {
+    assert {name: values.shape for name, values in descriptors.items()} == {
         name: (3, width) for name, width in widths.items()
     }
-    for values in readings.values():
+    for values in descriptors.values():
         assert torch.isfinite(values).all()
         assert values.std(dim=0).max() > 0
     for name in ("late", "early"):
-        assert readings[name].abs().max() <= 1 + 1e-4
+        assert descriptors[name].abs().max() <= 1 + 1e-4
 
     images = [tmp_path / f"{seed}.png" for seed in range(8)]
     for seed, path in enumerate(images):
         patches(seed).save(path)
-    recipe = ReadingConfig(components=4, alignment=1.0)
+    recipe = DescriptorConfig(components=4, alignment=1.0)
     config = TrainConfig(
-        steps=2, batch_size=8, evaluate_every=1, readings=dict.fromkeys(widths, recipe)
+        steps=2, batch_size=8, evaluate_every=1, descriptors=dict.fromkeys(widths, recipe)
     )
     folders = {"models": tmp_path / "models", "features": tmp_path / "features"}
     trained = train_model(images, backbone, config=config, device="cpu", **folders)
