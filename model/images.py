@@ -1,16 +1,25 @@
-"""Bytes or a file -> an upright 8-bit RGB image within limits, or a named error."""
+"""Bytes or a file -> an upright 8-bit sRGB image within limits, or a named error."""
 
 import contextlib
 import hashlib
 import io
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+import pi_heif
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from model.content import HEAD, describe
+from model.decoding.colour import SPACES, is_changed_by, to_srgb
+from model.decoding.jxl import decode_jxl, is_jxl, jxl_size
+from model.decoding.png import is_png, png_size, read_png
+from model.decoding.samples import to_8_bits
+from model.decoding.tiff import Tiff, is_tiff, reads_rightly
+from model.decoding.webp import webp_size
 from model.errors import (
     ImageError,
     ImageTooLargeError,
@@ -20,12 +29,19 @@ from model.errors import (
 )
 from model.regular_files import read_file
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF")
-TIFF_BITS_PER_SAMPLE = 258
+PILLOW = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "HEIF")
+FORMATS = (*PILLOW, "JXL")
+DECODING = 2  # raised whenever `decode_image` gives other pixels of some files: see `reads_anew`
+ORIENTATION = ExifTags.Base.Orientation
+HEADER = 65_536  # bytes, in which the size stands
 
-# `ImageLimits` is the limit that counts; Pillow's own warning would be a second, vaguer one.
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-# Its others repeat parts of a damaged file to the log, and Python keeps the text of each for ever.
+pi_heif.register_heif_opener(thumbnails=False)
+
+# Every size is compared with `ImageLimits` before a pixel is decoded. Pillow's own limit is one for
+# the whole process, which the settings could not raise, and its error names no size.
+Image.MAX_IMAGE_PIXELS = None
+# Pillow's warnings repeat parts of a damaged file to the log, and Python keeps the text of each for
+# ever.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
@@ -37,6 +53,24 @@ class ImageLimits:
     max_side: int = 20_000
     min_side: int = 16
 
+    def check(self, width: int, height: int) -> None:
+        """Compare an image's size with these limits.
+
+        Raises:
+            ImageTooLargeError: more than ``max_pixels``, or a side over ``max_side``.
+            ImageTooSmallError: a side under ``min_side``.
+        """
+        if width * height > self.max_pixels or max(width, height) > self.max_side:
+            raise ImageTooLargeError(
+                f"the image is {width} x {height} pixels; at most {self.max_pixels:,} pixels and "
+                f"{self.max_side:,} on a side are accepted: send it smaller"
+            )
+        if min(width, height) < self.min_side:
+            raise ImageTooSmallError(
+                f"the image is {width} x {height} pixels; at least {self.min_side} on each side "
+                "are needed to describe it"
+            )
+
 
 DEFAULT_LIMITS = ImageLimits()
 
@@ -45,17 +79,33 @@ DEFAULT_LIMITS = ImageLimits()
 class DecodedImage:
     """An image and the identity of the bytes it came from."""
 
-    pixels: Image.Image  # mode RGB, upright
+    pixels: Image.Image  # mode RGB, upright, sRGB
     sha256: str  # of the encoded bytes
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """Pixels as they are stored, upright.
+
+    Attributes:
+        colour: an image of any mode, whose own transparency counts.
+        profile: its ICC profile.
+        opacity: an image of mode L, where transparency is kept apart.
+    """
+
+    colour: Image.Image
+    profile: bytes | None = None
+    opacity: Image.Image | None = None
 
 
 def decode_image(
     data: bytes, limits: ImageLimits = DEFAULT_LIMITS, *, enough: int | None = None
 ) -> DecodedImage:
-    """Decode one image: first frame, EXIF orientation applied, alpha over white, 8-bit RGB.
+    """Decode one image: first frame, upright, alpha over white, 8-bit sRGB.
 
     The size is checked from the header, before any pixel is decoded, so that a small file cannot
-    unfold into gigabytes.
+    unfold into gigabytes. Colours are converted to sRGB by the file's ICC profile, or by what a PNG
+    says of them (cICP, gAMA, cHRM); what is no pixel and cannot be read is passed over.
 
     Args:
         data: the encoded image.
@@ -65,34 +115,16 @@ def decode_image(
             is decoded at that size, in a fraction of the time.
 
     Raises:
-        UnsupportedImageError: not one of `FORMATS`.
+        UnsupportedImageError: not one of `FORMATS`, or samples that cannot be shown rightly.
         ImageTooLargeError: more than ``limits.max_pixels`` or a side over ``limits.max_side``.
         ImageTooSmallError: a side under ``limits.min_side``.
         UndecodableImageError: the pixels are truncated or damaged.
     """
     if not data:
         raise UndecodableImageError("the image is empty: 0 bytes were given")
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            _check_size(image.width, image.height, limits)
-            if enough:
-                image.draft(None, (enough, enough))
-            rgb = _to_rgb(image)
-    except ImageError:
-        raise
-    except UnidentifiedImageError:
-        raise _unidentified(data) from None
-    except Image.DecompressionBombError:
-        raise ImageTooLargeError(
-            f"the image has more than {limits.max_pixels:,} pixels; send it smaller"
-        ) from None
-    except Exception as error:
-        # Decoders trip over damage each in its own way (OSError, SyntaxError, ZeroDivisionError,
-        # RuntimeError, ...); their text names no file and no path.
-        raise UndecodableImageError(
-            f"the image could not be decoded ({error}); it may be cut short or damaged"
-        ) from error
-    return DecodedImage(rgb, hashlib.sha256(data).hexdigest())
+    with _faults_named(data):
+        pixels = _to_rgb(_picture(data, limits, enough))
+    return DecodedImage(pixels, hashlib.sha256(data).hexdigest())
 
 
 def read_image(
@@ -112,24 +144,91 @@ def read_image(
     return decode_image(data, limits, enough=enough)
 
 
+def read_size(file: BinaryIO) -> tuple[int, int]:
+    """Read an image's width and height from its header, with as little of the file as it takes.
+
+    Args:
+        file: at the image's first byte; it can be sought in.
+
+    Raises:
+        UnsupportedImageError: not one of `FORMATS`.
+        UndecodableImageError: the header is cut short or damaged.
+    """
+    begin = file.tell()
+    data = file.read(HEADER)
+    with _faults_named(data):
+        if is_tiff(data):
+            layout = Tiff(data + file.read()).layout
+            return layout.width, layout.height
+        if size := _size(data):
+            return size
+        file.seek(begin)
+        with Image.open(file, formats=PILLOW) as image:
+            return image.size
+
+
 def begins_image(head: bytes) -> bool:
     """Tells from a file's first bytes whether it is an image of one of `FORMATS`, whole or not."""
     Image.init()
-    signatures = [Image.OPEN[name][1] for name in FORMATS]
-    return any(begins(head[:16]) is True for begins in signatures if begins)
+    signatures = [Image.OPEN[name][1] for name in PILLOW]
+    known = any(begins(head[:16]) is True for begins in signatures if begins)
+    return known or is_jxl(head)
 
 
-def _check_size(width: int, height: int, limits: ImageLimits) -> None:
-    if width * height > limits.max_pixels or max(width, height) > limits.max_side:
-        raise ImageTooLargeError(
-            f"the image is {width} x {height} pixels; at most {limits.max_pixels:,} pixels and "
-            f"{limits.max_side:,} on a side are accepted: send it smaller"
-        )
-    if min(width, height) < limits.min_side:
-        raise ImageTooSmallError(
-            f"the image is {width} x {height} pixels; at least {limits.min_side} on each side are "
-            "needed to describe it"
-        )
+def media_type(data: bytes) -> str:
+    """Returns the media type of an image that `decode_image` reads."""
+    if is_png(data):
+        return "image/png"
+    if is_jxl(data):
+        return "image/jxl"
+    if is_tiff(data):
+        return "image/tiff"
+    with Image.open(io.BytesIO(data), formats=PILLOW) as image:
+        return image.get_format_mimetype() or "application/octet-stream"
+
+
+def reads_anew(data: bytes) -> bool:
+    """Tell whether `decode_image` gives other pixels of this file than it did as `DECODING` 1.
+
+    That version knew no profiles and no TIFFs but Pillow's.
+    """
+    try:
+        if is_jxl(data):
+            return True
+        if is_png(data):
+            png = read_png(data)
+            return png.key is not None or any(is_changed_by(png.profile, m) for m in ("L", "RGB"))
+        if is_tiff(data) and not reads_rightly(Tiff(data).layout):
+            return True
+        with Image.open(io.BytesIO(data), formats=PILLOW) as image:
+            profile = image.info.get("icc_profile")
+            return image.format == "HEIF" or any(is_changed_by(profile, mode) for mode in SPACES)
+    except Exception:  # decoding it says what is wrong
+        return True
+
+
+@contextlib.contextmanager
+def _faults_named(data: bytes) -> Iterator[None]:
+    """Turn whatever decoders raise into an `ImageError`."""
+    try:
+        yield
+    except ImageError:
+        raise
+    except UnidentifiedImageError:
+        raise _unidentified(data) from None
+    except Exception as error:
+        # Decoders trip over damage each in its own way (OSError, SyntaxError, ZeroDivisionError,
+        # RuntimeError, ...); their text names no file and no path.
+        raise UndecodableImageError(
+            f"the image could not be decoded ({error}); it may be cut short or damaged"
+        ) from error
+
+
+def _size(data: bytes) -> tuple[int, int] | None:
+    """Returns width and height where they are to be known before a decoder sees the file."""
+    if is_png(data):
+        return png_size(data)
+    return jxl_size(data) if is_jxl(data) else webp_size(data)
 
 
 def _unidentified(data: bytes) -> ImageError:
@@ -145,42 +244,113 @@ def _unidentified(data: bytes) -> ImageError:
     )
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """The pixels upright, without transparency, in 8-bit RGB."""
-    image.load()
-    white = _white(image)
-    # The pixels are whole: a broken note about them is no reason to refuse them.
-    with contextlib.suppress(Exception):
-        ImageOps.exif_transpose(image, in_place=True)
-    if white is not None:
-        return _from_deep_gray(image, white)
-    if image.mode == "La":
-        image = image.convert("LA")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        paper = Image.new("RGB", image.size, "white")
-        paper.paste(image, mask=image)
-        return paper
-    return image.convert("RGB")
+def _picture(data: bytes, limits: ImageLimits, enough: int | None) -> _Picture:
+    """Decode each format in its own way."""
+    if size := _size(data):
+        limits.check(*size)
+    if is_jxl(data):
+        return _Picture(*decode_jxl(data))
+    if is_tiff(data):
+        tiff = Tiff(data)
+        limits.check(tiff.layout.width, tiff.layout.height)
+        if not reads_rightly(tiff.layout):
+            colour, opacity = (_turned(part, tiff.orientation) for part in tiff.decode())
+            assert colour is not None
+            return _Picture(colour, tiff.profile, opacity)
+        white = float(2 ** max(tiff.layout.bits) - 1)
+        return _by_pillow(data, limits, white=white)
+    if is_png(data):
+        png = read_png(data)
+        picture = _by_pillow(png.data, limits, key=png.key, depth=png.depth)
+        return _Picture(picture.colour, png.profile, picture.opacity)
+    return _by_pillow(data, limits, enough=enough)
 
 
-def _white(image: Image.Image) -> float | None:
-    """The value of white in grey of more than 8 bits; None for every other image."""
-    if image.mode.startswith("I;16"):
-        bits = getattr(image, "tag_v2", {}).get(TIFF_BITS_PER_SAMPLE, (16,))[0]
-        return float(2**bits - 1)
-    if image.mode in {"I", "F"}:
-        # Nothing says where white lies: the first usual place that holds every value.
-        values = np.asarray(image)
-        top = float(np.max(values, where=np.isfinite(values), initial=0.0))
-        return next((white for white in (1.0, 255.0, 65535.0) if top <= white), top)
+def _by_pillow(
+    data: bytes,
+    limits: ImageLimits,
+    *,
+    enough: int | None = None,
+    white: float = 65535.0,
+    key: tuple[int, ...] | None = None,
+    depth: int = 8,
+) -> _Picture:
+    """Decode what Pillow reads rightly.
+
+    Args:
+        data: the encoded image.
+        limits: what is accepted.
+        enough: as of `decode_image`.
+        white: the value of white, of grey of more than 8 bits.
+        key: the samples of a PNG that stand for full transparency.
+        depth: bits of those.
+    """
+    with Image.open(io.BytesIO(data), formats=PILLOW) as image:
+        limits.check(image.width, image.height)
+        if enough:
+            image.draft(None, (enough, enough))
+        image.load()
+        # The pixels are whole: a broken note about them is no reason to refuse them.
+        with contextlib.suppress(Exception):
+            ImageOps.exif_transpose(image, in_place=True)
+        profile = image.info.get("icc_profile")
+        opacity = _keyed(image, key, depth) if key else None
+        if image.mode.startswith("I;16"):
+            gray = Image.fromarray(to_8_bits(np.asarray(image), white))
+            return _Picture(gray, profile, opacity)
+        if image.mode in {"I", "F"}:
+            raise UnsupportedImageError(
+                "the image has samples of 32 bits, and nothing says which of them is white: save "
+                "it with 8 or 16 bits a sample"
+            )
+        return _Picture(image, profile, opacity)
+
+
+def _keyed(image: Image.Image, key: tuple[int, ...], depth: int) -> Image.Image | None:
+    """Returns the opacity of a PNG in which one colour is fully transparent.
+
+    Raises:
+        UnsupportedImageError: the colour is of 16 bits, of which the pixels have kept 8, and cannot
+            be told from others.
+    """
+    if len(key) == 1:
+        value = key[0] if depth == 16 else key[0] * 255 // (2**depth - 1)
+        samples = np.asarray(image.convert("L") if image.mode == "1" else image)
+        return Image.fromarray(np.where(samples == value, 0, 255).astype(np.uint8))
+    if (np.asarray(image) == [value >> 8 for value in key]).all(axis=-1).any():
+        raise UnsupportedImageError(
+            "the image is a PNG of 16 bits a sample with one transparent colour, which is not "
+            "read: save it with an alpha channel"
+        )
     return None
 
 
-def _from_deep_gray(image: Image.Image, white: float) -> Image.Image:
-    """Scales what `Image.convert` would clip."""
-    gray = np.array(image, dtype=np.float32)  # a copy, changed in place: it can be large
-    np.nan_to_num(gray, copy=False, posinf=white)
-    gray *= 255.0 / white
-    np.rint(gray.clip(0.0, 255.0, out=gray), out=gray)
-    return Image.fromarray(gray.astype(np.uint8)).convert("RGB")
+def _turned(image: Image.Image | None, orientation: int) -> Image.Image | None:
+    """Returns an image upright that is stored as EXIF's ``orientation`` says."""
+    if image is None or orientation not in range(2, 9):
+        return image
+    image.getexif()[ORIENTATION] = orientation
+    return ImageOps.exif_transpose(image)
+
+
+def _to_rgb(picture: _Picture) -> Image.Image:
+    """Convert to sRGB, over white where it is transparent."""
+    image, profile, opacity = picture.colour, picture.profile, picture.opacity
+    if image.mode == "La":
+        image = image.convert("LA")
+    if opacity is None and image.has_transparency_data:
+        if image.mode == "LA":
+            image, opacity = image.getchannel("L"), image.getchannel("A")
+        else:
+            image = image.convert("RGBA")
+            opacity = image.getchannel("A")
+    if image.mode in {"1", "I;16"}:
+        image = image.convert("L")
+    elif image.mode not in SPACES:
+        image = image.convert("RGB")
+    rgb = to_srgb(image, profile)
+    if opacity is None:
+        return rgb
+    paper = Image.new("RGB", rgb.size, "white")
+    paper.paste(rgb, mask=opacity)
+    return paper

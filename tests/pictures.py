@@ -6,6 +6,8 @@ import zlib
 from typing import Any
 
 import numpy as np
+import pillow_heif
+import pylibjxl
 from PIL import Image
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
@@ -13,8 +15,16 @@ RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
 
 def encode(image: Image.Image, format_name: str = "PNG", **options: Any) -> bytes:
     """An image as the bytes of a file."""
+    if format_name == "JXL":
+        exif = options.pop("exif", None)
+        icc = options.pop("icc_profile", None)
+        exif = exif.tobytes() if isinstance(exif, Image.Exif) else exif
+        return pylibjxl.encode(np.asarray(image), exif=exif, icc=icc, **options)
     buffer = io.BytesIO()
-    image.save(buffer, format_name, **options)
+    if format_name == "HEIF":
+        pillow_heif.from_pillow(image).save(buffer, **options)
+    else:
+        image.save(buffer, format_name, **options)
     return buffer.getvalue()
 
 

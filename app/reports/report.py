@@ -24,7 +24,7 @@ from index.answering.attribution import Attributor
 from index.answering.calibration import Verdict
 from index.building.embedding import thumbnail_of
 from model.errors import WhenceError
-from model.images import DEFAULT_LIMITS, FORMATS, ImageLimits, decode_image
+from model.images import DEFAULT_LIMITS, ImageLimits, decode_image, media_type
 from whence_client.models import Evidence, ExemplarDetail, Fraction, RankedConcept, Wire
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -304,12 +304,6 @@ def preview_of(pixels: Image.Image) -> Picture:
     buffer = io.BytesIO()
     thumbnail_of(pixels).save(buffer, "JPEG", quality=88)
     return Picture.of(buffer.getvalue(), "image/jpeg")
-
-
-def media_type(data: bytes) -> str:
-    """The media type of an image file that can be decoded."""
-    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        return image.get_format_mimetype() or "application/octet-stream"
 
 
 @cache

@@ -24,7 +24,6 @@ from app.reports.report import (
     content_hash,
     layout,
     make_report,
-    media_type,
     preview_of,
     read_report,
 )
@@ -39,7 +38,7 @@ from index.takedowns.log import TakedownLog, Takedowns
 from index.versions import require_version
 from model.checkpoint import load_embedder
 from model.errors import ImageError, ModelError
-from model.images import ImageLimits, decode_image
+from model.images import ImageLimits, decode_image, media_type
 from whence_client.models import ExemplarHit, RankedConcept
 
 ANY_IMAGE = ImageLimits(max_pixels=10**9, max_side=10**6, min_side=1)  # a server accepted it once

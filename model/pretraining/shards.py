@@ -7,10 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
-from PIL import Image, UnidentifiedImageError
-
 from model.content import HEAD, PICTURE_SUFFIXES
-from model.errors import TrainingError
+from model.errors import ImageError, TrainingError
 from model.folders import (
     Skip,
     Skipped,
@@ -22,7 +20,7 @@ from model.folders import (
     only_images,
     unused_name,
 )
-from model.images import DEFAULT_LIMITS, FORMATS, begins_image
+from model.images import DEFAULT_LIMITS, begins_image, read_size
 from model.regular_files import open_file, shown
 
 SHARD = ".tar"
@@ -173,17 +171,11 @@ def _measured(found: ImageRef) -> ImageRef | Skipped:
         return Skipped(place, f"it has {found.length:,} bytes, over {MOST_BYTES:,}")
     try:
         # Own files are opened, so that their pixels are not read; a member is at no offset 0.
-        with (
-            io.BytesIO(found.read()) if found.offset else open_file(found.path) as source,
-            Image.open(source, formats=FORMATS) as image,
-        ):
-            width, height = image.size
-    except UnidentifiedImageError:
-        return Skipped(place, "its header is no accepted image's, or damaged")
+        with io.BytesIO(found.read()) if found.offset else open_file(found.path) as file:
+            width, height = read_size(file)
+        replace(DEFAULT_LIMITS, min_side=1).check(width, height)
+    except ImageError as error:
+        return Skipped(place, str(error))
     except OSError as error:
         return _unreadable(place, error)
-    except (SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        return Skipped(place, f"its header could not be read ({error})")
-    if width * height > DEFAULT_LIMITS.max_pixels or max(width, height) > DEFAULT_LIMITS.max_side:
-        return Skipped(place, f"it is {width} x {height} pixels, too large")
     return replace(found, short_side=min(width, height), area=width * height)

@@ -58,10 +58,10 @@ def test_damaged_images_are_left_out_and_named(shard: Path) -> None:
     (shard.parent / "broken.jpg").write_bytes(b"no image")
     found = collect_images([shard.parent])
     assert len(found.images) == 8
-    assert {Path(one.path).name: one.reason for one in found.skipped} == {
-        "broken.jpg": "its header is no accepted image's, or damaged",
-        "README.txt": "not an image",
-    }
+    reasons = {Path(one.path).name: one.reason for one in found.skipped}
+    assert reasons.keys() == {"broken.jpg", "README.txt"}
+    assert reasons["broken.jpg"].startswith("these bytes are not an image of an accepted type")
+    assert reasons["README.txt"] == "not an image"
 
 
 def test_a_shard_cut_short_is_an_error_that_names_it(shard: Path) -> None:

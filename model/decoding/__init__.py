@@ -1,0 +1,1 @@
+"""What `model.images` needs of single formats: their sizes, chunks, samples and colour profiles."""

@@ -1,0 +1,23 @@
+"""The size of a WebP; its decoder takes memory for all pixels before it tells their number."""
+
+
+def webp_size(data: bytes) -> tuple[int, int] | None:
+    """Returns width and height from a WebP's header; None for other bytes.
+
+    Source: RFC 9649, sections 2.5 to 2.7.
+    """
+    if data[:4] != b"RIFF" or data[8:12] != b"WEBP" or len(data) < 30:
+        return None
+    kind = data[12:16]
+    if kind == b"VP8X":
+        return _little(data[24:27]) + 1, _little(data[27:30]) + 1
+    if kind == b"VP8 ":
+        return _little(data[26:28]) & 0x3FFF, _little(data[28:30]) & 0x3FFF
+    if kind == b"VP8L":
+        bits = _little(data[21:25])
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    return None
+
+
+def _little(data: bytes) -> int:
+    return int.from_bytes(data, "little")
