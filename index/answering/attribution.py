@@ -211,6 +211,6 @@ def _exemplars(
     ranked: RankedConcept, count: int, images: Mapping[int, Exemplar]
 ) -> Iterator[ExemplarEvidence]:
     for place, row in enumerate(ranked.rows[:count]):
-        facet = ranked.dominant[place]
+        facet = ranked.dominant_facet(place)
         similarity = float(ranked.similarities[facet][place])
         yield ExemplarEvidence(images[int(row)], similarity, facet)

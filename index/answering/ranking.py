@@ -22,7 +22,8 @@ from typing import overload
 import numpy as np
 from numpy.typing import NDArray
 
-from index.stores.vectors import Floats, Mask, Rows, VectorStore
+from index.stores.inverted import wants_inverted
+from index.stores.vectors import Floats, Mask, Rows, VectorStore, inner_products
 from model.config import Facet
 
 Embeddings = Mapping[Facet, Floats]  # facet -> (N, D) of unit norm
@@ -32,6 +33,9 @@ Numbers = NDArray[np.int32]  # of concepts or rows: a million take 4 MB
 # Chosen on the development pairs; docs/method.md has the rows beside them.
 DEPTH = 200  # nearest exemplars of each facet that name the candidates
 CONCEPTS = 8  # candidates to find at least
+WHOLE = 64  # of a concept with more exemplars, in a large index, only those found are compared
+COMPLETED = 1024  # exemplars of smaller concepts compared beside those found, at most
+BLOCK = 2**25  # cosines computed at once, at most
 FACET_WEIGHT: Mapping[Facet, float] = {"subject": 1.0, "style": 1.4}
 SHARPNESS = 0.3  # of the soft maximum over facets; 0 is the mean, infinity the maximum
 FLOOR = 0.5  # evidence below this counts as zero
@@ -50,7 +54,11 @@ class RankedConcept:
     found_by: tuple[Facet, ...]  # the facets that speak for it, the stronger first
     rows: Rows  # its exemplars, the one with the most evidence first
     similarities: dict[Facet, Floats]  # cosine of each of ``rows``
-    dominant: tuple[Facet, ...]  # of each of ``rows`` the facet that holds most of its evidence
+    levels: dict[Facet, Doubles]  # the same, standardised
+
+    def dominant_facet(self, place: int) -> Facet:
+        """The facet that holds most of the evidence of the exemplar at a place of ``rows``."""
+        return max(self.levels, key=lambda facet: FACET_WEIGHT[facet] * self.levels[facet][place])
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,8 +100,6 @@ class Ranking(Sequence[RankedConcept]):
         order = np.argsort(-self.evidence[own], kind="stable")
         levels = {facet: level[own][order] for facet, level in self.levels.items()}
         best = {facet: float(level.max()) for facet, level in levels.items()}
-        facets = list(levels)
-        dominant = np.argmax([FACET_WEIGHT[facet] * levels[facet] for facet in facets], axis=0)
         return RankedConcept(
             number=int(self.numbers[place]),
             score=float(self.scores[place]),
@@ -101,7 +107,7 @@ class Ranking(Sequence[RankedConcept]):
             found_by=_speakers(best),
             rows=self.rows[own][order],
             similarities={facet: s[own][order] for facet, s in self.similarities.items()},
-            dominant=tuple(facets[place] for place in dominant),
+            levels=levels,
         )
 
 
@@ -111,6 +117,92 @@ class Cohort:
 
     rows: Rows  # (C,) in the catalog
     vectors: Embeddings  # facet -> (C, D)
+
+
+class _Compared:
+    """A query's view of an index that is compared with it as a whole, in one facet.
+
+    Args:
+        cosines: (N,) of every exemplar.
+        cohort: (C,) the rows of the cohort.
+        hidden: (H,) rows to pass over.
+    """
+
+    def __init__(self, cosines: Floats, cohort: Rows, hidden: Rows) -> None:
+        self._cosines = cosines
+        self._cohort = cohort
+        self._hidden = hidden
+
+    def nearest(self, depth: int, passed: Rows) -> Rows:
+        """The ``depth`` nearest exemplars, those of ``passed`` and hidden ones left out."""
+        distances = -self._cosines
+        distances[self._hidden] = np.inf
+        distances[passed] = np.inf
+        if depth < len(distances):
+            rows = np.argpartition(distances, depth - 1)[:depth]
+        else:
+            rows = np.arange(len(distances))
+        return rows[np.isfinite(distances[rows])]
+
+    def cosines(self, rows: Rows) -> Floats:
+        """(R,) exact cosines of exemplars."""
+        return self._cosines[rows]
+
+    def cohort(self) -> Floats:
+        """(C,) cosines of the cohort."""
+        return self._cosines[self._cohort]
+
+
+class _Searched:
+    """A query's view of an index that is searched, in one facet.
+
+    Args:
+        store: the exemplars' vectors.
+        facet: which of them.
+        query: (D,) unit vector.
+        cohort: (C, D) the cohort's vectors.
+        hidden: (H,) rows to pass over.
+        hits: (K,) the nearest visible exemplars, best first, from the first search.
+    """
+
+    def __init__(
+        self,
+        store: VectorStore,
+        facet: Facet,
+        query: Floats,
+        cohort: Floats,
+        hidden: Rows,
+        hits: Rows,
+    ) -> None:
+        self._store = store
+        self._facet = facet
+        self._query = query
+        self._cohort = cohort
+        self._hidden = hidden
+        self._hits: Rows | None = hits[hits >= 0]
+
+    def nearest(self, depth: int, passed: Rows) -> Rows:
+        """The ``depth`` nearest exemplars, those of ``passed`` and hidden ones left out.
+
+        The first time they are taken from the first search.
+        """
+        if self._hits is not None:
+            hits, self._hits = self._hits, None
+            return (hits[~np.isin(hits, passed)] if len(passed) else hits)[:depth]
+        mask = Mask(np.union1d(self._hidden, passed), self._store.count)
+        rows: Rows = self._store.search(self._facet, self._query[None], depth, mask)[1][0]
+        return rows[rows >= 0]
+
+    def cosines(self, rows: Rows) -> Floats:
+        """(R,) exact cosines of exemplars."""
+        return self._store.similarities(self._facet, self._query, rows)
+
+    def cohort(self) -> Floats:
+        """(C,) cosines of the cohort."""
+        return inner_products(self._query, self._cohort)
+
+
+Views = Mapping[Facet, _Compared | _Searched]
 
 
 class Ranker:
@@ -133,12 +225,11 @@ class Ranker:
         self._vectors = vectors
         self._concept_of_row: Numbers = np.asarray(concept_of_row, dtype=np.int32)
         self._hidden: Rows = np.empty(0, dtype=np.int64) if hidden is None else hidden
-        self._mask = self._hiding(self._hidden)
         visible = np.ones(len(self._concept_of_row), np.bool_)
         visible[self._hidden] = False
         members = _members(visible[cohort.rows])
+        self._cohort_rows = cohort.rows[members]
         self._cohort = {facet: matrix[members] for facet, matrix in cohort.vectors.items()}
-        self._cohort_concepts = self._concept_of_row[cohort.rows[members]]
         # Visible rows grouped by concept: those of concept c are order[starts[c]:starts[c + 1]].
         rows = np.flatnonzero(visible)
         concepts = self._concept_of_row[rows]
@@ -146,6 +237,10 @@ class Ranker:
         counts = np.bincount(concepts, minlength=self._concept_of_row.max(initial=-1) + 1)
         self._starts = np.concatenate([[0], np.cumsum(counts)])
         self._concepts = int(np.count_nonzero(counts))
+        self._large = any(
+            wants_inverted("auto", vectors.count, vectors.dimension(facet))
+            for facet in cohort.vectors
+        )
 
     def rank(
         self,
@@ -169,81 +264,108 @@ class Ranker:
             One ranking a query, in order.
         """
         count = len(next(iter(queries.values())))
-        left_out = [_sorted(numbers) for numbers in excluded or [frozenset[int]()] * count]
-        extra = max((int(self._sizes(numbers).sum()) for numbers in left_out), default=0)
-        hits = {
-            facet: self._vectors.search(facet, vectors, depth + extra, self._mask)[1]
-            for facet, vectors in queries.items()
-        }
-        for i, gone in enumerate(left_out):
-            query = {facet: vectors[i] for facet, vectors in queries.items()}
-            named = self._named([rows[i] for rows in hits.values()], gone, depth)
-            numbers = self._deepened(query, named, gone, depth, concepts)
-            yield self._ranking(query, numbers, gone)
-
-    def _named(self, hits: Sequence[Rows], excluded: Numbers, depth: int) -> Numbers:
-        """The concepts of the first ``depth`` hits of each facet that are not excluded."""
-        found = [self._concept_of_row[rows[rows >= 0]] for rows in hits]
-        if len(excluded):
-            found = [numbers[~np.isin(numbers, excluded)][:depth] for numbers in found]
-        return np.unique(np.concatenate(found))
-
-    def _deepened(
-        self,
-        query: Mapping[Facet, Floats],
-        named: Numbers,
-        excluded: Numbers,
-        depth: int,
-        concepts: int,
-    ) -> Numbers:
-        """The concepts ``named`` and, until they are enough, those of the nearest other exemplars.
-
-        Each search passes over all exemplars of the concepts known so far and is twice as deep as
-        the one before, so that a few large concepts cost a few searches. The candidates are the
-        same, and so are their scores, whatever ``concepts`` is, but for those that it adds.
-        """
-        there = self._concepts - int(np.count_nonzero(self._sizes(excluded)))
-        while len(named) < min(concepts, there) and depth < len(self._concept_of_row):
-            depth *= 2
-            known = np.concatenate([named, excluded])
-            mask = self._hiding(np.union1d(self._hidden, self._rows(known)))
-            hits = [
-                self._vectors.search(facet, vector[None], depth, mask)[1][0]
-                for facet, vector in query.items()
+        left_out = [
+            np.array(sorted(numbers), dtype=np.int32)
+            for numbers in excluded or [frozenset[int]()] * count
+        ]
+        block = max(1, BLOCK // max(1, len(self._concept_of_row)))
+        for start in range(0, count, block):
+            part = slice(start, start + block)
+            gone = left_out[part]
+            extra = max(int(self._sizes(numbers).sum()) for numbers in gone)
+            views = [
+                self._views(facet, vectors[part], depth + extra)
+                for facet, vectors in queries.items()
             ]
-            named = np.union1d(named, self._named(hits, excluded, depth))
-        return named
+            for own, numbers in zip(zip(*views, strict=True), gone, strict=True):
+                yield self._rank_one(dict(zip(queries, own, strict=True)), numbers, depth, concepts)
 
-    def _ranking(
-        self, query: Mapping[Facet, Floats], numbers: Numbers, excluded: Numbers
-    ) -> Ranking:
+    def _views(
+        self, facet: Facet, queries: Floats, depth: int
+    ) -> Sequence[_Compared] | Sequence[_Searched]:
+        """Each query's (Q, D) view of the exemplars in one facet."""
+        every = self._vectors.compare(facet, queries)
+        if every is not None:
+            return [_Compared(one, self._cohort_rows, self._hidden) for one in every]
+        mask = Mask(self._hidden, self._vectors.count) if len(self._hidden) else None
+        hits = self._vectors.search(facet, queries, depth, mask)[1]
+        cohort, hidden = self._cohort[facet], self._hidden
+        return [
+            _Searched(self._vectors, facet, query, cohort, hidden, rows)
+            for query, rows in zip(queries, hits, strict=True)
+        ]
+
+    def _rank_one(self, query: Views, excluded: Numbers, depth: int, concepts: int) -> Ranking:
+        """Rank one query's candidates.
+
+        Where the nearest exemplars are of too few concepts, they are searched again without the
+        concepts known so far, twice as deep each time, so that a few large concepts cost a few
+        searches. No search looks at how many concepts are wanted: the concepts found first, and
+        their scores, are the same for any number.
+        """
+        concepts_of_cohort = self._concept_of_row[self._cohort_rows]
+        members = _members(~np.isin(concepts_of_cohort, excluded))
+        cohort = {facet: view.cohort()[members] for facet, view in query.items()}
+        there = self._concepts - int(np.count_nonzero(self._sizes(excluded)))
+        known, scored = excluded, list[Ranking]()
+        while True:
+            passed = self._rows(known)
+            found = np.unique(np.concatenate([v.nearest(depth, passed) for v in query.values()]))
+            scored.append(self._score(query, found, cohort))
+            known = np.concatenate([known, scored[-1].numbers])
+            enough = len(known) - len(excluded) >= min(concepts, there)
+            if enough or depth >= len(self._concept_of_row):
+                return _joined(scored)
+            depth *= 2
+
+    def _score(self, query: Views, found: Rows, cohort: Mapping[Facet, Floats]) -> Ranking:
+        """Score the concepts of the exemplars ``found`` (F,), in the order of their numbers.
+
+        All exemplars of these concepts are compared where the index is small. In a large one those
+        that were found are, and so are, concept after concept as these rank them, the rest of
+        concepts of up to `WHOLE` exemplars, `COMPLETED` exemplars in all.
+        """
+        numbers, counts = np.unique(self._concept_of_row[found], return_counts=True)
         sizes = self._sizes(numbers)
-        rows = self._rows(numbers)
-        similarities = {
-            facet: self._vectors.similarities(facet, vector, rows)
-            for facet, vector in query.items()
-        }
-        members = _members(~np.isin(self._cohort_concepts, excluded))
-        levels, background = standardise(
-            similarities,
-            {facet: (self._cohort[facet] @ vector)[members] for facet, vector in query.items()},
-        )
-        evidence = combine(levels)
-        scores = score_concepts(evidence, sizes, np.sort(combine(background)))
-        order = np.lexsort((numbers, -scores))
-        return Ranking(
-            numbers[order],
-            scores[order],
-            (np.cumsum(sizes) - sizes)[order],
-            sizes[order],
-            rows,
-            similarities,
-            levels,
-            evidence,
-        )
+        if not self._large:
+            return self._compare(query, self._rows(numbers), sizes, sizes, cohort)
+        rows = found[np.argsort(self._concept_of_row[found], kind="stable")]
+        ranking = self._compare(query, rows, counts, sizes, cohort)
+        order = np.lexsort((numbers, -ranking.scores))
+        missing = np.where(sizes <= WHOLE, sizes - counts, 0)[order]
+        chosen = np.sort(order[(missing > 0) & (np.cumsum(missing) <= COMPLETED)])
+        if not len(chosen):
+            return ranking
+        whole = self._rows(numbers[chosen])
+        rows = np.union1d(rows, whole)
+        rows = rows[np.argsort(self._concept_of_row[rows], kind="stable")]
+        counts[chosen] = sizes[chosen]
+        return self._compare(query, rows, counts, sizes, cohort)
 
-    def _hiding(self, rows: Rows) -> Mask | None:
-        return Mask(rows, len(self._concept_of_row)) if len(rows) else None
+    def _compare(
+        self,
+        query: Views,
+        rows: Rows,
+        counts: Rows,
+        sizes: Rows,
+        cohort: Mapping[Facet, Floats],
+    ) -> Ranking:
+        """Score concepts by some of their exemplars.
+
+        Args:
+            query: each facet's view.
+            rows: (R,) the exemplars, concept after concept.
+            counts: (C,) how many there are of each concept, at least 1.
+            sizes: (C,) how many exemplars each concept has in the index.
+            cohort: facet -> the cohort's cosines.
+        """
+        similarities = {facet: view.cosines(rows) for facet, view in query.items()}
+        levels, background = standardise(similarities, cohort)
+        evidence = combine(levels)
+        scores = score_concepts(evidence, counts, np.sort(combine(background)), sizes)
+        starts = np.cumsum(counts) - counts
+        numbers = self._concept_of_row[rows[starts]]
+        return Ranking(numbers, scores, starts, counts, rows, similarities, levels, evidence)
 
     def _rows(self, numbers: Numbers) -> Rows:
         """Concept after concept its rows, which lie side by side in the order."""
@@ -257,8 +379,23 @@ class Ranker:
         return sizes
 
 
-def _sorted(numbers: frozenset[int]) -> Numbers:
-    return np.array(sorted(numbers), dtype=np.int32)
+def _joined(parts: Sequence[Ranking]) -> Ranking:
+    """One ranking of all concepts, best first, those of equal score by their number."""
+    numbers = np.concatenate([part.numbers for part in parts])
+    scores = np.concatenate([part.scores for part in parts])
+    sizes = np.concatenate([part.sizes for part in parts])
+    order = np.lexsort((numbers, -scores))
+    facets = list(parts[0].levels)
+    return Ranking(
+        numbers[order],
+        scores[order],
+        (np.cumsum(sizes) - sizes)[order],
+        sizes[order],
+        np.concatenate([part.rows for part in parts]),
+        {f: np.concatenate([part.similarities[f] for part in parts]) for f in facets},
+        {f: np.concatenate([part.levels[f] for part in parts]) for f in facets},
+        np.concatenate([part.evidence for part in parts]),
+    )
 
 
 def _members(kept: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -306,7 +443,9 @@ def combine(levels: Mapping[Facet, Doubles]) -> Doubles:
     return np.asarray(soft / SHARPNESS, dtype=np.float64)
 
 
-def score_concepts(evidence: Doubles, sizes: NDArray[np.int64], background: Doubles) -> Doubles:
+def score_concepts(
+    evidence: Doubles, counts: Rows, background: Doubles, sizes: Rows | None = None
+) -> Doubles:
     """Each concept's score from its exemplars' evidence.
 
     sum over k = 1 ... `COUNTED` of DECAY^(k-1) max(0, e_k - floor(n, k)), e_k being the k-th
@@ -317,25 +456,28 @@ def score_concepts(evidence: Doubles, sizes: NDArray[np.int64], background: Doub
     have nothing else.
 
     Args:
-        evidence: (N,) the exemplars of concept 0, then those of concept 1, ...
-        sizes: (C,) exemplars of each concept, each at least 1, N in all.
+        evidence: (R,) some exemplars of concept 0, then some of concept 1, ...
+        counts: (C,) how many of each concept, each at least 1, R in all.
         background: (B,) evidence of the cohort, ascending.
+        sizes: (C,) the exemplars that each concept has, n; by default those that are given. The
+            ones that are not given count as evidence below the floor.
 
     Returns:
         (C,) float64.
     """
-    starts = np.cumsum(sizes) - sizes
-    descending = evidence[np.lexsort((-evidence, np.repeat(np.arange(len(sizes)), sizes)))]
+    starts = np.cumsum(counts) - counts
+    descending = evidence[np.lexsort((-evidence, np.repeat(np.arange(len(counts)), counts)))]
     # Of each concept the exemplars that count: place k = 0, 1, ... in its own order.
-    counted = np.minimum(sizes, COUNTED)
+    counted = np.minimum(counts, COUNTED)
     first = np.cumsum(counted) - counted
     k = np.arange(counted.sum()) - np.repeat(first, counted)
     best = descending[np.repeat(starts, counted) + k]
-    size = np.repeat(np.maximum(sizes, COUNTED), counted)
+    size = np.repeat(np.maximum(counts if sizes is None else sizes, COUNTED), counted)
     by_chance = _quantile(background, 1 - (k + 1) / (size + 1))
     allowed = _quantile(background, 1 - (k + 1) / (COUNTED + 1))
     excess = np.maximum(best - FLOOR - (by_chance - allowed), 0)
-    total: Doubles = np.add.reduceat(excess * DECAY**k, first) + 1e-3 * descending[starts]
+    weighed = np.append(excess * DECAY**k, 0)  # so that no concepts have no scores
+    total: Doubles = np.add.reduceat(weighed, first)[: len(counts)] + 1e-3 * descending[starts]
     return total
 
 

@@ -599,6 +599,10 @@ class MilvusStore:
             exact[np.isnan(exact)] = self.vectors(facet, left) @ queries[0]
         return exact[places]
 
+    def compare(self, facet: Facet, queries: Floats) -> Floats | None:  # noqa: ARG002
+        """See `VectorStore.compare`: the vectors are elsewhere, and a search sends less."""
+        return None
+
     def erase(self, rows: Rows) -> None:
         """See `VectorStore.erase`: the vectors are deleted from the collection."""
         known = self.erased

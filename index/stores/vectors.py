@@ -6,6 +6,7 @@ A `VectorEngine` keeps the vectors of versions: it takes those of a version that
 a Milvus.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,8 +30,9 @@ from model.config import Facet
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
 
-CANDIDATES = 4  # codes of an inverted file that are ranked exactly, for each hit asked for
-SELECTIVE = 0.1  # part of all rows; where more candidates are needed, exact search is as good
+MARGIN = 64  # codes of an inverted file that are ranked exactly beside as many as are asked for
+TOGETHER = 16  # queries from which on a matrix product is faster than one after the other
+LISTED = 8  # codes in the lists that are looked into, for each hit asked for, at least
 
 
 class Mask:
@@ -97,6 +99,9 @@ class VectorStore(Protocol):
 
     def similarities(self, facet: Facet, query: Floats, rows: Rows) -> Floats:
         """Exact inner products of one query (D,) with chosen rows (R,)."""
+
+    def compare(self, facet: Facet, queries: Floats) -> Floats | None:
+        """Exact inner products (Q, N) of queries with all rows; None if a search costs less."""
 
 
 class VectorWriter(Protocol):
@@ -177,6 +182,19 @@ class Inverted:
     probes: int
 
 
+def inner_products(query: Floats, vectors: Floats) -> Floats:
+    """Inner products (N,) of a query (D,) with vectors (N, D), both row by row.
+
+    One thread computes them, and the vectors need not be aligned, as FAISS's files are not. BLAS
+    takes threads for so little, which wait for one another where other work has the processors.
+    """
+    products = np.empty(len(vectors), dtype=np.float32)
+    faiss.fvec_inner_products_ny(  # type: ignore[attr-defined]
+        *map(faiss.swig_ptr, (products, query, vectors)), vectors.shape[1], len(vectors)
+    )
+    return products
+
+
 def _mapped(index: faiss.Index) -> Floats:
     """(N, D) the vectors of a flat index where they lie; good for as long as the index is."""
     vectors: Floats = faiss.rev_swig_ptr(index.get_xb(), index.ntotal * index.d)  # type: ignore[attr-defined]
@@ -248,7 +266,7 @@ class FaissStore:
         if not k:
             return np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
         inverted = self._inverted.get(facet)
-        if inverted and CANDIDATES * k <= self.count * SELECTIVE:
+        if inverted and LISTED * k <= self.count / 4:  # else exact search is as good
             return self._search_inverted(inverted, facet, queries, k, mask)
         parameters = faiss.SearchParameters(sel=mask.selector) if mask else None  # type: ignore[call-arg]
         similarities, rows = self._indexes[facet].search(queries, k, params=parameters)
@@ -259,13 +277,14 @@ class FaissStore:
     ) -> tuple[Floats, Rows]:
         chosen = {"sel": mask.selector} if mask else {}
         # With the search, never on the index: other threads search it, too.
-        parameters = faiss.SearchParametersIVF(nprobe=inverted.probes, **chosen)  # type: ignore[call-arg]
-        candidates = inverted.index.search(queries, CANDIDATES * k, params=parameters)[1]
+        lists = max(inverted.probes, math.ceil(LISTED * k * inverted.index.nlist / self.count))
+        parameters = faiss.SearchParametersIVF(nprobe=lists, **chosen)  # type: ignore[call-arg]
+        candidates = inverted.index.search(queries, k + MARGIN, params=parameters)[1]
         similarities = np.full((len(queries), k), -1, dtype=np.float32)
         rows = np.full((len(queries), k), -1, dtype=np.int64)
         for i, query in enumerate(queries):
             near = candidates[i][candidates[i] >= 0]
-            exact = self.vectors(facet, near) @ query
+            exact = inner_products(query, self.vectors(facet, near))
             best = np.argsort(-exact, kind="stable")[:k]
             similarities[i, : len(best)], rows[i, : len(best)] = exact[best], near[best]
         return similarities, rows
@@ -276,8 +295,19 @@ class FaissStore:
 
     def similarities(self, facet: Facet, query: Floats, rows: Rows) -> Floats:
         """See `VectorStore.similarities`."""
-        self._checked(facet, query[None])
-        return self.vectors(facet, rows) @ query
+        [query] = self._checked(facet, query[None])
+        return inner_products(query, self.vectors(facet, rows))
+
+    def compare(self, facet: Facet, queries: Floats) -> Floats | None:
+        """See `VectorStore.compare`."""
+        every = self._vectors[facet]
+        if facet in self._inverted or wants_inverted("auto", *every.shape):
+            return None
+        queries = self._checked(facet, queries)
+        if len(queries) < TOGETHER:
+            return np.stack([inner_products(query, every) for query in queries])
+        cosines: Floats = queries @ every.T
+        return cosines
 
     def _checked(self, facet: Facet, queries: Floats) -> Floats:
         # FAISS answers a wrong dimension with an assertion that says nothing.
