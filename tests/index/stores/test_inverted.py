@@ -104,7 +104,7 @@ def test_an_approximate_search_that_finds_too_few_says_so(folder: Path) -> None:
     index = read_inverted(folder / inverted_name("subject"))
     store = FaissStore({"subject": flat}, {"subject": Inverted(index, 1)})
     query = near_each_other(3, 1)
-    mask = Mask(flat.search(query, 100)[1][0], COUNT)
+    mask = Mask(flat.search(query, 1500)[1][0], COUNT)
     similarities, rows = store.search("subject", query, 80, mask)
     assert rows.shape == similarities.shape == (1, 80)
     assert (rows == -1).any()
