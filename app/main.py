@@ -7,7 +7,7 @@ from importlib import metadata
 
 from fastapi import Depends, FastAPI
 
-from app.auth.security import Gate, require_attribute
+from app.auth.security import Authenticator, require_attribute
 from app.errors import add_problem_handlers, document_problems
 from app.http.cors import add_cors
 from app.http.docs import add_docs
@@ -111,7 +111,7 @@ def create_app(
     )
     app.state.settings = settings
     app.state.metrics = counted
-    app.state.gate = Gate.of(settings)
+    app.state.authenticator = Authenticator.of(settings)
     app.add_middleware(
         BodyLimit,
         room=UploadRoom(settings.upload_memory, settings.largest_body, settings.max_uploads),

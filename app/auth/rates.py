@@ -1,4 +1,4 @@
-"""How often one caller may ask: a moving window for each key, or address without keys."""
+"""Rate limits: a moving window for each key, or for each address without keys."""
 
 import math
 import time
@@ -11,7 +11,7 @@ from pydantic import AfterValidator
 
 from app.errors import RateLimitedError
 
-SWEEP = 10_000  # requests between two looks for callers that have long been gone
+SWEEP = 10_000  # requests between two removals of inactive callers
 
 
 def _check(rate: str) -> str:
@@ -26,10 +26,10 @@ Rate = Annotated[str, AfterValidator(_check)]
 
 
 class RateLimiter:
-    """Counts requests in this process's memory; another process counts its own.
+    """Limits the rate of requests; counts are kept in this process's memory.
 
     Args:
-        default: rate of whoever has none of his own, such as ``600/minute``; None is no limit.
+        default: rate of callers without their own, such as ``600/minute``; None is no limit.
     """
 
     def __init__(self, default: str | None) -> None:
@@ -39,10 +39,10 @@ class RateLimiter:
         self._hits = 0
 
     def admit(self, caller: str, rate: str | None = None) -> None:
-        """Count a request of ``caller``, whose own rate goes before the default.
+        """Count a request of a caller; ``rate`` overrides the default.
 
         Raises:
-            RateLimitedError: there have been too many; it was not counted.
+            RateLimitedError: the rate is exceeded; the request was not counted.
         """
         rate = rate or self._default
         if rate is None:
@@ -59,7 +59,7 @@ class RateLimiter:
         )
 
     def _sweep(self) -> None:
-        """Forget callers without a request in their window: the storage keeps their names."""
+        """Remove callers without a request in their window, which the storage would keep."""
         self._hits += 1
         if self._hits % SWEEP == 0:
             for name in [name for name, events in self._storage.events.items() if not events]:

@@ -1,7 +1,7 @@
-"""Who may ask, and who may change what the server shows: the holders of API keys.
+"""Authentication and authorisation of requests by API keys.
 
-Without keys the server answers who sits at its own machine, or anyone if it was told so; admin
-requests need a key always. A route names what it needs: ``Depends(require_attribute)``.
+A server without keys answers requests from its own machine only, unless WHENCE_ALLOW_ANONYMOUS is
+set. Admin requests always need a key. A route declares its scope: ``Depends(require_attribute)``.
 """
 
 import ipaddress
@@ -31,26 +31,26 @@ FORWARDED_FOR = re.compile(r'\bfor="?\[?([^\s;,"\]]*)', re.IGNORECASE)  # RFC 72
 
 
 @dataclass(frozen=True)
-class Gate:
-    """Lets requests in, or not, and counts them; one to an app."""
+class Authenticator:
+    """Authenticates requests and applies their rate limits; each app has one."""
 
     keys: KeyRing
     rates: RateLimiter
     allow_anonymous: bool
 
     @classmethod
-    def of(cls, settings: Settings) -> "Gate":
-        """The gate that the settings ask for."""
+    def of(cls, settings: Settings) -> "Authenticator":
+        """Build the authenticator for these settings."""
         return cls(_ring(settings), RateLimiter(settings.rate_limit), settings.allow_anonymous)
 
     def admit(self, request: Request, token: str | None, scope: Scope) -> None:
-        """Let a request in that bears ``token``; ``request.state.key_name`` tells whose it is.
+        """Admit a request with this token; set ``request.state.key_name`` to the key's name.
 
         Raises:
-            UnauthorizedError: it needs a key, and bears none or one that is not valid.
-            ForbiddenError: its key lacks the scope.
-            RateLimitedError: its caller has asked too often.
-            KeysError: the keys cannot be read, so nobody can be let in.
+            UnauthorizedError: a key is needed, and the token is missing or not valid.
+            ForbiddenError: the key lacks the scope.
+            RateLimitedError: the caller has exceeded its rate.
+            KeysError: the keys cannot be read, so no request is admitted.
         """
         if not self.keys.configured and scope != "admin":
             self._require_this_machine(request)
@@ -77,8 +77,8 @@ class Gate:
         return key
 
     def _require_this_machine(self, request: Request) -> None:
-        """Let in who sits at this machine: no proxy's caller, and no page of another name."""
-        # Where the connection arrived, which no header can change.
+        """Admit direct requests from this machine only: none through a proxy or another name."""
+        # The address that the connection arrived at, which no header can change.
         arrived = (request.scope.get("server") or ("", None))[0]
         # No address: a socket in the file system, or no socket at all.
         if self.allow_anonymous or _address(arrived) is None:
@@ -88,7 +88,7 @@ class Gate:
         if not all(map(_is_loopback, (arrived, client, *_forwarded(request.headers)))):
             why = "answers this machine alone"
         elif asked != "localhost" and not _is_loopback(asked):
-            # What a browser sends whose name for this machine somebody else decides on.
+            # DNS rebinding: a name that somebody else controls points at this machine.
             why = f"answers to localhost and its addresses alone, not to {asked[:100]!r}"
         else:
             return
@@ -99,25 +99,25 @@ class Gate:
 
 
 async def require_attribute(request: Request, credentials: Credentials) -> None:
-    """Let in who may ask."""
+    """Require a key of any scope."""
     _admit(request, credentials, "attribute")
 
 
 async def require_admin(request: Request, credentials: Credentials) -> None:
-    """Let in who may change what the server shows."""
+    """Require a key of scope admin."""
     _admit(request, credentials, "admin")
 
 
 def _admit(request: Request, credentials: HTTPAuthorizationCredentials | None, need: Scope) -> None:
-    gate: Gate = request.app.state.gate
-    gate.admit(request, credentials.credentials if credentials else None, need)
+    authenticator: Authenticator = request.app.state.authenticator
+    authenticator.admit(request, credentials.credentials if credentials else None, need)
 
 
 def require_closed(settings: Settings) -> None:
-    """Return if nobody who should not can ask the server that these settings make.
+    """Refuse settings that would answer other machines without keys.
 
     Raises:
-        KeysError: it would answer other machines without any key, or its keys cannot be read.
+        KeysError: the server would answer other machines without keys, or its keys cannot be read.
     """
     if _ring(settings).configured or settings.allow_anonymous:
         return
@@ -133,7 +133,7 @@ def require_closed(settings: Settings) -> None:
 
 
 def caller_of(scope: Mapping[str, Any]) -> str | None:
-    """Who sends a request: a key once it was found valid, else an address; None on this machine."""
+    """Returns the caller of a request: its valid key, else its address; None for this machine."""
     if key := scope.get("state", {}).get("key_name"):
         return f"key {key}"
     host = (scope.get("client") or ("", None))[0]
@@ -148,7 +148,7 @@ def _ring(settings: Settings) -> KeyRing:
 
 
 def _network(host: str) -> str:
-    """Who counts as one caller: an IPv4 address, or the /64 that one IPv6 host has to itself."""
+    """Returns the network that counts as one caller: an IPv4 address, or an IPv6 /64."""
     address = _address(host)
     if isinstance(address, ipaddress.IPv6Address):
         return str(ipaddress.ip_network((int(address), 64), strict=False))
@@ -156,7 +156,7 @@ def _network(host: str) -> str:
 
 
 def _forwarded(headers: Headers) -> Iterator[str]:
-    """Whom proxies say to ask for, each; what is no address is given as it is."""
+    """Yields the clients that proxies name in X-Forwarded-For and Forwarded, unparsed."""
     for line in headers.getlist("x-forwarded-for"):
         yield from (part.strip() for part in line.split(","))
     for line in headers.getlist("forwarded"):
@@ -166,7 +166,7 @@ def _forwarded(headers: Headers) -> Iterator[str]:
 
 
 def _host_name(host: str) -> str:
-    """A Host header without its port; empty if it is none."""
+    """Returns the name in a Host header, without its port; empty if it is malformed."""
     try:
         return urlsplit(f"//{host}").hostname or ""
     except ValueError:
@@ -179,7 +179,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """The address, an IPv4 one as itself where a dual-stack socket wrote it as IPv6; or None."""
+    """Parse an address, IPv4 also if mapped to IPv6; None if it is malformed."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:

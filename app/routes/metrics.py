@@ -13,7 +13,7 @@ router = APIRouter(tags=["health"])
 
 async def require_scrape(request: Request, credentials: Credentials) -> None:
     """Let whoever may ask pass while the server has no keys, else only keys of scope admin."""
-    configured = request.app.state.gate.keys.configured
+    configured = request.app.state.authenticator.keys.configured
     await (require_admin if configured else require_attribute)(request, credentials)
 
 

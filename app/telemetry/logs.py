@@ -1,4 +1,4 @@
-"""How the server logs: one line an event on stderr, JSON or for people, with the request's id."""
+"""Logging: one line an event on stderr, as JSON or for people, with the request's id."""
 
 import logging
 import sys
@@ -9,15 +9,15 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 LogFormat = Literal["auto", "json", "console"]
 
-# They tell of every step of an export, more than a hundred lines at the first start.
-TALKATIVE = ("onnx_ir", "onnxscript")
+# These log every step of an export: more than a hundred lines at the first start.
+VERBOSE = ("onnx_ir", "onnxscript")
 
 
 def configure_logging(level: str, style: LogFormat, stream: TextIO | None = None) -> None:
-    """Send what every library logs to ``stream``, in one form.
+    """Send the logs of all libraries to ``stream``, in one format.
 
     Args:
-        level: the least severe that is written, such as "info".
+        level: the least severe level that is written, such as "info".
         style: "auto" is "console" on a terminal and "json" elsewhere.
         stream: default stderr.
     """
@@ -46,7 +46,7 @@ def configure_logging(level: str, style: LogFormat, stream: TextIO | None = None
     handler = logging.StreamHandler(stream)
     handler.setFormatter(formatter)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    for name in TALKATIVE:
+    for name in VERBOSE:
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))
 
 

@@ -1,4 +1,4 @@
-"""What Prometheus can ask of one app, and the registry that holds it."""
+"""Prometheus metrics of one app, and their registry."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,10 +21,10 @@ IMAGES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 class Metrics:
-    """The metrics of one app, in a registry of its own; every method may be called on any thread.
+    """Holds the metrics of one app; every method is safe on any thread.
 
-    Labels take few values: route templates, known methods, statuses, names of problems. Nothing
-    that a caller can choose freely becomes one.
+    Labels take few values: route templates, known methods, statuses and names of problems, never
+    text that a caller can choose.
     """
 
     def __init__(self) -> None:
@@ -72,7 +72,7 @@ class Metrics:
         )
         self._ready = Gauge(
             "whence_ready",
-            "1 while it can answer: an index is loaded and embedding works.",
+            "1 while the server can answer: an index is loaded and embedding works.",
             registry=registry,
         )
         self._live = Gauge(
@@ -118,13 +118,13 @@ class Metrics:
             self._takedowns.labels(kind)
 
     def render(self, accept: str) -> tuple[bytes, str]:
-        """Everything in the format that fits the Accept header, and that format's media type."""
+        """Render all metrics in the format of an Accept header; return them and their media type."""
         encode, media_type = choose_encoder(accept)
         return encode(self.registry), media_type
 
     @contextmanager
     def served(self, host: str, port: int) -> Iterator[None]:
-        """Answer scrapes of ``http://host:port/metrics`` for the block, from a thread of its own.
+        """Serve ``http://host:port/metrics`` during the block, on a separate thread.
 
         Raises:
             OSError: the port cannot be listened on.
@@ -138,48 +138,48 @@ class Metrics:
             thread.join()
 
     def request_began(self) -> None:
-        """A request is here."""
+        """Count a request that has begun."""
         self._in_progress.inc()
 
     def request_ended(self, method: str, route: str, status: int, seconds: float) -> None:
-        """A request that began has ended."""
+        """Count and time a request that has ended."""
         self._in_progress.dec()
         self._requests.labels(method, route, str(status)).inc()
         self._request_seconds.labels(method, route).observe(seconds)
 
     def refused(self, problem: str) -> None:
-        """A request was answered with this problem."""
+        """Count an answer that is a problem."""
         self._refusals.labels(problem).inc()
 
     def stage(self, name: Stage, seconds: float) -> None:
-        """An image has passed a step."""
+        """Time one step of one image."""
         self._stages.labels(name).observe(seconds)
 
     def batch(self, size: int) -> None:
-        """So many images went through one forward pass."""
+        """Count the images of one forward pass."""
         self._batches.observe(size)
 
     def watch_queue(self, depth: Callable[[], int]) -> None:
-        """Ask ``depth`` at every scrape how many images wait or are worked on."""
+        """Read the queue's depth from ``depth`` at every scrape."""
         self._queue.set_function(depth)
 
     def watch_health(self, ready: Callable[[], bool], live: Callable[[], bool]) -> None:
-        """Ask at every scrape, on its thread, how the server is; neither may raise or wait."""
+        """Read the health at every scrape, on its thread; neither function may raise or wait."""
         self._ready.set_function(ready)
         self._live.set_function(live)
 
     def verdict(self, verdict: Verdict) -> None:
-        """An image was answered."""
+        """Count an answer by its verdict."""
         self._verdicts.labels(verdict).inc()
 
     def swapped(self, version: str, model_id: str, exemplars: int, hidden: int = 0) -> None:
-        """This version answers from now on, or the same with other takedowns.
+        """Record the index version that is served, also after a takedown.
 
         Args:
             version: of the index.
             model_id: of its model.
-            exemplars: that answers can name.
-            hidden: exemplars beside those, which takedowns hide.
+            exemplars: number of exemplars that answers can name.
+            hidden: number of exemplars that takedowns hide.
         """
         if self._version not in (None, version):
             self._swaps.inc()
@@ -190,15 +190,15 @@ class Metrics:
         self._hidden.set(hidden)
 
     def index_lost(self) -> None:
-        """No version answers any more."""
+        """Record that no index version is served."""
         self._index.clear()
         self._exemplars.set(0)
         self._hidden.set(0)
 
     def reload_failed(self) -> None:
-        """What is published, or the log of takedowns, could not be put into effect."""
+        """Count a failure to serve the published version or the log of takedowns."""
         self._reload_failures.inc()
 
     def taken_down(self, kind: Literal["concept", "exemplar"]) -> None:
-        """A takedown was recorded."""
+        """Count a recorded takedown."""
         self._takedowns.labels(kind).inc()

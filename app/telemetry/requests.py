@@ -1,4 +1,4 @@
-"""Around every request: an id, its metrics, and one line in the log."""
+"""Middleware that gives every request an id, metrics and one line in the log."""
 
 import logging
 import re
@@ -21,19 +21,21 @@ REQUEST_ID = "X-Request-ID"
 ACCEPTED_ID = re.compile(r"(?!whence_)[A-Za-z0-9._-]{8,64}")
 METHODS = frozenset(HTTPMethod)
 CLIENT_LEFT = 499  # as nginx counts a request whose client did not wait for the answer
-SPARSE_SECONDS = 1.0  # between two lines of requests of which there may be a flood
+SPARSE_SECONDS = 1.0  # between two lines of refusals of one kind
 
 logger = logging.getLogger(__name__)
 
 
 class _Sparse:
-    """Lets one event of a kind through at a time, and counts the others."""
+    """Limits the events of each kind to one per interval, and counts the suppressed ones."""
 
     def __init__(self) -> None:
-        self._last: dict[Hashable, tuple[float, int]] = {}  # when one got through, others since
+        self._last: dict[
+            Hashable, tuple[float, int]
+        ] = {}  # time of the last event that passed, and the number suppressed since
 
     def others(self, kind: Hashable) -> int | None:
-        """How many were held back before this one; None if it is held back itself."""
+        """Returns the number of events suppressed before this one; None if it is suppressed."""
         now = time.monotonic()
         last, others = self._last.get(kind, (-SPARSE_SECONDS, 0))
         through = now - last >= SPARSE_SECONDS
@@ -48,9 +50,9 @@ class Telemetry:
     ``request.state.request_id``, on every line that is logged while the request is answered, in the
     answer's header and in the ``instance`` of a problem.
 
-    The log names the route, not the path, and nothing of query, headers or body. Of refusals
-    with 429 it has one a second for each route, problem and key: a flood fills no disk, and what
-    its lines would cost is not taken from those who are answered.
+    The log names the route, not the path, and nothing of query, headers or body. Refusals
+    with 429 are logged once a second for each route, problem and key, so that a flood costs neither
+    disk space nor time.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
@@ -67,8 +69,8 @@ class Telemetry:
         given = Headers(scope=scope).get(REQUEST_ID, "")
         request_id = given if ACCEPTED_ID.fullmatch(given) else str(uuid.uuid4())
         scope.setdefault("state", {})["request_id"] = request_id
-        # Bound for good: a request is a task of its own, and what is logged after this returns,
-        # such as the traceback of an unexpected error, needs the id, too.
+        # Not unbound at the end: a request is a task of its own, and lines logged after this returns,
+        # such as an unexpected error's traceback, need the id as well.
         clear_contextvars()
         bind_contextvars(request_id=request_id, **_trace(scope))
         status = CLIENT_LEFT
@@ -113,7 +115,7 @@ class Telemetry:
 
 
 def route_of(scope: Scope) -> str:
-    """The template of the route that took the request; one name for all that none took."""
+    """Returns the template of the matching route, or "unmatched"."""
     if shed := scope["state"].get("route"):  # by `app.http.shedding`, before there was a route
         return str(shed)
     if path := getattr(scope.get("route"), "path", None):

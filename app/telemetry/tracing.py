@@ -1,7 +1,7 @@
-"""OpenTelemetry spans: of requests, by FastAPI itself, and of an image's way through the service.
+"""OpenTelemetry spans of requests (made by FastAPI) and of the steps of one image.
 
-Nothing is recorded unless a provider is set up: by the standard ``OTEL_EXPORTER_OTLP_ENDPOINT``
-where the extra ``otel`` is installed, or by whoever starts the process.
+Spans are recorded only if a provider is set up: by the standard ``OTEL_EXPORTER_OTLP_ENDPOINT``
+with the extra ``otel``, or by the process that embeds the app.
 """
 
 import time
@@ -34,12 +34,12 @@ def request_spans(root_path: str) -> TelemetryConfig:
 
 
 def record_stage(name: Stage, began: float, ended: float) -> None:
-    """A span below the present one, for a step that is over.
+    """Record a span for a step that has ended, below the current span.
 
     Args:
         name: of the step.
-        began: `time.perf_counter` then.
-        ended: `time.perf_counter` then.
+        began: `time.perf_counter` at its start.
+        ended: `time.perf_counter` at its end.
     """
     if not trace.get_current_span().is_recording():
         return
