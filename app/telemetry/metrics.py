@@ -118,7 +118,7 @@ class Metrics:
             self._takedowns.labels(kind)
 
     def render(self, accept: str) -> tuple[bytes, str]:
-        """Render all metrics in the format of an Accept header; return them and their media type."""
+        """Render all metrics as an Accept header asks; return them and their media type."""
         encode, media_type = choose_encoder(accept)
         return encode(self.registry), media_type
 

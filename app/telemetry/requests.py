@@ -69,8 +69,8 @@ class Telemetry:
         given = Headers(scope=scope).get(REQUEST_ID, "")
         request_id = given if ACCEPTED_ID.fullmatch(given) else str(uuid.uuid4())
         scope.setdefault("state", {})["request_id"] = request_id
-        # Not unbound at the end: a request is a task of its own, and lines logged after this returns,
-        # such as an unexpected error's traceback, need the id as well.
+        # Not unbound at the end: a request is a task of its own, and lines logged after this
+        # returns, such as an unexpected error's traceback, need the id as well.
         clear_contextvars()
         bind_contextvars(request_id=request_id, **_trace(scope))
         status = CLIENT_LEFT
