@@ -25,6 +25,7 @@ from index.takedowns.log import Hidden, Takedown, TakedownLog, hidden_by
 from index.takedowns.withdrawal import hidden_in_published, withdraw
 from model.errors import ModelError, WhenceError
 from model.files import FileStamp
+from model.regular_files import read_file
 
 RETRY_SECONDS = 1.0
 WATCH_SECONDS = 0.25  # between two looks at what is published and taken down
@@ -35,6 +36,22 @@ LoadError = (SnapshotError, ModelError, TakedownError)  # why an index cannot be
 Done = TypeVar("Done")
 
 logger = logging.getLogger(__name__)
+
+
+_Published = tuple[FileStamp, bytes]
+
+
+def _published(current: Path) -> _Published:
+    """Returns the stamp of ``CURRENT`` and its content.
+
+    Names of versions are equally long: of two that are published within one tick of the file
+    system's clock, the stamps alone could be alike. A file that cannot be read has no content.
+    """
+    stamp = FileStamp.of(current)
+    try:
+        return stamp, read_file(current)
+    except OSError:
+        return stamp, b""
 
 
 class _Serving:
@@ -99,8 +116,9 @@ class Service:
         self._fixed = attributor is not None
         self._serving = _Serving(attributor, owned=False) if attributor else None
         self._failures: dict[str, WhenceError] = {}  # "index" and "takedowns"
-        self._refused: FileStamp | None = None  # state of `CURRENT` that could not be served last
+        self._refused: _Published | None = None  # state of `CURRENT` that could not be served last
         self._retry_at = 0.0  # when that is tried again
+        self._current: _Published | None = None  # state of `CURRENT` that was served last
         self._seen: dict[Path, FileStamp] = {}
         self._loading = asyncio.Lock()  # held while a version is opened
         self._changing = asyncio.Lock()  # held, shortly, while what is served changes; taken last
@@ -273,9 +291,9 @@ class Service:
     async def _renew(self, *, again: bool) -> None:
         """Serve the published version, if it is another one."""
         current = self._data.index / CURRENT
-        stamp = await self._aside(FileStamp.of, current)
+        stamp = await self._aside(_published, current)
         began = time.monotonic()
-        fresh = self._serving is None or stamp != self._seen.get(current)
+        fresh = self._serving is None or stamp != self._current
         waits = stamp == self._refused and began < self._retry_at  # another one is tried at once
         if not again and (waits or not (fresh or "index" in self._failures)):
             return
@@ -287,7 +305,7 @@ class Service:
                 # It may have been opened before the last takedown.
                 seen, masked = await self._aside(self._mask, opened)
                 self._failures.clear()
-                self._seen |= {current: stamp, self._data.takedowns: seen}
+                self._current, self._seen[self._data.takedowns] = stamp, seen
                 self._serve(masked)
         except LoadError as error:
             # A log that keeps the version that is served already from being opened again is looked

@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import filelock
@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from index.building.embedding_cache import remedy
 from index.errors import RebuildError, SnapshotError
 from index.layout import DataFolder
+from index.locks import file_lock
 from index.snapshot import (
     BUILDING,
     REMOVED,
@@ -31,24 +32,21 @@ KEEP = 3  # versions that stay after a rebuild, the published one included
 
 @contextmanager
 def rebuild_lock(index: Path) -> Iterator[None]:
-    """Keeps every other rebuild and rollback out.
+    """Keep every other rebuild and rollback out.
 
     Raises:
         RebuildError: one is running.
-        OSError: the folder cannot be written to.
+        OSError: the folder cannot be written to, or its file system has no locks.
     """
     index.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(index / ".rebuild.lock", timeout=0)
-    try:
-        lock.acquire()
-    except filelock.Timeout:
-        raise RebuildError(
-            f"another rebuild is running on {index}; wait for it to end, then try again"
-        ) from None
-    try:
+    with ExitStack() as held:
+        try:
+            held.enter_context(file_lock(index / ".rebuild.lock", seconds=0))
+        except filelock.Timeout:
+            raise RebuildError(
+                f"another rebuild is running on {index}; wait for it to end, then try again"
+            ) from None
         yield
-    finally:
-        lock.release()
 
 
 @contextmanager

@@ -19,16 +19,17 @@ import logging
 import os
 import secrets
 import time
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
-import filelock
 from pydantic import AwareDatetime, Field, ValidationError
 
 from app.auth.rates import Rate
 from app.errors import KeysError
+from index.locks import file_lock
 from model.checkpoint import sync_to_disk
 from model.config import Frozen
 from model.files import FileStamp
@@ -151,9 +152,9 @@ class KeyFile:
             self._write(tuple(key for key in keys if key is not revoked))
         return revoked
 
-    def _locked(self) -> filelock.BaseFileLock:
+    def _locked(self) -> AbstractContextManager[None]:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        return filelock.FileLock(self.path.with_suffix(".lock"), timeout=LOCK_SECONDS)
+        return file_lock(self.path.with_suffix(".lock"), seconds=LOCK_SECONDS)
 
     def _write(self, keys: tuple[Key, ...]) -> None:
         text = json.dumps(_Kept(keys=keys).model_dump(mode="json"), indent=1) + "\n"

@@ -20,8 +20,9 @@ from model.regular_files import shown
 Progress = Callable[[str, int, int], None]  # (stage, done, total)
 
 STEP = 1000  # files between two notes of progress, and between two writes of what was hashed
-# A file changed this shortly before it is read may change again within one tick of its clock.
-SETTLED = 2.0  # seconds
+# A file changed this shortly before it is read may change again without its times telling: file
+# systems keep times as coarse as two seconds, and a server's clock may be behind this machine's.
+SETTLED = 60.0  # seconds
 
 
 @dataclass(frozen=True)

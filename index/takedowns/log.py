@@ -42,6 +42,7 @@ from pydantic import (
 from index.building.embedding import thumbnail_of
 from index.catalog import Catalog, Exemplar
 from index.errors import NotFoundError, TakedownError
+from index.locks import file_lock
 from index.stores.vectors import Rows
 from index.takedowns.fingerprints import (
     LENGTH,
@@ -333,7 +334,7 @@ class TakedownLog:
         draft = self.extent_file.with_suffix(".extent-draft")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with filelock.FileLock(self.path.with_suffix(".lock"), timeout=10):
+            with file_lock(self.path.with_suffix(".lock"), seconds=10):
                 # No buffer: what the disk refused must not be written when the file is closed.
                 file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
                 try:

@@ -2,6 +2,7 @@ import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import filelock
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from index.building import rebuild as rebuild_module
 from index.building.embedding import hash_file
 from index.building.rebuild import rebuild
+from index.building.scan import SETTLED
 from index.building.source import read_sources
 from index.errors import RebuildError, SnapshotError, TakedownError
 from index.layout import DataFolder
@@ -18,7 +20,8 @@ from index.verify import verify
 from index.versions import folder_bytes, prune, rollback
 from model.checkpoint import save_model
 from model.errors import ModelError, WhenceError
-from tests.fakes import FakeEmbedder, tiny_model
+from model.files import FileStamp
+from tests.fakes import FakeEmbedder, patches, tiny_model
 from tests.index.conftest import House
 
 
@@ -299,3 +302,32 @@ def test_a_file_that_may_change_within_a_tick_of_the_clock_is_read_again(house: 
     first.write_bytes(content)  # at once: a stamp alone may not tell
     summary = house.rebuild()
     assert [Path(skipped.path).name for skipped in summary.skipped] == ["001.png"]
+
+
+def test_a_change_shows_where_times_are_coarse(house: House, monkeypatch) -> None:
+    """A file system that keeps times in steps of two seconds, and no time of change, as FAT does.
+
+    The clock stands still, so that all happens within one step: the stamps are alike, by the first
+    assertion, and only the content tells.
+    """
+    written = now = 1_700_000_001.5
+    coarse = FileStamp.of
+
+    def stamp(path: Path) -> FileStamp:
+        real = coarse(path)
+        return real._replace(modified_ns=int(written // 2 * 2e9), changed_ns=0, inode=0)
+
+    monkeypatch.setattr("index.building.scan.FileStamp.of", stamp)
+    monkeypatch.setattr("index.building.scan.time", SimpleNamespace(time=lambda: now))
+    first = house.source / "one" / "000.png"
+    patches(0).save(first, "BMP")
+    house.rebuild()
+    before = stamp(first)
+    patches(99).save(first, "BMP")
+    assert stamp(first) == before
+    summary = house.rebuild()
+    assert (summary.added, summary.removed, summary.embedded) == (1, 1, 1)
+    now += SETTLED + 2  # from now on the times tell of every change
+    house.rebuild()
+    monkeypatch.setattr("index.building.scan.hash_file", None)  # nothing is read any more
+    assert house.rebuild().embedded == 0

@@ -23,6 +23,7 @@ from index.errors import TakedownError
 from index.layout import DataFolder
 from index.snapshot import MANIFEST, Manifest, Snapshot, publish, published_version
 from index.takedowns.log import TakedownLog
+from model.files import FileStamp
 from tests.app.conftest import CheckProblem, shade, write_keys
 from tests.fakes import FakeEmbedder, build_snapshot
 from tests.pictures import encode
@@ -600,3 +601,39 @@ def test_steady_requests_see_whole_versions_while_they_are_swapped(
     for answer in answers:
         body = answer.json()
         assert len(body["concepts"]) == versions[body["evidence"]["index_version"]]
+
+
+def test_a_version_published_within_one_tick_of_the_clock_is_served(
+    server: TestClient, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where times are coarse and files unnumbered, both states of `CURRENT` have one stamp."""
+    exact = FileStamp.of
+
+    def coarse(path: Path) -> FileStamp:
+        return exact(path)._replace(modified_ns=0, changed_ns=0, inode=0)
+
+    monkeypatch.setattr(FileStamp, "of", coarse)
+    before = version_of(server)
+    wait_for(lambda: server.get("/health/ready").json()["reload_error"] is None)
+    build(data, "Crimson").close()
+    now = published_version(data / "index")
+    assert now != before
+    wait_for(lambda: version_of(server) == now, 60)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"2026"])
+def test_a_rename_that_is_not_atomic_disturbs_nothing(
+    server: TestClient, data: Path, content: bytes | None
+) -> None:
+    """Between its steps `CURRENT` is missing, empty or cut short; the old version goes on."""
+    current = data / "index" / "CURRENT"
+    before, whole = version_of(server), current.read_bytes()
+    current.unlink()
+    if content is not None:
+        current.write_bytes(content)
+    wait_for(lambda: server.get("/health/ready").json()["reload_error"], 60)
+    assert concepts(server) == ["crimson", "emerald", "navy-blue"]
+    assert version_of(server) == before
+    current.write_bytes(whole)
+    wait_for(lambda: server.get("/health/ready").json()["reload_error"] is None, 60)
+    assert version_of(server) == before
