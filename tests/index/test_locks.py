@@ -15,9 +15,12 @@ from index.versions import named_failures, rebuild_lock
 
 
 def test_a_lock_keeps_others_out_and_is_released(tmp_path: Path) -> None:
-    with file_lock(tmp_path / "x", seconds=0):
-        with pytest.raises(filelock.Timeout), file_lock(tmp_path / "x", seconds=0):
-            pass
+    with (
+        file_lock(tmp_path / "x", seconds=0),
+        pytest.raises(filelock.Timeout),
+        file_lock(tmp_path / "x", seconds=0),
+    ):
+        pass
     with file_lock(tmp_path / "x", seconds=0):
         pass
 
