@@ -54,6 +54,7 @@ from index.takedowns.fingerprints import (
 from model.checkpoint import sync_to_disk
 from model.config import Frozen
 from model.images import decode_image
+from model.regular_files import read_file
 
 Kind = Literal["concept", "exemplar", "image"]
 
@@ -411,7 +412,7 @@ def content_of_file(path: Path) -> Content:
         TakedownError: there is no such file.
     """
     try:
-        image = decode_image(path.read_bytes())
+        image = decode_image(read_file(path))
     except OSError as error:
         raise TakedownError(f"--image {path} cannot be read: {error.strerror}") from error
     key = fingerprint(thumbnail_of(image.pixels))
