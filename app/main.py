@@ -8,12 +8,12 @@ from importlib import metadata
 from fastapi import Depends, FastAPI
 
 from app.auth.security import Authenticator, require_attribute
-from app.errors import add_problem_handlers, document_problems
 from app.http.cors import add_cors
 from app.http.docs import add_docs
 from app.http.head import HeadAsGet
 from app.http.headers import SecurityHeaders
 from app.http.paths import RootPath
+from app.http.problems import add_problem_handlers, document_problems
 from app.http.shedding import LoadShedding
 from app.http.uploads import BodyLimit, UploadRoom
 from app.routes import (

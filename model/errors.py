@@ -9,15 +9,26 @@
     ├── BackboneError              unknown name, bad option, weights that do not fit
     │   └── HubError                   weights that are neither in the local cache nor in reach
     ├── TrainingError              images that cannot be trained on
-    └── ModelError                 a stored model that is missing, damaged or of another version, or
-                                   a device that it cannot run on
+    └── NotReadyError              no model or index that can answer
+        └── ModelError                 a stored model that is missing, damaged or of another
+                                       version, or a device that it cannot run on
 
-Each message says what was wrong and what to do; it may be shown to the user as it is.
+Each message says what was wrong and what to do; it may be shown to the user as it is. The class
+attributes say how the API reports the error (RFC 9457): HTTP status, the type's name, the title of
+its kind, and an example of a message for the documentation. A class without its own inherits them.
 """
 
 
 class WhenceError(Exception):
-    """Base of the named errors."""
+    """Base of the named errors; over HTTP an internal error, whose message is only logged."""
+
+    status: int = 500
+    type: str = "internal-error"
+    title: str = "Something went wrong here"
+    example: str = (
+        "the request could not be answered because of an error in the server; its log tells more "
+        "under this instance"
+    )
 
 
 class ImageError(WhenceError):
@@ -27,17 +38,44 @@ class ImageError(WhenceError):
 class UndecodableImageError(ImageError):
     """The bytes are not a complete image."""
 
+    status = 400
+    type = "undecodable-image"
+    title = "The image cannot be decoded"
+    example = (
+        "the image could not be decoded (image file is truncated); it may be cut short or damaged"
+    )
+
 
 class UnsupportedImageError(ImageError):
     """The bytes are not an image of an accepted format."""
+
+    status = 415
+    type = "unsupported-image-type"
+    title = "The image is of no accepted type"
+    example = (
+        "these bytes are not an image of an accepted type (JPEG, PNG, WEBP, GIF, TIFF, BMP, AVIF)"
+    )
 
 
 class ImageTooLargeError(ImageError):
     """The image has more pixels than allowed."""
 
+    status = 413
+    type = "image-too-large"
+    title = "The image has too many pixels"
+    example = (
+        "the image is 20000 x 20000 pixels; at most 50,000,000 pixels and 20,000 on a side are "
+        "accepted: send it smaller"
+    )
+
 
 class ImageTooSmallError(ImageError):
     """The image has too few pixels to describe."""
+
+    status = 422
+    type = "image-too-small"
+    title = "The image has too few pixels"
+    example = "the image is 1 x 1 pixels; at least 16 on each side are needed to describe it"
 
 
 class BackboneError(WhenceError):
@@ -52,5 +90,14 @@ class TrainingError(WhenceError):
     """Images or features that cannot be trained on."""
 
 
-class ModelError(WhenceError):
+class NotReadyError(WhenceError):
+    """No model or index that can answer."""
+
+    status = 503
+    type = "no-index"
+    title = "There is no index to answer from"
+    example = "there is no index in data/index yet; run `whence rebuild --source PATH`"
+
+
+class ModelError(NotReadyError):
     """A stored model that is missing, damaged or of another version, or that cannot run here."""

@@ -13,16 +13,15 @@ import pytest
 from fastapi import FastAPI, Request
 from starlette.responses import JSONResponse
 
-from app import errors
-from app.errors import Problem, ProblemType
 from app.http.server import HEADER_BYTES
 from app.settings import Settings
 from tests.app.http.test_server import CLOSE, H2C, form, listening, post, talk
 from tests.ports import free_port
+from tests.problems import KINDS
 from tests.proxy import CONFIG, command, configure, needs_nginx, proxy
+from whence_client.models import Problem
 
 TEXT = CONFIG.read_text(encoding="utf-8")
-KINDS = {k.urn: k for k in vars(errors).values() if isinstance(k, ProblemType)}
 BODY = re.compile(r"location = /problem/(\d+) \{(.*?)return (\d+) '(.*?)';", re.DOTALL)
 UNITS = {"k": 2**10, "m": 2**20, "s": 1}
 
@@ -43,7 +42,7 @@ def test_its_problems_are_those_of_the_api() -> None:
     assert len(found) == 5
     for place, headers, status, body in found:
         problem = Problem.model_validate_json(body)
-        kind = KINDS[problem.type]
+        kind = KINDS[problem.type.removeprefix("urn:whence:problem:")]
         assert (problem.status, problem.title) == (kind.status, kind.title)
         assert place == status == str(problem.status)
         assert "nosniff" in headers

@@ -7,7 +7,8 @@ from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
-from app.errors import ORIGIN_REFUSED, problem_response
+from app.errors import OriginRefusedError
+from app.http.problems import problem_response
 
 PREFLIGHT_SECONDS = 600  # that a browser keeps the answer to a preflight request
 
@@ -37,5 +38,5 @@ class _Cors(CORSMiddleware):
             return response
         said = bytes(response.body).decode()
         return problem_response(
-            ORIGIN_REFUSED, f"{said}; WHENCE_CORS_ORIGINS lists the origins that may ask"
+            OriginRefusedError(f"{said}; WHENCE_CORS_ORIGINS lists the origins that may ask")
         )

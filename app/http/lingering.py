@@ -12,7 +12,8 @@ import h11
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.errors import RETRY_AFTER, UNAVAILABLE, problem_response
+from app.errors import RETRY_AFTER, UnavailableError
+from app.http.problems import problem_response
 
 PROMPT_SECONDS = 1.0  # for the rest of a body, before the answer; then the connection is kept
 SILENCE_SECONDS = 5.0  # without any of the rest, after the answer
@@ -41,7 +42,9 @@ class LingeringClose:
             await self.app(scope, exchange.receive, exchange.send)
         except asyncio.CancelledError:  # the server stops, and waits no longer for this answer
             if not exchange.started:
-                response = problem_response(UNAVAILABLE, "the server is stopping: try again later")
+                response = problem_response(
+                    UnavailableError("the server is stopping: try again later")
+                )
                 response.headers["Retry-After"] = str(RETRY_AFTER)
                 await response(scope, receive, send)
 

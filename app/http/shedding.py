@@ -3,8 +3,9 @@
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.errors import QueueFullError, answer_named
+from app.errors import QueueFullError
 from app.http.paths import route_path
+from app.http.problems import answer_error
 
 
 class LoadShedding:
@@ -33,7 +34,7 @@ class LoadShedding:
                 scope["app"].state.service.pipeline.check_room()
             except QueueFullError as error:
                 scope["state"]["route"] = route_path(scope)  # no router will say so
-                response = await answer_named(Request(scope), error)
+                response = await answer_error(Request(scope), error)
                 await response(scope, receive, send)
                 return
         await self.app(scope, receive, send)

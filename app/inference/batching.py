@@ -123,7 +123,8 @@ class Batcher(Generic[Job, Begun, Result]):
         """The result of one job.
 
         Raises:
-            ImpatientError: nobody waits for it any more, or it has waited for too long.
+            ClientGoneError: the connection was closed.
+            DeadlineError: it has waited for too long.
             Exception: whatever ``work`` raised for it.
         """
         loop = asyncio.get_running_loop()

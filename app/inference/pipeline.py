@@ -220,7 +220,8 @@ class Pipeline:
 
         Raises:
             ImageError: it cannot be decoded, or is outside the limits.
-            ImpatientError: it is not waited for any more.
+            ClientGoneError: the connection was closed.
+            DeadlineError: the deadline has passed.
             VectorStoreUnavailableError: the index's vectors cannot be reached now.
         """
         arrived = time.perf_counter()

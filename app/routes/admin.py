@@ -6,21 +6,24 @@ from urllib.parse import unquote
 from fastapi import APIRouter, Depends, Header, Query, status
 from pydantic import AfterValidator
 
-from app import errors
 from app.auth.security import require_admin
 from app.deps import ServiceDep
+from app.errors import InternalError, InvalidRequestError, ReloadError
+from app.http.problems import responses
 from app.schemas import takedown_detail
 from app.service import Service
+from index.errors import NotFoundError, TakedownError
+from model.errors import NotReadyError
 from whence_client.models import Reloaded, RequestModel, TakedownDetail, TakedownRequest
 
 router = APIRouter(tags=["admin"], dependencies=[Depends(require_admin)])
 
-TAKEDOWN_PROBLEMS = errors.responses(
-    errors.NOT_FOUND,
-    errors.INVALID_REQUEST,
-    errors.INTERNAL_ERROR,
-    errors.NO_INDEX,
-    errors.TAKEDOWNS_UNUSABLE,
+TAKEDOWN_PROBLEMS = responses(
+    NotFoundError,
+    InvalidRequestError,
+    InternalError,
+    NotReadyError,
+    TakedownError,
 )
 
 
@@ -95,9 +98,9 @@ async def _take_down(
 @router.post(
     "/admin/reload",
     summary="Load the published index",
-    responses=errors.responses(
-        errors.NOT_RELOADED,
-        errors.INTERNAL_ERROR,
+    responses=responses(
+        ReloadError,
+        InternalError,
     ),
 )
 async def reload_index(service: ServiceDep) -> Reloaded:

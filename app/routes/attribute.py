@@ -7,9 +7,17 @@ from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Query, Request, Response
 
-from app import errors
 from app.deps import ServiceDep, SettingsDep
-from app.errors import InvalidRequestError
+from app.errors import (
+    BodyTooLargeError,
+    DeadlineError,
+    InternalError,
+    InvalidRequestError,
+    MalformedFormError,
+    NotAFormError,
+    QueueFullError,
+)
+from app.http.problems import problem_of, responses
 from app.http.uploads import FIELD, FORM, read_image_field, read_image_fields
 from app.inference.deadline import Patience
 from app.inference.pipeline import Answer, Pipeline
@@ -18,6 +26,13 @@ from app.service import Service
 from app.settings import Settings
 from index.answering.attribution import Attributor
 from index.errors import VectorStoreUnavailableError
+from model.errors import (
+    ImageTooLargeError,
+    ImageTooSmallError,
+    NotReadyError,
+    UndecodableImageError,
+    UnsupportedImageError,
+)
 from whence_client.models import (
     AttributeParameters,
     AttributionResponse,
@@ -50,22 +65,22 @@ def upload(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 REFUSALS = (  # of any request with images
-    errors.MALFORMED_FORM,
-    errors.BODY_TOO_LARGE,
-    errors.NOT_A_FORM,
-    errors.INVALID_REQUEST,
-    errors.QUEUE_FULL,
-    errors.INTERNAL_ERROR,
-    errors.NO_INDEX,
-    errors.VECTORS_UNREACHABLE,
+    MalformedFormError,
+    BodyTooLargeError,
+    NotAFormError,
+    InvalidRequestError,
+    QueueFullError,
+    InternalError,
+    NotReadyError,
+    VectorStoreUnavailableError,
 )
 REFUSALS_OF_ONE = (
     *REFUSALS,
-    errors.UNDECODABLE_IMAGE,
-    errors.IMAGE_TOO_LARGE,
-    errors.UNSUPPORTED_IMAGE_TYPE,
-    errors.IMAGE_TOO_SMALL,
-    errors.DEADLINE,
+    UndecodableImageError,
+    ImageTooLargeError,
+    UnsupportedImageError,
+    ImageTooSmallError,
+    DeadlineError,
 )
 
 
@@ -74,7 +89,7 @@ REFUSALS_OF_ONE = (
     summary="Attribute an image",
     response_description="The concepts it most plausibly derives from",
     openapi_extra=upload(IMAGE),
-    responses=errors.responses(*REFUSALS_OF_ONE),
+    responses=responses(*REFUSALS_OF_ONE),
 )
 async def attribute(
     request: Request,
@@ -105,7 +120,7 @@ async def attribute(
     summary="Attribute several images",
     response_description="One answer or problem an image, in order",
     openapi_extra=upload({"type": "array", "items": IMAGE, "minItems": 1}),
-    responses=errors.responses(*REFUSALS),
+    responses=responses(*REFUSALS),
 )
 async def attribute_batch(
     request: Request,
@@ -153,7 +168,7 @@ def _in_its_place(request: Request, outcome: BatchAnswer | BaseException) -> Bat
         return outcome
     if isinstance(outcome, VectorStoreUnavailableError) or not isinstance(outcome, Exception):
         raise outcome
-    return BatchAnswer(attribution=None, problem=errors.problem_of(request, outcome))
+    return BatchAnswer(attribution=None, problem=problem_of(request, outcome))
 
 
 @dataclass(frozen=True)
@@ -171,7 +186,8 @@ class Uploaded:
 
         Raises:
             ImageError: it cannot be used.
-            ImpatientError: nobody waits for it any more.
+            ClientGoneError: the connection was closed.
+            DeadlineError: the deadline has passed.
         """
         return await self.pipeline.attribute(
             self.attributor,

@@ -4,9 +4,12 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from app import errors
 from app.deps import AttributorDep
+from app.errors import InternalError, InvalidRequestError
+from app.http.problems import responses
 from app.schemas import concept_summary, exemplar_detail
+from index.errors import NotFoundError
+from model.errors import NotReadyError
 from whence_client.models import ConceptDetail, ConceptList, ConceptParameters
 
 router = APIRouter(prefix="/concepts", tags=["concepts"])
@@ -15,7 +18,7 @@ router = APIRouter(prefix="/concepts", tags=["concepts"])
 @router.get(
     "",
     summary="List concepts",
-    responses=errors.responses(errors.INVALID_REQUEST, errors.INTERNAL_ERROR, errors.NO_INDEX),
+    responses=responses(InvalidRequestError, InternalError, NotReadyError),
 )
 def list_concepts(
     parameters: Annotated[ConceptParameters, Query()], attributor: AttributorDep
@@ -36,7 +39,7 @@ def list_concepts(
 @router.get(
     "/{concept_id}",
     summary="Show a concept",
-    responses=errors.responses(errors.NOT_FOUND, errors.INTERNAL_ERROR, errors.NO_INDEX),
+    responses=responses(NotFoundError, InternalError, NotReadyError),
 )
 def show_concept(concept_id: str, attributor: AttributorDep) -> ConceptDetail:
     """Show a concept with all its exemplars."""

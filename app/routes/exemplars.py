@@ -4,9 +4,12 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Response, status
 
-from app import errors
 from app.deps import AttributorDep
+from app.errors import InternalError
+from app.http.problems import responses
 from app.schemas import exemplar_record
+from index.errors import NotFoundError
+from model.errors import NotReadyError
 from whence_client.models import ExemplarRecord
 
 router = APIRouter(prefix="/exemplars", tags=["exemplars"])
@@ -18,7 +21,7 @@ CACHING = "private, no-cache"
 @router.get(
     "/{exemplar_id}",
     summary="Show what is known about an exemplar",
-    responses=errors.responses(errors.NOT_FOUND, errors.INTERNAL_ERROR, errors.NO_INDEX),
+    responses=responses(NotFoundError, InternalError, NotReadyError),
 )
 def show_record(exemplar_id: str, response: Response, attributor: AttributorDep) -> ExemplarRecord:
     """Show an exemplar's concept, size, source, licence, and the metadata that its source gave."""
@@ -39,7 +42,7 @@ def show_record(exemplar_id: str, response: Response, attributor: AttributorDep)
             "content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}},
         },
         status.HTTP_304_NOT_MODIFIED: {"description": "The copy named by If-None-Match is good"},
-        **errors.responses(errors.NOT_FOUND, errors.INTERNAL_ERROR, errors.NO_INDEX),
+        **responses(NotFoundError, InternalError, NotReadyError),
     },
 )
 def show_exemplar(

@@ -2,8 +2,11 @@
 
 from fastapi import APIRouter
 
-from app import errors
 from app.deps import AttributorDep, ServiceDep, SettingsDep
+from app.errors import InternalError, StalledError
+from app.http.problems import responses
+from index.errors import VectorStoreUnavailableError
+from model.errors import NotReadyError
 from whence_client.models import Live, Ready
 
 router = APIRouter(prefix="/health", tags=["health"])
@@ -12,7 +15,7 @@ router = APIRouter(prefix="/health", tags=["health"])
 @router.get(
     "/live",
     summary="Is the process working?",
-    responses=errors.responses(errors.STALLED),
+    responses=responses(StalledError),
 )
 async def live(service: ServiceDep, settings: SettingsDep) -> Live:
     """Answer 503 when only a restart helps: an image has been embedding for far too long."""
@@ -23,9 +26,7 @@ async def live(service: ServiceDep, settings: SettingsDep) -> Live:
 @router.get(
     "/ready",
     summary="Can it answer?",
-    responses=errors.responses(
-        errors.NO_INDEX, errors.VECTORS_UNREACHABLE, errors.STALLED, errors.INTERNAL_ERROR
-    ),
+    responses=responses(NotReadyError, VectorStoreUnavailableError, StalledError, InternalError),
 )
 def ready(service: ServiceDep, settings: SettingsDep, attributor: AttributorDep) -> Ready:
     """Answer 503 while there is no index, its vectors are out of reach, or answers come too late.

@@ -2,8 +2,10 @@
 
 from fastapi import APIRouter, Response, status
 
-from app import errors
 from app.deps import HeatmapsDep
+from app.errors import InternalError
+from app.http.problems import responses
+from index.errors import NotFoundError
 
 router = APIRouter(prefix="/heatmaps", tags=["attribution"])
 
@@ -17,7 +19,7 @@ router = APIRouter(prefix="/heatmaps", tags=["attribution"])
             "description": "The heatmap, to be laid over the picture it explains",
             "content": {"image/png": {"schema": {"type": "string", "format": "binary"}}},
         },
-        **errors.responses(errors.NOT_FOUND, errors.INTERNAL_ERROR),
+        **responses(NotFoundError, InternalError),
     },
 )
 def show_heatmap(heatmap_id: str, heatmaps: HeatmapsDep) -> Response:

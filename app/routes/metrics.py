@@ -4,9 +4,10 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Request, Response, status
 
-from app import errors
 from app.auth.security import Credentials, require_admin, require_attribute
 from app.deps import MetricsDep
+from app.errors import ForbiddenError, InternalError, UnauthorizedError
+from app.http.problems import responses
 
 router = APIRouter(tags=["health"])
 
@@ -27,7 +28,7 @@ async def require_scrape(request: Request, credentials: Credentials) -> None:
             "description": "In the Prometheus text format, or OpenMetrics if that is asked for",
             "content": {"text/plain": {"schema": {"type": "string"}}},
         },
-        **errors.responses(errors.UNAUTHORIZED, errors.FORBIDDEN, errors.INTERNAL_ERROR),
+        **responses(UnauthorizedError, ForbiddenError, InternalError),
     },
 )
 def show_metrics(metrics: MetricsDep, accept: Annotated[str, Header()] = "") -> Response:

@@ -6,8 +6,8 @@ import anyio.to_thread
 from fastapi import APIRouter, Query, Request, Response, status
 from pydantic import Field
 
-from app import errors
 from app.deps import ServiceDep, SettingsDep
+from app.http.problems import responses
 from app.inference.pipeline import Answer
 from app.reports.report import Parameters, Report, as_html, as_json, make_report
 from app.routes.attribute import IMAGE, REFUSALS_OF_ONE, Uploaded, upload, work_on_upload
@@ -37,7 +37,7 @@ class ReportParameters(AttributeParameters):
             "model": Report,
             "content": {"text/html": {"schema": {"type": "string"}}},
         },
-        **errors.responses(*REFUSALS_OF_ONE),
+        **responses(*REFUSALS_OF_ONE),
     },
 )
 async def report(

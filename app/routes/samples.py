@@ -6,12 +6,14 @@ from urllib.parse import quote
 from fastapi import APIRouter
 from fastapi.responses import FileResponse
 
-from app import errors
 from app.deps import AttributorDep, SettingsDep
+from app.errors import InternalError
 from app.http.paths import public_path
+from app.http.problems import responses
 from index.answering.attribution import Attributor
 from index.errors import NotFoundError
 from index.layout import DataFolder
+from model.errors import NotReadyError
 from model.folders import find_images
 from whence_client.models import Sample, SampleList
 
@@ -27,7 +29,7 @@ def _files(root: Path, attributor: Attributor) -> dict[str, Path]:
 @router.get(
     "",
     summary="List sample images",
-    responses=errors.responses(errors.INTERNAL_ERROR, errors.NO_INDEX),
+    responses=responses(InternalError, NotReadyError),
 )
 def list_samples(settings: SettingsDep, attributor: AttributorDep) -> SampleList:
     """List images to try this index with."""
@@ -45,7 +47,7 @@ def list_samples(settings: SettingsDep, attributor: AttributorDep) -> SampleList
     response_class=FileResponse,
     responses={
         200: {"description": "The image", "content": {"image/*": {}}},
-        **errors.responses(errors.NOT_FOUND, errors.INTERNAL_ERROR, errors.NO_INDEX),
+        **responses(NotFoundError, InternalError, NotReadyError),
     },
 )
 def show_sample(name: str, settings: SettingsDep, attributor: AttributorDep) -> FileResponse:

@@ -12,7 +12,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bind_contextvars, clear_contextvars
 
-from app.errors import INTERNAL_ERROR
+from app.errors import InternalError
 from app.http.paths import route_path
 from app.telemetry.metrics import Metrics
 
@@ -86,8 +86,8 @@ class Telemetry:
         try:
             await self.app(scope, receive, send_with_id)
         except Exception:
-            status = INTERNAL_ERROR.status  # answered further out
-            scope["state"]["problem"] = INTERNAL_ERROR.name
+            status = InternalError.status  # answered further out
+            scope["state"]["problem"] = InternalError.type
             raise
         finally:
             self._note(scope, status, time.perf_counter() - began)
@@ -103,7 +103,7 @@ class Telemetry:
             "route": route,
             "status": status,
             "ms": round(1000 * seconds, 1),
-            "problem": state.get("problem"),  # set by `app.errors`
+            "problem": state.get("problem"),  # set by `app.http.problems`
             "key": state.get("key_name"),  # set by whoever checked the key
         }
         if status == HTTPStatus.TOO_MANY_REQUESTS:
