@@ -19,7 +19,7 @@ venv: .venv/.installed  ## Install Whence and its development tools into .venv
 	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[dev,milvus,ray]'
 	@touch $@
 
-demo: .venv/.installed  ## Draw a gallery, train on it, serve it and ask it a question
+demo: .venv/.installed  ## Train on a small gallery, serve it and ask it a question
 	$(BIN)/whence demo
 
 test: .venv/.installed  ## Run the tests

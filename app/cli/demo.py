@@ -1,4 +1,4 @@
-"""``whence demo``: from nothing to a first answer, on a gallery drawn by code."""
+"""``whence demo``: from nothing to a first answer, on the pictures in ``app/demo``."""
 
 import shutil
 import threading
@@ -13,7 +13,6 @@ import uvicorn
 
 from app.cli.ask import connect
 from app.cli.console import out, print_note, print_step, stages
-from app.gallery import DemoGallery, draw_gallery
 from app.http.ports import require_port, url_of
 from app.http.server import make_server
 from app.main import create_app
@@ -32,6 +31,7 @@ from model.starter import choose_backbone
 from model.train import train_model
 
 HOST = "127.0.0.1"
+PICTURES = Path(__file__).parents[1] / "demo"
 SAMPLES = 6  # queries that the page offers
 STARTUP = 60.0  # seconds until the server must answer
 
@@ -41,15 +41,17 @@ class DemoError(WhenceError):
 
 
 def run_demo(data: Path, *, port: int = 8000, backbone: str | None = None) -> None:
-    """Draw, train, rebuild, serve on 127.0.0.1 and ask one question; serves until interrupted."""
+    """Copy pictures, train, rebuild, serve on 127.0.0.1 and ask one question, until interrupted."""
     folder = DataFolder(data)
     require_port(HOST, port)
-    require_own_index(folder, data / "demo")
+    pictures = data / "demo"
+    require_own_index(folder, pictures)
+    copy_pictures(pictures)
+    exemplars = pictures / "exemplars.csv"
     with stages() as report:
-        gallery = draw_gallery(data / "demo", progress=partial(report, "drawing"))
         network = choose_backbone(backbone, report=print_note)
         trained = train_model(
-            list_training_images([gallery.exemplars]),
+            list_training_images([pictures / "exemplars"]),
             network,
             models=folder.models,
             features=folder.features,
@@ -58,13 +60,13 @@ def run_demo(data: Path, *, port: int = 8000, backbone: str | None = None) -> No
         )
         summary = rebuild(
             folder,
-            read_sources([gallery.exemplars]),
+            read_sources([exemplars]),
             load_embedder(folder.models, trained.model_id),
-            sources=[str(gallery.exemplars)],
+            sources=[str(exemplars)],
             progress=report,
         )
         attributor = open_attributor(folder)
-        pairs = read_pairs(gallery.pairs)
+        pairs = read_pairs(pictures / "pairs.csv")
         measured = evaluate_pairs(
             pairs,
             lambda asked: ask_attributor(attributor, asked),
@@ -81,7 +83,7 @@ def run_demo(data: Path, *, port: int = 8000, backbone: str | None = None) -> No
             "out from what images of no concept reach, and only 1 in 100 of those may pass"
         )
     _lay_out_samples(folder.samples(summary.version), measured)
-    _serve(data, port, attributor, gallery, _example(measured))
+    _serve(data, port, attributor, _example(measured))
 
 
 def require_own_index(folder: DataFolder, demo: Path) -> None:
@@ -99,6 +101,22 @@ def require_own_index(folder: DataFolder, demo: Path) -> None:
                 f"{folder.root} holds an index of {', '.join(manifest.sources)}, which the demo "
                 "would replace; give the demo a folder of its own with --data"
             )
+
+
+def copy_pictures(folder: Path) -> None:
+    """Copy the demo's pictures to ``folder``; other files there stay.
+
+    Raises:
+        DemoError: the folder holds files, but not the demo's.
+        OSError: the files cannot be written.
+    """
+    if (folder / "gallery.json").is_file():  # an earlier version drew its pictures here
+        shutil.rmtree(folder)
+    if folder.exists() and any(folder.iterdir()) and not (folder / "pairs.csv").is_file():
+        raise DemoError(
+            f"{folder} holds files that are not the demo's: empty it, or choose another --data"
+        )
+    shutil.copytree(PICTURES, folder, dirs_exist_ok=True)
 
 
 def _count(verdicts: dict[str, int]) -> str:
@@ -128,9 +146,7 @@ def _is_wrong(answer: Mapping[str, object]) -> bool:
     return not isinstance(ranks, dict) or 1 not in ranks.values()
 
 
-def _serve(
-    data: Path, port: int, attributor: Attributor, gallery: DemoGallery, query: Path
-) -> None:
+def _serve(data: Path, port: int, attributor: Attributor, query: Path) -> None:
     settings = read_settings(data=data, host=HOST, port=port)
     with _running(make_server(create_app(settings, attributor), settings)) as thread:
         url = url_of(settings.host, settings.port)
@@ -139,7 +155,7 @@ def _serve(
         out.print(f"\nserving at {url} (API at {url}/docs); ask it:\n")
         out.print(f"  curl -F image=@{query} '{url}/attribute?top_k=3&exemplars=1'\n")
         out.print(answer.model_dump_json(indent=2))
-        out.print(f"\nmore queries are in {gallery.queries}; stop with Ctrl-C")
+        out.print(f"\nmore queries are in {query.parent}; stop with Ctrl-C")
         thread.join()
 
 

@@ -379,7 +379,7 @@ def demo(
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
     backbone: BackboneName = None,
 ) -> None:
-    """Draw a small gallery, train, rebuild, serve, and ask a first question."""
+    """Train on a small gallery, rebuild, serve, and ask a first question."""
     run_demo(data, port=port, backbone=backbone)
 
 
