@@ -30,7 +30,7 @@ def run_server(app: FastAPI, settings: Settings) -> None:
     """
     # Uvicorn warns of each malformed request and each Upgrade: a flood of them would fill the disk.
     logging.getLogger("uvicorn.error").addFilter(lambda line: line.levelno != logging.WARNING)
-    server = make_server(_EndsWhatHangs(app), settings)
+    server = make_server(_ending_what_hangs(app), settings)
     with suppress(KeyboardInterrupt):  # raised again once everything is closed
         server.run()
     if not server.started:
@@ -59,18 +59,13 @@ def make_server(app: ASGIApp, settings: Settings) -> uvicorn.Server:
     return uvicorn.Server(config)
 
 
-class _EndsWhatHangs:
-    """ASGI wrapper that ends the process when its shutdown takes longer than `CLOSE_SECONDS`.
+def _ending_what_hangs(app: ASGIApp) -> ASGIApp:
+    """Wrap ``app`` so that the process ends if its shutdown takes longer than `CLOSE_SECONDS`.
 
     Python does not exit while a thread hangs in native code.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, and start the clock when the server tells of its shutdown."""
-
+    async def run(scope: Scope, receive: Receive, send: Send) -> None:
         async def receive_event() -> Message:
             message = await receive()
             if message["type"] == "lifespan.shutdown":
@@ -79,7 +74,9 @@ class _EndsWhatHangs:
                 alarm.start()
             return message
 
-        await self.app(scope, receive_event if scope["type"] == "lifespan" else receive, send)
+        await app(scope, receive_event if scope["type"] == "lifespan" else receive, send)
+
+    return run
 
 
 def _end() -> None:

@@ -127,3 +127,13 @@ def test_what_is_no_path_is_refused(given: str) -> None:
         return
     with pytest.raises(ValidationError):
         Settings(root_path=given)
+
+
+def test_the_prefix_without_its_slash_is_led_to_the_page(
+    attributor: Attributor, tmp_path: Path
+) -> None:
+    settings = Settings(data=tmp_path, root_path=ROOT)
+    with TestClient(create_app(settings, attributor)) as client:
+        response = client.get(ROOT)
+    assert response.url.path == f"{ROOT}/"
+    assert "<title>Whence</title>" in response.text
