@@ -42,7 +42,7 @@ async def get_attributor(
     service: Annotated[Service, Depends(get_service)],
 ) -> AsyncIterator[Attributor]:
     """The attributor of this request, the same from its first step to its last."""
-    async with service.lease() as attributor:
+    with service.served.lease() as attributor:
         yield attributor
 
 

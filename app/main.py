@@ -83,7 +83,7 @@ def create_app(
         settings: by default those of the environment.
         attributor: answers queries, whatever is published later, and stays the caller's to close;
             by default what ``load`` gives, as soon as it gives one.
-        load: opens the published index, or raises an error named in `app.service.LoadError`.
+        load: opens the published index, or raises an error named in `app.watchers.LoadError`.
 
     Raises:
         SettingsError: the environment holds a setting that cannot be.

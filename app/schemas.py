@@ -22,21 +22,20 @@ from whence_client.models import (
 
 if TYPE_CHECKING:
     from app.inference.heatmaps import HeatmapPair
-    from app.inference.pipeline import Answer, Timing
-    from index.answering.attribution import Attributor, ConceptEvidence, ExemplarEvidence
+    from app.inference.job import ImageJob
+    from app.telemetry.metrics import Stage
+    from index.answering.attribution import ConceptEvidence, ExemplarEvidence
     from index.catalog import Concept, Exemplar
     from index.takedowns.log import Hidden, Takedown
 
 
-def attribution_response(
-    answer: "Answer", attributor: "Attributor", *, metadata: bool = False
-) -> AttributionResponse:
-    """Convert an answer that ``attributor`` gave, with the exemplars' ``metadata`` if asked."""
-    attribution, snapshot = answer.attribution, attributor.snapshot
+def attribution_response(job: "ImageJob", *, metadata: bool = False) -> AttributionResponse:
+    """Convert an answered image, with the exemplars' own metadata where that is asked for."""
+    attribution, snapshot = job.attribution, job.attributor.snapshot
     return AttributionResponse(
         verdict=attribution.verdict,
         concepts=[
-            ranked_concept(concept, answer.heatmaps, metadata=metadata)
+            ranked_concept(concept, job.heatmaps, metadata=metadata)
             for concept in attribution.concepts
         ],
         unattributed_share=attribution.unattributed_share,
@@ -44,10 +43,10 @@ def attribution_response(
             model_id=snapshot.model_id,
             index_version=snapshot.version,
             calibration=snapshot.calibration_id,
-            image_sha256=answer.image_sha256,
-            created_at=answer.created_at,
+            image_sha256=job.sha256,
+            created_at=job.created_at,
         ),
-        timing_ms=timing_ms(answer.timing),
+        timing_ms=timing_ms(job.seconds()),
     )
 
 
@@ -104,9 +103,9 @@ def heatmap_paths(pair: "HeatmapPair") -> Heatmaps:
     )
 
 
-def timing_ms(timing: "Timing") -> TimingMs:
-    """Convert seconds to milliseconds."""
-    return TimingMs(**{name: round(1000 * value, 3) for name, value in vars(timing).items()})
+def timing_ms(seconds: "Mapping[Stage, float]") -> TimingMs:
+    """Convert seconds by stage to milliseconds."""
+    return TimingMs(**{stage: round(1000 * value, 3) for stage, value in seconds.items()})
 
 
 def concept_summary(concept: "Concept", first_exemplar: str) -> ConceptSummary:

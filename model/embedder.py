@@ -100,7 +100,7 @@ class Embedder:
         return self._model.config.backbone.input_size
 
     @property
-    def enough(self) -> int:
+    def min_decode_side(self) -> int:
         """Pixels on an image's shorter side beyond which more do not change its embedding."""
         return OVERSAMPLING * self._model.backbone.resized_side
 

@@ -99,7 +99,7 @@ class _Picture:
 
 
 def decode_image(
-    data: bytes, limits: ImageLimits = DEFAULT_LIMITS, *, enough: int | None = None
+    data: bytes, limits: ImageLimits = DEFAULT_LIMITS, *, min_decode_side: int | None = None
 ) -> DecodedImage:
     """Decode one image: first frame, upright, alpha over white, 8-bit sRGB.
 
@@ -110,8 +110,8 @@ def decode_image(
     Args:
         data: the encoded image.
         limits: what is accepted.
-        enough: pixels on the shorter side that the caller can make use of, such as
-            `Embedder.enough`. A JPEG that keeps them at a half, a quarter or an eighth of its size
+        min_decode_side: pixels on the shorter side that the caller can make use of, such as
+            `Embedder.min_decode_side`. A JPEG that keeps them at a half, a quarter or an eighth of its size
             is decoded at that size, in a fraction of the time.
 
     Raises:
@@ -123,12 +123,12 @@ def decode_image(
     if not data:
         raise UndecodableImageError("the image is empty: 0 bytes were given")
     with _faults_named(data):
-        pixels = _to_rgb(_picture(data, limits, enough))
+        pixels = _to_rgb(_picture(data, limits, min_decode_side))
     return DecodedImage(pixels, hashlib.sha256(data).hexdigest())
 
 
 def read_image(
-    path: Path, limits: ImageLimits = DEFAULT_LIMITS, *, enough: int | None = None
+    path: Path, limits: ImageLimits = DEFAULT_LIMITS, *, min_decode_side: int | None = None
 ) -> DecodedImage:
     """`decode_image` of a file.
 
@@ -141,7 +141,7 @@ def read_image(
         raise UndecodableImageError(
             f"the file could not be read: {error.strerror or error}"
         ) from error
-    return decode_image(data, limits, enough=enough)
+    return decode_image(data, limits, min_decode_side=min_decode_side)
 
 
 def read_size(file: BinaryIO) -> tuple[int, int]:
@@ -244,7 +244,7 @@ def _unidentified(data: bytes) -> ImageError:
     )
 
 
-def _picture(data: bytes, limits: ImageLimits, enough: int | None) -> _Picture:
+def _picture(data: bytes, limits: ImageLimits, min_decode_side: int | None) -> _Picture:
     """Decode each format in its own way."""
     if size := _size(data):
         limits.check(*size)
@@ -263,14 +263,14 @@ def _picture(data: bytes, limits: ImageLimits, enough: int | None) -> _Picture:
         png = read_png(data)
         picture = _by_pillow(png.data, limits, key=png.key, depth=png.depth)
         return _Picture(picture.colour, png.profile, picture.opacity)
-    return _by_pillow(data, limits, enough=enough)
+    return _by_pillow(data, limits, min_decode_side=min_decode_side)
 
 
 def _by_pillow(
     data: bytes,
     limits: ImageLimits,
     *,
-    enough: int | None = None,
+    min_decode_side: int | None = None,
     white: float = 65535.0,
     key: tuple[int, ...] | None = None,
     depth: int = 8,
@@ -280,15 +280,15 @@ def _by_pillow(
     Args:
         data: the encoded image.
         limits: what is accepted.
-        enough: as of `decode_image`.
+        min_decode_side: as of `decode_image`.
         white: the value of white, of grey of more than 8 bits.
         key: the samples of a PNG that stand for full transparency.
         depth: bits of those.
     """
     with Image.open(io.BytesIO(data), formats=PILLOW) as image:
         limits.check(image.width, image.height)
-        if enough:
-            image.draft(None, (enough, enough))
+        if min_decode_side:
+            image.draft(None, (min_decode_side, min_decode_side))
         image.load()
         # The pixels are whole: a broken note about them is no reason to refuse them.
         with contextlib.suppress(Exception):

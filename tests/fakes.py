@@ -25,7 +25,7 @@ class FakeEmbedder:
 
     model_id = "fake-colours"
     input_size = 32
-    enough = 10_000
+    min_decode_side = 10_000
     grid = 4
 
     def preprocess(self, image: Image.Image) -> torch.Tensor:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from app.inference.pipeline import answer_file
+from app.inference.job import answer_file
 from app.schemas import attribution_response
 from index.answering.attribution import open_attributor
 from index.evaluation.pairs import Answer, Pair
@@ -52,8 +52,8 @@ def attribute_files(
     attributor = open_attributor(DataFolder(data))
     for path in images:
         try:
-            answer = answer_file(attributor, path, top_k=TOP_K, exemplars=EXEMPLARS)
-            yield path, attribution_response(answer, attributor).model_dump(mode="json")
+            job = answer_file(attributor, path, top_k=TOP_K, exemplars=EXEMPLARS)
+            yield path, attribution_response(job).model_dump(mode="json")
         except ImageError as error:
             yield path, {"error": str(error)}
 

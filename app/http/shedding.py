@@ -31,7 +31,7 @@ class LoadShedding:
             and route_path(scope) in self.paths
         ):
             try:
-                scope["app"].state.service.pipeline.check_room()
+                scope["app"].state.service.pipeline.queue.require()
             except QueueFullError as error:
                 scope["state"]["route"] = route_path(scope)  # no router will say so
                 response = await answer_error(Request(scope), error)

@@ -1,10 +1,9 @@
-"""How an image comes in: counted and timed while it arrives, one form field, never on disk."""
+"""Reads uploads: bounds their bytes and time while they arrive, and takes the form's one field."""
 
 import asyncio
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager
 
 from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -30,114 +29,70 @@ EMPTY = "is empty: the file has 0 bytes"
 LEAST_SHARE = 4  # uploads that one caller may always have arriving
 
 
-@dataclass
-class UploadRoom:
-    """What the bodies of all requests may take together, and those of one caller.
-
-    A body has its bytes from when its reading begins, as many as are announced, to the end of its
-    request. A quarter of everything is the most for one caller, so that one cannot keep out all
-    others by sending slowly. Loopback addresses may be proxies, and so have no such share.
+class _Share:
+    """An amount that all callers share, and of which one may have a part.
 
     Args:
-        memory: bytes of all bodies.
-        largest: bytes of one body, which fits into a share in any case.
+        most: of all callers together.
+        most_each: of one caller. Loopback addresses may be proxies of many, and have no such limit.
+        unit: for messages.
+    """
+
+    def __init__(self, most: int, most_each: int, unit: str) -> None:
+        self.taken = 0
+        self._most, self._most_each, self._unit = most, most_each, unit
+        self._by_caller: Counter[str | None] = Counter()
+
+    @contextmanager
+    def hold(self, caller: str | None, amount: int) -> Iterator[None]:
+        """Take an amount for the block.
+
+        Raises:
+            QueueFullError: it is not there, or over the caller's part.
+        """
+        why = ""
+        if self.taken + amount > self._most:
+            why = f"of {self._most:,} {self._unit} {self.taken:,} are taken"
+        elif caller and self._by_caller[caller] + amount > self._most_each:
+            why = f"one caller may take {self._most_each:,} {self._unit} at the same time"
+        if why:
+            raise QueueFullError(f"{why}; try again in 1 second", retry_after=1)
+        self._add(caller, amount)
+        try:
+            yield
+        finally:
+            self._add(caller, -amount)
+
+    def _add(self, caller: str | None, amount: int) -> None:
+        self.taken += amount
+        self._by_caller[caller] += amount
+        if not self._by_caller[caller]:
+            del self._by_caller[caller]  # callers come and go
+
+
+class UploadRoom:
+    """Bounds the bodies that arrive at the same time, and the bytes of all that are held.
+
+    A caller may have a quarter of each, so that nobody keeps out all others by sending slowly.
+
+    Args:
+        memory: bytes of all bodies, from when their reading begins to the end of their requests.
+        largest: bytes of the largest body, which one caller may send in any case.
         uploads: bodies that may arrive at the same time.
     """
 
-    memory: int
-    largest: int
-    uploads: int
-    held: int = 0
-    arriving: int = 0
-    _of: Counter[str] = field(default_factory=Counter)  # bytes by caller
-    _arriving: Counter[str] = field(default_factory=Counter)  # bodies by caller
-
-    @contextmanager
-    def body(self) -> Iterator["_Body"]:
-        """Room for one request's body, given back at the end of the block."""
-        body = _Body(self)
-        try:
-            yield body
-        finally:
-            body.arrived()
-            self._take(body.caller, -body.size)
-
-    def _take(self, caller: str | None, size: int) -> None:
-        self.held += size
-        if caller:
-            _add(self._of, caller, size)
-
-
-@dataclass
-class _Body:
-    room: UploadRoom
-    caller: str | None = None
-    size: int = 0
-    arriving: bool = False
-
-    def begin(self, caller: str | None, announced: int) -> None:
-        """Take room for what is announced.
-
-        Raises:
-            QueueFullError: there is not enough, or the caller has had his share.
-        """
-        self.caller = caller
-        if self.room.arriving >= self.room.uploads:
-            raise _full(f"{self.room.arriving} uploads are arriving, the most at once")
-        if caller:
-            most = max(LEAST_SHARE, self.room.uploads // 4)
-            if self.room._arriving[caller] >= most:
-                raise _full(f"{most} of your uploads are arriving, the most for one caller")
-            _add(self.room._arriving, caller, 1)
-        self.arriving = True
-        self.room.arriving += 1
-        self.grow(announced)
-
-    def grow(self, size: int) -> None:
-        """Take room up to ``size`` bytes.
-
-        Raises:
-            QueueFullError: there is not enough.
-        """
-        more = size - self.size
-        if more <= 0:
-            return
-        room = self.room
-        if room.held + more > room.memory:
-            raise _full(f"uploads take {room.held:,} bytes and may take {room.memory:,}")
-        share = max(room.memory // 4, room.largest)
-        if self.caller and room._of[self.caller] + more > share:
-            raise _full(f"your uploads may take {share:,} bytes at the same time")
-        room._take(self.caller, more)
-        self.size = size
-
-    def arrived(self) -> None:
-        """Note that nothing more comes."""
-        if not self.arriving:
-            return
-        self.arriving = False
-        self.room.arriving -= 1
-        if self.caller:
-            _add(self.room._arriving, self.caller, -1)
-
-
-def _add(counter: Counter[str], caller: str, count: int) -> None:
-    counter[caller] += count
-    if not counter[caller]:
-        del counter[caller]  # callers come and go
-
-
-def _full(why: str) -> QueueFullError:
-    return QueueFullError(f"{why}; try again in 1 second", retry_after=1)
+    def __init__(self, memory: int, largest: int, uploads: int) -> None:
+        self.bytes = _Share(memory, max(memory // 4, largest), "bytes of uploads")
+        self.arriving = _Share(uploads, max(LEAST_SHARE, uploads // 4), "arriving uploads")
 
 
 class BodyLimit:
-    """Middleware that stops reading a body that is too large, announced or not, or too slow.
+    """Middleware that stops reading a body that is too large or too slow, or has no room.
 
-    Nor is one read for which there is no room.
+    A body has as many bytes as are announced, and if none are, as many as it may have.
 
     Args:
-        app: what it guards.
+        app: reads the bodies.
         room: for all bodies.
         max_bytes: of a body.
         exceptions: other limits of single paths.
@@ -167,44 +122,47 @@ class BodyLimit:
             await self.app(scope, receive, send)
             return
         max_bytes = self.exceptions.get(route_path(scope), self.max_bytes)
-        headers = Headers(scope=scope)
-        announced = _announced(headers)
-        too_large = announced > max_bytes
-        empty = not announced and "transfer-encoding" not in headers
+        size = _announced(Headers(scope=scope), max_bytes)
         deadline = asyncio.get_running_loop().time() + self.seconds
-        received = 0
-        whole = False
+        received, begun, whole = 0, size == 0, False
 
         async def receive_within_limits() -> Message:
-            nonlocal received, whole
-            if whole:  # what is waited for now is that the client leaves
+            nonlocal received, begun, whole
+            if whole:  # somebody waits for the client to leave
                 return await receive()
-            if not too_large:
-                if not (body.arriving or empty):
-                    body.begin(caller_of(scope), announced)
-                try:
-                    async with asyncio.timeout_at(deadline):
-                        message = await receive()
-                except TimeoutError:
-                    raise BodyTooSlowError(
-                        f"the body was not here after {self.seconds:g} seconds: send a smaller "
-                        "image, or over a faster connection"
-                    ) from None
-                received += len(message.get("body", b""))
-                whole = not message.get("more_body", False)
-                if received <= max_bytes:
-                    body.grow(received)
-                if whole:
-                    body.arrived()
-            if too_large or received > max_bytes:
-                raise BodyTooLargeError(
-                    f"the body is larger than {max_bytes:,} bytes, the most that is "
-                    "accepted: send less"
-                )
+            if size > max_bytes:
+                raise _too_large(max_bytes)
+            if not begun:
+                begun, caller = True, caller_of(scope)
+                arriving.enter_context(self.room.arriving.hold(caller, 1))
+                held.enter_context(self.room.bytes.hold(caller, size))
+            message = await self._before(deadline, receive)
+            received += len(message.get("body", b""))
+            if received > max_bytes:
+                raise _too_large(max_bytes)
+            whole = not message.get("more_body", False)
+            if whole:
+                arriving.close()
             return message
 
-        with self.room.body() as body:
+        with ExitStack() as held, ExitStack() as arriving:
             await self.app(scope, receive_within_limits, send)
+
+    async def _before(self, deadline: float, receive: Receive) -> Message:
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await receive()
+        except TimeoutError:
+            raise BodyTooSlowError(
+                f"the body was not here after {self.seconds:g} seconds: send a smaller "
+                "image, or over a faster connection"
+            ) from None
+
+
+def _too_large(most: int) -> BodyTooLargeError:
+    return BodyTooLargeError(
+        f"the body is larger than {most:,} bytes, the most that is accepted: send less"
+    )
 
 
 class _InMemoryParser(MultiPartParser):
@@ -219,7 +177,7 @@ class _InMemoryParser(MultiPartParser):
 
 
 async def read_image_field(request: Request) -> bytes:
-    """The file in the form's one field.
+    """Read the file in the form's one field.
 
     Raises:
         NotAFormError: the body is of another type.
@@ -234,7 +192,7 @@ async def read_image_field(request: Request) -> bytes:
 
 
 async def read_image_fields(request: Request, *, most: int) -> list[bytes]:
-    """The files of the form's one field, which is repeated for each; some may be empty.
+    """Read the files of the form's one field, repeated for each; some may be empty.
 
     Raises:
         NotAFormError: the body is of another type.
@@ -260,10 +218,12 @@ async def read_image_fields(request: Request, *, most: int) -> list[bytes]:
     return [await file.read() for file in files]
 
 
-def _announced(headers: Headers) -> int:
-    """Bytes that a body is said to have; 0 if nothing is said."""
+def _announced(headers: Headers, most: int) -> int:
+    """Return the bytes that a body is said to have, ``most`` where it comes in chunks."""
     length = headers.get("content-length", "")
-    return int(length[:20]) if length.isdecimal() else 0
+    if length.isdecimal():
+        return int(length[:20])
+    return most if "transfer-encoding" in headers else 0
 
 
 async def _read_form(request: Request, most: int) -> FormData:

@@ -1,95 +1,81 @@
 """Micro-batching: jobs that arrive one by one are worked on several at a time.
 
-Work has two steps. The first is one batch's alone, as a device is; the second goes on beside the
-next batch's first, so that the device does not wait for it.
+A batch takes two steps. Only one batch at a time is in its first step, the forward pass; the second
+step, the search, goes on beside the next batch's forward pass.
 """
 
 import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
-from app.inference.deadline import Patience
+from app.inference.deadline import Deadline
 from model.errors import WhenceError
 
-STEPS = 2  # threads: while one takes the second step, the other can take the first
-
-Job = TypeVar("Job")
-Begun = TypeVar("Begun")
-Result = TypeVar("Result")
+THREADS = 2  # one searches while the other is in the forward pass
 
 
-@dataclass
-class _Waiting(Generic[Job, Result]):
-    job: Job
-    patience: Patience
-    future: "asyncio.Future[Result]"
-    loop: asyncio.AbstractEventLoop
+class HasDeadline(Protocol):
+    """A job as the batcher knows it."""
 
-    def given_up(self) -> WhenceError | None:
-        """Why nobody waits for it any more; None while somebody does."""
-        try:
-            self.patience.check()
-        except WhenceError as error:
-            return error
-        return None
-
-    def settle(self, outcome: Result | Exception) -> None:
-        """Answer from the working thread."""
-        self.loop.call_soon_threadsafe(self._settle, outcome)
-
-    def _settle(self, outcome: Result | Exception) -> None:
-        if self.future.cancelled():
-            return
-        if isinstance(outcome, Exception):
-            self.future.set_exception(outcome)
-        else:
-            self.future.set_result(outcome)
+    @property
+    def deadline(self) -> Deadline:
+        """After which the job is not worked on."""
 
 
-@dataclass
-class Batcher(Generic[Job, Begun, Result]):
-    """Collects jobs into batches, which ``begin`` and then ``finish`` work on.
+Job = TypeVar("Job", bound=HasDeadline)
+Entry = tuple[Job, "Future[None]"]
 
-    A batch begins as soon as the one before has begun and a job is there. It waits for others only
-    while some are `expected`, and then for ``wait`` seconds at most; so a lone request never waits.
-    Jobs that nobody waits for any more are dropped unworked. A batch that fails is worked on once
-    more, job by job, so that one job cannot spoil the others; not so where no job is to blame.
+
+class Batcher(Generic[Job]):
+    """Collects jobs into batches and runs ``forward`` and then ``search`` on each batch.
+
+    A batch begins as soon as the forward pass of the one before has ended and a job is there. It
+    waits for others only while some are `expected`, and then for ``wait`` seconds at most: a lone
+    request never waits. Jobs that nobody waits for any more are dropped. A batch that fails is
+    tried once more, job by job, so that one job cannot spoil the others.
 
     Args:
-        begin: works on a batch, never on two at the same time.
-        finish: gives one result a job, in order, of what ``begin`` returned.
+        forward: works on a batch in place, under `forward_lock`.
+        search: works on a batch in place, after ``forward``.
         size: jobs in a batch, at most.
         wait: seconds.
-        blameless: errors that every job of the batch would meet.
+        shared_errors: met by every job of a batch alike, so that it is not tried again.
     """
 
-    begin: Callable[[list[Job]], Begun]
-    finish: Callable[[Begun], Sequence[Result]]
-    size: int
-    wait: float
-    blameless: tuple[type[Exception], ...] = ()
-    _queue: deque[_Waiting[Job, Result]] = field(default_factory=deque)
-    _changed: threading.Condition = field(default_factory=threading.Condition)
-    _beginning: bool = False  # a thread takes a batch, or begins it
-    _busy: dict[int, float] = field(default_factory=dict)  # by thread, when its batch was taken
-    _expected: int = 0
-    _closing: bool = False
-    _threads: list[threading.Thread] = field(default_factory=list)
+    def __init__(
+        self,
+        forward: Callable[[list[Job]], None],
+        search: Callable[[list[Job]], None],
+        *,
+        size: int,
+        wait: float,
+        shared_errors: tuple[type[Exception], ...] = (),
+    ) -> None:
+        self._forward, self._search = forward, search
+        self._size, self._wait = size, wait
+        self._shared_errors = shared_errors
+        self.forward_lock = threading.Lock()
+        self._queue: deque[Entry[Job]] = deque()
+        self._changed = threading.Condition()  # guards the queue and the two below
+        self._expected = 0
+        self._closing = False
+        self._busy: dict[int, float] = {}  # by thread, when it took its batch
+        self._threads: list[threading.Thread] = []
 
     def start(self) -> None:
         """Start the threads."""
-        for number in range(STEPS):
+        for number in range(THREADS):
             name = f"inference_{number}"
             self._threads.append(threading.Thread(target=self._run, name=name, daemon=True))
             self._threads[-1].start()
 
     def close(self, seconds: float) -> None:
-        """Finish what was submitted; blocks until that is done, or for so long."""
+        """Finish the jobs that were submitted; block until then, for ``seconds`` at most."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
@@ -109,7 +95,7 @@ class Batcher(Generic[Job, Begun, Result]):
 
     @contextmanager
     def expected(self) -> Iterator[None]:
-        """Announce a job that is being made ready and will be submitted right after the block."""
+        """Announce a job that is submitted right after the block."""
         with self._changed:
             self._expected += 1
         try:
@@ -119,94 +105,81 @@ class Batcher(Generic[Job, Begun, Result]):
                 self._expected -= 1
                 self._changed.notify_all()
 
-    async def submit(self, job: Job, patience: Patience) -> Result:
-        """The result of one job.
+    async def submit(self, job: Job) -> None:
+        """Return when the job is done.
 
         Raises:
-            ClientGoneError: the connection was closed.
-            DeadlineError: it has waited for too long.
-            Exception: whatever ``work`` raised for it.
+            ClientGoneError, DeadlineError: nobody waits for the job any more.
+            Exception: of ``forward`` or ``search``.
         """
-        loop = asyncio.get_running_loop()
-        waiting: _Waiting[Job, Result] = _Waiting(job, patience, loop.create_future(), loop)
+        done: Future[None] = Future()
         with self._changed:
-            self._queue.append(waiting)
+            self._queue.append((job, done))
             self._changed.notify_all()
-        return await waiting.future
-
-    @contextmanager
-    def turn(self, ready: Callable[[], bool] = lambda: True) -> Iterator[None]:
-        """Alone, from when ``ready`` on: no batch begins meanwhile."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._beginning and ready())
-            self._beginning = True
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._beginning = False
-                self._changed.notify_all()
+        await asyncio.wrap_future(done)
 
     def _run(self) -> None:
         me = threading.get_ident()
-        while True:
-            with self.turn(lambda: bool(self._queue) or self._closing):
-                if not self._queue:
-                    return
+        while self._wait_for_jobs():
+            with self.forward_lock:
                 batch = self._next_batch()
-                if not batch:
+                if not batch:  # the other thread took the jobs
                     continue
                 self._busy[me] = time.monotonic()
-                begun = self._begun(batch)
-            outcomes = self._outcomes(batch, begun)
+                error = _error_of(self._forward, batch)
+            error = error or _error_of(self._search, batch)
+            if error and len(batch) > 1 and not isinstance(error, self._shared_errors):
+                outcomes = [self._try_again(entry) for entry in batch]
+            else:
+                outcomes = [error] * len(batch)
             del self._busy[me]
-            for waiting, outcome in zip(batch, outcomes, strict=True):
-                waiting.settle(outcome)
+            for (_, done), outcome in zip(batch, outcomes, strict=True):
+                if outcome:
+                    done.set_exception(outcome)
+                else:
+                    done.set_result(None)
 
-    def _begun(self, batch: list[_Waiting[Job, Result]]) -> Begun | Exception:
-        try:
-            return self.begin([waiting.job for waiting in batch])
-        except Exception as error:
-            return error
-
-    def _finished(self, begun: Begun | Exception) -> Sequence[Result] | Exception:
-        if isinstance(begun, Exception):
-            return begun
-        try:
-            return self.finish(begun)
-        except Exception as error:
-            return error
-
-    def _outcomes(
-        self, batch: list[_Waiting[Job, Result]], begun: Begun | Exception
-    ) -> Sequence[Result | Exception]:
-        finished = self._finished(begun)
-        if not isinstance(finished, Exception):
-            return finished
-        if len(batch) == 1 or isinstance(finished, self.blameless):
-            return [finished] * len(batch)
-        outcomes: list[Result | Exception] = []
-        for waiting in batch:
-            if error := waiting.given_up():
-                outcomes.append(error)
-                continue
-            with self.turn():
-                again = self._begun([waiting])
-            outcomes += self._outcomes([waiting], again)
-        return outcomes
-
-    def _next_batch(self) -> list[_Waiting[Job, Result]]:
-        """Those of the next jobs that are still wanted."""
+    def _wait_for_jobs(self) -> bool:
+        """Block until a job is there; return False when the batcher closes instead."""
         with self._changed:
-            until = time.monotonic() + self.wait
-            while self._expected and len(self._queue) < self.size and not self._closing:
+            self._changed.wait_for(lambda: self._queue or self._closing)
+            return bool(self._queue)
+
+    def _next_batch(self) -> list[Entry[Job]]:
+        """Take the next jobs, and fail those that nobody waits for."""
+        with self._changed:
+            until = time.monotonic() + self._wait
+            while self._expected and len(self._queue) < self._size and not self._closing:
                 if not self._changed.wait(max(0.0, until - time.monotonic())):
                     break
-            taken = [self._queue.popleft() for _ in range(min(self.size, len(self._queue)))]
-        wanted: list[_Waiting[Job, Result]] = []
-        for waiting in taken:
-            if error := waiting.given_up():
-                waiting.settle(error)
+            taken = [self._queue.popleft() for _ in range(min(self._size, len(self._queue)))]
+        batch: list[Entry[Job]] = []
+        for job, done in taken:
+            if not done.set_running_or_notify_cancel():
+                continue
+            try:
+                job.deadline.check()
+            except WhenceError as error:
+                done.set_exception(error)
             else:
-                wanted.append(waiting)
-        return wanted
+                batch.append((job, done))
+        return batch
+
+    def _try_again(self, entry: Entry[Job]) -> Exception | None:
+        """Work on one job of a batch that failed."""
+        try:
+            entry[0].deadline.check()
+        except WhenceError as error:
+            return error
+        with self.forward_lock:
+            failure = _error_of(self._forward, [entry])
+        return failure or _error_of(self._search, [entry])
+
+
+def _error_of(step: Callable[[list[Job]], None], batch: list[Entry[Job]]) -> Exception | None:
+    """Run a step and return what it raised."""
+    try:
+        step([job for job, _ in batch])
+    except Exception as error:
+        return error
+    return None

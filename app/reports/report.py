@@ -18,9 +18,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 from pydantic import AfterValidator, AwareDatetime, Field, ValidationError
 
-from app.inference.pipeline import Answer
 from app.schemas import exemplar_detail, metadata_texts, ranked_concept
-from index.answering.attribution import Attributor
+from index.answering.attribution import Attribution, Attributor
 from index.answering.calibration import Verdict
 from index.building.embedding import thumbnail_of
 from model.errors import WhenceError
@@ -160,21 +159,23 @@ class Report(Wire):
 
 
 def make_report(
-    answer: Answer,
+    attribution: Attribution,
     attributor: Attributor,
     data: bytes,
     *,
+    created_at: datetime,
     parameters: Parameters,
     software: str,
     limits: ImageLimits = DEFAULT_LIMITS,
 ) -> Report:
-    """The report of an answer that ``attributor`` gave.
+    """Report on an answer that ``attributor`` gave.
 
     Args:
-        answer: to the image.
-        attributor: what gave it.
+        attribution: the answer.
+        attributor: gave the answer.
         data: the uploaded file.
-        parameters: what was asked for.
+        created_at: when the answer was complete.
+        parameters: of the request.
         software: this software's version.
         limits: those that the upload had to keep.
 
@@ -183,15 +184,15 @@ def make_report(
     """
     snapshot = attributor.snapshot
     manifest, catalog = snapshot.manifest, snapshot.catalog
-    pixels = decode_image(data, limits).pixels
-    attribution = answer.attribution
+    image = decode_image(data, limits)
+    pixels = image.pixels
     shown = [hit.exemplar for concept in attribution.concepts for hit in concept.exemplars]
     report = Report(
         software=Software(version=software, layout=layout()),
-        created_at=answer.created_at,
+        created_at=created_at,
         parameters=parameters,
         query=Query(
-            sha256=answer.image_sha256,
+            sha256=image.sha256,
             bytes=len(data),
             width=pixels.width,
             height=pixels.height,
@@ -206,8 +207,8 @@ def make_report(
                 model_id=snapshot.model_id,
                 index_version=snapshot.version,
                 calibration=snapshot.calibration_id,
-                image_sha256=answer.image_sha256,
-                created_at=answer.created_at,
+                image_sha256=image.sha256,
+                created_at=created_at,
             ),
         ),
         exemplars={

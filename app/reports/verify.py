@@ -14,7 +14,6 @@ import typer
 
 from app.cli.console import out
 from app.cli.options import Data, Device, JsonFile, write_json
-from app.inference.pipeline import Answer, Timing
 from app.reports.report import (
     LIMITS,
     Picture,
@@ -47,7 +46,6 @@ SCORE = 0.05  # of a score, relative to itself or absolute, whichever is more
 SHARE = 0.05
 MEASURED = {"score", "share", "unattributed_share", "subject", "style"}
 CLOCKS = timedelta(minutes=5)  # that a server's clock may be ahead of this one's
-NO_TIME = Timing(decode=0, queue=0, embed=0, search=0, explain=0, total=0)
 PREVIEW = 6.0  # mean difference of two encodings of one picture, of 255
 
 
@@ -413,9 +411,10 @@ def _scores(report: Report, record: dict[str, Any], attributor: Attributor) -> F
     pixels = decode_image(data, ANY_IMAGE).pixels
     [again] = attributor.attribute([pixels], top_k=asked.top_k, exemplars=asked.exemplars)
     made = make_report(
-        Answer(again, report.query.sha256, report.created_at, NO_TIME),
+        again,
         attributor,
         data,
+        created_at=report.created_at,
         parameters=asked,
         software=report.software.version,
         limits=ANY_IMAGE,

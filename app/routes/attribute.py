@@ -1,9 +1,8 @@
-"""``POST /attribute``, and ``/attribute/batch``: where do these images come from?"""
+"""``POST /attribute`` and ``/attribute/batch`` rank the source concepts of images."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
@@ -19,12 +18,11 @@ from app.errors import (
 )
 from app.http.problems import problem_of, responses
 from app.http.uploads import FIELD, FORM, read_image_field, read_image_fields
-from app.inference.deadline import Patience
-from app.inference.pipeline import Answer, Pipeline
+from app.inference.job import ImageJob
+from app.inference.permit import Permit
+from app.inference.pipeline import Pipeline
 from app.schemas import attribution_response
-from app.service import Service
 from app.settings import Settings
-from index.answering.attribution import Attributor
 from index.errors import VectorStoreUnavailableError
 from model.errors import (
     ImageTooLargeError,
@@ -50,11 +48,10 @@ IMAGE = {
     "description": "One image: JPEG, PNG, WebP, GIF, TIFF, BMP or AVIF. Of an animation the first "
     "frame is taken; EXIF orientation is applied; transparency is laid over white.",
 }
-Done = TypeVar("Done")
 
 
 def upload(schema: dict[str, Any]) -> dict[str, Any]:
-    """How OpenAPI describes a form with the one field that there is."""
+    """Describe, for OpenAPI, a form with the one field that there is."""
     form = {
         "type": "object",
         "required": [FIELD],
@@ -103,13 +100,11 @@ async def attribute(
     The answer is evidence of similarity. It does not prove that an image was used in training, and
     it does not name the generator that made the image.
     """
-
-    async def work(uploaded: Uploaded) -> AttributionResponse:
-        return attribution_response(
-            await uploaded.answer(), uploaded.attributor, metadata=parameters.metadata
-        )
-
-    body = await work_on_upload(request, parameters, settings, service, work)
+    check_caps(parameters, settings)
+    image = await read_image_field(request)
+    async with service.permit(request, explain=parameters.explain) as permit:
+        job = await permit.run(service.pipeline.attribute(permit, image, parameters))
+    body = attribution_response(job, metadata=parameters.metadata)
     response.headers["Server-Timing"] = _server_timing(body.timing_ms)
     response.headers["Cache-Control"] = "no-store"
     return body
@@ -135,121 +130,52 @@ async def attribute_batch(
     answers are of one version of the index. Up to 16 images and 64 MiB a request, unless the server
     is set up otherwise.
     """
-    _check_caps(parameters, settings)
-    pipeline = service.pipeline
-    files = await read_image_fields(request, most=settings.max_batch_images)
-    at_once, places = pipeline.share(len(files), explain=parameters.explain)
-    turns = asyncio.Semaphore(at_once)
-
-    async def answer(attributor: Attributor, patience: Patience, data: bytes) -> BatchAnswer:
-        async with turns:
-            answer = await Uploaded(data, attributor, parameters, pipeline, patience).answer()
-        attribution = attribution_response(answer, attributor, metadata=parameters.metadata)
-        return BatchAnswer(attribution=attribution, problem=None)
-
-    async def work(attributor: Attributor, patience: Patience) -> list[BatchAnswer | BaseException]:
-        # All of them end, so that nothing is let go that one still uses.
-        return await asyncio.gather(
-            *(answer(attributor, patience, data) for data in files), return_exceptions=True
-        )
-
-    outcomes = await _work_admitted(request, settings, service, places, work)
+    check_caps(parameters, settings)
+    images = await read_image_fields(request, most=settings.max_batch_images)
+    async with service.permit(request, images=len(images), explain=parameters.explain) as permit:
+        outcomes = await permit.run(_attribute_each(service.pipeline, permit, images, parameters))
     response.headers["Cache-Control"] = "no-store"
-    return BatchResponse(answers=[_in_its_place(request, outcome) for outcome in outcomes])
+    metadata = parameters.metadata
+    return BatchResponse(
+        answers=[_in_its_place(request, outcome, metadata=metadata) for outcome in outcomes]
+    )
 
 
-def _in_its_place(request: Request, outcome: BatchAnswer | BaseException) -> BatchAnswer:
-    """What a batch says of one image.
+async def _attribute_each(
+    pipeline: Pipeline, permit: Permit, images: Sequence[bytes], parameters: AttributeParameters
+) -> list[ImageJob | BaseException]:
+    """Answer each image, as many at once as the permit allows; all of them end."""
+    turns = asyncio.Semaphore(permit.at_once)
+
+    async def attribute_one(image: bytes) -> ImageJob:
+        async with turns:
+            return await pipeline.attribute(permit, image, parameters)
+
+    return await asyncio.gather(*map(attribute_one, images), return_exceptions=True)
+
+
+def _in_its_place(
+    request: Request, outcome: ImageJob | BaseException, *, metadata: bool
+) -> BatchAnswer:
+    """Return the answer to one image of a batch, or its problem.
 
     Raises:
         VectorStoreUnavailableError: none of the others was answered either.
     """
-    if isinstance(outcome, BatchAnswer):
-        return outcome
+    if isinstance(outcome, ImageJob):
+        response = attribution_response(outcome, metadata=metadata)
+        return BatchAnswer(attribution=response, problem=None)
     if isinstance(outcome, VectorStoreUnavailableError) or not isinstance(outcome, Exception):
         raise outcome
     return BatchAnswer(attribution=None, problem=problem_of(request, outcome))
 
 
-@dataclass(frozen=True)
-class Uploaded:
-    """One image that is here and has its place, and the index that answers it."""
-
-    data: bytes
-    attributor: Attributor
-    parameters: AttributeParameters
-    pipeline: Pipeline
-    patience: Patience
-
-    async def answer(self) -> Answer:
-        """The answer to it.
-
-        Raises:
-            ImageError: it cannot be used.
-            ClientGoneError: the connection was closed.
-            DeadlineError: the deadline has passed.
-        """
-        return await self.pipeline.attribute(
-            self.attributor,
-            self.data,
-            top_k=self.parameters.top_k,
-            exemplars=self.parameters.exemplars,
-            explain=self.parameters.explain,
-            patience=self.patience,
-        )
-
-
-async def work_on_upload(
-    request: Request,
-    parameters: AttributeParameters,
-    settings: Settings,
-    service: Service,
-    work: Callable[[Uploaded], Awaitable[Done]],
-) -> Done:
-    """Take the one image of a request in, and what ``work`` makes of it.
+def check_caps(parameters: AttributeParameters, settings: Settings) -> None:
+    """Refuse parameters over the operator's limits.
 
     Raises:
-        RequestError: the request cannot be answered as it was sent, or not now.
-        ImageError: the image cannot be used.
+        InvalidRequestError: a parameter is.
     """
-    _check_caps(parameters, settings)
-    pipeline = service.pipeline
-    data = await read_image_field(request)
-    _, places = pipeline.share(1, explain=parameters.explain)
-
-    async def work_on_it(attributor: Attributor, patience: Patience) -> Done:
-        return await work(Uploaded(data, attributor, parameters, pipeline, patience))
-
-    return await _work_admitted(request, settings, service, places, work_on_it)
-
-
-async def _work_admitted(
-    request: Request,
-    settings: Settings,
-    service: Service,
-    places: int,
-    work: Callable[[Attributor, Patience], Awaitable[Done]],
-) -> Done:
-    """Work on a request whose body is here, in its places and with the index of the moment.
-
-    The time that an answer may take begins now, and so does the use of an index: an upload may last
-    as long as several versions.
-
-    Raises:
-        RequestError: there is no room, or nobody waits any more.
-    """
-    patience = Patience(settings.deadline_seconds)
-
-    async def admitted() -> Done:
-        with service.pipeline.admitted(places):
-            async with service.lease() as attributor:
-                return await work(attributor, patience)
-
-    async with patience.while_connected(request):
-        return await patience.wait_for(admitted())
-
-
-def _check_caps(parameters: AttributeParameters, settings: Settings) -> None:
     caps = {"top_k": settings.max_top_k, "exemplars": settings.max_exemplars}
     faults = [
         Fault(place="query", name=name, detail=f"Input should be less than or equal to {cap}")

@@ -19,7 +19,7 @@ router = APIRouter(prefix="/health", tags=["health"])
 )
 async def live(service: ServiceDep, settings: SettingsDep) -> Live:
     """Answer 503 when only a restart helps: an image has been embedding for far too long."""
-    service.pipeline.check_responsive(settings.stall_seconds)
+    service.watchdog.check(settings.stall_seconds)
     return Live()
 
 
@@ -33,7 +33,7 @@ def ready(service: ServiceDep, settings: SettingsDep, attributor: AttributorDep)
 
     The first two mend themselves.
     """
-    service.pipeline.check_responsive(min(settings.deadline_seconds, settings.stall_seconds))
+    service.watchdog.check(min(settings.deadline_seconds, settings.stall_seconds))
     snapshot = attributor.snapshot
     snapshot.vectors.check()
     manifest = snapshot.manifest
@@ -44,5 +44,5 @@ def ready(service: ServiceDep, settings: SettingsDep, attributor: AttributorDep)
         concepts=snapshot.catalog.concept_count(),
         exemplars=snapshot.catalog.exemplar_count(),
         taken_down=len(snapshot.hidden),
-        reload_error=service.trouble,
+        reload_error=service.reload_error,
     )

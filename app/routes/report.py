@@ -1,5 +1,6 @@
 """``POST /attribute/report``: an answer with its evidence, as a file to keep."""
 
+from functools import partial
 from typing import Annotated, Literal
 
 import anyio.to_thread
@@ -8,9 +9,9 @@ from pydantic import Field
 
 from app.deps import ServiceDep, SettingsDep
 from app.http.problems import responses
-from app.inference.pipeline import Answer
+from app.http.uploads import read_image_field
 from app.reports.report import Parameters, Report, as_html, as_json, make_report
-from app.routes.attribute import IMAGE, REFUSALS_OF_ONE, Uploaded, upload, work_on_upload
+from app.routes.attribute import IMAGE, REFUSALS_OF_ONE, check_caps, upload
 from whence_client.models import AttributeParameters
 
 router = APIRouter(tags=["attribution"])
@@ -52,26 +53,29 @@ async def report(
     the identities of model, index and calibration, and a SHA-256 over all of it. `whence
     verify-report` checks it against the index.
     """
-
-    async def work(uploaded: Uploaded) -> tuple[Report, bytes]:
-        answer = await uploaded.answer()
-        return await anyio.to_thread.run_sync(write, uploaded, answer)
-
-    def write(uploaded: Uploaded, answer: Answer) -> tuple[Report, bytes]:
-        made = make_report(
-            answer,
-            uploaded.attributor,
-            uploaded.data,
-            parameters=Parameters(top_k=parameters.top_k, exemplars=parameters.exemplars),
-            software=request.app.version,
-            limits=settings.image_limits,
+    check_caps(parameters, settings)
+    image = await read_image_field(request)
+    async with service.permit(request, explain=parameters.explain) as permit:
+        job = await permit.run(service.pipeline.attribute(permit, image, parameters))
+        made = await permit.run(
+            anyio.to_thread.run_sync(
+                partial(
+                    make_report,
+                    job.attribution,
+                    permit.attributor,
+                    image,
+                    created_at=job.created_at,
+                    parameters=Parameters(top_k=parameters.top_k, exemplars=parameters.exemplars),
+                    software=request.app.version,
+                    limits=settings.image_limits,
+                )
+            )
         )
-        return made, (as_html if parameters.format == "html" else as_json)(made).encode()
-
-    made, file = await work_on_upload(request, parameters, settings, service, work)
+    write = as_html if parameters.format == "html" else as_json
+    file = await anyio.to_thread.run_sync(write, made)
     name = f"whence-report-{made.sha256[:12]}.{parameters.format}"
     return Response(
-        file,
+        file.encode(),
         media_type=MEDIA_TYPES[parameters.format],
         headers={
             "Content-Disposition": f'attachment; filename="{name}"',

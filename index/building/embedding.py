@@ -38,7 +38,7 @@ class ImageEmbedder(Protocol):
         """Pixels a side of what the backbone sees."""
 
     @property
-    def enough(self) -> int:
+    def min_decode_side(self) -> int:
         """Pixels on an image's shorter side beyond which more do not change its embedding."""
 
     def preprocess(self, image: Image.Image) -> torch.Tensor:

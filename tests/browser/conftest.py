@@ -4,7 +4,6 @@ import os
 import shutil
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from index.layout import DataFolder
 from index.snapshot import open_published
 from tests.fakes import FakeEmbedder, patches
 from tests.pictures import encode, noise
+from tests.waiting import wait_until
 
 CONCEPTS = 1000
 NAMES = {0: "Amber Vale", 1: "Blue Harbour", 2: "Étude in ochre"}
@@ -144,11 +144,8 @@ def serving(settings: Settings, attributor: Attributor | None) -> Iterator[Site]
     )
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
-    deadline = time.monotonic() + 60
-    while not server.started:
-        assert thread.is_alive()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_until(lambda: server.started or not thread.is_alive())
+    assert server.started
     try:
         yield Site(f"http://127.0.0.1:{port}", settings.data)
     finally:

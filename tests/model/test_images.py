@@ -384,7 +384,7 @@ def test_an_unreadable_file_says_why(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "enough", "expected"),
+    ("size", "min_decode_side", "expected"),
     [
         ((1024, 2048), 256, (256, 512)),
         ((1024, 2048), 300, (512, 1024)),
@@ -393,29 +393,32 @@ def test_an_unreadable_file_says_why(tmp_path: Path) -> None:
         ((1024, 2048), None, (1024, 2048)),
     ],
 )
-def test_a_jpeg_is_decoded_no_larger_than_is_of_use(size, enough, expected) -> None:
+def test_a_jpeg_is_decoded_no_larger_than_is_of_use(size, min_decode_side, expected) -> None:
     data = encode(Image.new("RGB", size), "JPEG")
-    assert decode_image(data, enough=enough).pixels.size == expected
+    assert decode_image(data, min_decode_side=min_decode_side).pixels.size == expected
 
 
 @pytest.mark.parametrize("format_name", ["PNG", "WEBP", "TIFF"])
 def test_other_formats_are_decoded_whole(format_name: str) -> None:
     data = encode(Image.new("RGB", (1024, 1024)), format_name)
-    assert decode_image(data, enough=64).pixels.size == (1024, 1024)
+    assert decode_image(data, min_decode_side=64).pixels.size == (1024, 1024)
 
 
 def test_limits_and_identity_are_those_of_the_whole_jpeg() -> None:
     data = encode(Image.new("RGB", (1024, 1024)), "JPEG")
-    assert decode_image(data, enough=64).sha256 == decode_image(data).sha256
+    assert decode_image(data, min_decode_side=64).sha256 == decode_image(data).sha256
     with pytest.raises(ImageTooLargeError, match="1024 x 1024"):
-        decode_image(data, ImageLimits(max_side=1000), enough=64)
-    assert decode_image(data, ImageLimits(min_side=1000), enough=64).pixels.size == (128, 128)
+        decode_image(data, ImageLimits(max_side=1000), min_decode_side=64)
+    assert decode_image(data, ImageLimits(min_side=1000), min_decode_side=64).pixels.size == (
+        128,
+        128,
+    )
 
 
 def test_a_jpeg_of_inks_is_decoded_at_a_fraction_with_its_colours() -> None:
     whole = Image.new("CMYK", (1024, 1024), (255, 0, 0, 0))
     data = encode(whole, "JPEG")
-    small, large = decode_image(data, enough=256).pixels, decode_image(data).pixels
+    small, large = decode_image(data, min_decode_side=256).pixels, decode_image(data).pixels
     assert small.size == (256, 256)
     assert np.abs(np.subtract(small.getpixel((9, 9)), large.getpixel((9, 9)))).max() <= 1
 

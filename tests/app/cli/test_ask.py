@@ -2,7 +2,6 @@
 
 import json
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from index.answering.attribution import Attributor
 from tests.app.cli.test_main import run
 from tests.app.conftest import shade
 from tests.ports import free_port
+from tests.waiting import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +29,7 @@ def served(
     server = uvicorn.Server(uvicorn.Config(app, port=free_port(), log_level="warning"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
-    while not server.started:
-        time.sleep(0.01)
+    wait_until(lambda: server.started)
     yield f"http://127.0.0.1:{server.config.port}", key
     server.should_exit = True
     thread.join(30)

@@ -5,20 +5,32 @@ import math
 import threading
 import time
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
 from app.errors import ClientGoneError, DeadlineError
 from app.inference.batching import Batcher
-from app.inference.deadline import Patience
+from app.inference.deadline import Deadline
+from tests.waiting import NEVER, wait_in_loop_until
 
-ENDLESS = Patience(math.inf)
-Numbers = Batcher[int, list[int], int]
+
+@dataclass
+class Number:
+    """A job: `Work` doubles it."""
+
+    number: int
+    deadline: Deadline = field(default_factory=lambda: Deadline(math.inf))
+    doubled: int = 0
+
+
+Numbers = Batcher[Number]
+Search = Callable[[list[Number]], object]
 
 
 class Work:
-    """Doubles numbers, keeps the batches it saw, and can be held back; 13 is bad luck."""
+    """Doubles numbers, keeps the batches it saw, and can be held back; 13 fails."""
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
@@ -26,13 +38,20 @@ class Work:
         self.go_on = threading.Event()
         self.go_on.set()
 
-    def __call__(self, jobs: list[int]) -> list[int]:
+    def __call__(self, jobs: list[Number]) -> None:
         self.began.set()
-        assert self.go_on.wait(30)
-        self.batches.append(jobs)
-        if 13 in jobs:
+        assert self.go_on.wait(NEVER)
+        self.batches.append([job.number for job in jobs])
+        if 13 in self.batches[-1]:
             raise ValueError("13")
-        return [2 * job for job in jobs]
+        for job in jobs:
+            job.doubled = 2 * job.number
+
+
+async def double(batcher: Numbers, number: int, deadline: Deadline | None = None) -> int:
+    job = Number(number, deadline or Deadline(math.inf))
+    await batcher.submit(job)
+    return job.doubled
 
 
 def run(
@@ -41,9 +60,9 @@ def run(
     *,
     size: int = 4,
     wait: float = 0.0,
-    finish: Callable[[list[int]], list[int]] = list,
+    search: Search = list,
 ) -> None:
-    batcher: Numbers = Batcher(work, finish, size=size, wait=wait)
+    batcher = Numbers(work, search, size=size, wait=wait)
     batcher.start()
     try:
         asyncio.run(scenario(batcher))
@@ -52,22 +71,16 @@ def run(
         batcher.close(30)
 
 
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(30):
-        while not condition():
-            await asyncio.sleep(0.001)
-
-
-def test_what_no_job_is_to_blame_for_is_not_tried_job_by_job() -> None:
+def test_a_shared_error_is_not_tried_job_by_job() -> None:
     work = Work()
-    batcher: Numbers = Batcher(work, list, size=4, wait=0, blameless=(ValueError,))
+    batcher = Numbers(work, list, size=4, wait=0, shared_errors=(ValueError,))
 
     async def ask() -> list[int | BaseException]:
         work.go_on.clear()
-        first = asyncio.create_task(batcher.submit(1, ENDLESS))
-        await until(work.began.is_set)
-        others = [asyncio.create_task(batcher.submit(job, ENDLESS)) for job in (2, 13, 3)]
-        await until(lambda: batcher.waiting == 3)
+        first = asyncio.create_task(double(batcher, 1))
+        await wait_in_loop_until(work.began.is_set)
+        others = [asyncio.create_task(double(batcher, job)) for job in (2, 13, 3)]
+        await wait_in_loop_until(lambda: batcher.waiting == 3)
         work.go_on.set()
         assert await first == 2
         return await asyncio.gather(*others, return_exceptions=True)
@@ -87,10 +100,10 @@ def test_what_waits_is_worked_on_together_and_in_order() -> None:
 
     async def scenario(batcher: Numbers) -> None:
         work.go_on.clear()
-        first = asyncio.create_task(batcher.submit(0, ENDLESS))
-        await until(work.began.is_set)
-        others = [asyncio.create_task(batcher.submit(n, ENDLESS)) for n in range(1, 8)]
-        await until(lambda: batcher.waiting == 7)
+        first = asyncio.create_task(double(batcher, 0))
+        await wait_in_loop_until(work.began.is_set)
+        others = [asyncio.create_task(double(batcher, n)) for n in range(1, 8)]
+        await wait_in_loop_until(lambda: batcher.waiting == 7)
         work.go_on.set()
         assert await asyncio.gather(first, *others) == [0, 2, 4, 6, 8, 10, 12, 14]
 
@@ -102,8 +115,8 @@ def test_a_lone_job_does_not_wait_for_company() -> None:
     work = Work()
 
     async def scenario(batcher: Numbers) -> None:
-        async with asyncio.timeout(10):
-            assert await batcher.submit(1, ENDLESS) == 2
+        async with asyncio.timeout(NEVER):
+            assert await double(batcher, 1) == 2
 
     run(work, scenario, wait=3600)
 
@@ -113,10 +126,10 @@ def test_a_job_waits_for_one_that_is_expected() -> None:
 
     async def scenario(batcher: Numbers) -> None:
         with batcher.expected():
-            first = asyncio.create_task(batcher.submit(1, ENDLESS))
+            first = asyncio.create_task(double(batcher, 1))
             await asyncio.sleep(0.05)
             assert not work.batches
-        assert await asyncio.gather(first, batcher.submit(2, ENDLESS)) == [2, 4]
+        assert await asyncio.gather(first, double(batcher, 2)) == [2, 4]
 
     run(work, scenario, size=2, wait=3600)
 
@@ -126,8 +139,8 @@ def test_it_does_not_wait_for_longer_than_it_may() -> None:
 
     async def scenario(batcher: Numbers) -> None:
         with batcher.expected():
-            async with asyncio.timeout(30):
-                assert await batcher.submit(1, ENDLESS) == 2
+            async with asyncio.timeout(NEVER):
+                assert await double(batcher, 1) == 2
 
     run(work, scenario, wait=0.01)
 
@@ -135,20 +148,19 @@ def test_it_does_not_wait_for_longer_than_it_may() -> None:
 def test_the_next_batch_begins_while_one_is_finished() -> None:
     work, let_first_end = Work(), threading.Event()
 
-    def finish(numbers: list[int]) -> list[int]:
-        assert numbers != [2] or let_first_end.wait(30)
-        return numbers
+    def search(jobs: list[Number]) -> None:
+        assert jobs[0].number != 1 or let_first_end.wait(NEVER)
 
     async def scenario(batcher: Numbers) -> None:
-        first = asyncio.create_task(batcher.submit(1, ENDLESS))
-        await until(lambda: work.batches == [[1]])
-        assert await batcher.submit(2, ENDLESS) == 4
+        first = asyncio.create_task(double(batcher, 1))
+        await wait_in_loop_until(lambda: work.batches == [[1]])
+        assert await double(batcher, 2) == 4
         assert not first.done()
         let_first_end.set()
         assert await first == 2
 
     try:
-        run(work, scenario, finish=finish)
+        run(work, scenario, search=search)
     finally:
         let_first_end.set()
 
@@ -158,8 +170,8 @@ def test_no_two_batches_begin_at_the_same_time() -> None:
 
     async def scenario(batcher: Numbers) -> None:
         work.go_on.clear()
-        jobs = [asyncio.create_task(batcher.submit(number, ENDLESS)) for number in (1, 2)]
-        await until(lambda: batcher.waiting == 1)
+        jobs = [asyncio.create_task(double(batcher, number)) for number in (1, 2)]
+        await wait_in_loop_until(lambda: batcher.waiting == 1)
         await asyncio.sleep(0.05)
         assert batcher.waiting == 1
         work.go_on.set()
@@ -168,60 +180,57 @@ def test_no_two_batches_begin_at_the_same_time() -> None:
     run(work, scenario, size=1)
 
 
-def no_fourteen(numbers: list[int]) -> list[int]:
-    if 14 in numbers:
-        raise ValueError("14")
-    return numbers
+def no_seven(jobs: list[Number]) -> None:
+    if 7 in [job.number for job in jobs]:
+        raise ValueError("7")
 
 
 @pytest.mark.parametrize(
-    ("finish", "jobs"),
-    [(list, (0, 1, 13, 2)), (no_fourteen, (1, 2, 7, 3))],
-    ids=["begin", "finish"],
+    ("search", "jobs"),
+    [(list, (0, 1, 13, 2)), (no_seven, (1, 2, 7, 3))],
+    ids=["forward", "search"],
 )
-def test_one_bad_job_does_not_spoil_the_others(
-    finish: Callable[[list[int]], list[int]], jobs: tuple[int, ...]
-) -> None:
+def test_one_bad_job_does_not_spoil_the_others(search: Search, jobs: tuple[int, ...]) -> None:
     work = Work()
 
     async def scenario(batcher: Numbers) -> None:
         work.go_on.clear()
-        first = asyncio.create_task(batcher.submit(jobs[0], ENDLESS))
-        await until(work.began.is_set)
-        others = [asyncio.create_task(batcher.submit(job, ENDLESS)) for job in jobs[1:]]
-        await until(lambda: batcher.waiting == 3)
+        first = asyncio.create_task(double(batcher, jobs[0]))
+        await wait_in_loop_until(work.began.is_set)
+        others = [asyncio.create_task(double(batcher, job)) for job in jobs[1:]]
+        await wait_in_loop_until(lambda: batcher.waiting == 3)
         work.go_on.set()
         outcomes = await asyncio.gather(first, *others, return_exceptions=True)
         assert [outcomes[i] for i in (0, 1, 3)] == [2 * jobs[i] for i in (0, 1, 3)]
         assert isinstance(outcomes[2], ValueError)
         assert batcher.busy_since is None
 
-    run(work, scenario, finish=finish)
+    run(work, scenario, search=search)
 
 
 def test_after_a_failed_batch_only_what_is_still_wanted_is_worked_on() -> None:
     work = Work()
-    gone = Patience(math.inf)
+    gone = Deadline(math.inf)
 
-    def finish(numbers: list[int]) -> list[int]:
-        if 14 in numbers:
+    def search(jobs: list[Number]) -> None:
+        if 7 in [job.number for job in jobs]:
             gone.give_up()
-        return no_fourteen(numbers)
+        no_seven(jobs)
 
     async def scenario(batcher: Numbers) -> None:
         work.go_on.clear()
-        first = asyncio.create_task(batcher.submit(0, ENDLESS))
-        await until(work.began.is_set)
+        first = asyncio.create_task(double(batcher, 0))
+        await wait_in_loop_until(work.began.is_set)
         others = [
-            asyncio.create_task(batcher.submit(job, patience))
-            for job, patience in ((7, ENDLESS), (1, gone), (2, ENDLESS))
+            asyncio.create_task(double(batcher, job, deadline))
+            for job, deadline in ((7, None), (1, gone), (2, None))
         ]
-        await until(lambda: batcher.waiting == 3)
+        await wait_in_loop_until(lambda: batcher.waiting == 3)
         work.go_on.set()
         outcomes = await asyncio.gather(first, *others, return_exceptions=True)
         assert [type(outcome) for outcome in outcomes] == [int, ValueError, ClientGoneError, int]
 
-    run(work, scenario, finish=finish)
+    run(work, scenario, search=search)
     assert work.batches == [[0], [7, 1, 2], [7], [2]]
 
 
@@ -230,13 +239,13 @@ def test_what_nobody_waits_for_is_not_worked_on() -> None:
 
     async def scenario(batcher: Numbers) -> None:
         work.go_on.clear()
-        first = asyncio.create_task(batcher.submit(0, ENDLESS))
-        await until(work.began.is_set)
-        gone = Patience(math.inf)
-        left = asyncio.create_task(batcher.submit(1, gone))
-        late = asyncio.create_task(batcher.submit(2, Patience(-1)))
-        wanted = asyncio.create_task(batcher.submit(3, ENDLESS))
-        await until(lambda: batcher.waiting == 3)
+        first = asyncio.create_task(double(batcher, 0))
+        await wait_in_loop_until(work.began.is_set)
+        gone = Deadline(math.inf)
+        left = asyncio.create_task(double(batcher, 1, gone))
+        late = asyncio.create_task(double(batcher, 2, Deadline(-1)))
+        wanted = asyncio.create_task(double(batcher, 3))
+        await wait_in_loop_until(lambda: batcher.waiting == 3)
         gone.give_up()
         work.go_on.set()
         assert await asyncio.gather(first, wanted) == [0, 6]
@@ -254,10 +263,10 @@ def test_closing_finishes_what_was_taken() -> None:
 
     async def scenario(batcher: Numbers) -> None:
         work.go_on.clear()
-        first = asyncio.create_task(batcher.submit(0, ENDLESS))
-        await until(work.began.is_set)
-        second = asyncio.create_task(batcher.submit(1, ENDLESS))
-        await until(lambda: batcher.waiting == 1)
+        first = asyncio.create_task(double(batcher, 0))
+        await wait_in_loop_until(work.began.is_set)
+        second = asyncio.create_task(double(batcher, 1))
+        await wait_in_loop_until(lambda: batcher.waiting == 1)
         closing = asyncio.create_task(asyncio.to_thread(batcher.close, 30))
         work.go_on.set()
         assert await asyncio.gather(first, second) == [0, 2]
@@ -272,8 +281,8 @@ def test_it_says_since_when_it_is_busy() -> None:
     async def scenario(batcher: Numbers) -> None:
         assert batcher.busy_since is None
         work.go_on.clear()
-        job = asyncio.create_task(batcher.submit(0, ENDLESS))
-        await until(work.began.is_set)
+        job = asyncio.create_task(double(batcher, 0))
+        await wait_in_loop_until(work.began.is_set)
         assert batcher.busy_since is not None
         assert batcher.busy_since <= time.monotonic()
         work.go_on.set()

@@ -1,12 +1,13 @@
 """Deadlines as the event loops keep them."""
 
 import asyncio
+import math
 from collections.abc import Callable
 
 import pytest
 
 from app.errors import DeadlineError
-from app.inference.deadline import Patience
+from app.inference.deadline import Deadline
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
@@ -16,8 +17,9 @@ def test_a_deadline_is_told_even_by_a_timer_that_is_early(loop: str) -> None:
 
     async def wait() -> None:
         for number in range(50):
+            work = asyncio.create_task(asyncio.Event().wait())
             with pytest.raises(DeadlineError):
-                await Patience(0.002 + number / 1e5).wait_for(asyncio.sleep(1))
+                await Deadline(0.002 + number / 1e5).wait_for(work)
 
     with asyncio.Runner(loop_factory=new_loop) as runner:
         runner.run(wait())
@@ -27,5 +29,8 @@ def test_a_timeout_of_the_work_is_its_own() -> None:
     async def work() -> None:
         raise TimeoutError("its own")
 
+    async def wait() -> None:
+        await Deadline(math.inf).wait_for(asyncio.create_task(work()))
+
     with pytest.raises(TimeoutError, match="its own"):
-        asyncio.run(Patience(60).wait_for(work()))
+        asyncio.run(wait())

@@ -16,7 +16,8 @@ from fastapi.testclient import TestClient
 from numpy.typing import NDArray
 from PIL import Image
 
-from app.inference.deadline import Patience
+from app.inference.deadline import Deadline
+from app.inference.job import ImageJob
 from app.main import create_app
 from app.service import Service
 from app.settings import Settings
@@ -26,6 +27,7 @@ from model.config import Facet
 from tests.app.conftest import COLOURS, CheckProblem, shade
 from tests.fakes import FakeEmbedder
 from tests.pictures import encode, noise
+from tests.waiting import wait_until
 
 
 class Held(FakeEmbedder):
@@ -60,17 +62,15 @@ def serve(attributor: Attributor, embedder: Held, tmp_path: Path) -> Callable[..
 def held(client: TestClient) -> int:
     app = client.app
     assert isinstance(app, FastAPI)
-    count: int = app.state.service.pipeline.held
+    count: int = app.state.service.pipeline.queue.taken
     return count
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    pause = threading.Event()
-    for _ in range(3000):
-        if condition():
-            return
-        pause.wait(0.01)
-    raise AssertionError("it did not happen within 30 seconds")
+def jobs_waiting(app: FastAPI) -> list[ImageJob]:
+    """The jobs that no batch has taken yet, once there is one."""
+    batcher = app.state.service.pipeline._batcher
+    wait_until(lambda: batcher.waiting)
+    return [job for job, _ in batcher._queue]
 
 
 def ask(client: TestClient, data: bytes, **parameters: int) -> httpx.Response:
@@ -233,8 +233,11 @@ def test_a_request_whose_client_left_is_not_computed(
         assert client.portal
         leaving = client.portal.start_task_soon(leave)
         wait_until(lambda: held(client) == 2)
+        app = client.app
+        assert isinstance(app, FastAPI)
+        [job] = jobs_waiting(app)
         left.set()
-        threading.Event().wait(0.2)
+        wait_until(lambda: job.deadline.gone)
         embedder.let.set()
         leaving.result(30)
         assert first.result(30).status_code == 200
@@ -248,14 +251,12 @@ def test_stopping_answers_what_was_taken(
     async def scenario() -> None:
         held_back = Attributor(embedder, attributor.snapshot)
         async with Service(Settings(data=tmp_path), never, held_back, Metrics()) as service:
-            asked = asyncio.create_task(
-                service.pipeline.attribute(
-                    held_back, query, top_k=1, exemplars=0, patience=Patience(math.inf)
-                )
-            )
+            job = ImageJob(held_back, Deadline(math.inf), top_k=1, exemplars=0)
+            asked = asyncio.create_task(service.pipeline.work_on(job, query))
             await asyncio.to_thread(embedder.entered.wait, 30)
             asyncio.get_running_loop().call_later(0.2, embedder.let.set)
-        assert (await asked).attribution.concepts[0].concept.name == "Emerald"
+        await asked
+        assert job.attribution.concepts[0].concept.name == "Emerald"
 
     asyncio.run(scenario())
 
@@ -372,10 +373,10 @@ def test_by_default_four_batches_are_taken(
     with serve(max_batch=2) as client:
         app = client.app
         assert isinstance(app, FastAPI)
-        pipeline = app.state.service.pipeline
-        with pipeline.admitted(7):
+        queue = app.state.service.pipeline.queue
+        with queue.hold(7):
             assert ask(client, query).status_code == 200
-        with pipeline.admitted(8):
+        with queue.hold(8):
             refused = check_problem(ask(client, query), 429, "queue-full")
     assert "8 places" in refused["detail"]
 

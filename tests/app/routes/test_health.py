@@ -10,7 +10,7 @@ import torch
 from fastapi.testclient import TestClient
 from numpy.typing import NDArray
 
-from app import service
+from app import watchers
 from app.main import create_app
 from app.settings import Settings
 from index.answering.attribution import Attributor
@@ -19,6 +19,7 @@ from index.snapshot import open_published
 from model.config import Facet
 from tests.app.conftest import CheckProblem, shade
 from tests.fakes import FakeEmbedder, build_snapshot
+from tests.waiting import wait_until
 
 
 def test_live_and_ready_with_an_index(client: TestClient, attributor: Attributor) -> None:
@@ -70,6 +71,27 @@ def test_a_damaged_index_is_not_served(tmp_path: Path, check_problem: CheckProbl
     assert "changed since it was written" in problem["detail"]
 
 
+@pytest.mark.parametrize("place", ["index", "index/CURRENT", "models", "takedowns.jsonl"])
+def test_a_server_starts_where_a_part_of_its_data_cannot_be_read(
+    tmp_path: Path, place: str, check_problem: CheckProblem, caplog: pytest.LogCaptureFixture
+) -> None:
+    build_snapshot(tmp_path, {"Crimson": [shade("Crimson", 0)]}).close()
+    path = tmp_path / place
+    if path.is_file():
+        path.unlink()
+        path.mkdir()
+    else:
+        if path.is_dir():
+            path.rename(tmp_path / "aside")
+        path.write_text("no folder")  # as good as no permission, which root does not need
+    with TestClient(create_app(Settings(data=tmp_path))) as client:
+        assert client.get("/health/live").status_code == 200
+        assert client.get("/health/ready").status_code == 503
+        lines = [line for line in caplog.records if line.name == "app.watchers"]
+    assert len(lines) == 1
+    assert not lines[0].exc_info
+
+
 def test_an_index_that_appears_is_found(
     tmp_path: Path, check_problem: CheckProblem, query: bytes
 ) -> None:
@@ -79,8 +101,7 @@ def test_an_index_that_appears_is_found(
     with TestClient(create_app(Settings(data=tmp_path), load=load)) as client:
         check_problem(client.get("/health/ready"), 503, "no-index")
         build_snapshot(tmp_path, {name: [shade(name, 1)] for name in ("Emerald", "Crimson")})
-        time.sleep(service.RETRY_SECONDS)
-        assert client.get("/health/ready").status_code == 200
+        wait_until(lambda: client.get("/health/ready").status_code == 200)
         response = client.post("/attribute", files={"image": query})
         assert response.json()["concepts"][0]["id"] == "emerald"
 
@@ -95,7 +116,7 @@ def test_loading_is_not_tried_more_than_once_a_second(tmp_path: Path) -> None:
     with TestClient(create_app(Settings(data=tmp_path), load=load)) as client:
         for _ in range(20):
             assert client.get("/health/ready").status_code == 503
-    assert len(tries) <= 1 + (time.monotonic() - tries[0]) // service.RETRY_SECONDS
+    assert len(tries) <= 1 + (time.monotonic() - tries[0]) // watchers.RETRY_SECONDS
 
 
 # A hung embedding
@@ -138,7 +159,7 @@ def test_a_hung_embedding_is_noticed(
         with in_background(client, query, statuses):
             try:
                 assert embedder.entered.wait(30)
-                time.sleep(2 * settings.stall_seconds)
+                wait_until(lambda: client.get(path).status_code == 503)
                 response = client.get(path)
                 assert "restart" in check_problem(response, 503, "stalled")["detail"]
                 assert "retry-after" in response.headers
@@ -162,17 +183,14 @@ def test_embedding_that_fails_is_noticed_without_requests_and_forgiven(
     embedder = Failing()
     settings = Settings(data=tmp_path, watchdog_seconds=0.01)
     with TestClient(create_app(settings, Attributor(embedder, attributor.snapshot))) as client:
-        response = wait_for(client, "/health/live", 503)
+        response = wait_until(lambda: with_status(client, 503))
         detail = check_problem(response, 503, "stalled")["detail"]
         assert "RuntimeError" in detail
         assert "secret" not in detail
         embedder.fails = False
-        wait_for(client, "/health/live", 200)
+        wait_until(lambda: with_status(client, 200))
 
 
-def wait_for(client: TestClient, path: str, status: int) -> httpx.Response:
-    until = time.monotonic() + 30
-    while (response := client.get(path)).status_code != status:
-        assert time.monotonic() < until
-        time.sleep(0.05)
-    return response
+def with_status(client: TestClient, status: int) -> httpx.Response | None:
+    response = client.get("/health/live")
+    return response if response.status_code == status else None

@@ -25,6 +25,7 @@ from index.takedowns.log import TakedownLog
 from tests.app.conftest import CheckProblem, write_keys
 from tests.fakes import FakeEmbedder, patches
 from tests.pictures import encode
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("pymilvus") is None or importlib.util.find_spec("milvus_lite") is None,
@@ -117,13 +118,6 @@ def ask_together(client: TestClient, *seeds: int) -> httpx.Response:
     return client.post("/attribute/batch", files=files)
 
 
-def within(seconds: float, happens: Callable[[], bool]) -> None:
-    end = time.monotonic() + seconds
-    while not happens():
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
 def test_while_milvus_is_gone_servers_say_so_and_afterwards_answer_as_before(
     milvus: Milvus, build, replicas, check_problem: CheckProblem
 ) -> None:
@@ -143,7 +137,7 @@ def test_while_milvus_is_gone_servers_say_so_and_afterwards_answer_as_before(
         assert server.get("/concepts").json()["total"] == 5  # needs no vectors
     milvus.start()
     for server in servers:
-        within(15, lambda server=server: server.get("/health/ready").status_code == 200)
+        wait_until(lambda server=server: server.get("/health/ready").status_code == 200)
     again = [ask(server, seed).json() for server in servers for seed in (0, 9)]
     assert [a["concepts"] for a in again] == [a["concepts"] for a in answers]
 
@@ -157,7 +151,7 @@ def test_a_server_that_starts_while_milvus_is_gone_waits_for_it(
     check_problem(server.get("/health/ready"), 503, "vectors-unreachable")
     check_problem(ask(server, 0), 503, "vectors-unreachable")
     milvus.start()
-    within(15, lambda: server.get("/health/ready").status_code == 200)
+    wait_until(lambda: server.get("/health/ready").status_code == 200)
     assert ask(server, 0).json()["evidence"]["index_version"] == version
 
 
@@ -180,7 +174,7 @@ def test_takedowns_are_taken_while_milvus_is_gone_and_hold_when_it_is_back(
     assert started.post("/takedowns", json={**wanted, "id": "none"}).status_code == 404
     milvus.start()
     for server in (running, other, started):
-        within(15, lambda server=server: server.get("/health/ready").status_code == 200)
+        wait_until(lambda server=server: server.get("/health/ready").status_code == 200)
         for seed in (0, 4):
             shown = {concept["id"] for concept in ask(server, seed).json()["concepts"]}
             assert shown
@@ -224,7 +218,7 @@ def test_replicas_agree_on_versions_and_on_takedowns_within_seconds(build, repli
     def versions() -> set[str]:
         return {ask(server, 0).json()["evidence"]["index_version"] for server in servers}
 
-    within(5, lambda: versions() == {second})
+    wait_until(lambda: versions() == {second})
     assert first != second
     took = servers[0].delete("/concepts/c0", headers={"X-Whence-Reason": "r"})
     assert took.status_code == 200, took.text
@@ -233,4 +227,4 @@ def test_replicas_agree_on_versions_and_on_takedowns_within_seconds(build, repli
         return {c["id"] for server in servers for c in ask(server, 0).json()["concepts"]}
 
     assert "c0" not in {c["id"] for c in ask(servers[0], 0).json()["concepts"]}
-    within(2, lambda: "c0" not in shown())
+    wait_until(lambda: "c0" not in shown())

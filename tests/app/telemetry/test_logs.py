@@ -5,7 +5,6 @@ import json
 import logging
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from app.settings import Settings
 from app.telemetry.logs import LogFormat, configure_logging
 from index.answering.attribution import Attributor
 from tests.app.test_errors import BrokenEmbedder
+from tests.waiting import wait_until
 
 
 @pytest.fixture(autouse=True)
@@ -124,8 +124,7 @@ def test_a_500_leaves_its_traceback_under_the_request_s_id(
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         try:
-            while not server.started:
-                time.sleep(0.01)
+            wait_until(lambda: server.started)
             url = f"http://127.0.0.1:{listening.getsockname()[1]}/attribute"
             response = httpx.post(url, files={"image": query}, trust_env=False)
         finally:

@@ -16,9 +16,10 @@ from app.settings import Settings
 from app.telemetry.metrics import Metrics
 from index.answering.attribution import Attributor
 from tests.app.conftest import CheckProblem, write_keys
-from tests.app.routes.test_admin import BEARER, BECAUSE, NAMES, TOKEN, build, load, wait_for
+from tests.app.routes.test_admin import BEARER, BECAUSE, NAMES, TOKEN, build, load
 from tests.pictures import encode, noise
 from tests.ports import free_port
+from tests.waiting import wait_until
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -224,7 +225,7 @@ def test_without_an_index_there_is_no_info(tmp_path: Path) -> None:
         scrape = Scrape(client)
         assert scrape.labels("whence_index_info", "version") == set()
         build(tmp_path, *NAMES).close()  # of a model that is not there: it cannot be served
-        wait_for(lambda: Scrape(client)("whence_index_reload_failures_total") > 1)
+        wait_until(lambda: Scrape(client)("whence_index_reload_failures_total") > 1)
 
 
 # Who may ask

@@ -1,0 +1,172 @@
+"""One image between its upload and its answer, and the steps that a batch of them takes."""
+
+import time
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from math import inf
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from app.inference.deadline import Deadline
+from app.inference.heatmaps import HeatmapPair
+from app.telemetry.metrics import STAGES, Stage
+from index.answering.attribution import Attribution, Attributor
+from index.answering.explanation import Explanation, explain_answer
+from model.config import Facet
+from model.explain import Patches
+from model.images import DEFAULT_LIMITS, DecodedImage, read_image
+
+
+@dataclass(eq=False)
+class ImageJob:
+    """Holds the question about one image and, step by step, what is found out.
+
+    Attributes:
+        attributor: answers.
+        deadline: after which no step begins.
+        top_k: concepts in the answer, at most.
+        exemplars: shown for each concept, at most.
+        explained: exemplars to explain, at most.
+        sha256: of the encoded image.
+        size: width and height of the upright image, in pixels.
+        pixels: (3, S, S) float32, as the embedder's `preprocess` gives them.
+        vectors: of each facet (1, D) float32 of unit norm.
+        patches: of the image, where its answer is explained.
+        attribution: the answer.
+        explanations: by exemplar id.
+        heatmaps: by exemplar id.
+        created_at: when the answer was complete.
+        spans: stage, begin and end of each step, in seconds of `time.perf_counter`.
+    """
+
+    attributor: Attributor
+    deadline: Deadline
+    top_k: int
+    exemplars: int
+    explained: int = 0
+    sha256: str = field(init=False)
+    size: tuple[int, int] = field(init=False)
+    pixels: torch.Tensor = field(init=False)
+    vectors: Mapping[Facet, NDArray[np.float32]] = field(init=False)
+    patches: Patches | None = None
+    attribution: Attribution = field(init=False)
+    explanations: Mapping[str, Explanation] = field(default_factory=dict)
+    heatmaps: Mapping[str, HeatmapPair] = field(default_factory=dict)
+    created_at: datetime = field(init=False)
+    spans: list[tuple[Stage, float, float]] = field(default_factory=list)
+    _began: float = field(default_factory=time.perf_counter)
+
+    def end(self, stage: Stage) -> None:
+        """Note the end of a step, which began where the one before ended."""
+        began = self.spans[-1][2] if self.spans else self._began
+        self.spans.append((stage, began, time.perf_counter()))
+
+    def complete(self) -> None:
+        """Note that the answer is complete."""
+        self.created_at = datetime.now(UTC)
+        self.spans.append(("total", self._began, time.perf_counter()))
+
+    def seconds(self) -> dict[Stage, float]:
+        """Return the seconds spent on each stage."""
+        spent = dict.fromkeys(STAGES, 0.0)
+        for stage, began, ended in self.spans:
+            spent[stage] += ended - began
+        return spent
+
+    def decode(self, decode: Callable[[int], DecodedImage]) -> None:
+        """Decode and preprocess the image.
+
+        Args:
+            decode: given the embedder's `min_decode_side`.
+
+        Raises:
+            ImageError: it cannot be decoded, or is outside the limits.
+        """
+        self.end("queue")
+        embedder = self.attributor.embedder
+        image = decode(embedder.min_decode_side)
+        self.sha256, self.size = image.sha256, image.pixels.size
+        self.pixels = embedder.preprocess(image.pixels)
+        self.end("decode")
+
+
+def embed(jobs: Sequence[ImageJob]) -> None:
+    """Embed a batch: one forward pass for all jobs of one embedder, and one for those explained."""
+    for group in _groups(jobs, lambda job: (id(job.attributor.embedder), job.explained > 0)):
+        for job in group:
+            job.end("queue")
+        embedder, pixels = group[0].attributor.embedder, [job.pixels for job in group]
+        patches: Sequence[Patches | None] = [None] * len(group)
+        if group[0].explained:
+            vectors, patches = embedder.embed_with_patches(pixels)
+        else:
+            vectors = embedder.embed_pixels(pixels)
+        for number, job in enumerate(group):
+            job.vectors = {facet: rows[number : number + 1] for facet, rows in vectors.items()}
+            job.patches = patches[number]
+            job.end("embed")
+
+
+def search(
+    jobs: Sequence[ImageJob], forward_lock: AbstractContextManager[object] | None = None
+) -> None:
+    """Search for a batch that is embedded, and explain the answers of which that is asked.
+
+    One search serves all jobs that ask the same of the same index: `top_k` decides how deep it is,
+    so that an answer does not depend on the rest of its batch.
+
+    Args:
+        jobs: from `embed`.
+        forward_lock: held for the forward passes of an explanation.
+    """
+    for group in _groups(jobs, lambda job: (id(job.attributor), job.top_k, job.exemplars)):
+        first = group[0]
+        vectors = {
+            facet: np.concatenate([job.vectors[facet] for job in group]) for facet in first.vectors
+        }
+        answers = first.attributor.rank(vectors, top_k=first.top_k, exemplars=first.exemplars)
+        for job, attribution in zip(group, answers, strict=True):
+            job.attribution = attribution
+            job.end("search")
+        for job in group:
+            if job.patches is not None:
+                with forward_lock or nullcontext():
+                    _explain(job, job.patches)
+
+
+def _explain(job: ImageJob, patches: Patches) -> None:
+    job.explanations = explain_answer(
+        job.attributor,
+        job.attribution,
+        patches,
+        {facet: rows[0] for facet, rows in job.vectors.items()},
+        job.size,
+        most=job.explained,
+    )
+    job.end("explain")
+
+
+def _groups(jobs: Sequence[ImageJob], key: Callable[[ImageJob], Hashable]) -> list[list[ImageJob]]:
+    groups: dict[Hashable, list[ImageJob]] = {}
+    for job in jobs:
+        groups.setdefault(key(job), []).append(job)
+    return list(groups.values())
+
+
+def answer_file(attributor: Attributor, path: Path, *, top_k: int, exemplars: int) -> ImageJob:
+    """Answer one image file in this thread, without a server.
+
+    Raises:
+        ImageError: the file cannot be read or decoded.
+    """
+    job = ImageJob(attributor, Deadline(inf), top_k, exemplars)
+    job.decode(lambda side: read_image(path, DEFAULT_LIMITS, min_decode_side=side))
+    embed([job])
+    search([job])
+    job.complete()
+    return job
