@@ -57,6 +57,7 @@ COPY --from=code /opt/code /opt/venv
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     WHENCE_DATA=/data \
+    MALLOC_MMAP_THRESHOLD_=8388608 \
     HF_HOME=/data/hub
 
 USER 10001:10001

