@@ -106,9 +106,12 @@ def measure(gallery: Gallery, data: Path, new: Path, options: argparse.Namespace
         command = [sys.executable, "-c", COMMAND, "rebuild", "--data", str(data)]
         command += ["--source", str(gallery.source), "--source", str(new), "--canary-rate", "0"]
         began = time.monotonic()
+        until = began + options.rebuild_seconds
         with subprocess.Popen(command, stderr=subprocess.DEVNULL) as rebuild:
-            found["rebuild"] = ask(lambda turn: rebuild.poll() is None)
-        if rebuild.returncode:
+            found["rebuild"] = ask(lambda turn: rebuild.poll() is None and time.monotonic() < until)
+            found["rebuild_ended"] = rebuild.poll() is not None
+            rebuild.terminate()
+        if found["rebuild_ended"] and rebuild.returncode:
             raise RuntimeError(f"{command} ended with status {rebuild.returncode}")
         found["rebuild_seconds"] = round(time.monotonic() - began, 1)
     found["ready_seconds"] = seconds_to_ready(data)
@@ -147,11 +150,16 @@ def main() -> int:
     add_gallery_options(parser)
     parser.add_argument("--seconds", type=float, default=4, help="of a turn")
     parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--new", type=Path, help="new images, from `draw_exemplars`")
+    parser.add_argument(
+        "--rebuild-seconds", type=float, default=3600, help="of the rebuild that are measured"
+    )
     options = parser.parse_args()
     with gallery_of(options) as gallery, tempfile.TemporaryDirectory() as name:
-        data, new = Path(name) / "data", Path(name) / "new"
+        data, new = Path(name) / "data", options.new or Path(name) / "new"
         shutil.copytree(gallery.data.root, data)
-        draw_exemplars(new, NEW, first=1_000_000, prefix="new")
+        if not new.exists():
+            draw_exemplars(new, NEW, first=1_000_000, prefix="new")
         found = measure(gallery, data, new, options)
     faults = missed(found)
     print(json.dumps({**found, "missed": faults}, indent=1))
