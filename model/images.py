@@ -110,9 +110,9 @@ def decode_image(
     Args:
         data: the encoded image.
         limits: what is accepted.
-        min_decode_side: pixels on the shorter side that the caller can make use of, such as
-            `Embedder.min_decode_side`. A JPEG that keeps them at a half, a quarter or an eighth of its size
-            is decoded at that size, in a fraction of the time.
+        min_decode_side: pixels on the shorter side that the caller can make use of. A JPEG that
+            keeps them at a half, a quarter or an eighth of its size is decoded at that size, in a
+            fraction of the time.
 
     Raises:
         UnsupportedImageError: not one of `FORMATS`, or samples that cannot be shown rightly.

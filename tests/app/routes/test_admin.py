@@ -633,11 +633,11 @@ def test_a_version_published_within_one_tick_of_the_clock_is_served(
 
     monkeypatch.setattr(FileStamp, "of", coarse)
     before = version_of(server)
-    wait_for(lambda: server.get("/health/ready").json()["reload_error"] is None)
+    wait_until(lambda: server.get("/health/ready").json()["reload_error"] is None)
     build(data, "Crimson").close()
     now = published_version(data / "index")
     assert now != before
-    wait_for(lambda: version_of(server) == now, 60)
+    wait_until(lambda: version_of(server) == now)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"2026"])
@@ -650,9 +650,9 @@ def test_a_rename_that_is_not_atomic_disturbs_nothing(
     current.unlink()
     if content is not None:
         current.write_bytes(content)
-    wait_for(lambda: server.get("/health/ready").json()["reload_error"], 60)
+    wait_until(lambda: server.get("/health/ready").json()["reload_error"])
     assert concepts(server) == ["crimson", "emerald", "navy-blue"]
     assert version_of(server) == before
     current.write_bytes(whole)
-    wait_for(lambda: server.get("/health/ready").json()["reload_error"] is None, 60)
+    wait_until(lambda: server.get("/health/ready").json()["reload_error"] is None)
     assert version_of(server) == before
