@@ -18,7 +18,7 @@ from app.http.server import make_server
 from app.main import create_app
 from app.settings import read_settings
 from index.answering.attribution import Attributor, open_attributor
-from index.building.rebuild import rebuild
+from index.building.rebuild import RebuildOptions, rebuild
 from index.building.source import read_sources
 from index.evaluation.local import ask_attributor
 from index.evaluation.pairs import PairsReport, evaluate_pairs, read_pairs
@@ -62,7 +62,7 @@ def run_demo(data: Path, *, port: int = 8000, backbone: str | None = None) -> No
             folder,
             read_sources([exemplars]),
             load_embedder(folder.models, trained.model_id),
-            sources=[str(exemplars)],
+            RebuildOptions(sources=[str(exemplars)]),
             progress=report,
         )
         attributor = open_attributor(folder)

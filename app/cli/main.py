@@ -41,7 +41,7 @@ from app.settings import read_settings
 from app.telemetry.logs import configure_logging
 from index.building.embedding import embed_files
 from index.building.ray_embedding import ray_embedding
-from index.building.rebuild import CANARY_RATE, RebuildSummary, rebuild
+from index.building.rebuild import CANARY_RATE, RebuildOptions, RebuildSummary, rebuild
 from index.building.source import read_sources
 from index.layout import DataFolder
 from index.snapshot import list_unreadable, list_versions, published_version
@@ -241,15 +241,17 @@ def rebuild_command(
             folder,
             exemplars,
             embedder,
-            sources=[str(path) for path in source],
+            RebuildOptions(
+                sources=[str(path) for path in source],
+                workers=workers,
+                keep=keep,
+                canary_rate=canary_rate,
+                index_type=index_type,
+                engine=store,
+                embed=embed,
+                force=force,
+            ),
             skipped=skipped,
-            workers=workers,
-            keep=keep,
-            canary_rate=canary_rate,
-            index_type=index_type,
-            engine=store,
-            embed=embed,
-            force=force,
             progress=report,
         )
     print_rebuild(summary)

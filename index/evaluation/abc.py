@@ -33,7 +33,7 @@ import numpy as np
 
 from index.answering.ranking import Embeddings
 from index.building.embedding import ImageEmbedder
-from index.building.rebuild import COHORT_SIZE
+from index.building.writing import COHORT_SIZE
 from index.errors import EvaluationError
 from index.evaluation.abc_release import Query, Release
 from index.evaluation.features import BLOCK, ImageFeatures, embed_images

@@ -24,8 +24,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 import index.answering.ranking as ranking
-from index.building.rebuild import COHORT_SIZE, SEED
 from index.building.source import read_sources
+from index.building.writing import COHORT_SIZE, SEED
 from index.evaluation.metrics import average_precision, hit_at
 from index.evaluation.pairs import Pair, read_pairs
 from index.stores.vectors import FaissStore

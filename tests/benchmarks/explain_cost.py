@@ -20,7 +20,7 @@ from PIL import Image
 
 from app.main import create_app
 from app.settings import Settings
-from index.building.rebuild import rebuild
+from index.building.rebuild import RebuildOptions, rebuild
 from index.building.source import read_sources
 from index.layout import DataFolder
 from model.checkpoint import load_embedder
@@ -43,7 +43,7 @@ def make(data: DataFolder, backbone: str) -> None:
     draw_pictures(data.root / "source", range(100), side=512)
     model_id = save_small_model(data.models, backbone, 224)
     embedder = load_embedder(data.models, model_id, device="cpu")
-    rebuild(data, read_sources([data.root / "source"]), embedder, canary_rate=0)
+    rebuild(data, read_sources([data.root / "source"]), embedder, RebuildOptions(canary_rate=0))
 
 
 def query() -> bytes:

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from index.building.rebuild import rebuild
+from index.building.rebuild import RebuildOptions, rebuild
 from index.building.source import read_sources
 from index.layout import DataFolder
 from model.backbone import create_backbone, create_random_backbone
@@ -116,7 +116,7 @@ def build_gallery(root: Path, options: argparse.Namespace) -> Gallery:
     data = gallery.data
     trained = train_model(files, backbone, models=data.models, features=data.features)
     embedder = load_embedder(data.models, trained.model_id)
-    rebuild(data, read_sources([gallery.source]), embedder, canary_rate=0)
+    rebuild(data, read_sources([gallery.source]), embedder, RebuildOptions(canary_rate=0))
     save_plain(gallery.plain, backbone, gallery.source)
     return gallery
 

@@ -44,7 +44,7 @@ from pydantic import ValidationError
 from schemathesis import GenerationMode
 
 from app.auth.keys import KeyFile
-from index.building.rebuild import rebuild
+from index.building.rebuild import RebuildOptions, rebuild
 from index.building.source import read_sources
 from index.layout import DataFolder
 from model.checkpoint import load_embedder
@@ -282,7 +282,7 @@ def serving(root: Path) -> Iterator[tuple[subprocess.Popen[bytes], str, list[str
     data = DataFolder(root / "data")
     embedder = load_embedder(data.models, save_small_model(data.models))
     draw_pictures(root / "source", range(300), side=96)
-    rebuild(data, read_sources([root / "source"]), embedder, canary_rate=0)
+    rebuild(data, read_sources([root / "source"]), embedder, RebuildOptions(canary_rate=0))
     file = KeyFile(data.keys)
     keys = [file.add("asks"), file.add("boss", scope="admin")]
     with socket.socket() as free:

@@ -29,7 +29,7 @@ from app.settings import Settings
 from index.answering.attribution import Attributor, open_attributor
 from index.building.embedding import BATCH, ImageEmbedder
 from index.building.embedding_cache import EmbeddingCache
-from index.building.rebuild import rebuild
+from index.building.rebuild import RebuildOptions, rebuild
 from index.building.source import read_sources
 from index.layout import DataFolder
 from index.snapshot import published_version
@@ -56,7 +56,7 @@ class Counted(FakeEmbedder):
 def run(data: DataFolder, source: Path, log: Path) -> None:
     """One rebuild, as the command does it."""
     torch.set_num_threads(1)
-    rebuild(data, read_sources([source]), Counted(log), canary_rate=0, force=True)
+    rebuild(data, read_sources([source]), Counted(log), RebuildOptions(canary_rate=0, force=True))
 
 
 def known(data: DataFolder) -> int:

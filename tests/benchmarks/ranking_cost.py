@@ -29,7 +29,7 @@ import numpy as np
 
 from index.answering.calibration import Calibration
 from index.answering.ranking import DEPTH, Cohort, Ranker
-from index.building.rebuild import COHORT_SIZE
+from index.building.writing import COHORT_SIZE
 from index.stores.inverted import choose_probes, read_inverted, wants_inverted, write_inverted
 from index.stores.vectors import (
     FaissStore,

@@ -28,7 +28,7 @@ import torch
 
 from index.building.embedding import embed_files
 from index.building.ray_embedding import ray_embedding
-from index.building.rebuild import rebuild
+from index.building.rebuild import RebuildOptions, rebuild
 from index.building.source import read_sources
 from index.layout import DataFolder
 from index.snapshot import open_published
@@ -80,7 +80,8 @@ def run(models: Path, source: Path, how: str, root: Path) -> Result:
     began = time.perf_counter()
     with context as embed:
         connected = time.perf_counter()
-        summary = rebuild(data, exemplars, load(), embed=embed, progress=progress, canary_rate=0)
+        options = RebuildOptions(embed=embed, canary_rate=0)
+        summary = rebuild(data, exemplars, load(), options, progress=progress)
     whole = time.perf_counter() - began
     first, last = times[0], times[-1]
     with closing(open_published(data.index)) as snapshot:

@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from index.building.rebuild import RebuildSummary, rebuild
+from index.building.rebuild import RebuildOptions, RebuildSummary, rebuild
 from index.building.scan import SETTLED
 from index.building.source import read_sources
 from index.layout import DataFolder
@@ -49,8 +49,8 @@ def main() -> int:
                 data,
                 read_sources([source]),
                 embedder,
-                workers=arguments.workers,
-                canary_rate=0,  # random weights find what they find
+                # Random weights find few canaries.
+                RebuildOptions(workers=arguments.workers, canary_rate=0),
                 progress=lambda stage, _done, _total: stages.update(
                     {stage: time.perf_counter() - began}
                 ),

@@ -39,7 +39,7 @@ from app.main import create_app, open_published_attributor
 from app.settings import Settings
 from app.telemetry.logs import configure_logging
 from index.answering.attribution import Attributor
-from index.building.rebuild import rebuild
+from index.building.rebuild import RebuildOptions, rebuild
 from index.building.source import read_sources
 from index.layout import DataFolder
 from index.snapshot import open_published
@@ -128,7 +128,7 @@ def prepare_weightless(root: Path) -> tuple[DataFolder, Path]:
     for number in range(16):
         patches(number, TINY).save(queries / f"{number}.png")
     data = DataFolder(root / "weightless")
-    rebuild(data, read_sources([source]), FakeEmbedder(), canary_rate=0)
+    rebuild(data, read_sources([source]), FakeEmbedder(), RebuildOptions(canary_rate=0))
     return data, queries
 
 

@@ -27,7 +27,7 @@ import httpx
 import numpy as np
 
 from app.auth.keys import KeyFile
-from index.building.rebuild import rebuild
+from index.building.rebuild import RebuildOptions, rebuild
 from index.building.source import read_sources
 from index.layout import DataFolder
 from index.snapshot import publish
@@ -60,7 +60,7 @@ def build(data: DataFolder, root: Path, concepts: int) -> dict[str, set[str]]:
         numbers = [n for n in range(concepts) if n < concepts - 30 or n % 3 == which]
         for n in numbers:
             draw_pictures(source, range(n * PER_CONCEPT, (n + 1) * PER_CONCEPT), side=96)
-        summary = rebuild(data, read_sources([source]), embedder, canary_rate=0)
+        summary = rebuild(data, read_sources([source]), embedder, RebuildOptions(canary_rate=0))
         versions[summary.version] = {f"concept-{n:06d}" for n in numbers}
     return versions
 

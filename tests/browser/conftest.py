@@ -18,7 +18,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, Request, sync_pla
 from app.main import create_app
 from app.settings import Settings
 from index.answering.attribution import Attributor
-from index.building.rebuild import rebuild
+from index.building.rebuild import RebuildOptions, rebuild
 from index.building.source import read_sources
 from index.layout import DataFolder
 from index.snapshot import open_published
@@ -125,7 +125,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
             lines[-1] += ",c. 1900,<b>12345678901234567890</b>" if number == 0 else ",,"
     (source / "m.csv").write_text("\n".join(lines), encoding="utf-8")
     folder = DataFolder(root / "data")
-    rebuild(folder, read_sources([source / "m.csv"]), FakeEmbedder(), canary_rate=0)
+    rebuild(folder, read_sources([source / "m.csv"]), FakeEmbedder(), RebuildOptions(canary_rate=0))
     samples = folder.samples(open_published(folder.index).version)
     samples.mkdir(parents=True)
     picture(0).save(samples / "Sample 1.jpg", quality=95)

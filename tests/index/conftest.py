@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from index.building import rebuild as rebuild_module
-from index.building.rebuild import RebuildSummary, rebuild
+from index.building.rebuild import RebuildOptions, RebuildSummary, rebuild
+from index.building.scan import Progress
 from index.building.source import read_sources
 from index.layout import DataFolder
 from tests.fakes import FakeEmbedder, patches
@@ -40,10 +42,13 @@ class House:
             for seed in seeds:
                 patches(seed).save(folder / f"{seed:03}.png")
 
-    def rebuild(self, *, force: bool = True, **options: object) -> RebuildSummary:
+    def rebuild(
+        self, *, force: bool = True, progress: Progress | None = None, **options: Any
+    ) -> RebuildSummary:
         self.embedder.count = 0
         exemplars = read_sources([self.source])
-        return rebuild(self.data, exemplars, self.embedder, force=force, **options)
+        chosen = RebuildOptions(force=force, **options)
+        return rebuild(self.data, exemplars, self.embedder, chosen, progress=progress)
 
     def counts(self, **options: object) -> tuple[int, int, int, int]:
         """added, kept, removed, embedded."""

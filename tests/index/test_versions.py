@@ -3,13 +3,14 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import filelock
 import pytest
 
 from index.building import rebuild as rebuild_module
 from index.building.embedding import hash_file
-from index.building.rebuild import rebuild
+from index.building.rebuild import RebuildOptions, rebuild
 from index.building.scan import SETTLED
 from index.building.source import read_sources
 from index.errors import RebuildError, SnapshotError, TakedownError
@@ -183,7 +184,7 @@ def test_an_index_that_does_not_find_its_own_exemplars_is_not_published(house: H
         rebuild(house.data, exemplars, Blind())
     assert published_version(house.data.index) == before.version
     assert versions(house.data) == [before.version]
-    assert rebuild(house.data, exemplars, Blind(), canary_rate=0).canaries < 0.5
+    assert rebuild(house.data, exemplars, Blind(), RebuildOptions(canary_rate=0)).canaries < 0.5
 
 
 # When the disk fails
@@ -206,8 +207,8 @@ def test_a_damaged_cache_is_told_in_one_line(house: House) -> None:
 @pytest.mark.parametrize(
     "step",
     [
-        "building.rebuild.write_catalog", "stores.vectors.write_vectors",
-        "building.rebuild.write_cohort", "building.rebuild._calibrate",
+        "building.writing.write_catalog", "stores.vectors.write_vectors",
+        "building.writing.write_cohort", "building.writing._calibrate",
         "building.rebuild.publish", "building.rebuild.building",
     ],
 )  # fmt: skip
@@ -250,12 +251,12 @@ def test_a_rebuild_without_any_change_leaves_the_published_version(house: House)
     assert versions(house.data) == [first.version]
 
 
-@pytest.mark.parametrize("change", ["metadata", "source", "type", "damage", "code", "moved"])
+@pytest.mark.parametrize("change", ["metadata", "source", "type", "damage", "method", "moved"])
 def test_every_change_makes_a_new_version(
     house: House, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
     first = house.rebuild()
-    options: dict[str, object] = {}
+    options: dict[str, Any] = {}
     exemplars = read_sources([house.source])
     if change == "metadata":
         exemplars = [replace(exemplar, license="CC0-1.0") for exemplar in exemplars]
@@ -269,8 +270,8 @@ def test_every_change_makes_a_new_version(
         (house.source / "one" / "000.png").rename(house.source / "one" / "moved.png")
         exemplars = read_sources([house.source])
     else:
-        monkeypatch.setattr(rebuild_module._Wanted, "build_id", "another")
-    again = rebuild(house.data, exemplars, house.embedder, **options)  # type: ignore[arg-type]
+        monkeypatch.setattr(rebuild_module, "METHOD", rebuild_module.METHOD + 1)
+    again = rebuild(house.data, exemplars, house.embedder, RebuildOptions(**options))
     assert not again.unchanged
     assert again.version == published_version(house.data.index) != first.version
     assert again.embedded == 0

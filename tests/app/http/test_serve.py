@@ -18,7 +18,7 @@ import httpx
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from index.building.rebuild import rebuild
+from index.building.rebuild import RebuildOptions, rebuild
 from index.building.source import read_sources
 from index.layout import DataFolder
 from model.checkpoint import load_embedder, save_model
@@ -50,7 +50,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for place in range(2):
             patches(10 * number + place, side=64).save(concept / f"{place}.png")
     embedder = load_embedder(folder.models, save_model(folder.models, tiny_model(), {}))
-    rebuild(folder, read_sources([root / "source"]), embedder, canary_rate=0)
+    rebuild(folder, read_sources([root / "source"]), embedder, RebuildOptions(canary_rate=0))
     return root
 
 

@@ -30,7 +30,7 @@ from app.reports.report import (
 from app.reports.verify import ReportVerification, verify_report
 from app.settings import Settings
 from index.answering.attribution import Attributor, open_attributor
-from index.building.rebuild import rebuild
+from index.building.rebuild import RebuildOptions, rebuild
 from index.building.source import read_sources
 from index.layout import DataFolder
 from index.snapshot import open_published
@@ -64,7 +64,7 @@ class Gallery:
         self.rebuild()
 
     def rebuild(self, **options: Any) -> None:
-        rebuild(self.data, read_sources([self.source]), FakeEmbedder(), **options)
+        rebuild(self.data, read_sources([self.source]), FakeEmbedder(), RebuildOptions(**options))
 
     def report(self, **parameters: Any) -> httpx.Response:
         def load(settings: Settings, _: object) -> Attributor:
@@ -599,7 +599,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
         folder.mkdir(parents=True, exist_ok=True)
         patches(number, side=64).save(folder / f"{number}.png")
     embedder = load_embedder(data.models, save_model(data.models, tiny_model(), {}), device="cpu")
-    rebuild(data, read_sources([root / "source"]), embedder, canary_rate=0)
+    rebuild(data, read_sources([root / "source"]), embedder, RebuildOptions(canary_rate=0))
     with TestClient(create_app(Settings(data=data.root, device="cpu"))) as client:
         response = client.post("/attribute/report", files={"image": ("q.png", QUERY)})
     return data.root, response.content

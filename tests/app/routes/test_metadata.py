@@ -14,7 +14,7 @@ from app.reports.verify import verify_report
 from app.settings import Settings
 from index.answering.attribution import Attributor, open_attributor
 from index.building.embedding import ImageEmbedder
-from index.building.rebuild import rebuild
+from index.building.rebuild import RebuildOptions, rebuild
 from index.building.source import read_sources
 from index.layout import DataFolder
 from tests.app.conftest import CheckProblem, write_keys
@@ -41,7 +41,9 @@ def site(tmp_path: Path) -> Iterator[TestClient]:
         lines.append(json.dumps(record)[:-1] + (f", {written[1:]}" if written != "{}" else "}"))
     (tmp_path / "m.jsonl").write_text("\n".join(lines), encoding="utf-8")
     data = DataFolder(tmp_path / "data")
-    rebuild(data, read_sources([tmp_path / "m.jsonl"]), FakeEmbedder(), canary_rate=0)
+    rebuild(
+        data, read_sources([tmp_path / "m.jsonl"]), FakeEmbedder(), RebuildOptions(canary_rate=0)
+    )
     write_keys(data.root, {TOKEN: "admin"})
     app = create_app(Settings(data=data.root), load=load)
     headers = {"Authorization": f"Bearer {TOKEN}"}

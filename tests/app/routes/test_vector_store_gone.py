@@ -16,7 +16,7 @@ from fastapi.testclient import TestClient
 from app.main import create_app
 from app.settings import Settings
 from index.answering.attribution import open_attributor
-from index.building.rebuild import rebuild
+from index.building.rebuild import RebuildOptions, rebuild
 from index.building.source import read_sources
 from index.layout import DataFolder
 from index.snapshot import CATALOG
@@ -81,7 +81,9 @@ def build(milvus: Milvus, tmp_path: Path) -> Callable[[int], str]:
             (source / f"c{seed // 4}").mkdir(parents=True, exist_ok=True)
             patches(seed).save(source / f"c{seed // 4}" / f"{seed}.png")
         data, engine = DataFolder(tmp_path / "data"), engine_at(milvus.address)
-        return rebuild(data, read_sources([source]), FakeEmbedder(), engine=engine).version
+        return rebuild(
+            data, read_sources([source]), FakeEmbedder(), RebuildOptions(engine=engine)
+        ).version
 
     return build
 

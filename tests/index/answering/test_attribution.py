@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageFilter
 
 from index.answering.attribution import Attribution, Attributor, open_attributor
-from index.building.rebuild import rebuild
+from index.building.rebuild import RebuildOptions, rebuild
 from index.building.source import read_sources
 from index.errors import SnapshotError
 from index.layout import DataFolder
@@ -180,7 +180,9 @@ def test_the_published_index_is_opened_with_its_own_model(house: DataFolder) -> 
 def test_rebuilding_again_gives_the_same_answers(house: DataFolder) -> None:
     image = PICTURES["Concept 3"][0]
     first = open_attributor(house, device="cpu")
-    rebuild(house, read_sources([house.root / "gallery"]), first.embedder, force=True)
+    rebuild(
+        house, read_sources([house.root / "gallery"]), first.embedder, RebuildOptions(force=True)
+    )
     second = open_attributor(house, device="cpu")
     assert first.snapshot.version != second.snapshot.version
     before, after = (a.attribute([image])[0].concepts for a in (first, second))

@@ -7,7 +7,7 @@ from PIL import Image
 
 from index.answering.attribution import Attribution, Attributor
 from index.answering.explanation import COLOUR, SIDE, Explanation, Heatmap, explain_answer
-from index.building.rebuild import rebuild
+from index.building.rebuild import RebuildOptions, rebuild
 from index.building.source import read_sources
 from index.layout import DataFolder
 from index.snapshot import Snapshot, open_published
@@ -37,7 +37,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Attributor]:
         for number, picture in enumerate(pictures):
             picture.save(folder / f"{number}.png")
     embedder = Embedder(tiny_model(dimension=32, input_size=64), "tiny", device="cpu")
-    rebuild(data, read_sources([data.root / "gallery"]), embedder, canary_rate=0)
+    rebuild(data, read_sources([data.root / "gallery"]), embedder, RebuildOptions(canary_rate=0))
     snapshot: Snapshot = open_published(data.index)
     yield Attributor(embedder, snapshot)
     snapshot.close()

@@ -15,7 +15,7 @@ import pytest
 
 from index.answering.attribution import Attributor, open_attributor
 from index.answering.ranking import Cohort, Ranker
-from index.building.rebuild import rebuild
+from index.building.rebuild import RebuildOptions, rebuild
 from index.building.source import read_sources
 from index.errors import RebuildError, SnapshotError, VectorStoreError, VectorStoreUnavailableError
 from index.layout import DataFolder
@@ -658,7 +658,9 @@ def test_both_stores_give_the_same_answers(tmp_path: Path) -> None:
     answers = []
     for address in (None, str(tmp_path / "same.db")):
         data = DataFolder(tmp_path / ("milvus" if address else "faiss"))
-        rebuild(data, read_sources([source]), FakeEmbedder(), engine=engine_at(address))
+        rebuild(
+            data, read_sources([source]), FakeEmbedder(), RebuildOptions(engine=engine_at(address))
+        )
         attributor = open_attributor(data, embedder=FakeEmbedder())
         assert attributor.snapshot.manifest.store == address
         queries = [patches(seed, cells=cells) for seed in range(50) for cells in (4, 5)]

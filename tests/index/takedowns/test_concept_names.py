@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from app.cli.main import cli
-from index.building.rebuild import rebuild
+from index.building.rebuild import RebuildOptions, rebuild
 from index.building.source import SourceConcept, SourceExemplar
 from index.errors import NotFoundError
 from index.names import former_id
@@ -68,7 +68,7 @@ def test_a_takedown_of_a_concepts_former_id_holds(house: House) -> None:
     house.draw({NAMES[2]: [20, 21]})
     old = [exemplar(house.source / NAMES[2] / "020.png", NAMES[2])]
     old += [exemplar(house.source / "one" / f"00{n}.png", "one") for n in range(3)]
-    rebuild(house.data, old, house.embedder, canary_rate=0)
+    rebuild(house.data, old, house.embedder, RebuildOptions(canary_rate=0))
     withdraw(house.data, "concept", former_id(NAMES[2]), reason="r")
     summary = house.rebuild()  # 021.png is new, and no copy of what was taken down
     assert {Path(one.path).name for one in summary.skipped} == {"020.png", "021.png"}
