@@ -36,7 +36,6 @@ from app.telemetry.requests import Telemetry
 from app.telemetry.tracing import request_spans
 from index.answering.attribution import Attributor, open_attributor
 from index.building.embedding import ImageEmbedder
-from index.layout import DataFolder
 from model.engines import set_threads
 
 DESCRIPTION = """\
@@ -63,7 +62,7 @@ def open_published_attributor(settings: Settings, embedder: ImageEmbedder | None
     """
     set_threads(settings.threads)
     return open_attributor(
-        DataFolder(settings.data),
+        settings.folder,
         device=settings.device,
         engine=settings.engine,
         rate=settings.false_attribution_rate,

@@ -22,7 +22,6 @@ from app.watchers import PublicationWatcher, ServedIndex, TakedownWatcher, repea
 from index.answering.attribution import Attributor
 from index.building.embedding import ImageEmbedder
 from index.errors import SnapshotError, TakedownError, VectorStoreUnavailableError
-from index.layout import DataFolder
 from index.snapshot import Snapshot
 from index.takedowns.log import Hidden, Takedown, hidden_by
 from index.takedowns.withdrawal import hidden_in_published, withdraw
@@ -53,7 +52,7 @@ class Service:
     ) -> None:
         self._settings = settings
         self._metrics = metrics
-        self._data = DataFolder(settings.data)
+        self._data = settings.folder
         self._load = load
         self.served = ServedIndex(metrics, attributor)
         self.pipeline = Pipeline(settings, metrics)

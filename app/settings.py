@@ -1,19 +1,30 @@
 """Settings of the server, each an environment variable: WHENCE_DATA, WHENCE_PORT, ..."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
-from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import SettingsError as PydanticSettingsError
 
 from app.auth.rates import Rate
 from app.service_links import Environment
 from app.telemetry.logs import LogFormat
 from index.answering.calibration import DEFAULT_RATE
-from index.answering.explanation import MOST
+from index.errors import VectorStoreError
 from index.layout import DataFolder
-from index.stores.milvus import StoreSettings
-from model.engines import EngineName, available_cores
+from index.stores.registry import VectorStores
+from index.stores.vectors import StoreAccess
+from model.config import EngineName
+from model.cores import available_cores
 from model.errors import WhenceError
 from model.images import DEFAULT_LIMITS, ImageLimits
 
@@ -39,6 +50,48 @@ def _root_path(value: object) -> object:
 
 
 ANYWHERE = {"0.0.0.0", "::"}  # noqa: S104
+
+
+class StoreSettings(BaseSettings):
+    """How to reach the vectors, where they lie outside the data folder."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="WHENCE_", env_ignore_empty=True, frozen=True, hide_input_in_errors=True
+    )
+
+    vector_store: str | None = Field(
+        None,
+        description="Where rebuilds put vectors: milvus://HOST:PORT/COLLECTION (milvus+tls://... "
+        "encrypted) or a file FILE.db of Milvus Lite; by default the version's folder.",
+    )
+    vector_store_token: SecretStr | None = Field(
+        None, description="USER:PASSWORD or API key for a Milvus that asks for one."
+    )
+    vector_store_seconds: float = Field(
+        10,
+        gt=0,
+        allow_inf_nan=False,
+        description="How long Milvus may take to answer before it counts as gone.",
+    )
+
+    @field_validator("vector_store")
+    @classmethod
+    def _check_address(cls, text: str | None) -> str | None:
+        try:
+            return VectorStores().engine(text).address if text else None
+        except VectorStoreError as error:
+            raise ValueError(str(error)) from error
+
+    @property
+    def stores(self) -> VectorStores:
+        """Opens vector stores with this token and time limit."""
+        token = self.vector_store_token
+        return VectorStores(
+            StoreAccess(token.get_secret_value() if token else "", self.vector_store_seconds)
+        )
+
+
+Group = TypeVar("Group", bound=StoreSettings)
 
 
 class Settings(StoreSettings):
@@ -166,7 +219,7 @@ class Settings(StoreSettings):
         description="Without requests for so long, an image is embedded to check it works.",
     )
     max_explained: int = Field(
-        MOST,
+        6,
         ge=0,
         description="Most exemplars explained in one answer; each costs about as much as a query.",
     )
@@ -219,9 +272,14 @@ class Settings(StoreSettings):
         return max(self.max_upload_bytes, self.max_batch_bytes)
 
     @property
+    def folder(self) -> DataFolder:
+        """The data folder, with the vector stores that its index may refer to."""
+        return DataFolder(self.data, self.stores)
+
+    @property
     def keys_path(self) -> Path:
         """Where the API keys are, if there are any."""
-        return self.keys_file or DataFolder(self.data).keys
+        return self.keys_file or self.folder.keys
 
     @property
     def image_limits(self) -> ImageLimits:
@@ -230,21 +288,44 @@ class Settings(StoreSettings):
 
 
 class SettingsError(WhenceError):
-    """A setting that cannot be."""
+    """Invalid configuration."""
 
 
 def read_settings(**given: object) -> Settings:
-    """The environment's settings; those given here and not None go before them.
+    """Return the environment's settings; those given here and not None take precedence.
 
     Raises:
         SettingsError: a value is not one the setting can have.
     """
+    return _read(Settings, given)
+
+
+def read_stores() -> VectorStores:
+    """Return the vector stores as the environment's settings reach them.
+
+    Raises:
+        SettingsError: a value is not one the setting can have.
+    """
+    return _read(StoreSettings, {}).stores
+
+
+def _read(kind: type[Group], given: Mapping[str, object]) -> Group:
     values: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     try:
-        return Settings(**values)
-    except ValidationError as error:
-        faults = "; ".join(
-            f"WHENCE_{'_'.join(map(str, fault['loc'])).upper()}: {fault['msg']}"
-            for fault in error.errors()
-        )
-        raise SettingsError(f"settings: {faults}") from error
+        return kind(**values)
+    except (ValidationError, PydanticSettingsError) as error:
+        raise SettingsError(f"Invalid configuration: {_describe(error)}") from error
+
+
+def _describe(error: ValidationError | PydanticSettingsError) -> str:
+    """Return the faults, each with the names of its settings."""
+    if isinstance(error, PydanticSettingsError):
+        return str(error)
+    faults = []
+    for fault in error.errors():
+        # Checks of our own say what is wrong, without pydantic's "Value error, " before it.
+        text = str(fault.get("ctx", {}).get("error", fault["msg"]))
+        name = "_".join(map(str, fault["loc"])).upper()
+        # A check across settings has no location, and names them itself.
+        faults.append(f"WHENCE_{name}: {text}" if name else text)
+    return "; ".join(faults)

@@ -3,12 +3,20 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from index.stores.registry import LOCAL, VectorStores
+
 
 @dataclass(frozen=True)
 class DataFolder:
-    """The one folder that holds all state."""
+    """The one folder that holds all state.
+
+    Args:
+        root: the folder.
+        stores: opens the vectors of index versions that have them elsewhere.
+    """
 
     root: Path
+    stores: VectorStores = LOCAL
 
     @property
     def models(self) -> Path:

@@ -32,12 +32,12 @@ from index.answering.calibration import Calibration
 from index.answering.ranking import Cohort, Ranker
 from index.catalog import Catalog
 from index.errors import SnapshotError, VectorStoreError
-from index.stores.milvus import MARK, engine_at
-from index.stores.vectors import Rows, VectorStore
+from index.stores.registry import LOCAL, VectorStores
+from index.stores.vectors import Rows, VectorStore, read_address
 from index.takedowns.fingerprints import LENGTH, Fingerprints, Pictures
 from index.takedowns.log import Extent, Reached, rows_of
-from model.checkpoint import sync_to_disk
 from model.config import Facet, Frozen
+from model.files import sync_to_disk
 
 MANIFEST, CATALOG, COHORT = "manifest.json", "catalog.sqlite", "cohort.safetensors"
 CALIBRATION, FINGERPRINTS, CURRENT = "calibration.json", "fingerprints.npy", "CURRENT"
@@ -64,7 +64,7 @@ class Manifest(Frozen):
     created_at: AwareDatetime
     dimensions: dict[Facet, int]
     probes: dict[Facet, int]  # lists that a search looks into, of facets with an inverted file
-    store: str | None = None  # address of the Milvus that has the vectors; None: they lie here
+    store: str | None = None  # address of the store that has the vectors; None: they lie here
     concepts: int
     exemplars: int
     sources: list[str]
@@ -167,8 +167,12 @@ class Snapshot:
         return self.manifest.files[CALIBRATION].sha256[:12]
 
     @classmethod
-    def open(cls, folder: Path) -> "Snapshot":
+    def open(cls, folder: Path, stores: VectorStores = LOCAL) -> "Snapshot":
         """Open a version after checking every file against its manifest.
+
+        Args:
+            folder: of the version.
+            stores: opens its vectors, where they lie elsewhere.
 
         Raises:
             SnapshotError: a file is missing, changed, or does not fit the others.
@@ -176,7 +180,7 @@ class Snapshot:
         manifest = read_manifest(folder)
         for name, record in manifest.files.items():
             _check_file(folder / name, record)
-        vectors = engine_at(manifest.store).open(
+        vectors = stores.engine(manifest.store).open(
             folder, manifest.version, manifest.exemplars, manifest.dimensions, manifest.probes
         )
         erased = vectors.erased
@@ -271,7 +275,7 @@ def new_version() -> str:
 
 
 @contextmanager
-def building(index: Path, version: str) -> Iterator[Path]:
+def building(index: Path, version: str, stores: VectorStores = LOCAL) -> Iterator[Path]:
     """A folder to build a version in; it takes its final name if the block ends well, else goes."""
     folder = index / f"{BUILDING}{version}"
     folder.mkdir(parents=True)
@@ -282,25 +286,26 @@ def building(index: Path, version: str) -> Iterator[Path]:
         folder.rename(index / version)
         sync_to_disk(index)
     finally:
-        remove_version(folder, version)
+        remove_version(folder, version, stores)
 
 
-def clear_unfinished(index: Path) -> None:
+def clear_unfinished(index: Path, stores: VectorStores = LOCAL) -> None:
     """Remove what a killed rebuild left behind; only while holding the rebuild lock."""
     for folder in index.glob(f"{BUILDING}*"):
-        remove_version(folder, folder.name.removeprefix(BUILDING).removeprefix(REMOVED))
+        version = folder.name.removeprefix(BUILDING).removeprefix(REMOVED)
+        remove_version(folder, version, stores)
     for draft in index.glob(f".{CURRENT}-*"):
         draft.unlink(missing_ok=True)
 
 
-def remove_version(folder: Path, version: str) -> None:
+def remove_version(folder: Path, version: str, stores: VectorStores = LOCAL) -> None:
     """Delete a version that is not complete any more, and its vectors wherever they are.
 
     A folder whose vectors cannot be deleted now stays, so that another attempt can be made.
     """
     try:
-        if (folder / MARK).exists():
-            engine_at((folder / MARK).read_text(encoding="utf-8").strip()).remove(version)
+        if address := read_address(folder):
+            stores.engine(address).remove(version)
     except (VectorStoreError, OSError):
         return
     shutil.rmtree(folder, ignore_errors=True)
@@ -334,7 +339,7 @@ def published_version(index: Path) -> str | None:
     return version or None
 
 
-def open_published(index: Path) -> Snapshot:
+def open_published(index: Path, stores: VectorStores = LOCAL) -> Snapshot:
     """Open the current version.
 
     Raises:
@@ -343,7 +348,7 @@ def open_published(index: Path) -> Snapshot:
     version = published_version(index)
     if version is None:
         raise SnapshotError(f"there is no index in {index} yet; run `whence rebuild --source PATH`")
-    return Snapshot.open(index / version)
+    return Snapshot.open(index / version, stores)
 
 
 def list_versions(index: Path) -> list[Manifest]:

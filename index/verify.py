@@ -8,6 +8,7 @@ import numpy as np
 
 from index.building.embedding import ImageEmbedder
 from index.catalog import Catalog, Exemplar
+from index.defaults import SAMPLE
 from index.errors import SnapshotError, TakedownError
 from index.layout import DataFolder
 from index.snapshot import CATALOG, Snapshot, published_version
@@ -17,7 +18,6 @@ from model.checkpoint import load_embedder
 from model.errors import ImageError, ModelError
 from model.images import read_image
 
-SAMPLE = 32  # exemplars that are embedded again
 SAME = 0.999  # least cosine with what the index holds; another device or batch differs a little
 BLOCK = 4096  # rows whose vectors are looked at together
 SEED = 0
@@ -83,7 +83,7 @@ def verify(
         )
     checks: list[Check] = []
     try:
-        snapshot = Snapshot.open(data.index / version)
+        snapshot = Snapshot.open(data.index / version, data.stores)
     except SnapshotError as error:
         return Verification(version, (Check("files", False, str(error)),))
     manifest = snapshot.manifest

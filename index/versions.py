@@ -22,12 +22,10 @@ from index.snapshot import (
     published_version,
     remove_version,
 )
-from index.stores.milvus import engine_at
+from index.stores.registry import LOCAL, VectorStores
 from index.takedowns.log import TakedownLog, Takedowns, rows_of
-from model.checkpoint import list_models
 from model.errors import ModelError
-
-KEEP = 3  # versions that stay after a rebuild, the published one included
+from model.saved import list_models
 
 
 @contextmanager
@@ -91,13 +89,15 @@ def rollback(data: DataFolder, version: str | None = None) -> Manifest:
         TakedownLog(data.takedowns).read().require(
             manifest.takedowns, f"the manifest of version {manifest.version}"
         )
-        Snapshot.open(data.index / manifest.version).close()
-        engine_at(manifest.store).publish(manifest.version)
+        Snapshot.open(data.index / manifest.version, data.stores).close()
+        data.stores.engine(manifest.store).publish(manifest.version)
         publish(data.index, manifest.version)
     return manifest
 
 
-def prune(index: Path, keep: int, before: str | None = None) -> list[str]:
+def prune(
+    index: Path, keep: int, before: str | None = None, stores: VectorStores = LOCAL
+) -> list[str]:
     """Remove all but the newest ``keep`` versions; the published one always stays.
 
     A server has a version's files open and goes on without them, but a collection on a Milvus is
@@ -108,6 +108,7 @@ def prune(index: Path, keep: int, before: str | None = None) -> list[str]:
         index: the folder of all versions.
         keep: how many.
         before: the version from whose place the published one has just come, if that is known.
+        stores: opens stores that are elsewhere.
 
     Returns:
         The names of those removed.
@@ -121,11 +122,11 @@ def prune(index: Path, keep: int, before: str | None = None) -> list[str]:
         and not (manifest.store and before in (None, manifest.version))
     ]
     for name in removed:
-        remove(index, name)
+        remove(index, name, stores)
     return removed
 
 
-def remove(index: Path, version: str) -> bool:
+def remove(index: Path, version: str, stores: VectorStores = LOCAL) -> bool:
     """Remove a version; a server that still answers from its files has them open and goes on.
 
     Returns:
@@ -135,11 +136,11 @@ def remove(index: Path, version: str) -> bool:
     # Renamed first: a version is there as a whole or not at all.
     doomed = index / f"{BUILDING}{REMOVED}{version}"
     (index / version).rename(doomed)
-    remove_version(doomed, version)
+    remove_version(doomed, version, stores)
     return not doomed.exists()
 
 
-def erase_withdrawn(index: Path, takedowns: Takedowns) -> list[str]:
+def erase_withdrawn(index: Path, takedowns: Takedowns, stores: VectorStores = LOCAL) -> list[str]:
     """Delete the vectors of withdrawn works from versions whose store can delete.
 
     Returns:
@@ -150,7 +151,7 @@ def erase_withdrawn(index: Path, takedowns: Takedowns) -> list[str]:
     for manifest in list_versions(index):
         if manifest.store and takedowns.active:
             try:
-                with closing(Snapshot.open(index / manifest.version)) as old:
+                with closing(Snapshot.open(index / manifest.version, stores)) as old:
                     reached = takedowns.reached(old.catalog, old.pictures, {})
                     old.vectors.erase(rows_of(reached))
             except (SnapshotError, sqlite3.DatabaseError):

@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 import time
@@ -17,14 +16,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from model.backbone import restore_backbone
-from model.config import ModelConfig
+from model.config import EngineName, ModelConfig
 from model.embedder import AttributionModel, Embedder
-from model.engines import EngineName
 from model.errors import BackboneError, ModelError
+from model.files import sync_to_disk
 from model.head import AttributionHead
+from model.saved import CONFIG, TRAINING, WEIGHTS, list_models
 
 ABANDONED = 24 * 60 * 60  # seconds after which an unfinished model is taken for a killed save's
-CONFIG, WEIGHTS, TRAINING = "config.json", "model.safetensors", "training.json"
 
 
 def model_identity(config: ModelConfig, state: dict[str, torch.Tensor]) -> str:
@@ -122,37 +121,8 @@ def load_embedder(
     return Embedder(model, model_id, device=device, engine=engine, engines=engines)
 
 
-def list_models(models: Path) -> list[str]:
-    """Ids of the saved models, oldest first."""
-    return sorted(
-        (path.parent.name for path in models.glob(f"[!.]*/{TRAINING}")),
-        key=lambda name: (models / name / TRAINING).stat().st_mtime_ns,
-    )
-
-
-def latest_model(models: Path) -> str:
-    """The model trained last.
-
-    Raises:
-        ModelError: there is none.
-    """
-    found = list_models(models)
-    if not found:
-        raise ModelError(f"there is no model in {models} yet; run `whence train --images PATH`")
-    return found[-1]
-
-
 def _clear_abandoned(models: Path) -> None:
     for folder in models.glob(".building-*"):
         with contextlib.suppress(OSError):  # its own save may just have ended
             if time.time() - folder.stat().st_mtime > ABANDONED:
                 shutil.rmtree(folder)
-
-
-def sync_to_disk(path: Path) -> None:
-    """Wait until a file, or a folder's list of names, would survive a power cut."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Facet = Literal["subject", "style"]
 Descriptor = Literal["pooled", "late", "early"]
+EngineName = Literal["auto", "eager", "eager-bf16", "compile", "compile-bf16", "onnx", "openvino"]
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]

@@ -11,9 +11,9 @@ from PIL import Image
 from torch import nn
 
 from model.backbone import Backbone, BackboneFeatures
-from model.config import Descriptor, Facet, ModelConfig
+from model.config import Descriptor, EngineName, Facet, ModelConfig
 from model.descriptors import DescriptorExtractor
-from model.engines import EngineName, choose_engine, export_path, precision
+from model.engines import choose_engine, export_path, precision
 from model.errors import ModelError
 from model.explain import Patches, facet_contributions
 from model.head import AttributionHead

@@ -15,25 +15,24 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Protocol, get_args
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
 from model.backbone import Backbone, BackboneFeatures
-from model.config import BackboneConfig, Facet, ModelConfig
+from model.config import BackboneConfig, EngineName, Facet, ModelConfig
+from model.cores import available_cores
 from model.descriptors import EDITION
 from model.errors import ModelError
 
-EngineName = Literal["auto", "eager", "eager-bf16", "compile", "compile-bf16", "onnx", "openvino"]
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)
 Engine = Callable[[torch.Tensor], dict[Facet, torch.Tensor]]
 
 COSINE = 0.999  # to eager float32's embedding, of every image and facet
 # The error of bfloat16 depends on the picture, so the few test pictures need a stricter limit.
 COSINE_BF16 = 0.9995
-CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of this process's container
 
 log = logging.getLogger(__name__)
 
@@ -115,18 +114,6 @@ def set_threads(count: int = 0) -> int:
     """
     torch.set_num_threads(count or min(torch.get_num_threads(), available_cores()))
     return torch.get_num_threads()
-
-
-def available_cores() -> int:
-    """Returns the number of cores that this process may use, by its affinity and its quota."""
-    bound = getattr(os, "sched_getaffinity", None)  # not on every system
-    cores = len(bound(0)) if bound else os.cpu_count() or 1
-    try:
-        quota, period = CPU_QUOTA.read_text(encoding="ascii").split()
-        share = -(-int(quota) // int(period))
-    except (OSError, ValueError):  # no such limit, or "max"
-        share = cores
-    return max(1, min(cores, share))
 
 
 def by_speed(model: Model, device: torch.device) -> list[EngineName]:

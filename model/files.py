@@ -1,5 +1,6 @@
-"""The state of a file, as its metadata tell it."""
+"""Files: their state, as metadata tell it, and writes that survive a power cut."""
 
+import os
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -26,3 +27,12 @@ class FileStamp(NamedTuple):
         except OSError as error:
             return cls(error=error.errno or -1)
         return cls(state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino, state.st_mode)
+
+
+def sync_to_disk(path: Path) -> None:
+    """Wait until a file, or a folder's list of names, would survive a power cut."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

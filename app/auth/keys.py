@@ -30,9 +30,8 @@ from pydantic import AwareDatetime, Field, ValidationError
 from app.auth.rates import Rate
 from app.errors import KeysError
 from index.locks import file_lock
-from model.checkpoint import sync_to_disk
 from model.config import Frozen
-from model.files import FileStamp
+from model.files import FileStamp, sync_to_disk
 
 Scope = Literal["attribute", "admin"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$")]

@@ -1,19 +1,18 @@
-"""How commands ask: a running server, or the index in a data folder when there is none."""
+"""Ask a running server, or the index in a data folder where there is none."""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from app.inference.job import answer_file
-from app.schemas import attribution_response
-from index.answering.attribution import open_attributor
-from index.evaluation.pairs import Answer, Pair
-from index.layout import DataFolder
+from app.cli.options import data_folder
 from model.errors import ImageError, WhenceError
 from whence_client import ServerError, Whence
 from whence_client.client import EXEMPLARS, TOP_K
+
+if TYPE_CHECKING:
+    from index.evaluation.pairs import Answer, Pair
 
 CONNECTIONS = 4
 RANKED = 1000  # concepts asked of a server when evaluating
@@ -36,7 +35,7 @@ def connect(url: str, key: str | None = None) -> Iterator[Whence]:
 def attribute_files(
     images: Sequence[Path], *, url: str | None, key: str | None, data: Path
 ) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Each image with the answer as the API gives it, or with ``{"error": why}``.
+    """Yield each image with the answer as the API gives it, or with ``{"error": why}``.
 
     Raises:
         WhenceError: there is no index to ask.
@@ -49,7 +48,12 @@ def attribute_files(
                 except (ServerError, OSError) as error:
                     yield path, {"error": _why(error)}
         return
-    attributor = open_attributor(DataFolder(data))
+    # A model is loaded only here: to ask a server takes neither PyTorch nor FAISS.
+    from app.inference.job import answer_file
+    from app.schemas import attribution_response
+    from index.answering.attribution import open_attributor
+
+    attributor = open_attributor(data_folder(data))
     for path in images:
         try:
             job = answer_file(attributor, path, top_k=TOP_K, exemplars=EXEMPLARS)
@@ -58,10 +62,11 @@ def attribute_files(
             yield path, {"error": str(error)}
 
 
-def ask_server(url: str, key: str | None, pairs: Sequence[Pair]) -> Iterator[Answer]:
-    """Answers to pairs over HTTP, several requests at once; a failed request is an answer, too."""
+def ask_server(url: str, key: str | None, pairs: "Sequence[Pair]") -> "Iterator[Answer]":
+    """Yield answers to pairs over HTTP, several requests at once, failed ones too."""
+    from index.evaluation.pairs import Answer
 
-    def ask(pair: Pair) -> Answer:
+    def ask(pair: "Pair") -> "Answer":
         try:
             answer = whence.attribute(pair.path, top_k=RANKED, exemplars=0)
         except (ServerError, OSError) as error:

@@ -1,7 +1,8 @@
-"""How the command speaks: progress on stderr, answers on stdout, errors in one line."""
+"""Output of the command: progress on stderr, answers on stdout, errors in one line."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import (
@@ -16,27 +17,59 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from model.train import TrainingStep
+if TYPE_CHECKING:
+    from model.train import TrainingStep
 
-# Names and paths may hold anything, brackets too: nothing printed here is markup.
-out = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
-err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
+
+class PlainConsole(Console):
+    """Prints names and paths that may hold anything: no markup, no control characters.
+
+    Args:
+        stderr: print there instead of to stdout.
+    """
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, highlight=False, soft_wrap=True, markup=False, emoji=False)
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print lines; see `printable`."""
+        super().print(
+            *(printable(one) if isinstance(one, str) else one for one in objects), **options
+        )
+
+
+def printable(text: str, kept: str = "\n") -> str:
+    """Return a text with Python's escapes for characters that change what a terminal shows.
+
+    Args:
+        text: of any source.
+        kept: characters to keep all the same.
+    """
+    return "".join(
+        one if one.isprintable() or one in kept else one.encode("unicode_escape").decode()
+        for one in text
+    )
+
+
+out = PlainConsole()
+err = PlainConsole(stderr=True)
 
 Stages = Callable[..., None]  # (stage, done, total), and a note to show behind them
 
 
 def print_error(text: str, about: str = "") -> None:
-    """One line of what went wrong and what to do."""
+    """Print one line of what went wrong and what to do."""
+    about, text = printable(about, ""), printable(text)
     err.print(Text.assemble(f"{about}: " if about else "", ("error:", "bold red"), f" {text}"))
 
 
 def print_note(text: str) -> None:
-    """One line worth knowing."""
-    err.print(Text.assemble(("note:", "yellow"), f" {text}"))
+    """Print a note of one line."""
+    err.print(Text.assemble(("note:", "yellow"), f" {printable(text)}"))
 
 
-def print_step(step: TrainingStep) -> None:
-    """One line of the training log."""
+def print_step(step: "TrainingStep") -> None:
+    """Print one line of the training log."""
     health = step.health
     err.print(
         f"{step.descriptor:>12} step {step.step:4d}  loss {step.loss:7.4f}  "
@@ -47,17 +80,17 @@ def print_step(step: TrainingStep) -> None:
 
 
 class RateColumn(ProgressColumn):
-    """How many are done in a second."""
+    """Shows how many are done in a second."""
 
     def render(self, task: Task) -> Text:
-        """The rate of late, or of the whole once it is done."""
+        """Return the rate of late, or of the whole once it is done."""
         speed = task.finished_speed or task.speed
         return Text(f"{speed:.0f}/s" if speed else "", style="progress.data.speed")
 
 
 @contextmanager
 def stages() -> Iterator[Stages]:
-    """A progress bar for each stage of a long work."""
+    """Show a progress bar for each stage of a long work."""
     with Progress(
         TextColumn("{task.description:>12}"),
         BarColumn(),

@@ -2,7 +2,7 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,16 +16,16 @@ from app.cli.options import (
     JsonFile,
     PairsFile,
     Workers,
+    data_folder,
     write_json,
 )
-from index.answering.attribution import open_attributor
-from index.evaluation.abc import AbcProtocol, AbcReport, evaluate_abc
-from index.evaluation.abc_release import list_distractors, read_release
-from index.evaluation.local import ask_attributor
-from index.evaluation.pairs import PairsReport, evaluate_pairs, read_pairs
-from index.evaluation.robustness import RobustnessReport, evaluate_robustness
-from index.layout import DataFolder
-from model.checkpoint import latest_model, load_embedder
+from index.evaluation.metrics import AbcProtocol
+from model.saved import latest_model
+
+if TYPE_CHECKING:
+    from index.evaluation.abc import AbcReport
+    from index.evaluation.pairs import PairsReport
+    from index.evaluation.robustness import RobustnessReport
 
 evaluate = typer.Typer(help="Measure attribution against known answers.", no_args_is_help=True)
 
@@ -40,8 +40,12 @@ def pairs_command(
     device: Device = "auto",
 ) -> None:
     """Rank every concept for synthetic images of known origin; pairs are never trained on."""
+    from index.answering.attribution import open_attributor
+    from index.evaluation.local import ask_attributor
+    from index.evaluation.pairs import evaluate_pairs, read_pairs
+
     known = read_pairs(pairs_file)
-    attributor = None if url else open_attributor(DataFolder(data), device=device)
+    attributor = None if url else open_attributor(data_folder(data), device=device)
     with stages() as report:
         measured = evaluate_pairs(
             known,
@@ -90,9 +94,13 @@ def abc_command(
     workers: Workers = DEFAULT_WORKERS,
 ) -> None:
     """Rank the images that generators were tuned on (AbC, Wang et al. 2023)."""
+    from index.evaluation.abc import evaluate_abc
+    from index.evaluation.abc_release import list_distractors, read_release
+    from model.checkpoint import load_embedder
+
     release = read_release(release_file, root)
     images = list_distractors(distractors, release)
-    models = DataFolder(data).models
+    models = data_folder(data).models
     embedder = load_embedder(models, model or latest_model(models), device=device)
     folder = results or data / "evaluation" / "abc"
     with stages() as report:
@@ -116,8 +124,13 @@ def robustness_command(
     device: Device = "auto",
 ) -> None:
     """Ask about images of known origin after compression, resizing, cropping and the like."""
+    from index.answering.attribution import open_attributor
+    from index.evaluation.local import ask_attributor
+    from index.evaluation.pairs import read_pairs
+    from index.evaluation.robustness import evaluate_robustness
+
     pairs = read_pairs(pairs_file)
-    attributor = open_attributor(DataFolder(data), device=device)
+    attributor = open_attributor(data_folder(data), device=device)
     with stages() as report:
         measured = evaluate_robustness(
             pairs,
@@ -128,8 +141,8 @@ def robustness_command(
     write_json(json_file, measured.as_dict())
 
 
-def print_pairs(report: PairsReport) -> None:
-    """The metrics as a table."""
+def print_pairs(report: "PairsReport") -> None:
+    """Print the metrics as a table."""
     out.print(f"{'':>16} {'queries':>7} {'mAP':>6} {'R@1':>6} {'R@5':>6}")
     for name, scores in {"macro": report.macro, **report.by_kind}.items():
         out.print(
@@ -142,8 +155,8 @@ def print_pairs(report: PairsReport) -> None:
         out.print(f"absent source, false-attribution rate: {report.false_attribution_rate:.3f}")
 
 
-def print_abc(report: AbcReport, folder: Path) -> None:
-    """The metrics of each prompt type as a table."""
+def print_abc(report: "AbcReport", folder: Path) -> None:
+    """Print the metrics of each prompt type as a table."""
     if report.unreadable:
         err.print(f"left out, not readable: {len(report.unreadable)} distractors")
     out.print(
@@ -159,8 +172,8 @@ def print_abc(report: AbcReport, folder: Path) -> None:
     out.print(f"ranks and report: {folder / report.name}")
 
 
-def print_robustness(report: RobustnessReport) -> None:
-    """Each perturbation's metrics, and what it costs against the clean images."""
+def print_robustness(report: "RobustnessReport") -> None:
+    """Print each perturbation's metrics, and its loss against the clean images."""
     clean = report.rows[0].macro.map
     out.print(f"{'':>12} {'R@1':>6} {'R@5':>6} {'mAP':>6} {'lost':>6} {'matched':>8}")
     for row in report.rows:

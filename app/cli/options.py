@@ -1,16 +1,20 @@
 """Options that several commands share."""
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from app.settings import read_stores
+from index.layout import DataFolder
+
 Data = Annotated[
     Path, typer.Option(envvar="WHENCE_DATA", help="Folder that holds models, index and cache.")
 ]
-Workers = Annotated[int, typer.Option(min=0, help="Processes that decode images.")]
+Workers = Annotated[int, typer.Option(min=0, max=256, help="Processes that decode images.")]
 Device = Annotated[
     str, typer.Option(envvar="WHENCE_DEVICE", help="auto, cpu, cuda or cuda:N; auto prefers CUDA.")
 ]
@@ -33,8 +37,24 @@ ApiKey = Annotated[
 ]
 
 
+def data_folder(data: Path) -> DataFolder:
+    """Return the data folder, with the vector stores as WHENCE_VECTOR_STORE_* let it reach them.
+
+    Raises:
+        SettingsError: one of those settings is invalid.
+    """
+    return DataFolder(data, read_stores())
+
+
+def finite(number: float | None) -> float | None:
+    """Refuse NaN, which passes every bound of an option."""
+    if number is not None and not math.isfinite(number):
+        raise typer.BadParameter(f"{number} is not a number that this can have")
+    return number
+
+
 def _writable(path: Path | None) -> Path | None:
-    """Refuse a place that cannot be written before the work, not after it."""
+    """Refuse a path that cannot be written, before the work."""
     if path is not None:
         nearest = next(folder for folder in path.absolute().parents if folder.exists())
         if path.is_dir() or not nearest.is_dir() or not os.access(nearest, os.W_OK):

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,11 +11,10 @@ from app.cli.options import DEFAULT_WORKERS, Data, Device, JsonFile, Workers, wr
 from app.cli.priority import NICENESS, Niceness, lower_priority
 from app.cli.skipped import print_skipped
 from index.layout import DataFolder
-from model.backbone import create_backbone, create_random_backbone, parse_options
 from model.config import PretrainConfig
-from model.pretraining.pretrain import EpochReport
-from model.pretraining.pretrain import pretrain as run_pretraining
-from model.pretraining.shards import collect_images
+
+if TYPE_CHECKING:
+    from model.pretraining.pretrain import EpochReport
 
 
 def pretrain(
@@ -64,6 +63,10 @@ def pretrain(
 ) -> None:
     """Pre-train a small backbone on unlabelled images, alone or by distillation of a teacher."""
     lower_priority(nice)
+    from model.backbone import create_backbone, create_random_backbone, parse_options
+    from model.pretraining.pretrain import pretrain as run_pretraining
+    from model.pretraining.shards import collect_images
+
     found = collect_images(images)
     print_skipped(found.skipped)
     config = PretrainConfig(
@@ -113,8 +116,8 @@ def pretrain(
     )
 
 
-def print_epoch(report: EpochReport) -> None:
-    """One line of the log."""
+def print_epoch(report: "EpochReport") -> None:
+    """Print one line of the log."""
     knn = "" if report.knn is None else f"  k-NN {report.knn:.3f}"
     err.print(
         f"epoch {report.epoch:3d}  loss {report.loss:.4f}  held out {report.held_out_loss:.4f}  "

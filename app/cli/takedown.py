@@ -7,12 +7,11 @@ from typing import Annotated
 import typer
 
 from app.cli.console import err, out, print_error, print_note
-from app.cli.options import Data, JsonFile, write_json
+from app.cli.options import Data, JsonFile, data_folder, write_json
 from index.errors import SnapshotError
 from index.layout import DataFolder
 from index.snapshot import list_versions
 from index.takedowns.log import Content, Hidden, Kind, Takedown, TakedownLog, content_of_file
-from index.takedowns.purge import purge
 from index.takedowns.withdrawal import Named, canonical, contents_of, hidden_in_published
 
 takedown = typer.Typer(
@@ -53,7 +52,7 @@ def add(
     except SnapshotError as error:
         print_note(f"recorded; what it hides cannot be listed: {error}")
     for one, hidden in zip(recorded, hides, strict=True):
-        _say(one)
+        _print(one)
         for item in hidden:
             found = item.exemplar
             out.print(f"  hides {found.id} of {found.concept_id} ({item.how}): {found.path}")
@@ -68,7 +67,7 @@ def list_takedowns(
     """List the takedowns in force."""
     found = TakedownLog(DataFolder(data).takedowns).read()
     for one in found.active:
-        _say(one)
+        _print(one)
     for one, lift in found.lifted.values() if lifted else ():
         out.print(
             f"{one.id}  {one.at:%Y-%m-%d}  {one.kind} {one.target}: {one.reason}  "
@@ -102,7 +101,9 @@ def lift(
 @takedown.command(name="purge")
 def purge_command(json_file: JsonFile = None, data: Data = Path("data")) -> None:
     """Erase what caches, feature banks and older index versions hold of withdrawn works."""
-    done = purge(DataFolder(data))
+    from index.takedowns.purge import purge
+
+    done = purge(data_folder(data))
     out.print(
         f"erased {done.images} withdrawn images from {done.caches} embedding caches, "
         f"{'all' if done.features else 'no'} feature banks and {len(done.versions)} versions of "
@@ -128,7 +129,7 @@ def accept(reason: Reason, data: Data = Path("data")) -> None:
     )
 
 
-def _say(one: Takedown) -> None:
+def _print(one: Takedown) -> None:
     out.print(
         f"{one.id}  {one.at:%Y-%m-%d}  {one.kind} {one.target}: {len(one.contents)} files  "
         f"{one.reason}"

@@ -21,7 +21,7 @@ from pydantic import AfterValidator, AwareDatetime, Field, ValidationError
 from app.schemas import exemplar_detail, metadata_texts, ranked_concept
 from index.answering.attribution import Attribution, Attributor
 from index.answering.calibration import Verdict
-from index.building.embedding import thumbnail_of
+from index.thumbnails import thumbnail_of
 from model.errors import WhenceError
 from model.images import DEFAULT_LIMITS, ImageLimits, decode_image, media_type
 from whence_client.models import Evidence, ExemplarDetail, Fraction, RankedConcept, Wire
@@ -40,6 +40,9 @@ LIMITS = (
     "The hash shows that no part was damaged. It is no signature: who made the report, and when, "
     "is not verified. Whether its index gives this answer, the command verify-report checks.",
 )
+
+
+Count = Annotated[int, Field(ge=0, lt=2**53)]  # the integers that JSON carries exactly
 
 
 class ReportError(WhenceError):
@@ -87,17 +90,17 @@ class Software(Wire):
 class Parameters(Wire):
     """What was asked for."""
 
-    top_k: int = Field(description="Concepts to list, at most.")
-    exemplars: int = Field(description="Exemplars to list for each concept, at most.")
+    top_k: Count = Field(description="Concepts to list, at most.")
+    exemplars: Count = Field(description="Exemplars to list for each concept, at most.")
 
 
 class Query(Wire):
     """The image that was asked about."""
 
     sha256: str = Field(description="Of the uploaded file, hexadecimal.")
-    bytes: int = Field(description="Size of that file.")
-    width: int = Field(description="Pixels, upright.")
-    height: int = Field(description="Pixels, upright.")
+    bytes: Count = Field(description="Size of that file.")
+    width: Count = Field(description="Pixels, upright.")
+    height: Count = Field(description="Pixels, upright.")
     original: Picture = Field(description="The uploaded file.")
     preview: Picture = Field(description="The same, upright and small, for every browser.")
 
@@ -129,17 +132,19 @@ class ReportedIndex(Wire):
     version: str = Field(description="Its name.")
     created_at: AwareDatetime = Field(description="When it was built.")
     manifest_checksum: str = Field(description="SHA-256 over the checksums of all its files.")
-    concepts: int = Field(description="Concepts that it showed at the time.")
-    exemplars: int = Field(description="Exemplars that it showed at the time.")
-    taken_down: int = Field(description="Exemplars that takedowns hid at the time.")
+    concepts: Count = Field(description="Concepts that it showed at the time.")
+    exemplars: Count = Field(description="Exemplars that it showed at the time.")
+    taken_down: Count = Field(description="Exemplars that takedowns hid at the time.")
 
 
 class ReportedCalibration(Wire):
     """What turned scores into p-values and a verdict."""
 
     id: str = Field(description="Identity of the calibration.")
-    rate: float = Field(description="Share of images from elsewhere that may pass as a match.")
-    null_queries: int = Field(description="Images from elsewhere whose scores are known.")
+    rate: float = Field(
+        gt=0, lt=1, description="Share of images from elsewhere that may pass as a match."
+    )
+    null_queries: Count = Field(description="Images from elsewhere whose scores are known.")
 
 
 class Report(Wire):
@@ -147,7 +152,7 @@ class Report(Wire):
 
     format: Literal["whence-report/1"] = Field("whence-report/1", description="Of this JSON.")
     software: Software = Field(description="The program that wrote this.")
-    created_at: datetime = Field(description="When the answer was made, UTC.")
+    created_at: AwareDatetime = Field(description="When the answer was made, UTC.")
     parameters: Parameters = Field(description="How much was asked for.")
     query: Query = Field(description="The image in question.")
     answer: ReportedAnswer = Field(description="The answer.")
@@ -287,7 +292,8 @@ def read_report(text: str) -> tuple[Report, dict[str, Any]]:
         text = finder.found[0]
     try:
         record = json.loads(text, object_pairs_hook=_named_once)
-        return Report.model_validate_json(text), record
+        # Strict: what the record holds is then of the model's types, and can be compared with it.
+        return Report.model_validate_json(text, strict=True), record
     except (ValueError, RecursionError) as error:
         raise ReportError(f"this is no evidence report: {_first_fault(error)}") from error
 

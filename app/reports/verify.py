@@ -3,17 +3,15 @@
 import math
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-import typer
+from jinja2 import TemplateError
 
-from app.cli.console import out
-from app.cli.options import Data, Device, JsonFile, write_json
 from app.reports.report import (
     LIMITS,
     Picture,
@@ -37,10 +35,10 @@ from index.takedowns.log import TakedownLog, Takedowns
 from index.versions import require_version
 from model.checkpoint import load_embedder
 from model.errors import ImageError, ModelError
-from model.images import ImageLimits, decode_image, media_type
+from model.images import DEFAULT_LIMITS, ImageLimits, decode_image, media_type
 from whence_client.models import ExemplarHit, RankedConcept
 
-ANY_IMAGE = ImageLimits(max_pixels=10**9, max_side=10**6, min_side=1)  # a server accepted it once
+MOST_BYTES = 256 * 2**20  # of a report's file
 SIMILARITY = 0.005  # another device or batch size moves a cosine less
 SCORE = 0.05  # of a score, relative to itself or absolute, whichever is more
 SHARE = 0.05
@@ -89,37 +87,13 @@ class ReportVerification:
         return {"passed": self.passed, "complete": self.complete, **asdict(self)}
 
 
-def verify_report_command(
-    file: Annotated[Path, typer.Argument(help="The report, HTML or JSON.", metavar="FILE")],
-    json_file: JsonFile = None,
-    data: Data = Path("data"),
-    device: Device = "auto",
-) -> None:
-    """Check an evidence report: its hash, and what the index in --data says of it.
-
-    Exit status: 0 if all was checked and is right, 1 if something is wrong, 2 if nothing is wrong
-    but not all could be checked.
-    """
-    found = verify_report(file, DataFolder(data), device=device)
-    marks = {True: "ok    ", False: "FAILED", None: "note  "}
-    for finding in found.findings:
-        out.print(f"{marks[finding.passed]} {finding.text}")
-    if not found.passed:
-        out.print("the report cannot be relied on")
-    elif not found.page_checked:
-        out.print("only its data was checked: read the data, not the page")
-    elif found.complete:
-        out.print("the report is whole, and the index gives the same answer")
-    else:
-        out.print("the report is whole; the index could not be asked for the same answer")
-    out.print("not verified, as nothing could: who made it, when, with which version of Whence")
-    write_json(json_file, found.as_dict())
-    if not found.complete:
-        raise typer.Exit(2 if found.passed else 1)
-
-
 def verify_report(
-    file: Path, data: DataFolder, *, device: str = "auto", embedder: ImageEmbedder | None = None
+    file: Path,
+    data: DataFolder,
+    *,
+    device: str = "auto",
+    embedder: ImageEmbedder | None = None,
+    limits: ImageLimits = DEFAULT_LIMITS,
 ) -> ReportVerification:
     """Check a report, first by itself, then against the index that it names.
 
@@ -131,23 +105,31 @@ def verify_report(
         data: the data folder of the server that gave it.
         device: where to embed.
         embedder: used instead of loading the index's model.
+        limits: sizes that the image may have, as the server had them; small ones are allowed.
 
     Raises:
         ReportError: the file is no report.
     """
+    limits = replace(limits, min_side=1)
     try:
-        text = file.read_bytes().decode("utf-8-sig")  # an editor may have put a mark first
+        with file.open("rb") as opened:
+            content = opened.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES:
+            raise ReportError(
+                f"{file} is no evidence report: it has more than {MOST_BYTES // 2**20} MiB"
+            )
+        text = content.decode("utf-8-sig")  # an editor may have put a mark first
     except OSError as error:
         raise ReportError(f"{file} cannot be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         raise ReportError(f"{file} is no evidence report: it is not text in UTF-8") from error
     try:
         report, record = read_report(text)
-        findings = list(_whole(report, record, text))
+        findings = list(_whole(report, record, text, limits))
     except ReportError as error:
         raise ReportError(f"{file}: {error}") from error
     if all(finding.passed is not False for finding in findings):
-        findings += _against_index(report, record, data, device, embedder)
+        findings += _against_index(report, record, data, device, embedder, limits)
     else:
         findings.append(
             Finding("index", None, "a file that was changed is not compared with the index")
@@ -155,7 +137,9 @@ def verify_report(
     return ReportVerification(report.sha256, tuple(findings))
 
 
-def _whole(report: Report, record: dict[str, Any], text: str) -> Iterator[Finding]:
+def _whole(
+    report: Report, record: dict[str, Any], text: str, limits: ImageLimits
+) -> Iterator[Finding]:
     """What the file alone tells."""
     same = content_hash(record) == report.sha256
     yield Finding(
@@ -167,7 +151,7 @@ def _whole(report: Report, record: dict[str, Any], text: str) -> Iterator[Findin
     )
     if text.lstrip()[:1] == "<":
         if report.software.layout == layout():
-            same = as_html(report) == text
+            same = _is_page_of(report, text)
             yield Finding(
                 "page",
                 same,
@@ -183,7 +167,15 @@ def _whole(report: Report, record: dict[str, Any], text: str) -> Iterator[Findin
                 f"of Whence ({report.software.version}): what it shows was not checked",
             )
     yield _statements(report)
-    yield _pictures(report)
+    yield _pictures(report, limits)
+
+
+def _is_page_of(report: Report, text: str) -> bool:
+    """Whether a page is the one of a report; one with senseless values has none."""
+    try:
+        return as_html(report) == text
+    except (TemplateError, ArithmeticError):
+        return False
 
 
 def _statements(report: Report) -> Finding:
@@ -201,14 +193,14 @@ def _statements(report: Report) -> Finding:
     return Finding("statements", not wrong, wrong or "its limits are told, its times can be")
 
 
-def _pictures(report: Report) -> Finding:
+def _pictures(report: Report, limits: ImageLimits) -> Finding:
     """Whether the images are those that the report names, and the answer is about them."""
     query = report.query
     wrong = ""
     try:
-        decoded = decode_image(query.original.file, ANY_IMAGE)
-        shown = decode_image(query.preview.file, ANY_IMAGE).pixels
-        expected = decode_image(preview_of(decoded.pixels).file, ANY_IMAGE).pixels
+        decoded = decode_image(query.original.file, limits)
+        shown = decode_image(query.preview.file, limits).pixels
+        expected = decode_image(preview_of(decoded.pixels).file, limits).pixels
         if not decoded.sha256 == query.sha256 == report.answer.evidence.image_sha256:
             wrong = "the image is not the one whose SHA-256 is named"
         elif decoded.pixels.size != (query.width, query.height):
@@ -239,6 +231,7 @@ def _against_index(
     data: DataFolder,
     device: str,
     embedder: ImageEmbedder | None,
+    limits: ImageLimits,
 ) -> Iterator[Finding]:
     """What the index says of it."""
     version = report.index.version
@@ -249,7 +242,7 @@ def _against_index(
         return
     try:
         require_version(data.index, version)
-        snapshot = Snapshot.open(data.index / version)
+        snapshot = Snapshot.open(data.index / version, data.stores)
     except SnapshotError as error:
         yield Finding(
             "index",
@@ -281,7 +274,7 @@ def _against_index(
             except (ModelError, SnapshotError) as error:
                 yield Finding("scores", None, f"the image was not embedded again: {error}")
                 return
-            yield _scores(report, record, again)
+            yield _scores(report, record, again, limits)
 
 
 def takedowns_at(takedowns: Takedowns, when: datetime) -> Takedowns:
@@ -381,7 +374,7 @@ def _taken_down_since(report: Report, snapshot: Snapshot, now: Takedowns) -> Ite
 def _elsewhere(report: Report, data: DataFolder, takedowns: Takedowns) -> Iterator[Finding]:
     """Whether the exemplars are in the published version, when the report's own is gone."""
     try:
-        snapshot = open_published(data.index)
+        snapshot = open_published(data.index, data.stores)
     except SnapshotError as error:
         yield Finding("exemplars", None, f"the exemplars were not looked up: {error}")
         return
@@ -405,11 +398,18 @@ def _shown(report: Report, snapshot: Snapshot, takedowns: Takedowns) -> set[str]
     }
 
 
-def _scores(report: Report, record: dict[str, Any], attributor: Attributor) -> Finding:
+def _scores(
+    report: Report, record: dict[str, Any], attributor: Attributor, limits: ImageLimits
+) -> Finding:
     """Whether the same question gets the same answer, and that the same report."""
     asked, data = report.parameters, report.query.original.file
-    pixels = decode_image(data, ANY_IMAGE).pixels
-    [again] = attributor.attribute([pixels], top_k=asked.top_k, exemplars=asked.exemplars)
+    pixels = decode_image(data, limits).pixels
+    shown = attributor.snapshot.catalog
+    [again] = attributor.attribute(
+        [pixels],
+        top_k=min(asked.top_k, shown.concept_count()),
+        exemplars=min(asked.exemplars, shown.exemplar_count()),
+    )
     made = make_report(
         again,
         attributor,
@@ -417,7 +417,7 @@ def _scores(report: Report, record: dict[str, Any], attributor: Attributor) -> F
         created_at=report.created_at,
         parameters=asked,
         software=report.software.version,
-        limits=ANY_IMAGE,
+        limits=limits,
     )
     wrong = list(_differences(report, record, made, attributor))
     verdict = report.answer.verdict.replace("_", " ")

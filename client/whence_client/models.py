@@ -6,14 +6,15 @@ Field descriptions and the classes' docstrings are the text of the API's documen
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 
 Facet = Literal["subject", "style"]
 Verdict = Literal["attributed", "uncertain", "no_match"]
 
 
-def _rounded(value: float) -> float:
-    return round(value, 9)  # 1.0000000000000002 is no share
+def _rounded(value: object) -> object:
+    """Round a float; what else a message may hold is left to pydantic to refuse."""
+    return round(value, 9) if isinstance(value, float) else value  # 1.0000000000000002 is no share
 
 
 Fraction = Annotated[float, BeforeValidator(_rounded), Field(ge=0, le=1)]
@@ -172,7 +173,7 @@ class Evidence(Wire):
     index_version: str = Field(description="Version of the index that was searched.")
     calibration: str = Field(description="Identifies what turned scores into p-values.")
     image_sha256: str = Field(description="SHA-256 of the uploaded file, hexadecimal.")
-    created_at: datetime = Field(description="When this answer was made, UTC.")
+    created_at: AwareDatetime = Field(description="When this answer was made, UTC.")
 
 
 class TimingMs(Wire):

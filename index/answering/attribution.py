@@ -14,8 +14,7 @@ from index.layout import DataFolder
 from index.snapshot import Snapshot, open_published
 from index.takedowns.log import TakedownLog, Takedowns
 from model.checkpoint import load_embedder
-from model.config import Facet
-from model.engines import EngineName
+from model.config import EngineName, Facet
 from model.errors import ModelError
 from model.images import ImageLimits, decode_image
 
@@ -183,7 +182,7 @@ def open_attributor(
         TakedownError: the log of takedowns cannot be read.
     """
     takedowns = TakedownLog(data.takedowns).read()
-    snapshot = open_published(data.index)
+    snapshot = open_published(data.index, data.stores)
     with contextlib.ExitStack() as until_masked:
         until_masked.callback(snapshot.close)
         if embedder is None or embedder.model_id != snapshot.model_id:

@@ -15,7 +15,6 @@ from model.config import Facet
 from model.explain import Patches
 from model.images import decode_image
 
-MOST = 6  # exemplars explained in one answer, unless told otherwise
 SIDE = 64  # pixels, the longer side of a drawn heatmap
 COLOUR = (255, 64, 0)
 PEAK = 0.99  # the quantile of a heatmap from which on it is drawn opaque
@@ -69,7 +68,7 @@ def explain_answer(
     embedding: Mapping[Facet, Floats],
     size: tuple[int, int],
     *,
-    most: int = MOST,
+    most: int = 6,
 ) -> dict[str, Explanation]:
     """Explain the exemplars of an answer, each in the facet it stands out in.
 

@@ -22,8 +22,8 @@ from typing import overload
 import numpy as np
 from numpy.typing import NDArray
 
-from index.stores.inverted import wants_inverted
-from index.stores.vectors import Floats, Mask, Rows, VectorStore, inner_products
+from index.stores.lists import wants_inverted
+from index.stores.vectors import Floats, Mask, Rows, VectorStore
 from model.config import Facet
 
 Embeddings = Mapping[Facet, Floats]  # facet -> (N, D) of unit norm
@@ -199,6 +199,9 @@ class _Searched:
 
     def cohort(self) -> Floats:
         """(C,) cosines of the cohort."""
+        # Imported here: commands read snapshots without FAISS.
+        from index.stores.faiss_files import inner_products
+
         return inner_products(self._query, self._cohort)
 
 

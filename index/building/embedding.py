@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from index.building.embedding_cache import EmbeddedImage, EmbeddingCache
 from index.takedowns.fingerprints import fingerprint
+from index.thumbnails import thumbnail_of
 from model.config import Facet
 from model.errors import ImageError
 from model.explain import Patches
@@ -22,7 +23,6 @@ from model.images import read_image
 from model.regular_files import open_file
 from model.views import RandomViews
 
-THUMBNAIL = 320  # pixels, longest side
 BATCH = 32
 
 
@@ -233,10 +233,3 @@ class _Decoder(Dataset["Prepared | tuple[str, str]"]):
 
     def __getitem__(self, index: int) -> "Prepared | tuple[str, str]":
         return self._prepare(self._files[index])
-
-
-def thumbnail_of(image: Image.Image) -> Image.Image:
-    """An image shrunk to `THUMBNAIL` pixels on its longest side, if it is larger."""
-    small = image.copy()
-    small.thumbnail((THUMBNAIL, THUMBNAIL))
-    return small

@@ -26,6 +26,7 @@ from index.building.scan import (
 from index.building.source import SourceConcept, SourceExemplar
 from index.building.writing import VersionContent, ask_canaries, random_order, write_version
 from index.catalog import Catalog, Concept, Exemplar
+from index.defaults import CANARY_RATE, KEEP
 from index.errors import RebuildError, SnapshotError
 from index.layout import DataFolder
 from index.snapshot import (
@@ -38,15 +39,13 @@ from index.snapshot import (
     publish,
     published_version,
 )
-from index.stores.inverted import IndexType
-from index.stores.vectors import FaissEngine, VectorEngine
+from index.stores.vectors import IndexType, VectorEngine
 from index.takedowns.log import TakedownLog, Takedowns
-from index.versions import KEEP, erase_withdrawn, named_failures, prune, rebuild_lock, remove
+from index.versions import erase_withdrawn, named_failures, prune, rebuild_lock, remove
 from model.folders import Skipped
 
 METHOD = 1  # raise it with any change that makes another index of the same images and options
 NULL_QUERIES = 1500  # images asked without their own concept, a third of them unchanged
-CANARY_RATE = 0.5  # share that must be found; docs/operations.md has what models reach
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ class RebuildOptions:
         workers: processes that decode; 0 decodes in this one.
         keep: versions to keep, the new one included; older ones are removed.
         canary_rate: share of the canary queries that must find their own concept.
-        index_type: how to search; ``auto`` is exact up to `index.stores.inverted.EXACT_FLOATS`.
+        index_type: how to search; ``auto`` is exact up to `index.stores.lists.EXACT_FLOATS`.
         engine: keeps the vectors; by default files in the version's folder.
         embed: fills the embedding cache; by default in this process.
         force: write a new version even if the published one is the very same.
@@ -176,7 +175,7 @@ def _begin(
         rebuild_lock(data.index),
         EmbeddingCache(data.embeddings(embedder.model_id)) as cache,
     ):
-        clear_unfinished(data.index)
+        clear_unfinished(data.index, data.stores)
         takedowns = TakedownLog(data.takedowns).read()
         for manifest in list_versions(data.index):
             takedowns.require(manifest.takedowns, f"the manifest of version {manifest.version}")
@@ -187,7 +186,7 @@ def _begin(
             model_id=embedder.model_id,
             options=options,
             cache=cache,
-            engine=options.engine or FaissEngine(),
+            engine=options.engine or data.stores.engine(None),
             embed=embed,
             report=report,
             takedowns=takedowns,
@@ -258,10 +257,10 @@ def _write(run: _Run, content: VersionContent, version: str) -> float:
     Raises:
         RebuildError: too few of them did; the version is removed.
     """
-    with building(run.data.index, version) as folder:
+    with building(run.data.index, version, run.data.stores) as folder:
         extent = run.takedowns.extent
         write_version(folder, version, content, run.engine, run.cache, extent)
-        share = ask_canaries(folder, content, run.cache)
+        share = ask_canaries(folder, content, run.cache, run.data.stores)
         if share < run.options.canary_rate:
             raise RebuildError(
                 f"only {share:.0%} of the canary queries (augmented exemplars) found their own "
@@ -276,16 +275,18 @@ def _publish(run: _Run, version: str) -> None:
         run.engine.publish(version)
     except SnapshotError:
         # Kept, versions that never answered would push out those that did.
-        remove(run.data.index, version)
+        remove(run.data.index, version, run.data.stores)
         raise
     publish(run.data.index, version)
 
 
 def _tidy(run: _Run, unchanged: bool) -> list[str]:
     """Remove old versions and withdrawn vectors; return the versions that still hold some."""
-    prune(run.data.index, run.options.keep, None if unchanged else run.published)
+    before = None if unchanged else run.published
+    prune(run.data.index, run.options.keep, before, run.data.stores)
     # Read the log again: works may have been withdrawn or lifted since the rebuild began.
-    return erase_withdrawn(run.data.index, TakedownLog(run.data.takedowns).read())
+    takedowns = TakedownLog(run.data.takedowns).read()
+    return erase_withdrawn(run.data.index, takedowns, run.data.stores)
 
 
 def _summarise(
@@ -329,7 +330,7 @@ def _is_published(run: _Run, content: VersionContent) -> bool:
     if {exemplar.id for exemplar in content.exemplars} != run.before:
         return False
     try:
-        snapshot = open_published(run.data.index)
+        snapshot = open_published(run.data.index, run.data.stores)
     except (SnapshotError, sqlite3.DatabaseError):
         return False
     with closing(snapshot):

@@ -24,8 +24,8 @@ from index.snapshot import (
     file_record,
     write_cohort,
 )
-from index.stores.inverted import IndexType
-from index.stores.vectors import VectorEngine, VectorStore
+from index.stores.registry import VectorStores
+from index.stores.vectors import IndexType, VectorEngine, VectorStore
 from index.takedowns.fingerprints import LENGTH
 from index.takedowns.log import Extent
 from model.config import Facet
@@ -110,12 +110,14 @@ def write_version(
     (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
-def ask_canaries(folder: Path, content: VersionContent, cache: EmbeddingCache) -> float:
+def ask_canaries(
+    folder: Path, content: VersionContent, cache: EmbeddingCache, stores: VectorStores
+) -> float:
     """Return the share of canaries that find a concept of theirs among `CANARY_PLACES`.
 
     The version is opened from the disk as a server opens it.
     """
-    snapshot = Snapshot.open(folder)
+    snapshot = Snapshot.open(folder, stores)
     try:
         files = content.canaries
         keys = [file.key for file in files]

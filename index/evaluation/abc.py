@@ -26,7 +26,6 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
 
 import filelock
 import numpy as np
@@ -37,10 +36,10 @@ from index.building.writing import COHORT_SIZE
 from index.errors import EvaluationError
 from index.evaluation.abc_release import Query, Release
 from index.evaluation.features import BLOCK, ImageFeatures, embed_images
+from index.evaluation.metrics import AbcProtocol
 from index.evaluation.ranks import average_precision, rank_true, recall_at
 from index.evaluation.scores import ExemplarScorer
 
-AbcProtocol = Literal["official", "one-gallery"]
 Progress = Callable[[str, int, int], None]  # (stage, done, total)
 
 SEED = 0

@@ -1,6 +1,9 @@
 """Ranking metrics, as the attribution literature defines them."""
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import Literal
+
+AbcProtocol = Literal["official", "one-gallery"]  # `index.evaluation.abc`
 
 
 def average_precision(ranked: Sequence[str], true: Collection[str]) -> float:

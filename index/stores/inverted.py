@@ -1,37 +1,21 @@
 """The approximate index beside large vectors: an inverted file of 8-bit codes.
 
 A search looks into the ``probes`` lists nearest to the query, takes the best codes there, and ranks
-them by their exact vectors (`index.stores.vectors.FaissStore`). How many lists is chosen for each
-index: the fewest with which real queries find what an exact search finds.
+them by their exact vectors (`index.stores.faiss_files.FaissStore`). How many lists is chosen for
+each index: the fewest with which real queries find what an exact search finds.
 """
 
-import math
-from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 import faiss
 import numpy as np
-from numpy.typing import NDArray
 
 from index.errors import SnapshotError
+from index.stores.lists import NEIGHBOURS, fewest_probes, list_count
+from index.stores.vectors import Floats, Rows
 
-Floats = NDArray[np.float32]
-Rows = NDArray[np.int64]
-IndexType = Literal["auto", "exact", "ivf"]
-
-EXACT_FLOATS = 40_000_000  # numbers in a facet's vectors up to which exact search takes some 5 ms
 TRAINING = 32  # vectors a list is trained on
 BLOCK = 65_536  # vectors coded at once
-NEIGHBOURS = 10
-RECALL = 0.993  # of the NEIGHBOURS nearest, on queries seen while building; 0.99 holds for others
-
-
-def wants_inverted(index_type: IndexType, count: int, dimension: int) -> bool:
-    """Whether vectors of this many rows get an inverted file."""
-    if index_type == "auto":
-        return count * dimension > EXACT_FLOATS
-    return index_type == "ivf"
 
 
 def write_inverted(path: Path, vectors: Floats) -> None:
@@ -57,12 +41,6 @@ def write_inverted(path: Path, vectors: Floats) -> None:
         faiss.write_index(index, str(path))
     except RuntimeError as error:  # FAISS's own; it names the cause at its end
         raise OSError(f"{path}: {error}") from error
-
-
-def list_count(count: int) -> int:
-    """Lists of an inverted file of ``count`` vectors: the power of two nearest to 4 roots of it."""
-    nearest: int = 2 ** round(math.log2(4 * math.sqrt(max(1, count))))
-    return max(1, min(nearest, count // 8))
 
 
 def read_inverted(path: Path) -> faiss.IndexIVF:
@@ -99,21 +77,3 @@ def choose_probes(inverted: Path, vectors: Path, queries: Floats) -> int:
         return found
 
     return fewest_probes(index.nlist, exact.search(queries, k)[1], search)
-
-
-def fewest_probes(lists: int, truth: Rows, search: Callable[[int], Rows]) -> int:
-    """The fewest lists, in steps of a half, with which a search finds `RECALL` of the truth.
-
-    Args:
-        lists: how many there are.
-        truth: (Q, k) the nearest rows of some queries.
-        search: (Q, any) the rows found for them, given how many lists to look into.
-    """
-    probes = 1
-    while probes < lists:
-        found = search(probes)
-        hits = sum(len(np.intersect1d(*pair)) for pair in zip(truth, found, strict=True))
-        if hits >= RECALL * truth.size:
-            break
-        probes += math.ceil(probes / 2)
-    return min(probes, lists)

@@ -26,29 +26,28 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import numpy as np
-from pydantic import Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from index.errors import SnapshotError, VectorStoreError, VectorStoreUnavailableError
-from index.stores.inverted import NEIGHBOURS, IndexType, fewest_probes, list_count, wants_inverted
+from index.stores.lists import NEIGHBOURS, fewest_probes, list_count, wants_inverted
 from index.stores.vectors import (
-    FaissEngine,
+    ADDRESS,
+    ERASED,
     Floats,
+    IndexType,
     Mask,
     Rows,
-    VectorEngine,
+    StoreAccess,
     VectorStore,
     VectorWriter,
     checked_queries,
     checked_vectors,
+    read_erased,
     require_all,
 )
-from model.checkpoint import sync_to_disk
 from model.config import Facet
+from model.files import sync_to_disk
 
 COLLECTION = "whence"  # the name in a Milvus Lite file
-MARK = "milvus.txt"  # in a version's folder: where its vectors are, before the first one is there
-ERASED = "erased.json"  # in a version's folder: rows whose vectors were deleted
 ROW, VECTOR = "row", "vector"  # a collection's fields
 FACETS: tuple[Facet, ...] = get_args(Facet)
 Answer = TypeVar("Answer")
@@ -62,34 +61,6 @@ NOT_THERE, NOT_LOADED = 100, 101  # Milvus's codes for a collection
 REFUSED = re.compile("auth check failure|permission deny", re.IGNORECASE)  # in its words
 MISSING = "missing"
 FAILED = ("Failed", MISSING)  # states of an index that will never be finished
-
-
-class StoreSettings(BaseSettings):
-    """How to reach the vectors, from the environment: WHENCE_VECTOR_STORE, ..._TOKEN."""
-
-    model_config = SettingsConfigDict(
-        env_prefix="WHENCE_", env_ignore_empty=True, frozen=True, hide_input_in_errors=True
-    )
-
-    vector_store: str | None = Field(
-        None,
-        description="Where rebuilds put vectors: milvus://HOST:PORT/COLLECTION (milvus+tls://... "
-        "encrypted) or a file FILE.db of Milvus Lite; by default the version's folder.",
-    )
-    vector_store_token: SecretStr | None = Field(
-        None, description="USER:PASSWORD or API key for a Milvus that asks for one."
-    )
-    vector_store_seconds: float = Field(
-        10, gt=0, description="How long Milvus may take to answer before it counts as gone."
-    )
-
-    @field_validator("vector_store")
-    @classmethod
-    def _check_address(cls, text: str | None) -> str | None:
-        try:
-            return MilvusAddress.parse(text).text if text else None
-        except VectorStoreError as error:
-            raise ValueError(str(error)) from error
 
 
 @dataclass(frozen=True)
@@ -127,20 +98,21 @@ class MilvusAddress:
         return cls(text, f"{encrypted[scheme]}://{place}", collection)
 
 
-def engine_at(address: str | None) -> VectorEngine:
-    """The engine at an address, or the one that keeps vectors in the version's folder.
+def open_engine(address: str, access: StoreAccess) -> "MilvusEngine":
+    """Return the engine at an address; see `index.stores.registry`.
 
     Raises:
         VectorStoreError: it is no address.
     """
-    return MilvusEngine(MilvusAddress.parse(address)) if address else FaissEngine()
+    return MilvusEngine(MilvusAddress.parse(address), access)
 
 
 class MilvusEngine:
     """Keeps a version's vectors in collections of its own."""
 
-    def __init__(self, place: MilvusAddress) -> None:
+    def __init__(self, place: MilvusAddress, access: StoreAccess) -> None:
         self._place = place
+        self._access = access
         self.address: str | None = place.text
 
     def write(
@@ -150,8 +122,8 @@ class MilvusEngine:
         # First of all: a folder with the mark of an address that never answers cannot be removed.
         connections = self._connect(version, dimensions)
         # So that a killed rebuild's collections can be found and removed.
-        (folder / MARK).write_text(f"{self._place.text}\n", encoding="utf-8")
-        sync_to_disk(folder / MARK)
+        (folder / ADDRESS).write_text(f"{self._place.text}\n", encoding="utf-8")
+        sync_to_disk(folder / ADDRESS)
         return _MilvusWriter(connections, count, dimensions)
 
     def open(
@@ -192,30 +164,21 @@ class MilvusEngine:
     def _connect(self, version: str, facets: Iterable[Facet]) -> dict[Facet, "_Connection"]:
         suffix = re.sub(r"[^0-9A-Za-z]", "_", version)
         return {
-            facet: _Connection(self._place, f"{self._name(facet)}_{suffix}") for facet in facets
+            facet: _Connection(self._place, f"{self._name(facet)}_{suffix}", self._access)
+            for facet in facets
         }
 
 
 class _Connection:
     """One collection, by a client that all of the process shares."""
 
-    def __init__(self, place: MilvusAddress, collection: str) -> None:
+    def __init__(self, place: MilvusAddress, collection: str, access: StoreAccess) -> None:
         self.place = place
         self.collection = collection
         self._pymilvus, self._grpc = _libraries()
-        try:
-            settings = StoreSettings()
-        except ValidationError as error:
-            fault = error.errors()[0]
-            raise VectorStoreError(
-                f"WHENCE_{str(fault['loc'][0]).upper()}: {fault['msg']}"
-            ) from error
-        self.seconds = settings.vector_store_seconds
-        token = settings.vector_store_token
+        self.seconds = access.seconds
         with self.named_errors():
-            self.client = _client(
-                place.uri, token.get_secret_value() if token else "", self.seconds
-            )
+            self.client = _client(place.uri, access.token, access.seconds)
 
     @contextmanager
     def named_errors(self) -> Iterator[None]:
@@ -628,21 +591,3 @@ class MilvusStore:
 def _among(rows: Sequence[int] | Rows, word: str) -> str:
     """The condition that a row is ``in``, or ``not in``, some rows."""
     return f"{ROW} {word} [{','.join(map(str, np.asarray(rows).tolist()))}]"
-
-
-def read_erased(folder: Path) -> Rows:
-    """The rows of a version whose vectors were deleted, wherever they were; none in files.
-
-    Raises:
-        SnapshotError: the file that names them cannot be read.
-    """
-    try:
-        text = (folder / ERASED).read_text(encoding="utf-8")
-        return np.asarray(json.loads(text), dtype=np.int64)
-    except FileNotFoundError:
-        return np.empty(0, dtype=np.int64)
-    except (OSError, ValueError) as error:
-        raise SnapshotError(
-            f"{folder / ERASED}, which names rows that were erased, cannot be read ({error}); run "
-            "`whence rebuild`"
-        ) from error

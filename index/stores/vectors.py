@@ -1,38 +1,31 @@
-"""The exemplars' embeddings, one set a facet: what a store of them must do, and its FAISS form.
+"""Protocols of a store of the exemplars' embeddings, one set of vectors a facet.
 
 A `VectorEngine` keeps the vectors of versions: it takes those of a version that is being built
-(`VectorWriter`), opens them (`VectorStore`), and follows what is published and removed.
-`FaissEngine` keeps them as files in the version's folder; `index.stores.milvus.MilvusEngine` on
-a Milvus.
+(`VectorWriter`), opens them (`VectorStore`), and follows what is published and removed. Engines
+are in modules of their own, and `index.stores.registry` finds them by address.
 """
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
-import faiss
 import numpy as np
 from numpy.typing import NDArray
 
 from index.errors import SnapshotError
-from index.stores.inverted import (
-    IndexType,
-    choose_probes,
-    read_inverted,
-    wants_inverted,
-    write_inverted,
-)
 from model.config import Facet
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
 
-MARGIN = 64  # codes of an inverted file that are ranked exactly beside as many as are asked for
-TOGETHER = 16  # queries from which on a matrix product is faster than one after the other
-LISTED = 8  # codes in the lists that are looked into, for each hit asked for, at least
+IndexType = Literal["auto", "exact", "ivf"]
+
+ADDRESS = "store.txt"  # in a version's folder: the store of its vectors, if they lie elsewhere
+ADDRESSES = (ADDRESS, "milvus.txt")  # the second is of earlier versions of Whence
+ERASED = "erased.json"  # in a version's folder: rows whose vectors were deleted
 
 
 class Mask:
@@ -50,9 +43,9 @@ class Mask:
         self.remaining = int(self.visible.sum())
 
     @cached_property
-    def selector(self) -> faiss.IDSelector:
-        """The visible rows for FAISS; passed with a search and never changed."""
-        return faiss.IDSelectorBitmap(np.packbits(self.visible, bitorder="little"))  # type: ignore[call-arg,arg-type]
+    def bitmap(self) -> NDArray[np.uint8]:
+        """(count / 8, rounded up) the visible rows, a bit each, the lowest bit first."""
+        return np.packbits(self.visible, bitorder="little")
 
 
 class VectorStore(Protocol):
@@ -134,6 +127,14 @@ class VectorWriter(Protocol):
         """
 
 
+@dataclass(frozen=True)
+class StoreAccess:
+    """How stores outside the version's folder are reached."""
+
+    token: str = field(default="", repr=False)  # a user and password, or an API key
+    seconds: float = 10.0  # that a store may take to answer before it counts as gone
+
+
 class VectorEngine(Protocol):
     """Keeps the vectors of versions."""
 
@@ -172,205 +173,6 @@ class VectorEngine(Protocol):
 
     def remove(self, version: str) -> None:
         """Delete what there is of a version's vectors outside its folder."""
-
-
-@dataclass(frozen=True)
-class Inverted:
-    """A facet's inverted file, and how many of its lists a search looks into."""
-
-    index: faiss.IndexIVF
-    probes: int
-
-
-def inner_products(query: Floats, vectors: Floats) -> Floats:
-    """Inner products (N,) of a query (D,) with vectors (N, D), both row by row.
-
-    One thread computes them, and the vectors need not be aligned, as FAISS's files are not. BLAS
-    takes threads for so little, which wait for one another where other work has the processors.
-    """
-    products = np.empty(len(vectors), dtype=np.float32)
-    faiss.fvec_inner_products_ny(  # type: ignore[attr-defined]
-        *map(faiss.swig_ptr, (products, query, vectors)), vectors.shape[1], len(vectors)
-    )
-    return products
-
-
-def _mapped(index: faiss.Index) -> Floats:
-    """(N, D) the vectors of a flat index where they lie; good for as long as the index is."""
-    vectors: Floats = faiss.rev_swig_ptr(index.get_xb(), index.ntotal * index.d)  # type: ignore[attr-defined]
-    return vectors.reshape(index.ntotal, index.d)
-
-
-class FaissStore:
-    """Inner product over memory-mapped vectors: exact, or by an inverted file and then exactly.
-
-    Args:
-        indexes: each facet's vectors.
-        inverted: the inverted file of those facets that have one.
-    """
-
-    def __init__(
-        self, indexes: Mapping[Facet, faiss.Index], inverted: Mapping[Facet, Inverted] | None = None
-    ) -> None:
-        self._indexes = dict(indexes)
-        self._inverted = dict(inverted or {})
-        # Read directly: FAISS's own `reconstruct_batch` wakes its threads for every few rows.
-        self._vectors = {facet: _mapped(index) for facet, index in self._indexes.items()}
-        counts = {index.ntotal for index in self._indexes.values()}
-        counts |= {inverted.index.ntotal for inverted in self._inverted.values()}
-        if len(counts) != 1:
-            raise SnapshotError(
-                f"the facets' vectors disagree in number ({sorted(counts)}); run `whence rebuild`"
-            )
-        self.count = int(counts.pop())
-        self.erased: Rows = np.empty(0, dtype=np.int64)  # a version's files never change
-
-    @classmethod
-    def open(
-        cls, folder: Path, facets: Sequence[Facet], probes: Mapping[Facet, int] | None = None
-    ) -> "FaissStore":
-        """Map the vectors of a snapshot into memory; processes that do share it.
-
-        Args:
-            folder: of the snapshot.
-            facets: that it has.
-            probes: lists to look into, of those facets that have an inverted file.
-
-        Raises:
-            SnapshotError: a file is missing or is not a FAISS index.
-        """
-        indexes = {facet: _read(folder / file_name(facet)) for facet in facets}
-        inverted = {
-            facet: Inverted(read_inverted(folder / inverted_name(facet)), count)
-            for facet, count in (probes or {}).items()
-        }
-        return cls(indexes, inverted)
-
-    def check(self) -> None:
-        """See `VectorStore.check`; files that are open can be searched."""
-
-    def erase(self, rows: Rows) -> None:
-        """See `VectorStore.erase`: masks hide the rows until the version is pruned."""
-
-    def dimension(self, facet: Facet) -> int:
-        """Length of a facet's vectors."""
-        return int(self._indexes[facet].d)
-
-    def search(
-        self, facet: Facet, queries: Floats, k: int, mask: Mask | None = None
-    ) -> tuple[Floats, Rows]:
-        """See `VectorStore.search`."""
-        queries = self._checked(facet, queries)
-        # FAISS pads short results with row -1; asking for no more than there is avoids it.
-        k = min(k, mask.remaining if mask else self.count)
-        if not k:
-            return np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
-        inverted = self._inverted.get(facet)
-        if inverted and LISTED * k <= self.count / 4:  # else exact search is as good
-            return self._search_inverted(inverted, facet, queries, k, mask)
-        parameters = faiss.SearchParameters(sel=mask.selector) if mask else None  # type: ignore[call-arg]
-        similarities, rows = self._indexes[facet].search(queries, k, params=parameters)
-        return similarities, rows
-
-    def _search_inverted(
-        self, inverted: Inverted, facet: Facet, queries: Floats, k: int, mask: Mask | None
-    ) -> tuple[Floats, Rows]:
-        chosen = {"sel": mask.selector} if mask else {}
-        # With the search, never on the index: other threads search it, too.
-        lists = max(inverted.probes, math.ceil(LISTED * k * inverted.index.nlist / self.count))
-        parameters = faiss.SearchParametersIVF(nprobe=lists, **chosen)  # type: ignore[call-arg]
-        candidates = inverted.index.search(queries, k + MARGIN, params=parameters)[1]
-        similarities = np.full((len(queries), k), -1, dtype=np.float32)
-        rows = np.full((len(queries), k), -1, dtype=np.int64)
-        for i, query in enumerate(queries):
-            near = candidates[i][candidates[i] >= 0]
-            exact = inner_products(query, self.vectors(facet, near))
-            best = np.argsort(-exact, kind="stable")[:k]
-            similarities[i, : len(best)], rows[i, : len(best)] = exact[best], near[best]
-        return similarities, rows
-
-    def vectors(self, facet: Facet, rows: Rows) -> Floats:
-        """See `VectorStore.vectors`."""
-        return self._vectors[facet][rows]
-
-    def similarities(self, facet: Facet, query: Floats, rows: Rows) -> Floats:
-        """See `VectorStore.similarities`."""
-        [query] = self._checked(facet, query[None])
-        return inner_products(query, self.vectors(facet, rows))
-
-    def compare(self, facet: Facet, queries: Floats) -> Floats | None:
-        """See `VectorStore.compare`."""
-        every = self._vectors[facet]
-        if facet in self._inverted or wants_inverted("auto", *every.shape):
-            return None
-        queries = self._checked(facet, queries)
-        if len(queries) < TOGETHER:
-            return np.stack([inner_products(query, every) for query in queries])
-        cosines: Floats = queries @ every.T
-        return cosines
-
-    def _checked(self, facet: Facet, queries: Floats) -> Floats:
-        # FAISS answers a wrong dimension with an assertion that says nothing.
-        return checked_queries(facet, queries, self.dimension(facet))
-
-
-class FaissEngine:
-    """Keeps vectors as files in the version's folder."""
-
-    address: str | None = None
-
-    def write(
-        self,
-        folder: Path,
-        version: str,  # noqa: ARG002
-        count: int,
-        dimensions: Mapping[Facet, int],
-    ) -> VectorWriter:
-        """See `VectorEngine.write`."""
-        return _FaissWriter(folder, count, dimensions)
-
-    def open(
-        self,
-        folder: Path,
-        version: str,  # noqa: ARG002
-        count: int,  # noqa: ARG002
-        dimensions: Mapping[Facet, int],
-        probes: Mapping[Facet, int],
-    ) -> VectorStore:
-        """See `VectorEngine.open`."""
-        return FaissStore.open(folder, list(dimensions), probes)
-
-    def publish(self, version: str) -> None:
-        """See `VectorEngine.publish`: the folder is all there is."""
-
-    def remove(self, version: str) -> None:
-        """See `VectorEngine.remove`: the folder is all there is."""
-
-
-class _FaissWriter:
-    def __init__(self, folder: Path, count: int, dimensions: Mapping[Facet, int]) -> None:
-        self._folder = folder
-        self._vectors = {
-            facet: np.zeros((count, length), np.float32) for facet, length in dimensions.items()
-        }
-        self._written = np.zeros(count, dtype=np.bool_)
-
-    def upsert(self, rows: Rows, vectors: Mapping[Facet, Floats]) -> None:
-        for facet, matrix in self._vectors.items():
-            matrix[rows] = checked_vectors(facet, vectors[facet], matrix.shape[1])
-        self._written[rows] = True
-
-    def finish(self, index_type: IndexType, asked: Mapping[Facet, Floats]) -> dict[Facet, int]:
-        require_all(int(self._written.sum()), len(self._written))
-        probes: dict[Facet, int] = {}
-        for facet in list(self._vectors):
-            vectors = self._vectors.pop(facet)  # one facet's copy in FAISS at a time
-            exact = write_vectors(self._folder, facet, vectors)
-            if wants_inverted(index_type, *vectors.shape):
-                inverted = self._folder / inverted_name(facet)
-                write_inverted(inverted, vectors)
-                probes[facet] = choose_probes(inverted, exact, asked[facet])
-        return probes
 
 
 def require_all(written: int, count: int) -> None:
@@ -420,35 +222,33 @@ def checked_vectors(facet: Facet, vectors: Floats, dimension: int) -> Floats:
     return vectors
 
 
-def write_vectors(folder: Path, facet: Facet, vectors: Floats) -> Path:
-    """Write one facet's (N, D) unit vectors for `FaissStore.open`.
+def read_erased(folder: Path) -> Rows:
+    """The rows of a version whose vectors were deleted, wherever they were; none in files.
 
     Raises:
-        SnapshotError: a vector is not finite or not of unit norm.
+        SnapshotError: the file that names them cannot be read.
     """
-    checked_vectors(facet, vectors, vectors.shape[1])
-    index = faiss.IndexFlatIP(vectors.shape[1])
-    index.add(np.ascontiguousarray(vectors, dtype=np.float32))
-    path = folder / file_name(facet)
     try:
-        faiss.write_index(index, str(path))
-    except RuntimeError as error:  # FAISS's own; it names the cause at its end
-        raise OSError(f"{path}: {error}") from error
-    return path
+        text = (folder / ERASED).read_text(encoding="utf-8")
+        return np.asarray(json.loads(text), dtype=np.int64)
+    except FileNotFoundError:
+        return np.empty(0, dtype=np.int64)
+    except (OSError, ValueError) as error:
+        raise SnapshotError(
+            f"{folder / ERASED}, which names rows that were erased, cannot be read ({error}); run "
+            "`whence rebuild`"
+        ) from error
 
 
-def _read(path: Path) -> faiss.Index:
-    try:
-        return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
-    except RuntimeError as error:
-        raise SnapshotError(f"the vectors {path} cannot be read; run `whence rebuild`") from error
+def read_address(folder: Path) -> str | None:
+    """Return the store that has the vectors of a version; None if they lie in its folder.
 
+    Unlike the manifest, it is there from the first vector on, in a version that is being built.
 
-def inverted_name(facet: Facet) -> str:
-    """The file of a facet's inverted file, where there is one."""
-    return f"{facet}.ivf.faiss"
-
-
-def file_name(facet: Facet) -> str:
-    """The file of a facet's vectors."""
-    return f"{facet}.faiss"
+    Raises:
+        OSError: it cannot be read.
+    """
+    for name in ADDRESSES:
+        if (folder / name).exists():
+            return (folder / name).read_text(encoding="utf-8").strip()
+    return None

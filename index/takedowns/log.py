@@ -39,7 +39,6 @@ from pydantic import (
     ValidationInfo,
 )
 
-from index.building.embedding import thumbnail_of
 from index.catalog import Catalog, Exemplar
 from index.errors import NotFoundError, TakedownError
 from index.locks import file_lock
@@ -51,8 +50,9 @@ from index.takedowns.fingerprints import (
     as_fingerprints,
     fingerprint,
 )
-from model.checkpoint import sync_to_disk
+from index.thumbnails import thumbnail_of
 from model.config import Frozen
+from model.files import sync_to_disk
 from model.images import decode_image
 from model.regular_files import read_file
 

@@ -19,7 +19,8 @@ from index.catalog import Catalog
 from index.errors import RebuildError, SnapshotError, VectorStoreUnavailableError
 from index.layout import DataFolder
 from index.snapshot import BUILDING, CATALOG, Snapshot, clear_unfinished, published_version
-from index.stores.milvus import MARK
+from index.stores.registry import VectorStores
+from index.stores.vectors import read_address
 from index.takedowns.log import TakedownLog, Takedowns, rows_of
 from index.versions import named_failures, rebuild_lock, remove
 
@@ -50,10 +51,10 @@ def purge(data: DataFolder) -> Purged:
         takedowns = TakedownLog(data.takedowns).read()
         if not takedowns.active:
             return Purged(0, 0, False, [], [])
-        clear_unfinished(data.index)
+        clear_unfinished(data.index, data.stores)
         published = published_version(data.index)
         held = {
-            folder: _withdrawn(folder, takedowns, erase=folder.name == published)
+            folder: _withdrawn(folder, takedowns, data.stores, erase=folder.name == published)
             for folder in _versions(data.index)
         }
         hashes = {content.sha256 for one in takedowns.active for content in one.contents}
@@ -61,7 +62,7 @@ def purge(data: DataFolder) -> Purged:
         hashes.update(*(found for found in held.values() if isinstance(found, set)))
         caches = data.all_embeddings()
         images = sum(_forget(path, takedowns, hashes) for path in caches)
-        versions, left = _remove_versions(data.index, held)
+        versions, left = _remove_versions(data, held)
         features = data.features.exists()
         if features:
             # A bank does not tell which image a row is of; the next training makes it anew.
@@ -76,24 +77,27 @@ def _versions(index: Path) -> list[Path]:
 
 
 def _what_to_do(remains: Path) -> str:
-    if (remains / MARK).exists():
+    if read_address(remains):
         return (
-            f"{remains}, a removed version whose vectors on a Milvus could not be deleted: once it "
-            "answers, run `whence takedown purge` again"
+            f"{remains}, a removed version whose vectors in another store could not be deleted: "
+            "once that answers, run `whence takedown purge` again"
         )
     return f"{remains} cannot be removed: do it by hand"
 
 
-def _withdrawn(folder: Path, takedowns: Takedowns, *, erase: bool) -> set[str] | Exception:
+def _withdrawn(
+    folder: Path, takedowns: Takedowns, stores: VectorStores, *, erase: bool
+) -> set[str] | Exception:
     """SHA-256 of the withdrawn files that a version holds, or why nobody can tell.
 
     Args:
         folder: of the version.
         takedowns: in force.
+        stores: opens its vectors, where they lie elsewhere.
         erase: also delete their vectors, where the version's store can.
     """
     try:
-        with closing(Snapshot.open(folder)) as snapshot:
+        with closing(Snapshot.open(folder, stores)) as snapshot:
             reached = takedowns.reached(snapshot.catalog, snapshot.pictures, {})
             rows = rows_of(reached)
             if erase:
@@ -126,14 +130,14 @@ def _forget(path: Path, takedowns: Takedowns, hashes: set[str]) -> int:
 
 
 def _remove_versions(
-    index: Path, held: Mapping[Path, set[str] | Exception]
+    data: DataFolder, held: Mapping[Path, set[str] | Exception]
 ) -> tuple[list[str], list[str]]:
     """Remove every version that holds a withdrawn work, the published one apart.
 
     Returns:
         The names of those removed, and what is left and why.
     """
-    published = published_version(index)
+    published = published_version(data.index)
     removed, left = [], []
     for folder, found in held.items():
         if isinstance(found, VectorStoreUnavailableError):
@@ -147,6 +151,6 @@ def _remove_versions(
                 f"the published version {published}, which holds {len(found)} withdrawn files: run "
                 "`whence rebuild`, then `whence takedown purge` again"
             )
-        elif found and remove(index, folder.name):
+        elif found and remove(data.index, folder.name, data.stores):
             removed.append(folder.name)
     return removed, left

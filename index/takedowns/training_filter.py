@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from index.building.embedding import thumbnail_of
 from index.takedowns.fingerprints import fingerprint
 from index.takedowns.log import Takedowns
+from index.thumbnails import thumbnail_of
 from model.errors import ImageError
 from model.images import read_image
 

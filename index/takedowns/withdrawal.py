@@ -18,7 +18,7 @@ from index.catalog import Catalog
 from index.errors import NotFoundError, SnapshotError
 from index.layout import DataFolder
 from index.snapshot import CATALOG, FINGERPRINTS, Snapshot, list_versions, published_version
-from index.stores.milvus import read_erased
+from index.stores.vectors import read_erased
 from index.takedowns.fingerprints import Fingerprints, Pictures
 from index.takedowns.log import Content, Hidden, Takedown, TakedownLog, hidden_by
 

@@ -17,10 +17,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from model.backbone import Backbone
-from model.checkpoint import sync_to_disk
 from model.config import PretrainConfig, TrainConfig
 from model.embedder import choose_device
 from model.errors import TrainingError
+from model.files import sync_to_disk
 from model.losses import InfoNCELoss
 from model.pretraining.augment import BatchAugmentation
 from model.pretraining.distillation import Distiller, TeacherScales, measure_teacher

@@ -28,7 +28,7 @@ from index.building.source import read_sources
 from index.building.writing import COHORT_SIZE, SEED
 from index.evaluation.metrics import average_precision, hit_at
 from index.evaluation.pairs import Pair, read_pairs
-from index.stores.vectors import FaissStore
+from index.stores.faiss_files import FaissStore
 from model.backbone import Backbone, create_backbone, parse_options
 from model.cca import canonical_map
 from model.config import Descriptor, Facet, TrainConfig

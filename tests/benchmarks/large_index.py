@@ -23,8 +23,8 @@ from pathlib import Path
 import faiss
 import numpy as np
 
+from index.stores.faiss_files import FaissStore, Inverted, file_name, inverted_name, write_vectors
 from index.stores.inverted import choose_probes, read_inverted, write_inverted
-from index.stores.vectors import FaissStore, Inverted, file_name, inverted_name, write_vectors
 
 DIMENSION, CLUSTERS, EXEMPLARS, K = 768, 2000, 20, 10
 TIMES, RECALL = 50, 0.99
@@ -32,7 +32,7 @@ MEMORY = """
 import sys
 from pathlib import Path
 import numpy as np
-from index.stores.vectors import FaissStore
+from index.stores.faiss_files import FaissStore
 
 def resident():
     lines = Path("/proc/self/status").read_text().splitlines()

@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from index.building.embedding import thumbnail_of
 from index.takedowns import fingerprints as module
 from index.takedowns.fingerprints import NEAR, Fingerprints, Pictures, as_fingerprints, fingerprint
+from index.thumbnails import thumbnail_of
 from model.folders import find_images
 from model.images import read_image
 

@@ -30,14 +30,10 @@ import numpy as np
 from index.answering.calibration import Calibration
 from index.answering.ranking import DEPTH, Cohort, Ranker
 from index.building.writing import COHORT_SIZE
-from index.stores.inverted import choose_probes, read_inverted, wants_inverted, write_inverted
-from index.stores.vectors import (
-    FaissStore,
-    Floats,
-    file_name,
-    inverted_name,
-    write_vectors,
-)
+from index.stores.faiss_files import FaissStore, file_name, inverted_name, write_vectors
+from index.stores.inverted import choose_probes, read_inverted, write_inverted
+from index.stores.lists import wants_inverted
+from index.stores.vectors import Floats
 from model.config import Facet
 from tests.benchmarks.servers import machine
 

@@ -32,7 +32,8 @@ from index.building.rebuild import RebuildOptions, rebuild
 from index.building.source import read_sources
 from index.layout import DataFolder
 from index.snapshot import open_published
-from model.checkpoint import latest_model, load_embedder, save_model
+from model.checkpoint import load_embedder, save_model
+from model.saved import latest_model
 from tests.fakes import patches, tiny_model
 
 MODEL = "mobilenetv3_small_100"

@@ -48,7 +48,7 @@ from index.snapshot import (
     publish,
     write_cohort,
 )
-from index.stores.vectors import write_vectors
+from index.stores.faiss_files import write_vectors
 from index.takedowns.fingerprints import GRID, LENGTH, Fingerprints, Pictures
 from index.takedowns.log import Content, TakedownLog
 from index.takedowns.withdrawal import withdraw

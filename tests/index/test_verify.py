@@ -7,7 +7,7 @@ import pytest
 
 from index.errors import SnapshotError
 from index.snapshot import MANIFEST, Manifest, file_record
-from index.stores.vectors import write_vectors
+from index.stores.faiss_files import write_vectors
 from index.takedowns.log import TakedownLog
 from index.verify import Verification, verify
 from tests.fakes import FakeEmbedder, patches

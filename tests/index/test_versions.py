@@ -207,7 +207,7 @@ def test_a_damaged_cache_is_told_in_one_line(house: House) -> None:
 @pytest.mark.parametrize(
     "step",
     [
-        "building.writing.write_catalog", "stores.vectors.write_vectors",
+        "building.writing.write_catalog", "stores.faiss_files.write_vectors",
         "building.writing.write_cohort", "building.writing._calibrate",
         "building.rebuild.publish", "building.rebuild.building",
     ],

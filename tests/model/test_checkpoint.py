@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from model.checkpoint import latest_model, list_models, load_embedder, save_model
+from model.checkpoint import load_embedder, save_model
 from model.embedder import AttributionModel, Embedder
 from model.errors import ModelError
+from model.saved import latest_model, list_models
 from tests.fakes import patches, tiny_model
 
 IMAGES = [patches(seed) for seed in range(3)]

@@ -275,7 +275,7 @@ def test_a_containers_share_of_the_machine_bounds_the_threads(
     quota: str | None, cores: int, tmp_path: Path, monkeypatch
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
-    monkeypatch.setattr(engines, "CPU_QUOTA", tmp_path / "cpu.max")
+    monkeypatch.setattr("model.cores.CPU_QUOTA", tmp_path / "cpu.max")
     if quota is not None:
         (tmp_path / "cpu.max").write_text(f"{quota}\n", encoding="ascii")
     assert available_cores() == cores

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from app.cli.demo import PICTURES, DemoError, copy_pictures
+from app.cli.demonstration import PICTURES, DemoError, copy_pictures
 from index.building.source import read_sources
 from index.evaluation.pairs import read_pairs
 

@@ -306,8 +306,8 @@ def test_what_is_withdrawn_is_not_trained_on(shell: Shell, monkeypatch: pytest.M
         trained_on.extend(files)
         return TrainedModel("a-model", len(files), [], [])
 
-    monkeypatch.setattr("app.cli.main.train_model", train)
-    monkeypatch.setattr("app.cli.main.choose_backbone", lambda *_, **__: None)
+    monkeypatch.setattr("model.train.train_model", train)
+    monkeypatch.setattr("model.starter.choose_backbone", lambda *_, **__: None)
     result = shell.run("train", "--images", str(shell.source), "--workers", "0")
     assert result.exit_code == 0, result.output
     assert sorted(path.name for path in trained_on) == ["10.png", "11.png"]

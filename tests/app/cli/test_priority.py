@@ -55,7 +55,7 @@ def test_long_commands_lower_their_priority_unless_told_otherwise(
         asked.append(niceness)
         raise typer.Exit(0)
 
-    for module in ("main", "pretrain"):
+    for module in ("rebuild", "train", "pretrain"):
         monkeypatch.setattr(f"app.cli.{module}.lower_priority", note)
     for more in ([], ["--nice", "0"]):
         cli([command, f"--{option}", str(tmp_path), *more], standalone_mode=False)

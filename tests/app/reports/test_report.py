@@ -5,7 +5,8 @@ import hashlib
 import html
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from typing import Any
 import httpx
 import pytest
 from fastapi.testclient import TestClient
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -37,6 +40,7 @@ from index.snapshot import open_published
 from index.takedowns.log import TakedownLog
 from index.takedowns.withdrawal import withdraw
 from model.checkpoint import load_embedder, save_model
+from model.images import ImageLimits
 from tests.app.conftest import CheckProblem
 from tests.fakes import FakeEmbedder, patches, tiny_model
 from tests.pictures import encode, noise
@@ -520,6 +524,142 @@ def test_a_name_that_stands_twice_is_refused(whole: Gallery, record: dict[str, A
     text = json.dumps(record).replace('"verdict":', '"verdict": "no_match", "verdict":', 1)
     with pytest.raises(ReportError, match="twice"):
         whole.verify(text)
+
+
+HOSTILE = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),  # NaN and infinity too
+    st.text(),
+    st.sampled_from(
+        [
+            0,
+            -1,
+            2**53,
+            10**400,
+            1e308,
+            -1e308,
+            "",
+            "0.5",
+            "2026-01-01T00:00:00",
+            "0001-01-01T00:00:00+14:00",
+            "9999-12-31T23:59:59-14:00",
+            "\x1b[2J",
+            "\u202e",
+            "../../etc/passwd",
+            "AAAA",
+            "A" * 5000,
+            [],
+            {},
+            [[]],
+            {"": {}},
+            [None] * 50,
+        ]
+    ),
+)
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The path of everything in a record."""
+    inside = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
+    for name, one in inside:
+        yield (*path, name)
+        yield from places(one, (*path, name))
+
+
+@settings(
+    deadline=None,
+    max_examples=150,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(data=st.data())
+def test_whatever_a_file_holds_it_is_judged_or_refused(
+    whole: Gallery, record: dict[str, Any], data: st.DataObject
+) -> None:
+    """Its hash is right, as a forger would make it, so that every check is reached."""
+    copy = changed(record, lambda _: None)
+    for _ in range(data.draw(st.integers(1, 3))):
+        path = data.draw(st.sampled_from(sorted(places(copy), key=str)))
+        place = copy
+        for name in path[:-1]:
+            place = place[name]
+        how = data.draw(st.sampled_from(["replace", "remove", "repeat"]))
+        if how == "remove":
+            del place[path[-1]]
+        elif how == "repeat" and isinstance(place, list):
+            place.append(place[path[-1]])
+        else:
+            place[path[-1]] = data.draw(HOSTILE)
+    try:
+        text = rehashed(copy)
+    except (ReportError, UnicodeError):  # no hash can be made: then a wrong one is
+        text = json.dumps(copy)
+    page = data.draw(st.booleans())
+    content = f'<script id="whence-report">{text.replace("<", chr(92) + "u003c")}</script>'
+    with suppress(ReportError):
+        assert whole.verify(content if page else text).findings
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(where=st.integers(0), change=st.binary(max_size=4), cut=st.integers(0, 8))
+def test_damaged_files_are_judged_or_refused(
+    whole: Gallery, page: str, where: int, change: bytes, cut: int
+) -> None:
+    content = page.encode()
+    where %= len(content)
+    damaged = content[:where] + change + content[where + cut :]
+    with suppress(ReportError):
+        assert whole.verify(damaged).passed == (damaged == content)
+
+
+@pytest.mark.parametrize("place", ["report", "answer"])
+def test_times_without_a_zone_are_refused(
+    whole: Gallery, record: dict[str, Any], place: str
+) -> None:
+    def change(made: dict[str, Any]) -> None:
+        where = made if place == "report" else made["answer"]["evidence"]
+        where["created_at"] = "2026-01-01T00:00:00"
+
+    with pytest.raises(ReportError, match="created_at"):
+        whole.verify(rehashed(changed(record, change)))
+
+
+def test_no_more_of_a_file_is_read_than_a_report_may_have(monkeypatch, whole: Gallery) -> None:
+    monkeypatch.setattr("app.reports.verify.MOST_BYTES", 2**20)
+    with pytest.raises(ReportError, match="more than 1 MiB"):
+        verify_report(Path("/dev/zero"), whole.data)
+
+
+def test_an_image_larger_than_the_server_takes_is_not_decoded(
+    whole: Gallery, record: dict[str, Any]
+) -> None:
+    limits = ImageLimits(max_pixels=63 * 63)
+    file = whole.root / "large"
+    file.write_text(json.dumps(record))
+    found = verify_report(file, whole.data, embedder=FakeEmbedder(), limits=limits)
+    assert states(found)["image"] is False
+    assert "cannot be decoded" in text_of(found, "image")
+
+
+def test_the_terminal_gets_no_control_characters_of_the_file(
+    whole: Gallery, record: dict[str, Any], tmp_path: Path
+) -> None:
+    def change(made: dict[str, Any]) -> None:
+        made["index"]["version"] = "v\x1b[2J\nok     all is well\u202e"
+
+    (tmp_path / "r.json").write_text(rehashed(changed(record, change)), encoding="utf-8")
+    done = CliRunner().invoke(
+        cli, ["verify-report", str(tmp_path / "r.json"), "--data", str(whole.data.root)]
+    )
+    assert not {"\x1b", "\u202e"} & set(done.output)
+    assert r"v\x1b[2J\nok     all is well\u202e" in done.output
 
 
 def test_a_byte_order_mark_is_no_change(whole: Gallery, page: str) -> None:

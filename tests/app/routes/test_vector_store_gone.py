@@ -20,7 +20,7 @@ from index.building.rebuild import RebuildOptions, rebuild
 from index.building.source import read_sources
 from index.layout import DataFolder
 from index.snapshot import CATALOG
-from index.stores.milvus import engine_at
+from index.stores.registry import VectorStores
 from index.takedowns.log import TakedownLog
 from tests.app.conftest import CheckProblem, write_keys
 from tests.fakes import FakeEmbedder, patches
@@ -80,7 +80,7 @@ def build(milvus: Milvus, tmp_path: Path) -> Callable[[int], str]:
         for seed in range(4 * concepts):
             (source / f"c{seed // 4}").mkdir(parents=True, exist_ok=True)
             patches(seed).save(source / f"c{seed // 4}" / f"{seed}.png")
-        data, engine = DataFolder(tmp_path / "data"), engine_at(milvus.address)
+        data, engine = DataFolder(tmp_path / "data"), VectorStores().engine(milvus.address)
         return rebuild(
             data, read_sources([source]), FakeEmbedder(), RebuildOptions(engine=engine)
         ).version
@@ -206,7 +206,7 @@ def test_a_collection_that_is_gone_is_not_answered_from(
 ) -> None:
     version = build(5)
     [server, _] = replicas()
-    engine_at(milvus.address).remove(version)
+    VectorStores().engine(milvus.address).remove(version)
     for response in (ask(server, 0), server.get("/health/ready")):
         problem = check_problem(response, 503, "no-index")
         assert "run `whence rebuild`" in problem["detail"]

@@ -13,7 +13,7 @@ from index.answering.ranking import (
     score_concepts,
     standardise,
 )
-from index.stores.vectors import FaissStore, write_vectors
+from index.stores.faiss_files import FaissStore, write_vectors
 from model.config import Facet
 
 WIDTHS: dict[Facet, int] = {"subject": 10, "style": 6}

@@ -12,7 +12,7 @@ from index.building.rebuild import rebuild
 from index.building.source import SourceConcept, SourceExemplar, read_sources
 from index.errors import RebuildError, SnapshotError
 from index.snapshot import list_versions, open_published, published_version
-from index.stores import vectors as vectors_module
+from index.stores import faiss_files
 from tests.fakes import FakeEmbedder, patches
 from tests.index.conftest import House
 
@@ -243,7 +243,7 @@ def test_a_version_that_cannot_be_written_leaves_nothing_behind(house: House, mo
     def fail(*_: object, **__: object) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(vectors_module, "write_vectors", fail)
+    monkeypatch.setattr(faiss_files, "write_vectors", fail)
     with pytest.raises(RebuildError, match=r"no space left.*nothing was published: make room"):
         house.rebuild()
     assert sorted(path.name for path in house.data.index.iterdir()) == before

@@ -6,14 +6,10 @@ import pytest
 
 from index.errors import SnapshotError
 from index.snapshot import open_published
-from index.stores.inverted import (
-    EXACT_FLOATS,
-    choose_probes,
-    read_inverted,
-    wants_inverted,
-    write_inverted,
-)
-from index.stores.vectors import FaissStore, Inverted, Mask, file_name, inverted_name, write_vectors
+from index.stores.faiss_files import FaissStore, Inverted, file_name, inverted_name, write_vectors
+from index.stores.inverted import choose_probes, read_inverted, write_inverted
+from index.stores.lists import EXACT_FLOATS, wants_inverted
+from index.stores.vectors import Mask
 from tests.fakes import FakeEmbedder, patches
 from tests.index.conftest import House
 

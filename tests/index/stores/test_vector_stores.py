@@ -20,16 +20,16 @@ from index.building.source import read_sources
 from index.errors import RebuildError, SnapshotError, VectorStoreError, VectorStoreUnavailableError
 from index.layout import DataFolder
 from index.snapshot import CATALOG, Snapshot, list_versions, new_version, open_published
+from index.stores.faiss_files import file_name, write_vectors
 from index.stores.milvus import (
-    MARK,
     MOST,
     MilvusAddress,
     MilvusEngine,
     _Connection,
     _libraries,
-    engine_at,
 )
-from index.stores.vectors import Mask, VectorEngine, VectorStore, file_name, write_vectors
+from index.stores.registry import VectorStores
+from index.stores.vectors import ADDRESS, Mask, VectorEngine, VectorStore
 from index.takedowns.log import TakedownLog
 from index.takedowns.purge import purge
 from index.takedowns.withdrawal import withdraw
@@ -54,13 +54,13 @@ needs_milvus = pytest.mark.skipif(
 @pytest.fixture(scope="module", params=["faiss", pytest.param("milvus", marks=needs_milvus)])
 def engine(request, tmp_path_factory: pytest.TempPathFactory) -> VectorEngine:
     if request.param == "faiss":
-        return engine_at(None)
-    return engine_at(str(tmp_path_factory.mktemp("milvus") / "vectors.db"))
+        return VectorStores().engine(None)
+    return VectorStores().engine(str(tmp_path_factory.mktemp("milvus") / "vectors.db"))
 
 
 @pytest.fixture
 def milvus(tmp_path: Path) -> VectorEngine:
-    return engine_at(str(tmp_path / "own.db"))
+    return VectorStores().engine(str(tmp_path / "own.db"))
 
 
 def unit(count: int, length: int, seed: int) -> np.ndarray:
@@ -415,7 +415,7 @@ def house_with_model(house: House) -> None:
 def test_nothing_changed_is_noticed_and_another_store_is_a_change(house, engine, built) -> None:
     before = built()
     assert house.rebuild(force=False, engine=engine).unchanged
-    other = engine_at(None) if engine.address else None
+    other = VectorStores().engine(None) if engine.address else None
     if other:
         summary = house.rebuild(force=False, engine=other)
         assert not summary.unchanged
@@ -603,12 +603,12 @@ WRITE = """
 import os, signal, sys
 from pathlib import Path
 import numpy as np
-from index.stores.milvus import engine_at
+from index.stores.registry import VectorStores
 from tests.index.stores.test_vector_stores import DIMENSIONS, draw
 index, address, *names = Path(sys.argv[1]), sys.argv[2] or None, *sys.argv[3:]
 for name, until in zip(names, (60, 30)):
     (index / name).mkdir(parents=True)
-    writer = engine_at(address).write(index / name, name, 60, DIMENSIONS)
+    writer = VectorStores().engine(address).write(index / name, name, 60, DIMENSIONS)
     for start in range(0, until, 10):
         rows = np.arange(start, start + 10)
         writer.upsert(rows, {f: m[rows] for f, m in draw().items()})
@@ -629,7 +629,7 @@ def test_after_a_kill_what_was_finished_is_whole_and_the_rest_is_removed(
         capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert ended.returncode == -signal.SIGKILL, ended.stderr
-    engine = engine_at(address or None)
+    engine = VectorStores().engine(address or None)
     store = engine.open(index / finished, finished, COUNT, DIMENSIONS, {})
     for facet, matrix in vectors.items():
         assert np.array_equal(store.vectors(facet, np.arange(COUNT)), matrix)
@@ -659,7 +659,10 @@ def test_both_stores_give_the_same_answers(tmp_path: Path) -> None:
     for address in (None, str(tmp_path / "same.db")):
         data = DataFolder(tmp_path / ("milvus" if address else "faiss"))
         rebuild(
-            data, read_sources([source]), FakeEmbedder(), RebuildOptions(engine=engine_at(address))
+            data,
+            read_sources([source]),
+            FakeEmbedder(),
+            RebuildOptions(engine=VectorStores().engine(address)),
         )
         attributor = open_attributor(data, embedder=FakeEmbedder())
         assert attributor.snapshot.manifest.store == address
@@ -754,7 +757,7 @@ def test_what_is_no_address_is_refused_without_its_password(text: str) -> None:
 
 @needs_milvus
 def test_a_milvus_that_is_not_there_is_named() -> None:
-    engine = engine_at("milvus://127.0.0.1:9/whence")
+    engine = VectorStores().engine("milvus://127.0.0.1:9/whence")
     with pytest.raises(VectorStoreUnavailableError, match=r"127\.0\.0\.1:9/whence cannot be reach"):
         engine.publish("v")
 
@@ -832,7 +835,7 @@ def test_nothing_is_published_if_the_store_cannot_be_reached(house: House) -> No
     house.rebuild()
     published = open_published(house.data.index).version
     with pytest.raises(VectorStoreUnavailableError):
-        house.rebuild(engine=engine_at("milvus://127.0.0.1:9/whence"))
+        house.rebuild(engine=VectorStores().engine("milvus://127.0.0.1:9/whence"))
     assert open_published(house.data.index).version == published
     # Nor is anything left that only that address could remove.
     assert not list(house.data.index.glob(".building-*"))
@@ -848,9 +851,9 @@ def test_a_file_that_another_process_has_open_is_named(tmp_path: Path) -> None:
         assert other.stdout
         other.stdout.readline()
         with pytest.raises(VectorStoreUnavailableError, match="only one process at a time can"):
-            engine_at(path).publish("v")
+            VectorStores().engine(path).publish("v")
         other.kill()
-    assert collections(engine_at(path)) == set()
+    assert collections(VectorStores().engine(path)) == set()
 
 
 @needs_milvus
@@ -858,7 +861,7 @@ def test_a_file_that_cannot_be_made_is_named_in_one_line(tmp_path: Path, capfd) 
     (tmp_path / "taken.db").write_text("no folder")
     for path in (tmp_path / "taken.db", tmp_path / "nowhere" / "own.db"):
         with pytest.raises(VectorStoreUnavailableError, match="can be written to"):
-            engine_at(str(path)).publish("v")
+            VectorStores().engine(str(path)).publish("v")
     assert "Traceback" not in capfd.readouterr().err
 
 
@@ -886,7 +889,7 @@ def test_a_milvus_that_refuses_the_user_is_not_taken_for_one_that_is_away(
     server.start()
     try:
         with pytest.raises(VectorStoreUnavailableError, match="see WHENCE_VECTOR_STORE_TOKEN"):
-            engine_at(f"milvus://127.0.0.1:{port}/whence").publish("v")
+            VectorStores().engine(f"milvus://127.0.0.1:{port}/whence").publish("v")
     finally:
         server.stop(None)
 
@@ -895,14 +898,14 @@ def test_without_the_extra_it_is_asked_for(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "pymilvus", None)
     _libraries.cache_clear()
     with pytest.raises(VectorStoreError, match=r"extra .* pip install '\.\[milvus\]'"):
-        engine_at("milvus://h:1/c").remove("v")
+        VectorStores().engine("milvus://h:1/c").remove("v")
 
 
 def test_a_version_says_where_its_vectors_are_before_they_are_there(
     engine: VectorEngine, tmp_path: Path
 ) -> None:
     version = Version(engine, tmp_path)
-    mark = version.folder / MARK
+    mark = version.folder / ADDRESS
     assert (mark.read_text().strip() if mark.exists() else None) == engine.address
 
 

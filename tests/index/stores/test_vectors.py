@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from index.errors import SnapshotError
-from index.stores.vectors import FaissStore, file_name, write_vectors
+from index.stores.faiss_files import FaissStore, file_name, write_vectors
 from model.config import Facet
 
 WIDTHS: dict[Facet, int] = {"subject": 12, "style": 5}

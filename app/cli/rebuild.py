@@ -1,0 +1,155 @@
+"""``whence rebuild``: make a new version of the index from exemplars, and publish it."""
+
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from app.cli.console import err, out, print_note, stages
+from app.cli.options import (
+    DEFAULT_WORKERS,
+    Data,
+    Device,
+    JsonFile,
+    Workers,
+    data_folder,
+    write_json,
+)
+from app.cli.priority import NICENESS, Niceness, lower_priority
+from app.cli.skipped import print_skipped
+from index.defaults import CANARY_RATE, KEEP
+from index.stores.vectors import IndexType
+from model.config import EngineName
+from model.folders import Skipped
+from model.saved import latest_model
+
+if TYPE_CHECKING:
+    from index.building.rebuild import RebuildSummary
+
+
+def rebuild(
+    source: Annotated[
+        list[Path],
+        typer.Option(help="Folder with a sub-folder per concept, or a manifest; repeatable."),
+    ],
+    model: Annotated[
+        str | None, typer.Option(metavar="ID", help="Trained model; default the latest.")
+    ] = None,
+    each_image_a_concept: Annotated[
+        bool, typer.Option(help="Take a source folder's loose images, each as its own concept.")
+    ] = False,
+    keep: Annotated[
+        int, typer.Option(min=1, help="Versions to keep, the new one included.")
+    ] = KEEP,
+    canary_rate: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Share of augmented exemplars that must find their own concept among the first "
+            "five, or nothing is published.",
+        ),
+    ] = CANARY_RATE,
+    index_type: Annotated[
+        IndexType, typer.Option(help="How to search: exact, ivf, or by size.")
+    ] = "auto",
+    vector_store: Annotated[
+        str | None,
+        typer.Option(
+            envvar="WHENCE_VECTOR_STORE",
+            metavar="ADDRESS",
+            help="Put the vectors on a Milvus, milvus://HOST:PORT/COLLECTION, or into a Milvus "
+            "Lite file, FILE.db; default: files in the version's folder.",
+        ),
+    ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Embed on a Ray cluster: HOST:PORT, auto, or local for one on this machine.",
+        ),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Write a new version even if nothing changed.")
+    ] = False,
+    json_file: JsonFile = None,
+    data: Data = Path("data"),
+    device: Device = "auto",
+    engine: Annotated[
+        EngineName, typer.Option(help="What runs the model; see WHENCE_ENGINE.")
+    ] = "eager",
+    workers: Workers = DEFAULT_WORKERS,
+    nice: Niceness = NICENESS,
+) -> None:
+    """Embed the exemplars, write a new version of the index and publish it."""
+    lower_priority(nice)
+    from index.building.embedding import embed_files
+    from index.building.ray_embedding import ray_embedding
+    from index.building.rebuild import RebuildOptions
+    from index.building.rebuild import rebuild as rebuild_index
+    from index.building.source import read_sources
+    from model.checkpoint import load_embedder
+
+    folder = data_folder(data)
+    store = folder.stores.engine(vector_store)
+    skipped: list[Skipped] = []
+    exemplars = read_sources(
+        source,
+        each_image_a_concept=each_image_a_concept,
+        report=print_note,
+        skip=skipped.append,
+    )
+    model = model or latest_model(folder.models)
+    embedder = load_embedder(
+        folder.models, model, device=device, engine=engine, engines=folder.engines
+    )
+    load = partial(
+        load_embedder,
+        folder.models.absolute(),
+        model,
+        device=device,
+        engine=engine,
+        engines=folder.engines.absolute(),
+    )
+    with stages() as report, ray_embedding(ray, load) if ray else nullcontext(embed_files) as embed:
+        summary = rebuild_index(
+            folder,
+            exemplars,
+            embedder,
+            RebuildOptions(
+                sources=[str(path) for path in source],
+                workers=workers,
+                keep=keep,
+                canary_rate=canary_rate,
+                index_type=index_type,
+                engine=store,
+                embed=embed,
+                force=force,
+            ),
+            skipped=skipped,
+            progress=report,
+        )
+    print_rebuild(summary)
+    write_json(json_file, summary.as_dict())
+
+
+def print_rebuild(summary: "RebuildSummary") -> None:
+    """Print a rebuild's outcome."""
+    end = "nothing changed, so it stays published"
+    if summary.canaries is not None:
+        end = f"{summary.canaries:.0%} of the canaries found their concept; published"
+    out.print(
+        f"index {summary.version}: {summary.concepts} concepts, {summary.exemplars} exemplars "
+        f"(added {summary.added}, kept {summary.kept}, removed {summary.removed}, "
+        f"skipped {len(summary.skipped)}) in {summary.seconds:.1f} s; {end}"
+    )
+    print_skipped(summary.skipped)
+    for version in summary.not_erased:
+        err.print(
+            f"version {version} keeps vectors of withdrawn works, hidden, until the next rebuild: "
+            "its store cannot be written to now"
+        )
+    for name in summary.empty_concepts:
+        err.print(f"concept '{name}' has no usable exemplar and is not in the index")

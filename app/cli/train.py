@@ -1,0 +1,93 @@
+"""``whence train``: learn embeddings from unlabelled images."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from app.cli.console import out, print_note, print_step, stages
+from app.cli.options import (
+    DEFAULT_WORKERS,
+    BackboneName,
+    Data,
+    Device,
+    JsonFile,
+    Workers,
+    write_json,
+)
+from app.cli.priority import NICENESS, Niceness, lower_priority
+from app.cli.skipped import print_skipped
+from index.layout import DataFolder
+from index.takedowns.log import TakedownLog
+from index.takedowns.training_filter import leave_out_withdrawn
+from model.folders import Skipped, list_training_images
+from model.regular_files import shown
+
+
+def train(
+    images: Annotated[
+        list[Path], typer.Option(help="Image file, or folder searched to any depth; repeatable.")
+    ],
+    backbone: BackboneName = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Local safetensors weights instead of the hub's.")
+    ] = None,
+    backbone_option: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="K=V",
+            help="timm's own (pad_type=same) or mean=, std=, input_size=, crop_pct=; repeatable.",
+        ),
+    ] = None,
+    json_file: JsonFile = None,
+    data: Data = Path("data"),
+    device: Device = "auto",
+    workers: Workers = DEFAULT_WORKERS,
+    nice: Niceness = NICENESS,
+) -> None:
+    """Train aligned and disentangled embeddings on unlabelled images, withdrawn ones left out."""
+    lower_priority(nice)
+    from model.backbone import parse_options
+    from model.features import why_unreadable
+    from model.starter import choose_backbone
+    from model.train import train_model
+
+    skipped: list[Skipped] = []
+    files = list_training_images(images, skipped.append)
+    network = choose_backbone(
+        backbone,
+        weights=weights,
+        options=parse_options(backbone_option or []),
+        report=print_note,
+    )
+    folder = DataFolder(data)
+    takedowns = TakedownLog(folder.takedowns).read()
+    with stages() as report:
+        files, withdrawn = leave_out_withdrawn(files, takedowns, workers=workers, progress=report)
+        trained = train_model(
+            files,
+            network,
+            models=folder.models,
+            features=folder.features,
+            device=device,
+            workers=workers,
+            progress=report,
+            on_step=print_step,
+        )
+    if withdrawn:
+        print_note(f"{len(withdrawn)} images left out, withdrawn works or copies of them")
+    skipped += [Skipped(shown(path), why_unreadable(path)) for path in trained.unreadable]
+    print_skipped(skipped)
+    out.print(
+        f"model {trained.model_id} trained on {trained.images} images, skipped {len(skipped)}"
+    )
+    write_json(
+        json_file,
+        {
+            "model_id": trained.model_id,
+            "images": trained.images,
+            "withdrawn": [shown(path) for path in withdrawn],
+            "skipped": [asdict(one) for one in skipped],
+        },
+    )

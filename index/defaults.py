@@ -1,0 +1,5 @@
+"""Defaults of long work that commands show before they import what does it."""
+
+CANARY_RATE = 0.5  # share that must be found; docs/operations.md has what models reach
+KEEP = 3  # versions that stay after a rebuild, the published one included
+SAMPLE = 32  # exemplars that `verify` embeds again

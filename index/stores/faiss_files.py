@@ -1,0 +1,273 @@
+"""The exemplars' vectors as FAISS files in the version's folder, mapped into memory."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import faiss
+import numpy as np
+
+from index.errors import SnapshotError
+from index.stores.inverted import choose_probes, read_inverted, write_inverted
+from index.stores.lists import wants_inverted
+from index.stores.vectors import (
+    Floats,
+    IndexType,
+    Mask,
+    Rows,
+    StoreAccess,
+    VectorStore,
+    VectorWriter,
+    checked_queries,
+    checked_vectors,
+    require_all,
+)
+from model.config import Facet
+
+MARGIN = 64  # codes of an inverted file that are ranked exactly beside as many as are asked for
+TOGETHER = 16  # queries from which on a matrix product is faster than one after the other
+LISTED = 8  # codes in the lists that are looked into, for each hit asked for, at least
+
+
+@dataclass(frozen=True)
+class Inverted:
+    """A facet's inverted file, and how many of its lists a search looks into."""
+
+    index: faiss.IndexIVF
+    probes: int
+
+
+def inner_products(query: Floats, vectors: Floats) -> Floats:
+    """Inner products (N,) of a query (D,) with vectors (N, D), both row by row.
+
+    One thread computes them, and the vectors need not be aligned, as FAISS's files are not. BLAS
+    takes threads for so little, which wait for one another where other work has the processors.
+    """
+    products = np.empty(len(vectors), dtype=np.float32)
+    faiss.fvec_inner_products_ny(  # type: ignore[attr-defined]
+        *map(faiss.swig_ptr, (products, query, vectors)), vectors.shape[1], len(vectors)
+    )
+    return products
+
+
+def _mapped(index: faiss.Index) -> Floats:
+    """(N, D) the vectors of a flat index where they lie; good for as long as the index is."""
+    vectors: Floats = faiss.rev_swig_ptr(index.get_xb(), index.ntotal * index.d)  # type: ignore[attr-defined]
+    return vectors.reshape(index.ntotal, index.d)
+
+
+def _selector(mask: Mask) -> faiss.IDSelector:
+    """The visible rows, for one search; it refers to the mask's bitmap without a copy."""
+    return faiss.IDSelectorBitmap(mask.bitmap)  # type: ignore[call-arg,arg-type]
+
+
+class FaissStore:
+    """Inner product over memory-mapped vectors: exact, or by an inverted file and then exactly.
+
+    Args:
+        indexes: each facet's vectors.
+        inverted: the inverted file of those facets that have one.
+    """
+
+    def __init__(
+        self, indexes: Mapping[Facet, faiss.Index], inverted: Mapping[Facet, Inverted] | None = None
+    ) -> None:
+        self._indexes = dict(indexes)
+        self._inverted = dict(inverted or {})
+        # Read directly: FAISS's own `reconstruct_batch` wakes its threads for every few rows.
+        self._vectors = {facet: _mapped(index) for facet, index in self._indexes.items()}
+        counts = {index.ntotal for index in self._indexes.values()}
+        counts |= {inverted.index.ntotal for inverted in self._inverted.values()}
+        if len(counts) != 1:
+            raise SnapshotError(
+                f"the facets' vectors disagree in number ({sorted(counts)}); run `whence rebuild`"
+            )
+        self.count = int(counts.pop())
+        self.erased: Rows = np.empty(0, dtype=np.int64)  # a version's files never change
+
+    @classmethod
+    def open(
+        cls, folder: Path, facets: Sequence[Facet], probes: Mapping[Facet, int] | None = None
+    ) -> "FaissStore":
+        """Map the vectors of a snapshot into memory; processes that do share it.
+
+        Args:
+            folder: of the snapshot.
+            facets: that it has.
+            probes: lists to look into, of those facets that have an inverted file.
+
+        Raises:
+            SnapshotError: a file is missing or is not a FAISS index.
+        """
+        indexes = {facet: _read(folder / file_name(facet)) for facet in facets}
+        inverted = {
+            facet: Inverted(read_inverted(folder / inverted_name(facet)), count)
+            for facet, count in (probes or {}).items()
+        }
+        return cls(indexes, inverted)
+
+    def check(self) -> None:
+        """See `VectorStore.check`; files that are open can be searched."""
+
+    def erase(self, rows: Rows) -> None:
+        """See `VectorStore.erase`: masks hide the rows until the version is pruned."""
+
+    def dimension(self, facet: Facet) -> int:
+        """Length of a facet's vectors."""
+        return int(self._indexes[facet].d)
+
+    def search(
+        self, facet: Facet, queries: Floats, k: int, mask: Mask | None = None
+    ) -> tuple[Floats, Rows]:
+        """See `VectorStore.search`."""
+        queries = self._checked(facet, queries)
+        # FAISS pads short results with row -1; asking for no more than there is avoids it.
+        k = min(k, mask.remaining if mask else self.count)
+        if not k:
+            return np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
+        inverted = self._inverted.get(facet)
+        if inverted and LISTED * k <= self.count / 4:  # else exact search is as good
+            return self._search_inverted(inverted, facet, queries, k, mask)
+        parameters = faiss.SearchParameters(sel=_selector(mask)) if mask else None  # type: ignore[call-arg]
+        similarities, rows = self._indexes[facet].search(queries, k, params=parameters)
+        return similarities, rows
+
+    def _search_inverted(
+        self, inverted: Inverted, facet: Facet, queries: Floats, k: int, mask: Mask | None
+    ) -> tuple[Floats, Rows]:
+        chosen = {"sel": _selector(mask)} if mask else {}
+        # With the search, never on the index: other threads search it, too.
+        lists = max(inverted.probes, math.ceil(LISTED * k * inverted.index.nlist / self.count))
+        parameters = faiss.SearchParametersIVF(nprobe=lists, **chosen)  # type: ignore[call-arg]
+        candidates = inverted.index.search(queries, k + MARGIN, params=parameters)[1]
+        similarities = np.full((len(queries), k), -1, dtype=np.float32)
+        rows = np.full((len(queries), k), -1, dtype=np.int64)
+        for i, query in enumerate(queries):
+            near = candidates[i][candidates[i] >= 0]
+            exact = inner_products(query, self.vectors(facet, near))
+            best = np.argsort(-exact, kind="stable")[:k]
+            similarities[i, : len(best)], rows[i, : len(best)] = exact[best], near[best]
+        return similarities, rows
+
+    def vectors(self, facet: Facet, rows: Rows) -> Floats:
+        """See `VectorStore.vectors`."""
+        return self._vectors[facet][rows]
+
+    def similarities(self, facet: Facet, query: Floats, rows: Rows) -> Floats:
+        """See `VectorStore.similarities`."""
+        [query] = self._checked(facet, query[None])
+        return inner_products(query, self.vectors(facet, rows))
+
+    def compare(self, facet: Facet, queries: Floats) -> Floats | None:
+        """See `VectorStore.compare`."""
+        every = self._vectors[facet]
+        if facet in self._inverted or wants_inverted("auto", *every.shape):
+            return None
+        queries = self._checked(facet, queries)
+        if len(queries) < TOGETHER:
+            return np.stack([inner_products(query, every) for query in queries])
+        cosines: Floats = queries @ every.T
+        return cosines
+
+    def _checked(self, facet: Facet, queries: Floats) -> Floats:
+        # FAISS answers a wrong dimension with an assertion that says nothing.
+        return checked_queries(facet, queries, self.dimension(facet))
+
+
+def open_engine(address: str | None, access: StoreAccess) -> "FaissEngine":  # noqa: ARG001
+    """Return the engine of files; see `index.stores.registry`."""
+    return FaissEngine()
+
+
+class FaissEngine:
+    """Keeps vectors as files in the version's folder."""
+
+    address: str | None = None
+
+    def write(
+        self,
+        folder: Path,
+        version: str,  # noqa: ARG002
+        count: int,
+        dimensions: Mapping[Facet, int],
+    ) -> VectorWriter:
+        """See `VectorEngine.write`."""
+        return _FaissWriter(folder, count, dimensions)
+
+    def open(
+        self,
+        folder: Path,
+        version: str,  # noqa: ARG002
+        count: int,  # noqa: ARG002
+        dimensions: Mapping[Facet, int],
+        probes: Mapping[Facet, int],
+    ) -> VectorStore:
+        """See `VectorEngine.open`."""
+        return FaissStore.open(folder, list(dimensions), probes)
+
+    def publish(self, version: str) -> None:
+        """See `VectorEngine.publish`: the folder is all there is."""
+
+    def remove(self, version: str) -> None:
+        """See `VectorEngine.remove`: the folder is all there is."""
+
+
+class _FaissWriter:
+    def __init__(self, folder: Path, count: int, dimensions: Mapping[Facet, int]) -> None:
+        self._folder = folder
+        self._vectors = {
+            facet: np.zeros((count, length), np.float32) for facet, length in dimensions.items()
+        }
+        self._written = np.zeros(count, dtype=np.bool_)
+
+    def upsert(self, rows: Rows, vectors: Mapping[Facet, Floats]) -> None:
+        for facet, matrix in self._vectors.items():
+            matrix[rows] = checked_vectors(facet, vectors[facet], matrix.shape[1])
+        self._written[rows] = True
+
+    def finish(self, index_type: IndexType, asked: Mapping[Facet, Floats]) -> dict[Facet, int]:
+        require_all(int(self._written.sum()), len(self._written))
+        probes: dict[Facet, int] = {}
+        for facet in list(self._vectors):
+            vectors = self._vectors.pop(facet)  # one facet's copy in FAISS at a time
+            exact = write_vectors(self._folder, facet, vectors)
+            if wants_inverted(index_type, *vectors.shape):
+                inverted = self._folder / inverted_name(facet)
+                write_inverted(inverted, vectors)
+                probes[facet] = choose_probes(inverted, exact, asked[facet])
+        return probes
+
+
+def write_vectors(folder: Path, facet: Facet, vectors: Floats) -> Path:
+    """Write one facet's (N, D) unit vectors for `FaissStore.open`.
+
+    Raises:
+        SnapshotError: a vector is not finite or not of unit norm.
+    """
+    checked_vectors(facet, vectors, vectors.shape[1])
+    index = faiss.IndexFlatIP(vectors.shape[1])
+    index.add(np.ascontiguousarray(vectors, dtype=np.float32))
+    path = folder / file_name(facet)
+    try:
+        faiss.write_index(index, str(path))
+    except RuntimeError as error:  # FAISS's own; it names the cause at its end
+        raise OSError(f"{path}: {error}") from error
+    return path
+
+
+def _read(path: Path) -> faiss.Index:
+    try:
+        return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+    except RuntimeError as error:
+        raise SnapshotError(f"the vectors {path} cannot be read; run `whence rebuild`") from error
+
+
+def inverted_name(facet: Facet) -> str:
+    """The file of a facet's inverted file, where there is one."""
+    return f"{facet}.ivf.faiss"
+
+
+def file_name(facet: Facet) -> str:
+    """The file of a facet's vectors."""
+    return f"{facet}.faiss"
