@@ -1,3 +1,5 @@
+import io
+import os
 import tarfile
 from pathlib import Path
 
@@ -5,7 +7,7 @@ import pytest
 
 import model.pretraining.shards
 from model.errors import TrainingError
-from model.images import ImageLimits
+from model.images import FORMATS, ImageLimits
 from model.pretraining.shards import collect_images
 from tests.fakes import patches
 from tests.pictures import encode
@@ -175,3 +177,48 @@ def test_no_images_at_all_is_an_error(tmp_path: Path) -> None:
 def test_a_path_that_does_not_exist_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="no such file or folder"):
         collect_images([tmp_path / "nowhere"])
+
+
+def test_everything_in_folders_and_shards_is_taken_or_told(shard: Path) -> None:
+    folder = shard.parent
+    members = {
+        "a.jfif": encode(patches(5), "JPEG"),
+        "b": encode(patches(6)),
+        "c.json": b"{}",
+        "d.jpg": b"no image",
+        "__MACOSX/._a.jpg": encode(patches(7)),
+        "._e.jpg": b"x",
+    }
+    with tarfile.open(folder / "more.tar", "w") as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+        link = tarfile.TarInfo("link.jpg")
+        link.type, link.linkname = tarfile.SYMTYPE, "a.jfif"
+        archive.addfile(link)
+    os.mkfifo(folder / "pipe.tar")
+    (folder / "gone.png").symlink_to("nowhere")
+    (folder / "@eaDir").mkdir()
+    patches(8).save(folder / "@eaDir" / "thumb.jpg")
+    found = collect_images([folder])
+    taken = {image.name for image in found.images if image.path.name == "more.tar"}
+    assert taken == {"a.jfif", "b"}
+    assert {
+        one.path.rpartition("/")[2]: one.reason for one in found.skipped if "more" in one.path
+    } == {
+        "more.tar: c.json": "not an image",
+        "more.tar: d.jpg": "these bytes are not an image of an accepted type "
+        f"({', '.join(FORMATS)})",
+        "._a.jpg": "a folder of the system or of a program",
+        "more.tar: ._e.jpg": "a hidden file",
+        "more.tar: link.jpg": "a link or a special file in a shard",
+    }
+    others = {Path(one.path).name: one.reason for one in found.skipped if "more" not in one.path}
+    assert others == {
+        "README.txt": "not an image",
+        "shard.tar: README.txt": "not an image",
+        "pipe.tar": "it is a FIFO (named pipe), not a file",
+        "gone.png": "a link to nowhere, which is not there",
+        "@eaDir": "a folder of the system or of a program",
+    }
