@@ -1,8 +1,12 @@
 """Files: their state, as metadata tell it, and writes that survive a power cut."""
 
+import errno
 import os
 from pathlib import Path
 from typing import NamedTuple, Self
+
+# What fsync says of a folder where the file system syncs files alone.
+_NOT_SUPPORTED = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 
 
 class FileStamp(NamedTuple):
@@ -30,9 +34,18 @@ class FileStamp(NamedTuple):
 
 
 def sync_to_disk(path: Path) -> None:
-    """Wait until a file, or a folder's list of names, would survive a power cut."""
+    """Wait until a file, or a folder's list of names, would survive a power cut.
+
+    Some file systems cannot sync a folder; they write its names when they like.
+
+    Raises:
+        OSError: the file cannot be synced, or the folder's disk fails.
+    """
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in _NOT_SUPPORTED or not path.is_dir():
+            raise
     finally:
         os.close(handle)

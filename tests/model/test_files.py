@@ -1,12 +1,13 @@
 """A file's stamp changes when its state does."""
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from model.files import FileStamp
+from model.files import FileStamp, sync_to_disk
 
 CHANGES: dict[str, Callable[[Path], object]] = {
     "rewritten": lambda path: path.write_bytes(b"longer than before"),
@@ -36,3 +37,28 @@ def test_a_failure_is_part_of_the_stamp(tmp_path: Path) -> None:
     assert missing.error
     assert beneath_a_file.error
     assert missing != beneath_a_file
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP, errno.ENOSYS])
+def test_a_folder_that_its_file_system_cannot_sync_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """As fsync(2) tells of file systems that do not support it for a folder."""
+
+    def refuse(descriptor: int) -> None:
+        raise OSError(code, "not supported")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    sync_to_disk(tmp_path)
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(OSError, match="not supported"):  # what a file holds must be safe
+        sync_to_disk(tmp_path / "file")
+
+
+def test_a_disk_that_fails_is_told_of_a_folder_as_well(tmp_path: Path, monkeypatch) -> None:
+    def fail(descriptor: int) -> None:
+        raise OSError(errno.EIO, "input/output error")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="input/output"):
+        sync_to_disk(tmp_path)
