@@ -51,5 +51,6 @@ $(UV):
 	build/lock/bin/pip install --disable-pip-version-check --quiet uv
 
 clean:  ## Remove the environment and every cache; data/ stays
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist *.egg-info client/build client/*.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
