@@ -1,5 +1,6 @@
 """The HTTP service, put together: ``uvicorn --factory app.main:create_app``, or `whence serve`."""
 
+import gc
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, nullcontext
@@ -61,13 +62,18 @@ def open_published_attributor(settings: Settings, embedder: ImageEmbedder | None
         TakedownError: the log of takedowns cannot be read.
     """
     set_threads(settings.threads)
-    return open_attributor(
+    attributor = open_attributor(
         settings.folder,
         device=settings.device,
         engine=settings.engine,
         rate=settings.false_attribution_rate,
         embedder=embedder,
     )
+    if embedder is None:  # the first one: model and libraries are here to stay
+        # Looking at all of PyTorch's objects stops every thread for a quarter of a second.
+        gc.collect()
+        gc.freeze()
+    return attributor
 
 
 def create_app(

@@ -1,5 +1,6 @@
 """Runs the application on uvicorn, with the settings of HTTP, and ends whatever hangs."""
 
+import gc
 import logging
 import math
 import os
@@ -33,6 +34,7 @@ def run_server(app: FastAPI, settings: Settings) -> None:
     server = make_server(_ending_what_hangs(app), settings)
     with suppress(KeyboardInterrupt):  # raised again once everything is closed
         server.run()
+    gc.unfreeze()  # `app.main.open_published_attributor` froze; some libraries complain at the end
     if not server.started:
         sys.exit(NOT_STARTED)
 
