@@ -82,6 +82,17 @@ class StoreSettings(BaseSettings):
         except VectorStoreError as error:
             raise ValueError(str(error)) from error
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        *_: PydanticBaseSettingsSource,
+        **__: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read what is given in code, then the environment without service links."""
+        return init_settings, Environment(settings_cls)
+
     @property
     def stores(self) -> VectorStores:
         """Opens vector stores with this token and time limit."""
@@ -234,17 +245,6 @@ class Settings(StoreSettings):
     stall_seconds: float = Field(
         120, gt=0, description="An image embedding for longer counts as hung: not live, not ready."
     )
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        *_: PydanticBaseSettingsSource,
-        **__: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Read what is given in code, then the environment without service links."""
-        return init_settings, Environment(settings_cls)
 
     @model_validator(mode="after")
     def _metrics_have_a_port_of_their_own(self) -> Self:

@@ -28,7 +28,7 @@ def serve(
     configure_logging(settings.log_level, settings.log_format)
     os.environ.setdefault("OTEL_SERVICE_NAME", "whence")
     address = f"{url_of(settings.host, settings.port)}{settings.root_path}"
-    out.print(f"whence starts at {address} (API at {address}/docs)")
+    out.print(f"whence at {address} (API at {settings.root_path}/docs)")
     # PyTorch alone takes seconds to import: only after it was said what goes on.
     from app.http.server import run_server
     from app.main import create_app

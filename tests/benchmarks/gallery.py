@@ -72,7 +72,7 @@ def draw_photo(number: int, concept: int | None = None) -> bytes:
         layer = Image.fromarray(coarse).resize(image.size, Image.Resampling.BICUBIC)
         image = Image.blend(image, layer, weight)
     palette = shared.integers(0, 256, (20, 3))
-    canvas = ImageDraw.Sample(image)
+    canvas = ImageDraw.Draw(image)
     for colour in palette:
         x, y, radius = own.integers(0, SIDE, 3) // (1, 1, 6)
         canvas.ellipse((x, y, x + radius, y + radius), outline=tuple(map(int, colour)), width=3)

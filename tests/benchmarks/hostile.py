@@ -292,7 +292,8 @@ def serving(root: Path) -> Iterator[tuple[subprocess.Popen[bytes], str, list[str
     limits = {
         "WHENCE_MAX_UPLOAD_BYTES": str(MAX_BYTES),
         "WHENCE_UPLOAD_SECONDS": str(UPLOAD_SECONDS),
-        "WHENCE_LOG_LEVEL": "error",  # uvicorn warns of each broken request
+        "WHENCE_LOG_LEVEL": "error",
+        "MALLOC_MMAP_THRESHOLD_": "8388608",  # as in the image
     }
     with log.open("wb") as file_of_log:
         server = subprocess.Popen(

@@ -21,7 +21,7 @@ def draw_pictures(source: Path, numbers: range, *, side: int = 160) -> None:
         colours = np.random.default_rng(concept).integers(0, 256, (8, 3))
         generator = np.random.default_rng([number, 1])
         image = Image.new("RGB", (side, side), tuple(map(int, colours[0])))
-        canvas = ImageDraw.Sample(image)
+        canvas = ImageDraw.Draw(image)
         for shape in range(12):
             x, y = generator.integers(0, side, 2)
             radius = int(generator.integers(side // 16, side // 4))

@@ -79,7 +79,7 @@ def picture(number: int, *, side: int = SIDE) -> Image.Image:
 def marked(image: Image.Image, turn: int) -> Image.Image:
     """It with a small mark, another one every turn; without one the first time."""
     if turn:
-        ImageDraw.Sample(image).rectangle((8 * turn, 8, 8 * turn + 6, 14), fill="white")
+        ImageDraw.Draw(image).rectangle((8 * turn, 8, 8 * turn + 6, 14), fill="white")
     return image
 
 
