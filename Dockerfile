@@ -16,7 +16,7 @@ WORKDIR /src
 COPY pyproject.toml .
 RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb')); \
     print(*p['build-system']['requires'], *p['project']['dependencies'], \
-    *(d for extra in ('onnx', 'otel', 'milvus') for d in p['project']['optional-dependencies'][extra]), \
+    *(d for extra in ('otel', 'milvus') for d in p['project']['optional-dependencies'][extra]), \
     sep='\n')" \
     > /requirements.txt
 
@@ -58,6 +58,7 @@ ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     WHENCE_DATA=/data \
     MALLOC_MMAP_THRESHOLD_=8388608 \
+    ORT_DISABLE_TELEMETRY=1 \
     HF_HOME=/data/hub
 
 USER 10001:10001

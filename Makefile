@@ -5,10 +5,10 @@ BIN := .venv/bin
 UV := build/lock/bin/uv
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint check format screenshots lock clean
+.PHONY: help venv demo test test-fast test-lowest lint check format screenshots lock clean
 
 help:  ## List these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 venv: .venv/.installed  ## Install Whence and its development tools into .venv
 
@@ -24,6 +24,18 @@ demo: .venv/.installed  ## Train on a small gallery, serve it and ask it a quest
 
 test: .venv/.installed  ## Run the tests
 	$(BIN)/python -m pytest
+
+test-fast: .venv/.installed  ## Run the tests that need no browser, Ray, Milvus, nginx or long work
+	$(BIN)/python -m pytest -m 'not slow'
+
+# The lowest versions that pyproject.toml allows, in an environment of their own.
+test-lowest: build/lowest/.installed  ## Run the tests with the lowest allowed versions
+	PYTHONPATH=.:client build/lowest/bin/python -m pytest tests/app tests/client tests/index tests/model
+
+build/lowest/.installed: pyproject.toml constraints-lowest.txt
+	$(PYTHON) -m venv build/lowest
+	build/lowest/bin/pip install --disable-pip-version-check -c constraints-lowest.txt -e '.[dev,otel]'
+	@touch $@
 
 lint: .venv/.installed  ## Check format, lint and types
 	$(BIN)/ruff format --check .
@@ -41,10 +53,13 @@ screenshots: .venv/.installed  ## Draw the README's pictures of the page anew, f
 
 # uv resolves for every supported Python at once, which pip cannot. Pins that still fit are kept;
 # LOCK_FLAGS=--upgrade moves all of them.
-lock: $(UV)  ## Work constraints.txt out again from pyproject.toml (LOCK_FLAGS=--upgrade for newer)
+lock: $(UV)  ## Work the constraints out again from pyproject.toml (LOCK_FLAGS=--upgrade for newer)
 	$(UV) pip compile --no-config --universal --python-version 3.11 --all-extras $(LOCK_FLAGS) \
 		--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' \
 		--output-file constraints.txt pyproject.toml
+	$(UV) pip compile --no-config --resolution lowest-direct --python-version 3.11 \
+		--extra dev --extra otel --no-emit-index-url --no-emit-find-links \
+		--custom-compile-command 'make lock' --output-file constraints-lowest.txt pyproject.toml
 
 $(UV):
 	$(PYTHON) -m venv build/lock

@@ -52,6 +52,9 @@ def _root_path(value: object) -> object:
 ANYWHERE = {"0.0.0.0", "::"}  # noqa: S104
 
 
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+
+
 class StoreSettings(BaseSettings):
     """How to reach the vectors, where they lie outside the data folder."""
 
@@ -67,10 +70,8 @@ class StoreSettings(BaseSettings):
     vector_store_token: SecretStr | None = Field(
         None, description="USER:PASSWORD or API key for a Milvus that asks for one."
     )
-    vector_store_seconds: float = Field(
+    vector_store_seconds: Seconds = Field(
         10,
-        gt=0,
-        allow_inf_nan=False,
         description="How long Milvus may take to answer before it counts as gone.",
     )
 
@@ -152,8 +153,8 @@ class Settings(StoreSettings):
     )
     max_top_k: int = Field(1000, ge=1, description="Most concepts that one answer may list.")
     max_exemplars: int = Field(50, ge=0, description="Most exemplars listed for one concept.")
-    upload_seconds: float = Field(
-        60, gt=0, description="A request body must be here after so long, or the connection ends."
+    upload_seconds: Seconds = Field(
+        60, description="A request body must be here after so long, or the connection ends."
     )
     keep_alive_seconds: int = Field(
         75,
@@ -191,6 +192,7 @@ class Settings(StoreSettings):
     batch_wait_ms: float = Field(
         2,
         ge=0,
+        le=60_000,
         description="Longest wait for images that are being decoded, to embed them together.",
     )
     decode_threads: int = Field(
@@ -221,12 +223,11 @@ class Settings(StoreSettings):
     max_batch_bytes: int = Field(
         64 * 2**20, ge=1, description="Largest body of a request to /attribute/batch."
     )
-    deadline_seconds: float = Field(
-        30, gt=0, description="An image that is not begun by then is not computed and gets 503."
+    deadline_seconds: Seconds = Field(
+        30, description="An image that is not begun by then is not computed and gets 503."
     )
-    watchdog_seconds: float = Field(
+    watchdog_seconds: Seconds = Field(
         15,
-        gt=0,
         description="Without requests for so long, an image is embedded to check it works.",
     )
     max_explained: int = Field(
@@ -234,16 +235,16 @@ class Settings(StoreSettings):
         ge=0,
         description="Most exemplars explained in one answer; each costs about as much as a query.",
     )
-    heatmap_seconds: float = Field(
-        600, gt=0, le=86400, description="How long the heatmaps of an answer can be fetched."
+    heatmap_seconds: Seconds = Field(
+        600, description="How long the heatmaps of an answer can be fetched."
     )
     heatmap_bytes: int = Field(
         64 * 2**20,
         ge=2**20,
         description="Memory for heatmaps; when it is full, the oldest go before their time.",
     )
-    stall_seconds: float = Field(
-        120, gt=0, description="An image embedding for longer counts as hung: not live, not ready."
+    stall_seconds: Seconds = Field(
+        120, description="An image embedding for longer counts as hung: not live, not ready."
     )
 
     @model_validator(mode="after")

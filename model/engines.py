@@ -5,7 +5,8 @@ speeds are measured by `tests.benchmarks.engines`.
 
     eager, compile              float32, as the model was trained
     eager-bf16, compile-bf16    the backbone in bfloat16, descriptors and heads in float32
-    onnx, openvino              float32 on a CPU; optional installs of the same names
+    onnx                        float32 on a CPU by ONNX Runtime
+    openvino                    float32 on a CPU; an optional install of the same name
     auto                        the fastest that is installed and agrees, else eager
 """
 
@@ -13,7 +14,6 @@ import logging
 import os
 from collections.abc import Callable, Iterable
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol, get_args
 
@@ -211,7 +211,9 @@ def _compiled(engine: Engine) -> Engine:
 
 
 def _onnx(model: Model, export: Path | None) -> Engine:
-    import onnxruntime  # an extra
+    # Read when it is imported: without it, the library reports its use to its maker.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
@@ -271,11 +273,6 @@ def _loaded(model: Model, export: Path | None, load: Callable[[bytes], Any]) -> 
 
 def _export(model: Model, path: Path | None) -> bytes:
     """Export a model to ONNX for any batch size, and keep it at ``path``, whole or not at all."""
-    for needed in ("onnx", "onnxscript"):
-        try:
-            metadata.version(needed)
-        except metadata.PackageNotFoundError as error:
-            raise ModuleNotFoundError(f"no {needed}", name=needed) from error
     with torch.no_grad():
         program: Any = torch.onnx.export(
             _Exportable(model).eval(),

@@ -12,13 +12,19 @@ from pydantic import AfterValidator
 from app.errors import RateLimitedError
 
 SWEEP = 10_000  # requests between two removals of inactive callers
+MOST = 10**9  # requests in a window
+LONGEST = 366 * 86_400  # seconds of a window
 
 
 def _check(rate: str) -> str:
     try:
-        parse(rate)
+        found = parse(rate)
     except ValueError as error:
         raise ValueError(f"{rate!r} is no rate; write it as 600/minute or 5/second") from error
+    if not (1 <= found.amount <= MOST and 1 <= found.get_expiry() <= LONGEST):
+        raise ValueError(
+            f"{rate!r} is no rate that can be kept: from one request to {MOST:,}, in a year or less"
+        )
     return rate
 
 

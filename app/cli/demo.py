@@ -10,7 +10,7 @@ from app.cli.options import BackboneName, Data
 
 def demo(
     data: Data = Path("data"),
-    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
     backbone: BackboneName = None,
 ) -> None:
     """Train on a small gallery, rebuild, serve, and ask a first question."""

@@ -9,7 +9,7 @@ import typer
 
 from app.auth.keys import Key, KeyFile, Scope
 from app.cli.console import err, out
-from app.cli.options import Data, JsonFile, write_json
+from app.cli.options import Data, JsonFile, finite, write_json
 from index.layout import DataFolder
 
 keys = typer.Typer(
@@ -30,7 +30,10 @@ def add(
     name: Annotated[str, typer.Argument(help="Whose key, or what for; shown in lists and logs.")],
     scope: Annotated[Scope, typer.Option(help="What it may do: ask, or everything.")] = "attribute",
     days: Annotated[
-        float | None, typer.Option(min=0, help="Days until it expires; default never.")
+        float | None,
+        typer.Option(
+            min=0.001, max=36500, callback=finite, help="Days until it expires; default never."
+        ),
     ] = None,
     rate: Annotated[
         str | None, typer.Option(help="Its own limit, as 600/minute, not WHENCE_RATE_LIMIT.")

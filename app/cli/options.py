@@ -48,8 +48,8 @@ def data_folder(data: Path) -> DataFolder:
 
 def finite(number: float | None) -> float | None:
     """Refuse NaN, which passes every bound of an option."""
-    if number is not None and not math.isfinite(number):
-        raise typer.BadParameter(f"{number} is not a number that this can have")
+    if number is not None and math.isnan(number):
+        raise typer.BadParameter("nan is no number")
     return number
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app.cli.console import err, out, stages
-from app.cli.options import DEFAULT_WORKERS, Data, Device, JsonFile, Workers, write_json
+from app.cli.options import DEFAULT_WORKERS, Data, Device, JsonFile, Workers, finite, write_json
 from app.cli.priority import NICENESS, Niceness, lower_priority
 from app.cli.skipped import print_skipped
 from index.layout import DataFolder
@@ -37,24 +37,33 @@ def pretrain(
     teacher_option: Annotated[
         list[str] | None, typer.Option(metavar="K=V", help="As --backbone-option; repeatable.")
     ] = None,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the images.")] = 10,
+    epochs: Annotated[int, typer.Option(min=1, max=100_000, help="Passes over the images.")] = 10,
     input_size: Annotated[
         list[int] | None,
-        typer.Option(min=16, help="Pixels a side; repeat it to train at several sizes."),
+        typer.Option(min=16, max=2048, help="Pixels a side; repeat it to train at several sizes."),
     ] = None,
     enlarge: Annotated[
-        float, typer.Option(min=1, help="How much a small image may be enlarged to fill the input.")
+        float,
+        typer.Option(
+            min=1,
+            max=64,
+            callback=finite,
+            help="How much a small image may be enlarged to fill the input.",
+        ),
     ] = 1.0,
     batch_size: Annotated[
-        int, typer.Option(min=4, help="Images in a batch, each in two views.")
+        int, typer.Option(min=4, max=65_536, help="Images in a batch, each in two views.")
     ] = 64,
     epoch_images: Annotated[
-        int | None, typer.Option(min=4, help="Images drawn in an epoch; default: all.")
+        int | None, typer.Option(min=4, max=10**9, help="Images drawn in an epoch; default: all.")
     ] = None,
     learning_rate: Annotated[
-        float, typer.Option(min=1e-8, help="Between warm-up and decay.")
+        float,
+        typer.Option(min=1e-8, max=10, callback=finite, help="Between warm-up and decay."),
     ] = 5e-3,
-    seed: Annotated[int, typer.Option(min=0, help="Of the first weights and of every draw.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**32 - 1, help="Of the first weights and of every draw.")
+    ] = 0,
     json_file: JsonFile = None,
     data: Data = Path("data"),
     device: Device = "auto",

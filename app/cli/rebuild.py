@@ -15,6 +15,7 @@ from app.cli.options import (
     JsonFile,
     Workers,
     data_folder,
+    finite,
     write_json,
 )
 from app.cli.priority import NICENESS, Niceness, lower_priority
@@ -41,13 +42,14 @@ def rebuild(
         bool, typer.Option(help="Take a source folder's loose images, each as its own concept.")
     ] = False,
     keep: Annotated[
-        int, typer.Option(min=1, help="Versions to keep, the new one included.")
+        int, typer.Option(min=1, max=10_000, help="Versions to keep, the new one included.")
     ] = KEEP,
     canary_rate: Annotated[
         float,
         typer.Option(
             min=0,
             max=1,
+            callback=finite,
             help="Share of augmented exemplars that must find their own concept among the first "
             "five, or nothing is published.",
         ),

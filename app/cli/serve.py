@@ -14,7 +14,7 @@ from app.telemetry.logs import configure_logging
 
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port to listen on.")] = None,
     data: Annotated[Path | None, typer.Option(help="Data folder.")] = None,
 ) -> None:
     """Answer POST /attribute; settings come from WHENCE_*, options go before them."""

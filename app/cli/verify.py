@@ -13,7 +13,7 @@ from index.defaults import SAMPLE
 def verify(
     version: Annotated[str | None, typer.Argument(help="Default: the published one.")] = None,
     sample: Annotated[
-        int, typer.Option(min=0, help="Exemplars to embed again; 0 needs no model.")
+        int, typer.Option(min=0, max=10**9, help="Exemplars to embed again; 0 needs no model.")
     ] = SAMPLE,
     json_file: JsonFile = None,
     data: Data = Path("data"),

@@ -1,10 +1,12 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
 from app import settings as settings_module
-from app.settings import Settings
+from app.settings import Settings, SettingsError, read_settings
+from index.stores.vectors import StoreAccess
 from model.images import DEFAULT_LIMITS, ImageLimits
 
 
@@ -72,3 +74,44 @@ def test_memory_in_which_the_largest_body_does_not_fit_is_refused() -> None:
     with pytest.raises(ValidationError, match="WHENCE_UPLOAD_MEMORY is 1000"):
         Settings(upload_memory=1000)
     Settings(upload_memory=1000, max_upload_bytes=1000, max_batch_bytes=1000)
+
+
+NUMBERS = sorted(
+    name for name, field in Settings.model_fields.items()
+    if {int, float} & {field.annotation, *getattr(field.annotation, "__args__", ())}
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf", "-1"])
+def test_numbers_without_meaning_are_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch, name: str, number: str
+) -> None:
+    monkeypatch.setenv(f"WHENCE_{name.upper()}", number)
+    with pytest.raises(SettingsError, match=f"Invalid configuration: WHENCE_{name.upper()}: "):
+        read_settings()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"port": 8000, "metrics_port": 8000}, "WHENCE_METRICS_PORT is 8000, where"),
+        ({"upload_memory": 1000}, "WHENCE_UPLOAD_MEMORY is 1000, less"),
+        ({"vector_store": "http://milvus"}, "WHENCE_VECTOR_STORE: the vector store 'http://mil"),
+        ({"rate_limit": "0/minute"}, "WHENCE_RATE_LIMIT: '0/minute' is no rate"),
+        ({"rate_limit": "1/9999 year"}, "WHENCE_RATE_LIMIT: '1/9999 year' is no rate"),
+    ],
+)
+def test_faults_name_their_settings_and_nothing_else(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(SettingsError) as fault:
+        read_settings(**given)
+    assert str(fault.value).startswith(f"Invalid configuration: {said}")
+    assert "Value error" not in str(fault.value)
+
+
+def test_how_to_reach_a_vector_store_can_be_given_in_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WHENCE_VECTOR_STORE_TOKEN", "from:environment")
+    settings = Settings(vector_store_token="from:code", vector_store_seconds=3)
+    assert settings.folder.stores.access == StoreAccess("from:code", 3)
+    assert Settings().folder.stores.access.token == "from:environment"
+    assert "from:code" not in f"{settings!r} {settings.folder!r}"

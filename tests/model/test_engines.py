@@ -78,7 +78,6 @@ def test_an_engine_gives_eagers_embeddings_for_any_number_of_images(
 def test_the_export_is_kept_and_made_again_when_damaged(
     models: dict[str, AttributionModel], tmp_path: Path, caplog
 ) -> None:
-    pytest.importorskip("onnxruntime")
     model = models[CONVOLUTIONS]
     path = export_path(tmp_path / "engines", "id")
     choose_engine(model, "onnx", CPU, export=path)
@@ -95,7 +94,6 @@ def test_the_export_is_kept_and_made_again_when_damaged(
 def test_a_folder_that_cannot_be_written_costs_no_engine(
     models: dict[str, AttributionModel], tmp_path: Path, caplog
 ) -> None:
-    pytest.importorskip("onnxruntime")
     (tmp_path / "file").touch()
     path = export_path(tmp_path / "file", "id")
     assert choose_engine(models[CONVOLUTIONS], "onnx", CPU, export=path)[0] == "onnx"
@@ -154,11 +152,18 @@ def test_what_is_not_installed_is_passed_over_in_silence_and_named_when_asked_fo
     model = models[CONVOLUTIONS]
     assert choose_engine(model, "auto", CPU) == ("eager", model)
     assert not caplog.records
-    for name, library in (("onnx", "onnxruntime"), ("openvino", "openvino")):
-        with pytest.raises(
-            ModelError, match=rf"{library} is not installed; .*pip install '\.\[{name}\]'"
-        ):
-            choose_engine(model, name, CPU)  # type: ignore[arg-type]
+    with pytest.raises(
+        ModelError, match=r"openvino is not installed; .*pip install '\.\[openvino\]'"
+    ):
+        choose_engine(model, "openvino", CPU)
+
+
+def test_onnx_runtime_is_imported_with_its_telemetry_off(
+    models: dict[str, AttributionModel], monkeypatch
+) -> None:
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
+    assert choose_engine(models[CONVOLUTIONS], "onnx", CPU)[0] == "onnx"
+    assert os.environ["ORT_DISABLE_TELEMETRY"] == "1"
 
 
 def test_a_named_engine_that_strays_is_refused(
@@ -242,7 +247,6 @@ def test_exported_engines_are_for_the_cpu(models: dict[str, AttributionModel]) -
 
 
 def test_a_saved_model_keeps_its_id_with_every_engine(tmp_path: Path) -> None:
-    pytest.importorskip("onnxruntime")
     model_id = save_model(tmp_path, tiny_model(), {})
     eager = load_embedder(tmp_path, model_id, device="cpu")
     other = load_embedder(
