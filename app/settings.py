@@ -143,13 +143,15 @@ class Settings(StoreSettings):
         20 * 2**20, ge=1, description="Largest request body, multipart framing included."
     )
     max_pixels: int = Field(
-        DEFAULT_LIMITS.max_pixels, ge=1, description="Most pixels an uploaded image may have."
+        DEFAULT_LIMITS.max_pixels,
+        ge=1,
+        description="Most pixels an image may have, uploaded or read.",
     )
     max_side: int = Field(
-        DEFAULT_LIMITS.max_side, ge=1, description="Longest side of an uploaded image, in pixels."
+        DEFAULT_LIMITS.max_side, ge=1, description="Longest side of an image, in pixels."
     )
     min_side: int = Field(
-        DEFAULT_LIMITS.min_side, ge=1, description="Shortest side of an uploaded image, in pixels."
+        DEFAULT_LIMITS.min_side, ge=1, description="Shortest side of an image, in pixels."
     )
     max_top_k: int = Field(1000, ge=1, description="Most concepts that one answer may list.")
     max_exemplars: int = Field(50, ge=0, description="Most exemplars listed for one concept.")

@@ -16,8 +16,10 @@ from index.takedowns.log import TakedownLog, rows_of
 from index.versions import require_version
 from model.checkpoint import load_embedder
 from model.errors import ImageError, ModelError
-from model.images import read_image
+from model.images import ImageLimits, read_image
 
+# Of an exemplar, whose size was checked when it was embedded.
+ANY_SIZE = ImageLimits(max_pixels=2**40, max_side=2**30, min_side=1)
 SAME = 0.999  # least cosine with what the index holds; another device or batch differs a little
 BLOCK = 4096  # rows whose vectors are looked at together
 SEED = 0
@@ -201,7 +203,7 @@ def _exemplars(snapshot: Snapshot, rows: Sequence[int]) -> Iterator[Exemplar]:
 
 def _cosines(snapshot: Snapshot, embedder: ImageEmbedder, exemplar: Exemplar) -> Sequence[float]:
     try:
-        image = read_image(Path(exemplar.path))
+        image = read_image(Path(exemplar.path), ANY_SIZE)
     except ImageError:
         return ()
     if image.sha256 != exemplar.sha256:

@@ -19,7 +19,7 @@ from model.config import Descriptor
 from model.descriptors import DescriptorExtractor
 from model.errors import ImageError, TrainingError
 from model.files import FileStamp
-from model.images import read_image
+from model.images import DECODING, DEFAULT_LIMITS, ImageLimits, read_image
 from model.views import RandomViews
 
 PENDING, DONE, UNREADABLE = 0, 1, 2
@@ -54,6 +54,7 @@ def build_feature_bank(
     device: torch.device,
     batch_size: int = 16,
     workers: int = 0,
+    limits: ImageLimits = DEFAULT_LIMITS,
     progress: Progress | None = None,
 ) -> FeatureBank:
     """Compute a feature bank, or the part of it that is missing.
@@ -72,17 +73,18 @@ def build_feature_bank(
         device: where the forward pass runs.
         batch_size: images in one forward pass, each with all its views.
         workers: processes that decode and augment; 0 does it in this one.
+        limits: what an image may measure.
         progress: called with (images done, images in all).
 
     Raises:
         TrainingError: no image could be read, or a feature is not finite.
     """
-    place = folder / _key(images, backbone, extractor, views)
+    place = folder / _key(images, backbone, extractor, views, limits)
     place.mkdir(parents=True, exist_ok=True)
     state = _open_map(place / "state.npy", np.uint8, (len(images),))
     pending = np.flatnonzero(state == PENDING).tolist()
     loader = DataLoader(
-        _Views([images[i] for i in pending], backbone, views),
+        _Views([images[i] for i in pending], backbone, views, limits),
         batch_size=batch_size,
         num_workers=workers,
         collate_fn=list,
@@ -109,10 +111,10 @@ def build_feature_bank(
     return _finished(place, images, np.asarray(state))
 
 
-def why_unreadable(image: Path) -> str:
+def why_unreadable(image: Path, limits: ImageLimits = DEFAULT_LIMITS) -> str:
     """Returns the reason for which an image of a bank's `unreadable` cannot be read."""
     try:
-        read_image(image)
+        read_image(image, limits)
     except ImageError as error:
         return str(error)
     return "it could not be read when its features were computed, and can be now"
@@ -153,7 +155,14 @@ def _without_gaps(path: Path, rows: NDArray[np.int64]) -> Path:
 class _Views(Dataset[torch.Tensor | None]):
     """Yields (1 + V, 3, S, S) of each image, the clean view first; None if unreadable."""
 
-    def __init__(self, images: Sequence[Path], backbone: Backbone, views: RandomViews) -> None:
+    def __init__(
+        self,
+        images: Sequence[Path],
+        backbone: Backbone,
+        views: RandomViews,
+        limits: ImageLimits,
+    ) -> None:
+        self._limits = limits
         self._images = images
         self._preprocess = backbone.preprocess
         self._views = views
@@ -163,7 +172,7 @@ class _Views(Dataset[torch.Tensor | None]):
 
     def __getitem__(self, index: int) -> torch.Tensor | None:
         try:
-            image = read_image(self._images[index])
+            image = read_image(self._images[index], self._limits)
         except ImageError:
             return None
         views = [image.pixels, *self._views(image.pixels, image.sha256)]
@@ -194,10 +203,20 @@ def _open_map(
 
 
 def _key(
-    images: Sequence[Path], backbone: Backbone, extractor: DescriptorExtractor, views: RandomViews
+    images: Sequence[Path],
+    backbone: Backbone,
+    extractor: DescriptorExtractor,
+    views: RandomViews,
+    limits: ImageLimits,
 ) -> str:
     digest = hashlib.sha256()
-    recipe = [backbone.config.model_dump(mode="json"), repr(extractor), repr(views)]
+    recipe = [
+        backbone.config.model_dump(mode="json"),
+        repr(extractor),
+        repr(views),
+        repr(limits),
+        DECODING,
+    ]
     digest.update(json.dumps(recipe, sort_keys=True).encode())
     for name, tensor in backbone.network.state_dict().items():
         digest.update(name.encode())

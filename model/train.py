@@ -20,6 +20,7 @@ from model.errors import TrainingError
 from model.features import FeatureBank, Progress, build_feature_bank
 from model.head import AttributionHead
 from model.health import Health, measure_health
+from model.images import DEFAULT_LIMITS, ImageLimits
 from model.losses import InfomaxLoss, InfoNCELoss
 from model.views import RandomViews
 from model.whitening import principal_map
@@ -64,19 +65,21 @@ def train_model(
     config: TrainConfig | None = None,
     device: str = "auto",
     workers: int = 0,
+    limits: ImageLimits = DEFAULT_LIMITS,
     progress: StageProgress | None = None,
     on_step: OnStep | None = None,
 ) -> TrainedModel:
     """Train the heads of a backbone on unlabelled images and save the model.
 
     Args:
-        images: from `model.images.list_training_images`.
+        images: from `model.folders.list_training_images`.
         backbone: from `model.backbone.create_backbone`; it is not changed.
         models: the folder of all models.
         features: the folder of all feature banks; a run that was killed continues with its own.
         config: hyperparameters.
         device: ``auto``, ``cpu``, ``cuda``, ...
         workers: processes that decode and augment; 0 does it in this one.
+        limits: what an image may measure.
         progress: called with ("features", images done, images in all), then with ("training", steps
             done, steps in all).
         on_step: called at each evaluation of the training loop.
@@ -96,6 +99,7 @@ def train_model(
         views,
         device=target,
         workers=workers,
+        limits=limits,
         progress=_stage(progress, "features"),
     )
     heads, history = train_heads(bank, config, on_step, _stage(progress, "training"))

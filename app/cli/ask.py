@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from app.cli.options import data_folder
 from model.errors import ImageError, WhenceError
+from model.images import DEFAULT_LIMITS, ImageLimits
 from whence_client import ServerError, Whence
 from whence_client.client import EXEMPLARS, TOP_K
 
@@ -33,7 +34,12 @@ def connect(url: str, key: str | None = None) -> Iterator[Whence]:
 
 
 def attribute_files(
-    images: Sequence[Path], *, url: str | None, key: str | None, data: Path
+    images: Sequence[Path],
+    *,
+    url: str | None,
+    key: str | None,
+    data: Path,
+    limits: ImageLimits = DEFAULT_LIMITS,
 ) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Yield each image with the answer as the API gives it, or with ``{"error": why}``.
 
@@ -56,7 +62,7 @@ def attribute_files(
     attributor = open_attributor(data_folder(data))
     for path in images:
         try:
-            job = answer_file(attributor, path, top_k=TOP_K, exemplars=EXEMPLARS)
+            job = answer_file(attributor, path, top_k=TOP_K, exemplars=EXEMPLARS, limits=limits)
             yield path, attribution_response(job).model_dump(mode="json")
         except ImageError as error:
             yield path, {"error": str(error)}

@@ -9,7 +9,13 @@ import typer
 
 from app.cli.ask import attribute_files
 from app.cli.console import out, print_error
-from app.cli.options import ApiKey, Data
+from app.cli.options import (
+    ApiKey,
+    Data,
+    MaxPixels,
+    MaxSide,
+    image_limits,
+)
 
 
 def attribute(
@@ -20,10 +26,13 @@ def attribute(
     key: ApiKey = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, one line an image.")] = False,
     data: Data = Path("data"),
+    max_pixels: MaxPixels = None,
+    max_side: MaxSide = None,
 ) -> None:
     """Ask which source concepts images come from."""
     failed = False
-    for path, answer in attribute_files(images, url=url, key=key, data=data):
+    limits = image_limits(max_pixels, max_side)
+    for path, answer in attribute_files(images, url=url, key=key, data=data, limits=limits):
         failed |= "error" in answer
         if as_json:
             sys.stdout.write(json.dumps({"image": str(path), **answer}) + "\n")

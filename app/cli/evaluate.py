@@ -14,9 +14,12 @@ from app.cli.options import (
     Data,
     Device,
     JsonFile,
+    MaxPixels,
+    MaxSide,
     PairsFile,
     Workers,
     data_folder,
+    image_limits,
     write_json,
 )
 from index.evaluation.metrics import AbcProtocol
@@ -38,19 +41,22 @@ def pairs_command(
     json_file: JsonFile = None,
     data: Data = Path("data"),
     device: Device = "auto",
+    max_pixels: MaxPixels = None,
+    max_side: MaxSide = None,
 ) -> None:
     """Rank every concept for synthetic images of known origin; pairs are never trained on."""
     from index.answering.attribution import open_attributor
     from index.evaluation.local import ask_attributor
     from index.evaluation.pairs import evaluate_pairs, read_pairs
 
+    limits = image_limits(max_pixels, max_side)
     known = read_pairs(pairs_file)
     attributor = None if url else open_attributor(data_folder(data), device=device)
     with stages() as report:
         measured = evaluate_pairs(
             known,
             lambda asked: (
-                ask_attributor(attributor, asked)
+                ask_attributor(attributor, asked, limits=limits)
                 if attributor
                 else ask_server(str(url), key, asked)
             ),
@@ -92,6 +98,8 @@ def abc_command(
     data: Data = Path("data"),
     device: Device = "auto",
     workers: Workers = DEFAULT_WORKERS,
+    max_pixels: MaxPixels = None,
+    max_side: MaxSide = None,
 ) -> None:
     """Rank the images that generators were tuned on (AbC, Wang et al. 2023)."""
     from index.evaluation.abc import evaluate_abc
@@ -111,6 +119,7 @@ def abc_command(
             out=folder,
             protocol=protocol,
             workers=workers,
+            limits=image_limits(max_pixels, max_side),
             progress=report,
         )
     print_abc(measured, folder)
@@ -122,6 +131,8 @@ def robustness_command(
     json_file: JsonFile = None,
     data: Data = Path("data"),
     device: Device = "auto",
+    max_pixels: MaxPixels = None,
+    max_side: MaxSide = None,
 ) -> None:
     """Ask about images of known origin after compression, resizing, cropping and the like."""
     from index.answering.attribution import open_attributor
@@ -129,12 +140,13 @@ def robustness_command(
     from index.evaluation.pairs import read_pairs
     from index.evaluation.robustness import evaluate_robustness
 
+    limits = image_limits(max_pixels, max_side)
     pairs = read_pairs(pairs_file)
     attributor = open_attributor(data_folder(data), device=device)
     with stages() as report:
         measured = evaluate_robustness(
             pairs,
-            lambda perturb, asked: ask_attributor(attributor, asked, perturb),
+            lambda perturb, asked: ask_attributor(attributor, asked, perturb, limits),
             progress=report,
         )
     print_robustness(measured)

@@ -8,11 +8,20 @@ from typing import Annotated, Any
 
 import typer
 
-from app.settings import read_stores
+from app.settings import read_settings, read_stores
 from index.layout import DataFolder
+from model.images import ImageLimits
 
 Data = Annotated[
     Path, typer.Option(envvar="WHENCE_DATA", help="Folder that holds models, index and cache.")
+]
+MaxPixels = Annotated[
+    int | None,
+    typer.Option(min=1, envvar="WHENCE_MAX_PIXELS", help="Most pixels an image may have."),
+]
+MaxSide = Annotated[
+    int | None,
+    typer.Option(min=1, envvar="WHENCE_MAX_SIDE", help="Longest side of an image, in pixels."),
 ]
 Workers = Annotated[int, typer.Option(min=0, max=256, help="Processes that decode images.")]
 Device = Annotated[
@@ -70,6 +79,15 @@ PairsFile = Annotated[
     Path, typer.Option("--pairs", help="Manifest with path, concepts (separated by ;) and kind.")
 ]
 DEFAULT_WORKERS = min(4, os.cpu_count() or 1)
+
+
+def image_limits(max_pixels: int | None, max_side: int | None) -> ImageLimits:
+    """Returns what an image may measure: the server's own settings, after the options.
+
+    Raises:
+        SettingsError: a value in the environment is not one that a setting can have.
+    """
+    return read_settings(max_pixels=max_pixels, max_side=max_side).image_limits
 
 
 def write_json(path: Path | None, record: dict[str, Any]) -> None:

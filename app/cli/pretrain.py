@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app.cli.console import err, out, stages
-from app.cli.options import DEFAULT_WORKERS, Data, Device, JsonFile, Workers, finite, write_json
+from app.cli.options import (
+    DEFAULT_WORKERS,
+    Data,
+    Device,
+    JsonFile,
+    MaxPixels,
+    MaxSide,
+    Workers,
+    finite,
+    image_limits,
+    write_json,
+)
 from app.cli.priority import NICENESS, Niceness, lower_priority
 from app.cli.skipped import print_skipped
 from index.layout import DataFolder
@@ -68,6 +79,8 @@ def pretrain(
     data: Data = Path("data"),
     device: Device = "auto",
     workers: Workers = DEFAULT_WORKERS,
+    max_pixels: MaxPixels = None,
+    max_side: MaxSide = None,
     nice: Niceness = NICENESS,
 ) -> None:
     """Pre-train a small backbone on unlabelled images, alone or by distillation of a teacher."""
@@ -76,7 +89,7 @@ def pretrain(
     from model.pretraining.pretrain import pretrain as run_pretraining
     from model.pretraining.shards import collect_images
 
-    found = collect_images(images)
+    found = collect_images(images, image_limits(max_pixels, max_side))
     print_skipped(found.skipped)
     config = PretrainConfig(
         seed=seed,

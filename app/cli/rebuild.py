@@ -13,9 +13,12 @@ from app.cli.options import (
     Data,
     Device,
     JsonFile,
+    MaxPixels,
+    MaxSide,
     Workers,
     data_folder,
     finite,
+    image_limits,
     write_json,
 )
 from app.cli.priority import NICENESS, Niceness, lower_priority
@@ -83,10 +86,13 @@ def rebuild(
         EngineName, typer.Option(help="What runs the model; see WHENCE_ENGINE.")
     ] = "eager",
     workers: Workers = DEFAULT_WORKERS,
+    max_pixels: MaxPixels = None,
+    max_side: MaxSide = None,
     nice: Niceness = NICENESS,
 ) -> None:
     """Embed the exemplars, write a new version of the index and publish it."""
     lower_priority(nice)
+    limits = image_limits(max_pixels, max_side)
     from index.building.embedding import embed_files
     from index.building.ray_embedding import ray_embedding
     from index.building.rebuild import RebuildOptions
@@ -123,6 +129,7 @@ def rebuild(
             RebuildOptions(
                 sources=[str(path) for path in source],
                 workers=workers,
+                limits=limits,
                 keep=keep,
                 canary_rate=canary_rate,
                 index_type=index_type,

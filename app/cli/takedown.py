@@ -7,7 +7,15 @@ from typing import Annotated
 import typer
 
 from app.cli.console import err, out, print_error, print_note
-from app.cli.options import Data, JsonFile, data_folder, write_json
+from app.cli.options import (
+    Data,
+    JsonFile,
+    MaxPixels,
+    MaxSide,
+    data_folder,
+    image_limits,
+    write_json,
+)
 from index.errors import SnapshotError
 from index.layout import DataFolder
 from index.snapshot import list_versions
@@ -32,10 +40,13 @@ def add(
         list[Path] | None, typer.Option(help="Image file, whether indexed or not; repeatable.")
     ] = None,
     data: Data = Path("data"),
+    max_pixels: MaxPixels = None,
+    max_side: MaxSide = None,
 ) -> None:
     """Take concepts, exemplars or images down, with every copy of theirs: all, or none on error."""
     if not (concept or exemplar or image):
         raise typer.BadParameter("name at least one --concept, --exemplar or --image")
+    limits = image_limits(max_pixels, max_side)
     folder = DataFolder(data)
     named: list[tuple[Named, str]] = [
         *(("concept", canonical(folder.index, "concept", target)) for target in concept or []),
@@ -43,7 +54,7 @@ def add(
     ]
     works: list[tuple[Kind, str, list[Content]]] = [
         *((kind, target, contents_of(folder.index, kind, target)) for kind, target in named),
-        *(("image", path.name, [content_of_file(path)]) for path in image or []),
+        *(("image", path.name, [content_of_file(path, limits)]) for path in image or []),
     ]
     recorded = TakedownLog(folder.takedowns).add_all(works, reason=reason)
     hides: list[list[Hidden]] = [[] for _ in recorded]

@@ -13,7 +13,10 @@ from app.cli.options import (
     Data,
     Device,
     JsonFile,
+    MaxPixels,
+    MaxSide,
     Workers,
+    image_limits,
     write_json,
 )
 from app.cli.priority import NICENESS, Niceness, lower_priority
@@ -44,10 +47,13 @@ def train(
     data: Data = Path("data"),
     device: Device = "auto",
     workers: Workers = DEFAULT_WORKERS,
+    max_pixels: MaxPixels = None,
+    max_side: MaxSide = None,
     nice: Niceness = NICENESS,
 ) -> None:
     """Train aligned and disentangled embeddings on unlabelled images, withdrawn ones left out."""
     lower_priority(nice)
+    limits = image_limits(max_pixels, max_side)
     from model.backbone import parse_options
     from model.features import why_unreadable
     from model.starter import choose_backbone
@@ -64,7 +70,9 @@ def train(
     folder = DataFolder(data)
     takedowns = TakedownLog(folder.takedowns).read()
     with stages() as report:
-        files, withdrawn = leave_out_withdrawn(files, takedowns, workers=workers, progress=report)
+        files, withdrawn = leave_out_withdrawn(
+            files, takedowns, workers=workers, limits=limits, progress=report
+        )
         trained = train_model(
             files,
             network,
@@ -72,12 +80,13 @@ def train(
             features=folder.features,
             device=device,
             workers=workers,
+            limits=limits,
             progress=report,
             on_step=print_step,
         )
     if withdrawn:
         print_note(f"{len(withdrawn)} images left out, withdrawn works or copies of them")
-    skipped += [Skipped(shown(path), why_unreadable(path)) for path in trained.unreadable]
+    skipped += [Skipped(shown(path), why_unreadable(path, limits)) for path in trained.unreadable]
     print_skipped(skipped)
     out.print(
         f"model {trained.model_id} trained on {trained.images} images, skipped {len(skipped)}"

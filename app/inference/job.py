@@ -19,7 +19,7 @@ from index.answering.attribution import Attribution, Attributor
 from index.answering.explanation import Explanation, explain_answer
 from model.config import Facet
 from model.explain import Patches
-from model.images import DEFAULT_LIMITS, DecodedImage, read_image
+from model.images import DEFAULT_LIMITS, DecodedImage, ImageLimits, read_image
 
 
 @dataclass(eq=False)
@@ -158,14 +158,21 @@ def _groups(jobs: Sequence[ImageJob], key: Callable[[ImageJob], Hashable]) -> li
     return list(groups.values())
 
 
-def answer_file(attributor: Attributor, path: Path, *, top_k: int, exemplars: int) -> ImageJob:
+def answer_file(
+    attributor: Attributor,
+    path: Path,
+    *,
+    top_k: int,
+    exemplars: int,
+    limits: ImageLimits = DEFAULT_LIMITS,
+) -> ImageJob:
     """Answer one image file in this thread, without a server.
 
     Raises:
         ImageError: the file cannot be read or decoded.
     """
     job = ImageJob(attributor, Deadline(inf), top_k, exemplars)
-    job.decode(lambda side: read_image(path, DEFAULT_LIMITS, min_decode_side=side))
+    job.decode(lambda side: read_image(path, limits, min_decode_side=side))
     embed([job])
     search([job])
     job.complete()

@@ -128,7 +128,9 @@ class ExemplarHit(Wire):
     """An exemplar that speaks for a concept."""
 
     id: str = Field(description="Identifies the exemplar in `/exemplars/{id}/image`.")
-    similarity: float = Field(description="Cosine similarity to the query, -1 to 1, in `facet`.")
+    similarity: float = Field(
+        ge=-1, le=1, description="Cosine similarity to the query, -1 to 1, in `facet`."
+    )
     facet: Facet = Field(description="The facet in which it stands out most.")
     image_url: str = Field(description="Path of its thumbnail on this server.")
     source_url: str | None = Field(description="Where the exemplar was found.")

@@ -211,5 +211,6 @@ def _exemplars(
 ) -> Iterator[ExemplarEvidence]:
     for place, row in enumerate(ranked.rows[:count]):
         facet = ranked.dominant_facet(place)
-        similarity = float(ranked.similarities[facet][place])
+        # In single precision the cosine of equal vectors can be 1.0000001.
+        similarity = min(1.0, max(-1.0, float(ranked.similarities[facet][place])))
         yield ExemplarEvidence(images[int(row)], similarity, facet)

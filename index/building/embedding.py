@@ -19,7 +19,7 @@ from index.thumbnails import thumbnail_of
 from model.config import Facet
 from model.errors import ImageError
 from model.explain import Patches
-from model.images import read_image
+from model.images import DEFAULT_LIMITS, ImageLimits, read_image
 from model.regular_files import open_file
 from model.views import RandomViews
 
@@ -74,6 +74,7 @@ class EmbedFiles(Protocol):
         embedder: ImageEmbedder,
         *,
         workers: int = 0,
+        limits: ImageLimits = DEFAULT_LIMITS,
         progress: Callable[[int, int], None] | None = None,
     ) -> "EmbeddingReport":
         """See `embed_files`."""
@@ -119,6 +120,7 @@ def embed_files(
     embedder: ImageEmbedder,
     *,
     workers: int = 0,
+    limits: ImageLimits = DEFAULT_LIMITS,
     progress: Callable[[int, int], None] | None = None,
 ) -> EmbeddingReport:
     """Embed those files that the cache does not know; each batch is kept as soon as it is made.
@@ -128,6 +130,7 @@ def embed_files(
         files: what to embed.
         embedder: the model.
         workers: processes that decode; 0 does it in this one.
+        limits: what an image may measure.
         progress: called with (done, total) of the files that had to be embedded.
     """
     by_key = {file.key: file for file in files}
@@ -135,7 +138,7 @@ def embed_files(
     # A process takes longer to start than a batch to decode.
     workers = min(workers, len(todo) // BATCH)
     loader = DataLoader(
-        _Decoder(todo, embedder), batch_size=BATCH, num_workers=workers, collate_fn=list
+        _Decoder(todo, embedder, limits), batch_size=BATCH, num_workers=workers, collate_fn=list
     )
     unreadable: dict[str, str] = {}
     done = 0
@@ -189,8 +192,9 @@ def hash_file(path: Path) -> str:
 class Preparer:
     """Makes each file ready for the forward pass, or says (key, why not)."""
 
-    def __init__(self, embedder: ImageEmbedder) -> None:
+    def __init__(self, embedder: ImageEmbedder, limits: ImageLimits = DEFAULT_LIMITS) -> None:
         self._preprocess = embedder.preprocess
+        self._limits = limits
         self._views = RandomViews(1, embedder.input_size)
 
     def __call__(self, file: ImageFile) -> "Prepared | tuple[str, str]":
@@ -200,7 +204,7 @@ class Preparer:
         drawn with the random state that all threads share.
         """
         try:
-            decoded = read_image(file.path)
+            decoded = read_image(file.path, self._limits)
         except ImageError as error:
             return file.key, str(error)
         if decoded.sha256 != file.sha256:  # else another image would be known by this one's hash
@@ -224,9 +228,11 @@ class Preparer:
 
 
 class _Decoder(Dataset["Prepared | tuple[str, str]"]):
-    def __init__(self, files: Sequence[ImageFile], embedder: ImageEmbedder) -> None:
+    def __init__(
+        self, files: Sequence[ImageFile], embedder: ImageEmbedder, limits: ImageLimits
+    ) -> None:
         self._files = files
-        self._prepare = Preparer(embedder)
+        self._prepare = Preparer(embedder, limits)
 
     def __len__(self) -> int:
         return len(self._files)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from index.errors import RebuildError
 from model.config import Facet
+from model.images import DECODING
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS images (
@@ -35,6 +36,9 @@ CREATE TABLE IF NOT EXISTS files (
     path   TEXT PRIMARY KEY,
     stamp  TEXT NOT NULL,         -- size and times: equal as long as the file is
     sha256 TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS unchecked (
+    sha256 TEXT PRIMARY KEY       -- of a file that an earlier version of decoding has read
 ) WITHOUT ROWID;
 -- What is asked of every image at once lies beside the thumbnails, not among them.
 CREATE INDEX IF NOT EXISTS sizes ON images (key, width, height);
@@ -76,6 +80,7 @@ class EmbeddingCache:
                 self._db.execute("PRAGMA secure_delete = ON")  # what is forgotten is overwritten
                 self._db.execute("PRAGMA synchronous = NORMAL")  # a power cut may cost a batch
                 self._db.executescript(f"BEGIN; {SCHEMA} COMMIT;")
+                self._note_decoding()
                 until_open.pop_all()
         except sqlite3.Error as error:
             raise RebuildError(
@@ -87,6 +92,19 @@ class EmbeddingCache:
 
     def __exit__(self, *_: object) -> None:
         self._db.close()
+
+    def unchecked(self, hashes: Iterable[str]) -> list[str]:
+        """Returns those of these files that are known as an earlier version decoded them."""
+        known = {row[0] for row in self._db.execute("SELECT sha256 FROM unchecked")}
+        return [sha256 for sha256 in dict.fromkeys(hashes) if sha256 in known]
+
+    def checked(self, sha256: str, *, outdated: bool) -> None:
+        """Note that a file was decoded again, or would give the same; drop what is outdated."""
+        with self._db:
+            self._db.execute("DELETE FROM unchecked WHERE sha256 = ?", (sha256,))
+            if outdated:
+                self._db.execute("DELETE FROM fingerprints WHERE sha256 = ?", (sha256,))
+                self._drop(sha256)
 
     def missing(self, keys: Iterable[str]) -> list[str]:
         """Those of ``keys`` that are not here, in order, without repeats."""
@@ -118,11 +136,7 @@ class EmbeddingCache:
         """Drop what was made of these files, views included; only their fingerprints stay."""
         with self._db:
             for sha256 in hashes:
-                for table in ("images", "vectors"):
-                    self._db.execute(
-                        f"DELETE FROM {table} WHERE key = ? OR (key > ? AND key < ?)",
-                        (sha256, f"{sha256}/", f"{sha256}0"),  # 0 follows / in ASCII
-                    )
+                self._drop(sha256)
 
     def holds(self, hashes: Iterable[str]) -> list[str]:
         """Those of these files of which an image or a vector is here, of a view at least."""
@@ -193,6 +207,23 @@ class EmbeddingCache:
         if len(found) != len(keys):
             raise KeyError(f"{len(keys) - len(found)} of {len(keys)} images have no {facet} vector")
         return found
+
+    def _drop(self, sha256: str) -> None:
+        for table in ("images", "vectors"):
+            self._db.execute(
+                f"DELETE FROM {table} WHERE key = ? OR (key > ? AND key < ?)",
+                (sha256, f"{sha256}/", f"{sha256}0"),  # 0 follows / in ASCII
+            )
+
+    def _note_decoding(self) -> None:
+        """Mark all that is here as unchecked where an earlier version of decoding made it."""
+        [version] = self._db.execute("PRAGMA user_version").fetchone()
+        if version < DECODING:
+            self._db.executescript(
+                "BEGIN; INSERT OR IGNORE INTO unchecked SELECT substr(key, 1, 64) FROM images; "
+                "INSERT OR IGNORE INTO unchecked SELECT sha256 FROM fingerprints; "
+                f"PRAGMA user_version = {DECODING}; COMMIT;"
+            )
 
     def _keys(self) -> set[str]:
         return {row[0] for row in self._db.execute("SELECT key FROM images INDEXED BY sizes")}

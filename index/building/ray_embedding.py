@@ -33,6 +33,7 @@ from index.building.embedding import (
 )
 from index.building.embedding_cache import EmbeddedImage, EmbeddingCache
 from index.errors import RebuildError
+from model.images import DEFAULT_LIMITS, ImageLimits
 
 CORES = 4  # of a worker without a GPU; fewer where no machine has them, or one worker would be left
 BLOCKS = 10_000  # Ray keeps books on each block, so that there should not be more
@@ -84,6 +85,7 @@ class _RayEmbedding:
         embedder: ImageEmbedder,
         *,
         workers: int = 0,
+        limits: ImageLimits = DEFAULT_LIMITS,
         progress: Callable[[int, int], None] | None = None,
     ) -> EmbeddingReport:
         """See `index.building.embedding.embed_files`.
@@ -94,10 +96,12 @@ class _RayEmbedding:
         by_key = {file.key: file for file in files}
         todo = [by_key[key] for key in cache.missing(by_key)]
         if len(todo) <= BATCH:  # not worth waiting for workers
-            return embed_files(cache, todo, embedder, workers=workers, progress=progress)
+            return embed_files(
+                cache, todo, embedder, workers=workers, limits=limits, progress=progress
+            )
         unreadable: dict[str, str] = {}
         done = 0
-        for block in self._embedded(todo):
+        for block in self._embedded(todo, limits):
             images = [_image(row) for row in block if not row["reason"]]
             cache.add(images)
             unreadable |= {row["key"]: row["reason"] for row in block if row["reason"]}
@@ -106,7 +110,9 @@ class _RayEmbedding:
                 progress(done, len(todo))
         return EmbeddingReport(embedded=len(todo) - len(unreadable), unreadable=unreadable)
 
-    def _embedded(self, todo: Sequence[ImageFile]) -> Iterator[list[dict[str, Any]]]:
+    def _embedded(
+        self, todo: Sequence[ImageFile], limits: ImageLimits
+    ) -> Iterator[list[dict[str, Any]]]:
         data = importlib.import_module("ray.data")
         context = data.DataContext.get_current()
         context.enable_progress_bars = False  # the command has its own
@@ -121,7 +127,7 @@ class _RayEmbedding:
         )
         embedded = blocks.map_batches(
             _Worker,
-            fn_constructor_args=(self._load, resources["num_cpus"]),
+            fn_constructor_args=(self._load, resources["num_cpus"], limits),
             batch_size=BATCH,
             compute=data.ActorPoolStrategy(size=min(count, math.ceil(len(todo) / size))),
             **resources,
@@ -140,10 +146,10 @@ class _RayEmbedding:
 class _Worker:
     """Embeds batches with a model of its own; lives on one machine of the cluster."""
 
-    def __init__(self, load: Loader, cores: int) -> None:
+    def __init__(self, load: Loader, cores: int, limits: ImageLimits) -> None:
         torch.set_num_threads(cores)
         self._embedder = load()
-        self._prepare = Preparer(self._embedder)
+        self._prepare = Preparer(self._embedder, limits)
         self._threads = ThreadPoolExecutor(cores)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from index.building.scan import (
     Identified,
     Progress,
     add_fingerprints,
+    forget_outdated,
     identify,
     leave_out,
 )
@@ -43,6 +44,7 @@ from index.stores.vectors import IndexType, VectorEngine
 from index.takedowns.log import TakedownLog, Takedowns
 from index.versions import erase_withdrawn, named_failures, prune, rebuild_lock, remove
 from model.folders import Skipped
+from model.images import DEFAULT_LIMITS, ImageLimits
 
 METHOD = 1  # raise it with any change that makes another index of the same images and options
 NULL_QUERIES = 1500  # images asked without their own concept, a third of them unchanged
@@ -55,6 +57,7 @@ class RebuildOptions:
     Attributes:
         sources: names of the sources, for the manifest.
         workers: processes that decode; 0 decodes in this one.
+        limits: what an exemplar may measure.
         keep: versions to keep, the new one included; older ones are removed.
         canary_rate: share of the canary queries that must find their own concept.
         index_type: how to search; ``auto`` is exact up to `index.stores.lists.EXACT_FLOATS`.
@@ -65,6 +68,7 @@ class RebuildOptions:
 
     sources: Sequence[str] = ()
     workers: int = 0
+    limits: ImageLimits = DEFAULT_LIMITS
     keep: int = KEEP
     canary_rate: float = CANARY_RATE
     index_type: IndexType = "auto"
@@ -131,7 +135,7 @@ def rebuild(
         chosen = _embed(run, found)
         content = _describe(run, chosen)
         summary = _summarise(run, content, exemplars, skipped)
-        if not run.options.force and _is_published(run, content):
+        if not (run.options.force or run.renewed) and _is_published(run, content):
             assert run.published
             summary = replace(summary, version=run.published, unchanged=True)
         else:
@@ -157,6 +161,7 @@ class _Run:
     before: set[str]  # ids of its exemplars
     concept_ids: set[str] = field(default_factory=set)  # of all concepts of the sources
     embedded: int = 0
+    renewed: int = 0  # images known before, but decoded otherwise than now
     skipped: list[Skipped] = field(default_factory=list)
 
 
@@ -179,7 +184,9 @@ def _begin(
         takedowns = TakedownLog(data.takedowns).read()
         for manifest in list_versions(data.index):
             takedowns.require(manifest.takedowns, f"the manifest of version {manifest.version}")
-        embed = partial(options.embed, embedder=embedder, workers=options.workers)
+        embed = partial(
+            options.embed, embedder=embedder, workers=options.workers, limits=options.limits
+        )
         published, before = _read_published(data)
         yield _Run(
             data=data,
@@ -199,6 +206,7 @@ def _scan(run: _Run, exemplars: Sequence[SourceExemplar]) -> list[Identified]:
     """Return the exemplars whose files can be read and that no takedown names."""
     run.concept_ids = {exemplar.concept.id for exemplar in exemplars}
     found, unreadable = identify(exemplars, run.cache, run.report)
+    run.renewed = forget_outdated(found, run.cache)
     found, withdrawn = leave_out(found, run.takedowns, run.cache, run.concept_ids)
     run.skipped += unreadable + withdrawn
     if not found:

@@ -15,7 +15,8 @@ from index.takedowns.fingerprints import fingerprint
 from index.takedowns.log import Takedown, Takedowns
 from model.files import FileStamp
 from model.folders import Skipped
-from model.regular_files import shown
+from model.images import reads_anew
+from model.regular_files import read_file, shown
 
 Progress = Callable[[str, int, int], None]  # (stage, done, total)
 
@@ -124,6 +125,26 @@ def leave_out(
         for place, (takedown, how) in sorted(reached.items())
     ]
     return [item for place, item in enumerate(found) if place not in reached], skipped
+
+
+def forget_outdated(found: Sequence[Identified], cache: EmbeddingCache) -> int:
+    """Drop from the cache those files that are decoded otherwise now than when they were embedded.
+
+    Each file is looked at once after a change of `model.images.DECODING`.
+
+    Returns:
+        The number of files that are to be embedded again.
+    """
+    paths = {item.file.sha256: item.file.path for item in found}
+    outdated = 0
+    for sha256 in cache.unchecked(paths):
+        try:
+            changed = reads_anew(read_file(paths[sha256]))
+        except OSError:
+            continue  # the next rebuild looks again
+        cache.checked(sha256, outdated=changed)
+        outdated += changed
+    return outdated
 
 
 def add_fingerprints(hashes: Iterable[str], cache: EmbeddingCache) -> None:

@@ -39,6 +39,7 @@ from index.evaluation.features import BLOCK, ImageFeatures, embed_images
 from index.evaluation.metrics import AbcProtocol
 from index.evaluation.ranks import average_precision, rank_true, recall_at
 from index.evaluation.scores import ExemplarScorer
+from model.images import DEFAULT_LIMITS, ImageLimits
 
 Progress = Callable[[str, int, int], None]  # (stage, done, total)
 
@@ -96,6 +97,7 @@ def evaluate_abc(
     out: Path,
     protocol: AbcProtocol = "official",
     workers: int = 0,
+    limits: ImageLimits = DEFAULT_LIMITS,
     progress: Progress | None = None,
 ) -> AbcReport:
     """Rank every query's true exemplars, or those that an interrupted run has not ranked yet.
@@ -107,6 +109,7 @@ def evaluate_abc(
         out: where features and ranks are kept; runs may share it.
         protocol: what the gallery is.
         workers: processes that decode; 0 does it in this one.
+        limits: what an image may measure.
         progress: called with (stage, done, total).
 
     Raises:
@@ -117,7 +120,7 @@ def evaluate_abc(
     out.mkdir(parents=True, exist_ok=True)
     try:
         with filelock.FileLock(out / ".lock", timeout=0):
-            features = _embed(release, distractors, embedder, out, workers, report)
+            features = _embed(release, distractors, embedder, out, workers, limits, report)
             run = _Run(release, protocol, embedder.model_id, *features)
             folder = run.open(out)
             run.rank(folder / RANKS, report)
@@ -174,6 +177,7 @@ def _embed(
     embedder: ImageEmbedder,
     out: Path,
     workers: int,
+    limits: ImageLimits,
     report: Progress,
 ) -> tuple[ImageFeatures, ImageFeatures, ImageFeatures]:
     """Features of queries, exemplars and distractors; the short work, and its errors, first."""
@@ -190,6 +194,7 @@ def _embed(
             list(dict.fromkeys(images)),
             embedder,
             workers=workers,
+            limits=limits,
             progress=lambda done, total, stage=stage: report(stage, done, total),  # type: ignore[misc]
         )
         if stage != "distractors" and features.unreadable:

@@ -28,7 +28,7 @@ from index.errors import EvaluationError
 from index.stores.vectors import Floats, Rows
 from model.config import Facet
 from model.errors import ImageError
-from model.images import read_image
+from model.images import DECODING, DEFAULT_LIMITS, ImageLimits, read_image
 
 PENDING, EMBEDDED, UNREADABLE = 0, 1, 2
 STATE, IMAGES = "state.npy", "images.json"
@@ -83,6 +83,7 @@ def embed_images(
     embedder: ImageEmbedder,
     *,
     workers: int = 0,
+    limits: ImageLimits = DEFAULT_LIMITS,
     progress: Progress | None = None,
 ) -> ImageFeatures:
     """Embed image files, or the rest of them, or nothing when it is all there already.
@@ -96,13 +97,14 @@ def embed_images(
         images: the files, without repeats.
         embedder: the model.
         workers: processes that decode; 0 does it in this one.
+        limits: what an image may measure.
         progress: called with (images done, images in all).
 
     Raises:
         EvaluationError: a file is missing, none is a readable image, or an embedding is not a unit
             vector.
     """
-    place = folder / _key(images)
+    place = folder / _key(images, limits)
     place.mkdir(parents=True, exist_ok=True)
     _replace(place / IMAGES, json.dumps([str(path) for path in images], indent=0).encode())
     if not (place / STATE).exists():
@@ -110,7 +112,7 @@ def embed_images(
         np.save(fresh, np.full(len(images), PENDING, dtype=np.uint8))
         _replace(place / STATE, fresh.getvalue())
     state = open_memmap(place / STATE, mode="r+")
-    _embed_pending(place, images, state, embedder, workers, progress)
+    _embed_pending(place, images, state, embedder, workers, limits, progress)
     readable = np.asarray(state) == EMBEDDED
     if not readable.any():
         raise EvaluationError(
@@ -130,13 +132,14 @@ def _embed_pending(
     state: "np.memmap[tuple[int, ...], np.dtype[np.uint8]]",
     embedder: ImageEmbedder,
     workers: int,
+    limits: ImageLimits,
     progress: Progress | None,
 ) -> None:
     pending: Rows = np.flatnonzero(state == PENDING)
     done = len(images) - len(pending)
     started = bool((state == EMBEDDED).any())
     loader = DataLoader(
-        _Pixels([images[row] for row in pending], embedder),
+        _Pixels([images[row] for row in pending], embedder, limits),
         batch_size=BATCH,
         num_workers=workers,
         collate_fn=list,
@@ -170,7 +173,10 @@ def _embed_pending(
 class _Pixels(Dataset["torch.Tensor | None"]):
     """The preprocessed pixels of each file, or None where it is not a readable image."""
 
-    def __init__(self, images: Sequence[Path], embedder: ImageEmbedder) -> None:
+    def __init__(
+        self, images: Sequence[Path], embedder: ImageEmbedder, limits: ImageLimits
+    ) -> None:
+        self._limits = limits
         self._images = images
         self._preprocess = embedder.preprocess
 
@@ -179,7 +185,7 @@ class _Pixels(Dataset["torch.Tensor | None"]):
 
     def __getitem__(self, index: int) -> torch.Tensor | None:
         try:
-            return self._preprocess(read_image(self._images[index]).pixels)
+            return self._preprocess(read_image(self._images[index], self._limits).pixels)
         except ImageError:
             return None
 
@@ -194,9 +200,9 @@ def _require_unit(facet: Facet, vectors: Floats) -> None:
         )
 
 
-def _key(images: Sequence[Path]) -> str:
-    """A name for these files as they are now."""
-    digest = hashlib.sha256()
+def _key(images: Sequence[Path], limits: ImageLimits) -> str:
+    """Returns a name for these files as they are now, and for how they are decoded."""
+    digest = hashlib.sha256(f"{DECODING}\0{limits}\n".encode())
     for path in images:
         try:
             stat = path.stat()

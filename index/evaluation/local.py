@@ -7,13 +7,16 @@ from index.errors import NotFoundError
 from index.evaluation.pairs import Answer, Pair
 from index.evaluation.robustness import Perturbation, unchanged
 from model.errors import ImageError
-from model.images import read_image
+from model.images import DEFAULT_LIMITS, ImageLimits, read_image
 
 BATCH = 16
 
 
 def ask_attributor(
-    attributor: Attributor, pairs: Sequence[Pair], perturb: Perturbation = unchanged
+    attributor: Attributor,
+    pairs: Sequence[Pair],
+    perturb: Perturbation = unchanged,
+    limits: ImageLimits = DEFAULT_LIMITS,
 ) -> Iterator[Answer]:
     """Rank every concept of the index for each pair, with and without its true concepts.
 
@@ -21,17 +24,20 @@ def ask_attributor(
         attributor: model and snapshot.
         pairs: what to ask.
         perturb: changes every query image before it is asked about.
+        limits: what a query image may measure.
     """
     for start in range(0, len(pairs), BATCH):
-        yield from _ask(attributor, pairs[start : start + BATCH], perturb)
+        yield from _ask(attributor, pairs[start : start + BATCH], perturb, limits)
 
 
-def _ask(attributor: Attributor, pairs: Sequence[Pair], perturb: Perturbation) -> list[Answer]:
+def _ask(
+    attributor: Attributor, pairs: Sequence[Pair], perturb: Perturbation, limits: ImageLimits
+) -> list[Answer]:
     images, answers = [], [Answer()] * len(pairs)
     places = []
     for place, pair in enumerate(pairs):
         try:
-            images.append(perturb(read_image(pair.path).pixels))
+            images.append(perturb(read_image(pair.path, limits).pixels))
             places.append(place)
         except ImageError as error:
             answers[place] = Answer(error=str(error))

@@ -53,7 +53,7 @@ from index.takedowns.fingerprints import (
 from index.thumbnails import thumbnail_of
 from model.config import Frozen
 from model.files import sync_to_disk
-from model.images import decode_image
+from model.images import DEFAULT_LIMITS, ImageLimits, decode_image
 from model.regular_files import read_file
 
 Kind = Literal["concept", "exemplar", "image"]
@@ -404,7 +404,7 @@ class TakedownLog:
             ) from cause
 
 
-def content_of_file(path: Path) -> Content:
+def content_of_file(path: Path, limits: ImageLimits = DEFAULT_LIMITS) -> Content:
     """What identifies an image file that may be in no index.
 
     Raises:
@@ -412,7 +412,7 @@ def content_of_file(path: Path) -> Content:
         TakedownError: there is no such file.
     """
     try:
-        image = decode_image(read_file(path))
+        image = decode_image(read_file(path), limits)
     except OSError as error:
         raise TakedownError(f"--image {path} cannot be read: {error.strerror}") from error
     key = fingerprint(thumbnail_of(image.pixels))

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from index.takedowns.fingerprints import fingerprint
 from index.takedowns.log import Takedowns
 from index.thumbnails import thumbnail_of
 from model.errors import ImageError
-from model.images import read_image
+from model.images import DEFAULT_LIMITS, ImageLimits, read_image
 
 STEP = 256  # files looked at between two notes of progress
 
@@ -18,6 +19,7 @@ def leave_out_withdrawn(
     takedowns: Takedowns,
     *,
     workers: int = 0,
+    limits: ImageLimits = DEFAULT_LIMITS,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> tuple[list[Path], list[Path]]:
     """The files that may be used, and the withdrawn ones: the same contents, and near-duplicates.
@@ -29,6 +31,7 @@ def leave_out_withdrawn(
         files: images to train on.
         takedowns: what is withdrawn.
         workers: threads that decode, at least one.
+        limits: what an image may measure.
         progress: called with ("scanning", done, total).
     """
     withdrawn: list[Path] = []
@@ -37,7 +40,7 @@ def leave_out_withdrawn(
     with ThreadPoolExecutor(max(1, workers)) as pool:
         for start in range(0, len(files), STEP):
             part = files[start : start + STEP]
-            seen = list(pool.map(_look, part))
+            seen = list(pool.map(partial(_look, limits=limits), part))
             decoded = [(path, *each) for path, each in zip(part, seen, strict=True) if each]
             near = takedowns.of_pictures([picture for _, _, picture in decoded])
             for (path, sha256, _), copy in zip(decoded, near, strict=True):
@@ -49,10 +52,10 @@ def leave_out_withdrawn(
     return [path for path in files if path not in gone], withdrawn
 
 
-def _look(path: Path) -> tuple[str, bytes] | None:
+def _look(path: Path, limits: ImageLimits) -> tuple[str, bytes] | None:
     """SHA-256 and fingerprint of a file; None if it cannot be decoded."""
     try:
-        image = read_image(path)
+        image = read_image(path, limits)
     except ImageError:
         return None
     return image.sha256, fingerprint(thumbnail_of(image.pixels))

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from model.config import PretrainConfig
 from model.errors import ImageError
-from model.images import decode_image
+from model.images import ImageLimits, decode_image
 from model.pretraining.augment import central_crop, draw_crop
 from model.pretraining.shards import ImageRef
 
@@ -85,7 +85,8 @@ class _SampleBatches(Dataset[torch.Tensor]):
 def _decode(ref: ImageRef) -> Image.Image:
     """Decode an image; return a grey one if its pixels are damaged."""
     try:
-        return decode_image(ref.read()).pixels
+        # As large as its header said when it was found to be within the limits.
+        return decode_image(ref.read(), ImageLimits(ref.area, ref.area)).pixels
     except (ImageError, OSError) as error:
         log.warning("%s in %s: %s; grey in its place", ref.name, ref.path, error)
         return Image.new("RGB", (ref.short_side, ref.short_side), "grey")

@@ -20,11 +20,11 @@ from model.folders import (
     only_images,
     unused_name,
 )
-from model.images import DEFAULT_LIMITS, begins_image, read_size
+from model.images import DEFAULT_LIMITS, ImageLimits, begins_image, read_size
 from model.regular_files import open_file, shown
 
 SHARD = ".tar"
-MOST_BYTES = 20 * 2**20  # of one image, encoded; what is larger is left out unread
+MOST_BYTES = 4  # a pixel of the limit; a file with more is left out unread
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Collection:
     skipped: list[Skipped]  # everything else that lies there, and why it is not used
 
 
-def collect_images(paths: Sequence[Path]) -> Collection:
+def collect_images(paths: Sequence[Path], limits: ImageLimits = DEFAULT_LIMITS) -> Collection:
     """Returns all images below ``paths``: image files, tar shards, and folders of either.
 
     Folders are walked as in `model.folders`. Only headers are read. A shard, a file whose name ends
@@ -73,7 +73,7 @@ def collect_images(paths: Sequence[Path]) -> Collection:
     skipped: list[Skipped] = []
     for path in paths:
         for found in _entries(path, skipped.append):
-            measured = _measured(found)
+            measured = _measured(found, limits)
             if isinstance(measured, Skipped):
                 skipped.append(measured)
             else:
@@ -164,16 +164,16 @@ def _ends_at(shard: Path, end: int) -> bool:
     return length >= 2 * tarfile.BLOCKSIZE
 
 
-def _measured(found: ImageRef) -> ImageRef | Skipped:
+def _measured(found: ImageRef, limits: ImageLimits) -> ImageRef | Skipped:
     """Returns the image with its size from its header, or why it cannot be used."""
     place = shown(found.path) if not found.offset else f"{shown(found.path)}: {found.name}"
-    if found.length > MOST_BYTES:
-        return Skipped(place, f"it has {found.length:,} bytes, over {MOST_BYTES:,}")
+    if found.length > (most := MOST_BYTES * limits.max_pixels):
+        return Skipped(place, f"it has {found.length:,} bytes, over {most:,}")
     try:
         # Own files are opened, so that their pixels are not read; a member is at no offset 0.
         with io.BytesIO(found.read()) if found.offset else open_file(found.path) as file:
             width, height = read_size(file)
-        replace(DEFAULT_LIMITS, min_side=1).check(width, height)
+        replace(limits, min_side=1).check(width, height)
     except ImageError as error:
         return Skipped(place, str(error))
     except OSError as error:

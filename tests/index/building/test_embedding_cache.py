@@ -174,3 +174,25 @@ def test_vectors_survive_as_little_endian_float32(cache: EmbeddingCache, path: P
     cache.add([embedded("a")])
     blob = sqlite3.connect(path).execute("SELECT vector FROM vectors WHERE facet = 'style'")
     assert blob.fetchone()[0] == embedded("a").vectors["style"].astype("<f4").tobytes()
+
+
+def test_what_an_earlier_decoding_made_is_looked_at_once_more(tmp_path: Path) -> None:
+    def keep(key: str) -> EmbeddedImage:
+        return replace(embedded(key), fingerprint=b"" if "/" in key else b"fp")
+
+    place = tmp_path / "cache.sqlite"
+    with EmbeddingCache(place) as cache:
+        cache.add([keep("a" * 64), keep("b" * 64), keep(f"{'b' * 64}/view-0")])
+        assert cache.unchecked(["a" * 64, "b" * 64]) == []
+    with sqlite3.connect(place) as database:
+        database.execute("PRAGMA user_version = 0")  # as files of that time have it
+    database.close()
+    with EmbeddingCache(place) as cache:
+        assert cache.unchecked(["a" * 64, "b" * 64, "c" * 64]) == ["a" * 64, "b" * 64]
+        cache.checked("a" * 64, outdated=False)
+        cache.checked("b" * 64, outdated=True)
+    with EmbeddingCache(place) as cache:
+        assert cache.unchecked(["a" * 64, "b" * 64]) == []
+        keys = ["a" * 64, "b" * 64, f"{'b' * 64}/view-0"]
+        assert cache.missing(keys) == keys[1:]
+        assert cache.fingerprints().keys() == {"a" * 64}

@@ -1,4 +1,5 @@
 import shutil
+import sqlite3
 from collections.abc import Callable, Sequence
 
 import filelock
@@ -13,6 +14,8 @@ from index.building.source import SourceConcept, SourceExemplar, read_sources
 from index.errors import RebuildError, SnapshotError
 from index.snapshot import list_versions, open_published, published_version
 from index.stores import faiss_files
+from model.decoding.colour import PRIMARIES, rgb_profile
+from model.images import ImageLimits
 from tests.fakes import FakeEmbedder, patches
 from tests.index.conftest import House
 
@@ -84,6 +87,31 @@ def test_unreadable_images_are_counted_and_listed_with_the_reason(house: House) 
     assert set(reasons) == {str(text), str(cut)}
     assert "not an image" in reasons[str(text)]
     assert "decoded" in reasons[str(cut)]
+
+
+def test_the_limits_are_those_that_are_set(house: House) -> None:
+    with Image.open(house.source / "one" / "000.png") as image:
+        pixels = image.width * image.height
+    patches(77).resize((80, 60)).save(house.source / "one" / "large.png")
+    summary = house.rebuild(limits=ImageLimits(max_pixels=pixels))
+    [skipped] = summary.skipped
+    assert skipped.reason.startswith(f"the image is 80 x 60 pixels; at most {pixels:,} pixels")
+    assert house.rebuild().exemplars == summary.exemplars + 1
+
+
+def test_what_an_earlier_decoding_read_otherwise_is_embedded_anew(house: House) -> None:
+    profile = rgb_profile(PRIMARIES[12], None)
+    wide = house.source / "one" / "wide.png"
+    patches(77).save(wide, icc_profile=profile)
+    first = house.rebuild()
+    assert house.rebuild(force=False).unchanged
+    cache = house.data.embeddings(house.embedder.model_id)
+    with sqlite3.connect(cache) as database:
+        database.execute("PRAGMA user_version = 0")  # as caches of that time have it
+    database.close()
+    again = house.rebuild(force=False)
+    assert (again.embedded, again.unchanged, again.exemplars) == (1, False, first.exemplars)
+    assert house.rebuild(force=False).unchanged
 
 
 def test_missing_files_are_counted_and_listed(house: House) -> None:

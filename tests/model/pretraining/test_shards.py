@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
-import model.pretraining.shards
 from model.errors import TrainingError
 from model.images import FORMATS, ImageLimits
-from model.pretraining.shards import collect_images
+from model.pretraining.shards import MOST_BYTES, collect_images
 from tests.fakes import patches
 from tests.pictures import encode
 
@@ -136,18 +135,14 @@ def test_a_folder_may_be_named_like_a_shard(tmp_path: Path) -> None:
     assert len(collect_images([folder]).images) == 1
 
 
-def test_images_too_large_are_left_out_and_named(
-    shard: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sizes = sorted(image.length for image in collect_images([shard]).images)
-    monkeypatch.setattr(model.pretraining.shards, "MOST_BYTES", sizes[-1] - 1)
-    assert "bytes, over" in collect_images([shard]).skipped[-1].reason
-    monkeypatch.undo()
-    monkeypatch.setattr(
-        model.pretraining.shards, "DEFAULT_LIMITS", ImageLimits(max_pixels=48 * 32 - 1)
-    )
+def test_images_too_large_are_left_out_and_named(shard: Path, tmp_path: Path) -> None:
+    short, long = tmp_path / "short.png", tmp_path / "long.png"
+    patches(0, side=16).save(short)
+    long.write_bytes(short.read_bytes() + bytes(MOST_BYTES * 256))
+    [skipped] = collect_images([short, long], ImageLimits(max_pixels=256)).skipped
+    assert (skipped.path, skipped.reason.endswith("bytes, over 1,024")) == (str(long), True)
     with pytest.raises(TrainingError, match="5 files or folders were skipped"):
-        collect_images([shard])
+        collect_images([shard], ImageLimits(max_pixels=48 * 32 - 1))
 
 
 @pytest.mark.parametrize("content", [b"", b"not a tar at all" * 100])
