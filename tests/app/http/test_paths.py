@@ -82,8 +82,8 @@ def test_large_images_pass_and_other_bodies_do_not(ask: Ask) -> None:
 
 
 def test_uploads_are_shed(ask: Ask, query: bytes) -> None:
-    pipeline = ask.client.app.state.service.pipeline  # type: ignore[attr-defined]
-    with pipeline.admitted(64):
+    queue = ask.client.app.state.service.pipeline.queue  # type: ignore[attr-defined]
+    with queue.hold(queue.capacity):
         response = ask("POST", f"{ROOT}/attribute", files={"image": query})
     assert response.status_code == 429
     counted = 'whence_http_requests_total{method="POST",route="/attribute",status="429"}'
