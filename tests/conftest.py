@@ -1,4 +1,5 @@
 from collections.abc import Iterator
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -12,6 +13,22 @@ torch.set_num_threads(1)
 # A busy machine is no failure, and every run tries the same examples.
 hypothesis.settings.register_profile("whence", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("whence")
+
+
+SLOW = (  # tests of these files start a browser, a cluster, a database, a proxy or long work
+    "browser/", "test_proxy.py", "app/http/test_serve.py", "app/routes/test_vector_store_gone.py",
+    "index/building/test_ray_embedding.py", "index/stores/test_vector_stores.py",
+    "model/pretraining/", "model/test_train.py", "model/test_starter.py", "app/cli/test_main.py",
+    "app/cli/test_start.py", "app/cli/test_evaluate.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that `make test-fast` leaves out."""
+    tests = Path(__file__).parent
+    for item in items:
+        if item.path.relative_to(tests).as_posix().startswith(SLOW):
+            item.add_marker("slow")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -35,6 +35,7 @@ from whence_client.retries import Retries
 
 TOP_K, EXEMPLARS = 5, 3  # the API's own defaults
 BATCH = 16  # images that a server accepts in one request, unless its settings say otherwise
+BATCH_BYTES = 60 * 2**20  # bytes of those images; a server accepts 64 MiB with what is around them
 TIMEOUT, CONNECT_TIMEOUT = 60.0, 5.0  # seconds
 RETRIES = 4
 
@@ -94,11 +95,28 @@ class _Calls:
         explain: bool,
         metadata: bool,
         batch: int,
+        batch_bytes: int,
     ) -> Iterator[_Call[BatchResponse]]:
+        """Read images and put them into requests; the next request's first image is read, too."""
         parameters = _attribution(top_k, exemplars, explain, metadata)
-        for start in range(0, len(images), batch):
-            some = images[start : start + batch]
-            yield _Call("POST", "/attribute/batch", _as(BatchResponse), parameters, some)
+
+        def call() -> _Call[BatchResponse]:
+            return _Call("POST", "/attribute/batch", _as(BatchResponse), parameters, tuple(some))
+
+        some: list[bytes] = []
+        for image in images:
+            try:
+                data = image_bytes(image)
+            except (OSError, TypeError):
+                if some:
+                    yield call()
+                raise
+            if some and (len(some) == batch or sum(map(len, some)) + len(data) > batch_bytes):
+                yield call()
+                some = []
+            some.append(data)
+        if some:
+            yield call()
 
     @staticmethod
     def concepts(q: str, offset: int, limit: int) -> _Call[ConceptList]:
@@ -195,12 +213,15 @@ class Whence:
         explain: bool = False,
         metadata: bool = False,
         batch: int = BATCH,
+        batch_bytes: int = BATCH_BYTES,
     ) -> Iterator[BatchAnswer]:
-        """Attribute many images, ``batch`` in a request; yields an answer or a problem for each.
+        """Attribute many images; yields an answer or a problem for each.
 
+        A request has ``batch`` images and ``batch_bytes`` bytes of them at most, but always one.
         Answers come in order and one by one: a later request that fails loses none before it.
         """
-        for call in _Calls.batches(images, top_k, exemplars, explain, metadata, batch):
+        calls = _Calls.batches(images, top_k, exemplars, explain, metadata, batch, batch_bytes)
+        for call in calls:
             yield from self._send(call).answers
 
     def concepts(self, q: str = "", *, offset: int = 0, limit: int = 50) -> ConceptList:
@@ -302,9 +323,12 @@ class AsyncWhence:
         explain: bool = False,
         metadata: bool = False,
         batch: int = BATCH,
+        batch_bytes: int = BATCH_BYTES,
     ) -> AsyncIterator[BatchAnswer]:
-        """Attribute many images; yields an answer or a problem for each, in order."""
-        for call in _Calls.batches(images, top_k, exemplars, explain, metadata, batch):
+        """Attribute many images, as `Whence.attribute_many` does."""
+        calls = _Calls.batches(images, top_k, exemplars, explain, metadata, batch, batch_bytes)
+        # Files are read and images encoded in a thread: other tasks go on meanwhile.
+        while call := await asyncio.to_thread(next, calls, None):
             for answer in (await self._send(call)).answers:
                 yield answer
 

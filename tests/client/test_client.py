@@ -186,6 +186,34 @@ def test_many_images_are_asked_in_batches_and_answered_in_order() -> None:
     assert asyncio.run(ask()) == list("0123456")
 
 
+def test_a_request_has_no_more_bytes_than_a_server_takes(tmp_path: Path) -> None:
+    """16 images of 4.5 MB each are permitted one by one, and too large together."""
+    large = tmp_path / "large.png"
+    large.write_bytes(b"1\r\n" + bytes(4_500_000))
+    sizes: list[tuple[int, int]] = []
+
+    def serve(request: httpx.Request) -> httpx.Response:
+        response = batch_server(request)
+        sizes.append((len(response.json()["answers"]), len(request.content)))
+        return response
+
+    with Whence(URL, transport=httpx.MockTransport(serve)) as whence:
+        assert len(list(whence.attribute_many([large] * 16))) == 16
+        assert [count for count, _ in sizes] == [13, 3]
+        assert all(size <= Settings().max_batch_bytes for _, size in sizes)
+        sizes.clear()
+        assert len(list(whence.attribute_many([b"12345", b"1", b"23", b"4"], batch_bytes=3))) == 4
+        assert [count for count, _ in sizes] == [1, 2, 1]
+
+
+def test_a_file_that_cannot_be_read_loses_no_answer_before_it(tmp_path: Path) -> None:
+    with Whence(URL, transport=httpx.MockTransport(batch_server)) as whence:
+        answers = whence.attribute_many([b"1", b"2", tmp_path / "none.png"])
+        assert [next(answers).problem.detail for _ in range(2)] == ["1", "2"]  # type: ignore[union-attr]
+        with pytest.raises(FileNotFoundError):
+            next(answers)
+
+
 def test_answers_are_not_lost_when_a_later_request_fails() -> None:
     asked = 0
 

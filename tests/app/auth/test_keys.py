@@ -443,3 +443,25 @@ def test_a_command_that_cannot_be_is_one_line(words, expected: str, tmp_path: Pa
 def test_a_scope_that_is_none_is_refused(tmp_path: Path) -> None:
     assert run("keys", "add", "a", "--scope", "root", "--data", tmp_path) == 2
     assert not (tmp_path / "keys.json").exists()
+
+
+def test_keys_that_could_not_be_read_once_count_again_when_they_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its permissions alone change: neither its time nor its size."""
+    monkeypatch.setattr("app.auth.keys.LOOK_SECONDS", 0.0)
+    file = KeyFile(tmp_path / "keys.json")
+    token = file.add("ann")
+    ring = KeyRing(file.path)
+    assert ring.find(token)
+
+    def refuse(_: KeyFile) -> None:
+        raise KeysError("not permitted")
+
+    with monkeypatch.context() as patch:  # root reads what no one may
+        patch.setattr(KeyFile, "read", refuse)
+        file.path.chmod(0o000)
+        with pytest.raises(KeysError):
+            ring.find(token)
+    file.path.chmod(0o600)
+    assert ring.find(token)

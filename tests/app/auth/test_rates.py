@@ -14,6 +14,24 @@ from app.main import create_app
 from app.settings import Settings, SettingsError, read_settings
 from index.answering.attribution import Attributor
 from tests.app.conftest import CheckProblem
+from tests.waiting import wait_until
+
+
+class Clock:
+    """A clock that goes on when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 1e9
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(time, "time", clock)
+    return clock
 
 
 def admitted(limiter: RateLimiter, caller: str, rate: str | None = None) -> bool:
@@ -39,32 +57,34 @@ def test_a_caller_s_own_rate_goes_before_the_default() -> None:
     assert [admitted(limiter, "a", "2/hour") for _ in range(3)] == [True, True, False]
 
 
-def test_retry_after_is_when_the_next_is_admitted_and_not_sooner() -> None:
+def test_retry_after_is_when_the_next_is_admitted_and_not_sooner(clock: Clock) -> None:
     limiter = RateLimiter("2/2second")
     limiter.admit("a")
-    time.sleep(0.6)
+    clock.now += 0.6
     limiter.admit("a")
     with pytest.raises(RateLimitedError) as caught:
         limiter.admit("a")
     assert caught.value.retry_after == 2  # 1.4 s until the first leaves the window
-    time.sleep(1.0)
+    clock.now += 1.0
     assert not admitted(limiter, "a")
-    time.sleep(0.6)
+    clock.now += 0.6
     assert admitted(limiter, "a")
     assert not admitted(limiter, "a")  # the second is in the window still
 
 
-def test_callers_that_are_gone_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_callers_that_are_gone_are_forgotten(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
     monkeypatch.setattr(rates, "SWEEP", 100)
     limiter = RateLimiter("1/second")
     for number in range(99):
         limiter.admit(f"address {number}")
-    time.sleep(1.1)
-    for _ in range(20):  # lets the storage empty the windows, and ours the names
-        time.sleep(0.02)
-        for number in range(20):
+    clock.now += 1.1
+
+    def forgotten() -> bool:
+        for number in range(20):  # lets the storage empty the windows, and ours the names
             admitted(limiter, f"late {number}")
-    assert len(limiter._storage.events) <= 20
+        return len(limiter._storage.events) <= 20
+
+    wait_until(forgotten)
 
 
 @pytest.mark.parametrize("rate", ["often", "600", "10 per fortnight", "-1/minute"])

@@ -256,7 +256,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str, P
                 break
         yield f"http://127.0.0.1:{port}", "".join(said), folder
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=30) in {0, 130}
+        assert process.wait(timeout=300) in {0, 130}
     finally:
         watchdog.cancel()
         process.kill()
@@ -283,7 +283,7 @@ def test_the_demo_serves_its_gallery(demo: tuple[str, str, Path]) -> None:
     url, _, folder = demo
     query = next((folder / "demo" / "queries").glob("*ukiyo*"))
     with query.open("rb") as file:
-        answer = httpx.post(f"{url}/attribute", files={"image": file}, timeout=60).json()
+        answer = httpx.post(f"{url}/attribute", files={"image": file}, timeout=300).json()
     thumbnail = httpx.get(url + answer["concepts"][0]["exemplars"][0]["image_url"])
     assert thumbnail.headers["content-type"] == "image/jpeg"
     assert httpx.get(f"{url}/concepts").json()["total"] == 31

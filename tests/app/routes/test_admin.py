@@ -516,7 +516,7 @@ def test_a_request_in_flight_ends_on_the_version_it_began_with(data: Path) -> No
         embedder.released.clear()
         try:
             waiting = pool.submit(ask, client)
-            assert embedder.entered.acquire(timeout=30)
+            assert embedder.entered.acquire(timeout=300)
             snapshot = build(data, "Crimson")
             assert client.post("/admin/reload", headers=BEARER).status_code == 200
             assert concepts(client) == ["crimson"]

@@ -626,7 +626,7 @@ def test_after_a_kill_what_was_finished_is_whole_and_the_rest_is_removed(
     address = "" if kind == "faiss" else str(tmp_path / "killed.db")
     ended = subprocess.run(
         [sys.executable, "-c", WRITE, index, address, finished, begun],
-        capture_output=True, text=True, timeout=120, check=False,
+        capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     engine = VectorStores().engine(address or None)
