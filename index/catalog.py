@@ -1,4 +1,4 @@
-"""What is known about each exemplar and concept: one SQLite file per snapshot.
+"""The catalog of exemplars and concepts: one SQLite file per snapshot.
 
 The row of an exemplar here is its row in every facet's vectors. Built once, then read only.
 """
@@ -117,7 +117,7 @@ class Catalog:
         return int(self._all(sql, (query,))[0][0])
 
     def exemplar_count(self) -> int:
-        """How many exemplars there are."""
+        """Count the visible exemplars."""
         return int(self._all("SELECT count(*) FROM exemplars")[0][0])
 
     def concept(self, concept_id: str) -> Concept:
@@ -161,12 +161,12 @@ class Catalog:
         )
 
     def concepts_by_number(self, numbers: Sequence[int]) -> dict[int, Concept]:
-        """The concepts of these numbers."""
+        """Return the concepts of these numbers."""
         found = self._concepts("WHERE c.number IN (SELECT value FROM json_each(?))", _list(numbers))
         return {concept.number: concept for concept in found}
 
     def exemplar(self, exemplar_id: str) -> Exemplar:
-        """One exemplar.
+        """Return an exemplar.
 
         Raises:
             NotFoundError: there is none of that id.
@@ -177,11 +177,11 @@ class Catalog:
         return found[0]
 
     def exemplars_of(self, concept_id: str) -> list[Exemplar]:
-        """All exemplars of a concept, by row."""
+        """Return all exemplars of a concept, by row."""
         return self._exemplars("WHERE c.id = ? ORDER BY e.row", (concept_id,))
 
     def covers(self, concept_ids: Sequence[str]) -> dict[str, str]:
-        """Of each of these concepts the id of its first exemplar."""
+        """Return the id of each concept's first exemplar."""
         found = self._all(
             "SELECT c.id, e.id FROM concepts c JOIN exemplars e ON e.row = "
             "(SELECT min(row) FROM exemplars WHERE concept = c.number) "
@@ -191,24 +191,24 @@ class Catalog:
         return {row[0]: row[1] for row in found}
 
     def exemplars_by_row(self, rows: Sequence[int]) -> dict[int, Exemplar]:
-        """The exemplars of these rows."""
+        """Return the exemplars of these rows."""
         found = self._exemplars("WHERE e.row IN (SELECT value FROM json_each(?))", _list(rows))
         return {exemplar.row: exemplar for exemplar in found}
 
     def exemplars(self) -> list[Exemplar]:
-        """All exemplars, by row."""
+        """Return all exemplars, by row."""
         return self._exemplars("ORDER BY e.row")
 
     def exemplar_ids(self) -> list[str]:
-        """Ids of all exemplars, by row."""
+        """Return the ids of all exemplars, by row."""
         return [row[0] for row in self._all("SELECT id FROM exemplars ORDER BY row")]
 
     def concept_numbers(self) -> list[int]:
-        """Each row's concept number, by row; hidden ones, too."""
+        """Return each row's concept number, hidden rows included."""
         return [row[0] for row in self._all("SELECT concept FROM main.exemplars ORDER BY row")]
 
     def rows_of(self, contents: Sequence[str], concept_ids: Sequence[str]) -> list[int]:
-        """Rows whose file has one of these SHA-256, or of one of these concepts; hidden ones, too.
+        """Return the rows of these SHA-256 or concepts, hidden rows included.
 
         Args:
             contents: SHA-256 of files, hexadecimal.
@@ -225,7 +225,7 @@ class Catalog:
     def files_of(
         self, kind: Literal["concept", "exemplar"], identifier: str
     ) -> list[tuple[int, str]]:
-        """Row and SHA-256 of each file of a concept or exemplar; hidden ones, too."""
+        """Return row and SHA-256 of each file of a concept or exemplar, hidden rows included."""
         owner = {"concept": "c.id", "exemplar": "e.id"}[kind]
         found = self._all(
             "SELECT e.row, e.sha256 FROM main.exemplars e JOIN main.concepts c "
@@ -235,14 +235,14 @@ class Catalog:
         return [(row[0], row[1]) for row in found]
 
     def without_thumbnail(self) -> list[str]:
-        """Ids of exemplars that lack their thumbnail; a whole catalog has none."""
+        """Return the ids of exemplars whose thumbnail is missing; an intact catalog has none."""
         found = self._all(
             "SELECT id FROM exemplars WHERE sha256 NOT IN (SELECT sha256 FROM thumbnails)"
         )
         return [row[0] for row in found]
 
     def thumbnail(self, exemplar_id: str) -> bytes:
-        """An exemplar's thumbnail, JPEG.
+        """Return an exemplar's thumbnail, the bytes of a JPEG.
 
         Raises:
             NotFoundError: there is no exemplar of that id.
@@ -327,5 +327,5 @@ def _metadata(text: str) -> dict[str, Any]:
 
 
 def _list(numbers: Sequence[int]) -> tuple[str]:
-    """One parameter for ``json_each``: SQLite limits how many parameters a query takes."""
+    """Return one parameter for ``json_each``; SQLite limits a query's number of parameters."""
     return (json.dumps([int(number) for number in numbers]),)

@@ -1,4 +1,4 @@
-"""Where everything lies below the data folder."""
+"""The paths below the data folder."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +8,7 @@ from index.stores.registry import LOCAL, VectorStores
 
 @dataclass(frozen=True)
 class DataFolder:
-    """The one folder that holds all state.
+    """The folder that holds all state.
 
     Args:
         root: the folder.
@@ -62,5 +62,5 @@ class DataFolder:
         return self.root / "cache" / model_id / "embeddings.sqlite"
 
     def all_embeddings(self) -> list[Path]:
-        """The embeddings of every model that there are."""
+        """Return the paths of every model's embeddings."""
         return sorted(self.root.glob("cache/*/embeddings.sqlite"))

@@ -48,14 +48,14 @@ PROBED = 16  # vectors that are fetched when a version is opened, to see that th
 
 
 class FileRecord(Frozen):
-    """What a file must be."""
+    """The checksum and size that a file must have."""
 
     sha256: str
     bytes: int
 
 
 class Manifest(Frozen):
-    """What a version holds; its JSON has a checksum of its own."""
+    """The manifest of a version; its JSON has a checksum of its own."""
 
     format: Literal[3] = 3
     version: str
@@ -93,7 +93,7 @@ class Manifest(Frozen):
 
 
 class Snapshot:
-    """An opened version: catalog, vectors and calibration that belong together.
+    """An opened version: its catalog, vectors and calibration.
 
     Nothing in it ever changes; `without` gives another one that shares its vectors.
     """
@@ -127,7 +127,7 @@ class Snapshot:
         self.ranker = Ranker(vectors, concept_numbers, cohort, self.hidden)
 
     def without(self, reached: Reached) -> "Snapshot":
-        """The same version as if the rows that takedowns reach, and only these, were not in it.
+        """Return the same version with exactly the rows hidden that takedowns reach.
 
         Raises:
             SnapshotError: the version's files are gone.
@@ -148,22 +148,22 @@ class Snapshot:
 
     @property
     def fingerprints(self) -> Fingerprints:
-        """(N, LENGTH) of its rows, memory-mapped."""
+        """Return the (N, LENGTH) fingerprints of its rows, memory-mapped."""
         return self.pictures.fingerprints
 
     @property
     def version(self) -> str:
-        """Its name."""
+        """Return its name."""
         return self.manifest.version
 
     @property
     def model_id(self) -> str:
-        """The model its embeddings came from."""
+        """Return the id of the model that made its embeddings."""
         return self.manifest.model_id
 
     @property
     def calibration_id(self) -> str:
-        """Identity of the calibration, for evidence."""
+        """Return the calibration's id, for evidence."""
         return self.manifest.files[CALIBRATION].sha256[:12]
 
     @classmethod
@@ -220,7 +220,7 @@ class Snapshot:
         )
 
     def require_model(self, model_id: str) -> None:
-        """Refuse to be paired with another model's embeddings.
+        """Raise `SnapshotError` if its embeddings are another model's.
 
         Raises:
             SnapshotError: it is another model.
@@ -237,7 +237,7 @@ class Snapshot:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a version, finished or being built.
+    """Read the manifest of a version, finished or being built.
 
     Raises:
         SnapshotError: it is missing, changed since it was written, or of a version of another name.
@@ -264,19 +264,19 @@ def write_cohort(path: Path, cohort: Cohort) -> None:
 
 
 def read_cohort(path: Path) -> Cohort:
-    """What `write_cohort` wrote."""
+    """Read a cohort that `write_cohort` wrote."""
     tensors = load_file(path)
     return Cohort(tensors.pop("rows"), tensors)  # type: ignore[arg-type]
 
 
 def new_version() -> str:
-    """A name that sorts by time."""
+    """Return a new version's name; names sort by time."""
     return f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}"[:-3] + f"-{uuid.uuid4().hex[:4]}"
 
 
 @contextmanager
 def building(index: Path, version: str, stores: VectorStores = LOCAL) -> Iterator[Path]:
-    """A folder to build a version in; it takes its final name if the block ends well, else goes."""
+    """Yield a folder to build a version in; on success it gets its final name, else it goes."""
     folder = index / f"{BUILDING}{version}"
     folder.mkdir(parents=True)
     try:
@@ -290,7 +290,7 @@ def building(index: Path, version: str, stores: VectorStores = LOCAL) -> Iterato
 
 
 def clear_unfinished(index: Path, stores: VectorStores = LOCAL) -> None:
-    """Remove what a killed rebuild left behind; only while holding the rebuild lock."""
+    """Remove the remains of a killed rebuild; the caller holds the rebuild lock."""
     for folder in index.glob(f"{BUILDING}*"):
         version = folder.name.removeprefix(BUILDING).removeprefix(REMOVED)
         remove_version(folder, version, stores)
@@ -299,7 +299,7 @@ def clear_unfinished(index: Path, stores: VectorStores = LOCAL) -> None:
 
 
 def remove_version(folder: Path, version: str, stores: VectorStores = LOCAL) -> None:
-    """Delete a version that is not complete any more, and its vectors wherever they are.
+    """Delete an incomplete version, and its vectors in any store.
 
     A folder whose vectors cannot be deleted now stays, so that another attempt can be made.
     """
@@ -321,7 +321,7 @@ def publish(index: Path, version: str) -> None:
 
 
 def published_version(index: Path) -> str | None:
-    """The current version's name, or None while nothing is published."""
+    """Return the published version's name, or None if there is none."""
     try:
         version = (index / CURRENT).read_text(encoding="utf-8").strip()
     except FileNotFoundError:
@@ -340,7 +340,7 @@ def published_version(index: Path) -> str | None:
 
 
 def open_published(index: Path, stores: VectorStores = LOCAL) -> Snapshot:
-    """Open the current version.
+    """Open the published version.
 
     Raises:
         SnapshotError: nothing is published yet, or the version is damaged.
@@ -352,7 +352,7 @@ def open_published(index: Path, stores: VectorStores = LOCAL) -> Snapshot:
 
 
 def list_versions(index: Path) -> list[Manifest]:
-    """Manifests of all complete versions, oldest first.
+    """Return the manifests of all complete versions, oldest first.
 
     Left out are unreadable ones, and folders of another name than their version's, as copies are.
     """
@@ -366,7 +366,7 @@ def list_versions(index: Path) -> list[Manifest]:
 
 
 def list_unreadable(index: Path) -> dict[str, str]:
-    """Folders of versions that `list_versions` leaves out, and why each."""
+    """Return the folders of versions that `list_versions` leaves out, each with the reason."""
     found = {}
     for folder in sorted(path for path in index.glob("[!.]*") if path.is_dir()):
         try:
@@ -377,7 +377,7 @@ def list_unreadable(index: Path) -> dict[str, str]:
 
 
 def file_record(path: Path) -> FileRecord:
-    """A file's checksum and size."""
+    """Return a file's checksum and size."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256")
     return FileRecord(sha256=digest.hexdigest(), bytes=path.stat().st_size)
@@ -389,7 +389,7 @@ def _checksum(content: dict[str, Any]) -> str:
 
 
 def _check_vectors(version: str, vectors: VectorStore, cohort: Cohort) -> None:
-    """Refuse vectors that are not the version's."""
+    """Raise `SnapshotError` if the vectors are not those that the version was built with."""
     rows = np.setdiff1d(cohort.rows, vectors.erased)[:PROBED]
     places = np.searchsorted(cohort.rows, rows)
     for facet, known in cohort.vectors.items():

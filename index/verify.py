@@ -1,4 +1,4 @@
-"""Checks a version from end to end: what `Snapshot.open` refuses, and what only a look tells."""
+"""Checks of an index version beyond those of `Snapshot.open`."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -21,13 +21,13 @@ from model.images import ImageLimits, read_image
 # Of an exemplar, whose size was checked when it was embedded.
 ANY_SIZE = ImageLimits(max_pixels=2**40, max_side=2**30, min_side=1)
 SAME = 0.999  # least cosine with what the index holds; another device or batch differs a little
-BLOCK = 4096  # rows whose vectors are looked at together
+BLOCK = 4096  # rows whose vectors are compared together
 SEED = 0
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     name: str
     passed: bool
@@ -36,18 +36,18 @@ class Check:
 
 @dataclass(frozen=True)
 class Verification:
-    """All that was looked at."""
+    """The results of all checks of a version."""
 
     version: str
     checks: tuple[Check, ...]
 
     @property
     def passed(self) -> bool:
-        """Whether every check did."""
+        """Return True if every check passed."""
         return all(check.passed for check in self.checks)
 
     def as_dict(self) -> dict[str, object]:
-        """For JSON."""
+        """Return the fields for JSON."""
         return {"passed": self.passed, **asdict(self)}
 
 
@@ -116,7 +116,7 @@ def verify(
 
 
 def _consistency(snapshot: Snapshot) -> Iterator[Check]:
-    """Whether catalog, vectors and manifest speak of the same things."""
+    """Check that catalog, vectors and manifest agree."""
     manifest, vectors = snapshot.manifest, snapshot.vectors
     catalog = Catalog(snapshot.folder / CATALOG)  # with what was erased from the vectors
     found = (catalog.concept_count(), catalog.exemplar_count(), vectors.count)
@@ -158,7 +158,7 @@ def _embedded_again(
     sample: int,
     progress: Callable[[str, int, int], None] | None,
 ) -> Check:
-    """Whether a sample's files, where they still lie there, give the vectors of the index."""
+    """Embed a sample's files again, where they exist, and compare with the index's vectors."""
     snapshot.require_model(embedder.model_id)
     shuffled = np.random.default_rng(SEED).permutation(snapshot.vectors.count)
     order = shuffled[~np.isin(shuffled, snapshot.vectors.erased)].tolist()
@@ -194,7 +194,7 @@ def _embedded_again(
 
 
 def _exemplars(snapshot: Snapshot, rows: Sequence[int]) -> Iterator[Exemplar]:
-    """Those of these rows, in their order."""
+    """Return the exemplars of these rows, in their order."""
     for start in range(0, len(rows), BLOCK):
         part = rows[start : start + BLOCK]
         found = snapshot.catalog.exemplars_by_row(part)

@@ -1,4 +1,4 @@
-"""The versions of an index as a series: keep some, go back to one, one writer at a time."""
+"""The versions of an index: the rebuild lock, rollback, and the removal of old versions."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ from model.saved import list_models
 
 @contextmanager
 def rebuild_lock(index: Path) -> Iterator[None]:
-    """Keep every other rebuild and rollback out.
+    """Hold the lock that keeps every other rebuild and rollback out.
 
     Raises:
         RebuildError: one is running.
@@ -49,7 +49,7 @@ def rebuild_lock(index: Path) -> Iterator[None]:
 
 @contextmanager
 def named_failures(data: DataFolder) -> Iterator[None]:
-    """Failures of the disk in one line that says what to do."""
+    """Turn errors of SQLite and the disk into a `RebuildError` that says what to do."""
     try:
         yield
     except sqlite3.Error as error:
@@ -160,7 +160,7 @@ def erase_withdrawn(index: Path, takedowns: Takedowns, stores: VectorStores = LO
 
 
 def folder_bytes(version: Path) -> int:
-    """What a version takes on the disk; nothing, if it is removed in the meantime."""
+    """Return the bytes of a version on the disk; 0 if it is removed meanwhile."""
     try:
         return sum(path.stat().st_size for path in version.iterdir())
     except FileNotFoundError:
@@ -168,7 +168,7 @@ def folder_bytes(version: Path) -> int:
 
 
 def require_version(index: Path, version: str) -> Manifest:
-    """The manifest of a version that somebody named; only complete versions have names.
+    """Return the manifest of a complete version.
 
     Raises:
         SnapshotError: there is none of that name.

@@ -1,4 +1,4 @@
-"""Embedding images into the cache: decoding in worker processes, the forward pass here."""
+"""Fill the embedding cache: decode in worker processes, and run the model in this one."""
 
 import hashlib
 import io
@@ -27,45 +27,45 @@ BATCH = 32
 
 
 class ImageEmbedder(Protocol):
-    """What the index needs of `model.embedder.Embedder`."""
+    """The part of `model.embedder.Embedder` that the index uses."""
 
     @property
     def model_id(self) -> str:
-        """Identity of everything that changes an embedding."""
+        """Return the model's id, which changes with anything that changes an embedding."""
 
     @property
     def input_size(self) -> int:
-        """Pixels a side of what the backbone sees."""
+        """Return the side of the backbone's input in pixels."""
 
     @property
     def min_decode_side(self) -> int:
         """Pixels on an image's shorter side beyond which more do not change its embedding."""
 
     def preprocess(self, image: Image.Image) -> torch.Tensor:
-        """Pixels of an RGB image for `embed_pixels`."""
+        """Return the pixels of an RGB image for `embed_pixels`."""
 
     def embed(self, images: Sequence[Image.Image]) -> dict[Facet, NDArray[np.float32]]:
-        """One (N, D) float32 unit-norm matrix a facet."""
+        """Return an (N, D) float32 matrix of unit vectors for each facet."""
 
     def embed_pixels(self, pixels: Sequence[torch.Tensor]) -> dict[Facet, NDArray[np.float32]]:
-        """`embed` for images that `preprocess` has seen already."""
+        """Embed images that `preprocess` prepared; see `embed`."""
 
     def embed_with_patches(
         self, pixels: Sequence[torch.Tensor]
     ) -> tuple[dict[Facet, NDArray[np.float32]], list[Patches]]:
-        """`embed_pixels`, with what `contributions` needs of each image."""
+        """Embed as `embed_pixels` does, and return the patches for `contributions`."""
 
     def contributions(
         self, facet: Facet, pictures: Sequence[Patches], others: NDArray[np.float32]
     ) -> NDArray[np.float32]:
-        """Each picture's cosine with its vector, region by region: (N, G, G) from (N, D)."""
+        """Return each image's cosine with its vector by region: (N, G, G) from (N, D)."""
 
     def view_box(self, width: int, height: int) -> tuple[float, float, float, float]:
-        """The part of a picture of that size which is seen: left, top, right, bottom in pixels."""
+        """Return the part of an image that the backbone sees: left, top, right, bottom."""
 
 
 class EmbedFiles(Protocol):
-    """What fills the cache: `embed_files` in this process, or something that does the same."""
+    """A function that fills the cache, such as `embed_files`."""
 
     def __call__(
         self,
@@ -90,7 +90,7 @@ class ImageFile:
 
     @property
     def key(self) -> str:
-        """Its name in the cache."""
+        """Return its key in the cache."""
         return self.sha256 if self.view is None else f"{self.sha256}/view-{self.view}"
 
 
@@ -108,7 +108,7 @@ class Prepared:
 
 @dataclass(frozen=True)
 class EmbeddingReport:
-    """What `embed_files` did."""
+    """The result of `embed_files`."""
 
     embedded: int
     unreadable: dict[str, str]  # cache key -> reason
@@ -123,7 +123,7 @@ def embed_files(
     limits: ImageLimits = DEFAULT_LIMITS,
     progress: Callable[[int, int], None] | None = None,
 ) -> EmbeddingReport:
-    """Embed those files that the cache does not know; each batch is kept as soon as it is made.
+    """Embed the files that the cache lacks; each batch is stored at once.
 
     Args:
         cache: of the embedder's model.
@@ -155,7 +155,7 @@ def embed_files(
 def embed_prepared(
     batch: "Sequence[Prepared | tuple[str, str]]", embedder: ImageEmbedder
 ) -> tuple[list[EmbeddedImage], dict[str, str]]:
-    """One forward pass over what a `Preparer` made of some files.
+    """Run one forward pass over files that a `Preparer` prepared.
 
     Returns:
         What the cache keeps, and of files that could not be used cache key -> reason.
@@ -180,7 +180,7 @@ def embed_prepared(
 
 
 def hash_file(path: Path) -> str:
-    """SHA-256 of a file's bytes, hexadecimal.
+    """Return the SHA-256 of a file's bytes, hexadecimal.
 
     Raises:
         OSError: it is no regular file, or cannot be read.
@@ -190,7 +190,7 @@ def hash_file(path: Path) -> str:
 
 
 class Preparer:
-    """Makes each file ready for the forward pass, or says (key, why not)."""
+    """Prepares files for the forward pass; returns (key, reason) for one that it cannot read."""
 
     def __init__(self, embedder: ImageEmbedder, limits: ImageLimits = DEFAULT_LIMITS) -> None:
         self._preprocess = embedder.preprocess

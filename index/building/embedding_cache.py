@@ -1,4 +1,4 @@
-"""Embeddings by content hash, kept between rebuilds: what was embedded once is not again."""
+"""The embedding cache: embeddings by content hash, kept between rebuilds."""
 
 import json
 import sqlite3
@@ -49,7 +49,7 @@ BLOCK = 10_000  # images asked for at once
 
 @dataclass(frozen=True)
 class EmbeddedImage:
-    """An image as the index needs it."""
+    """An image's size, thumbnail, fingerprint and embeddings."""
 
     key: str
     width: int
@@ -60,7 +60,7 @@ class EmbeddedImage:
 
 
 def remedy(error: sqlite3.Error, cache: Path) -> str:
-    """What to do about a failure of SQLite: damage is one thing, a disk or a lock another."""
+    """Return what to do about an error of SQLite."""
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF  # the primary one
     if isinstance(error, sqlite3.OperationalError) and code != sqlite3.SQLITE_ERROR:
         return "make room on the disk, give write access or end what uses it, then try again"
@@ -107,12 +107,12 @@ class EmbeddingCache:
                 self._drop(sha256)
 
     def missing(self, keys: Iterable[str]) -> list[str]:
-        """Those of ``keys`` that are not here, in order, without repeats."""
+        """Return the keys that the cache lacks, in order, without repeats."""
         known = self._keys()
         return [key for key in dict.fromkeys(keys) if key not in known]
 
     def add(self, images: Iterable[EmbeddedImage]) -> None:
-        """Keep these images, all or none."""
+        """Store these images, all or none."""
         with self._db:
             for image in images:
                 self._db.execute(
@@ -133,18 +133,18 @@ class EmbeddingCache:
                     )
 
     def forget(self, hashes: Iterable[str]) -> None:
-        """Drop what was made of these files, views included; only their fingerprints stay."""
+        """Delete everything made of these files, views included, except their fingerprints."""
         with self._db:
             for sha256 in hashes:
                 self._drop(sha256)
 
     def holds(self, hashes: Iterable[str]) -> list[str]:
-        """Those of these files of which an image or a vector is here, of a view at least."""
+        """Return the files of which the cache holds an image or a vector, views included."""
         held = {key.partition("/")[0] for key in self._keys()}
         return [sha256 for sha256 in hashes if sha256 in held]
 
     def compact(self) -> None:
-        """Write the file anew without the space that was freed: nothing of the forgotten is left.
+        """Rewrite the file without freed space, so that deleted data cannot be recovered from it.
 
         Overwriting reaches what is forgotten from now on, this also what was freed before.
         """
@@ -154,41 +154,41 @@ class EmbeddingCache:
             raise sqlite3.OperationalError("another process reads the embedding cache")
 
     def fingerprints(self) -> dict[str, bytes]:
-        """The fingerprints of all files whose picture was ever seen, by SHA-256."""
+        """Return the fingerprints of all files that were ever decoded, by SHA-256."""
         return dict(self._db.execute("SELECT sha256, fingerprint FROM fingerprints"))
 
     def add_fingerprints(self, fingerprints: Iterable[tuple[str, bytes]]) -> None:
-        """Keep (sha256, fingerprint) of files whose image is here without one."""
+        """Store (sha256, fingerprint) of files whose image lacks one."""
         with self._db:
             self._db.executemany("INSERT OR REPLACE INTO fingerprints VALUES (?, ?)", fingerprints)
 
     def file_hashes(self) -> dict[str, tuple[str, str]]:
-        """What `remember_hashes` was told: path -> (stamp, sha256)."""
+        """Return the remembered hashes: path -> (stamp, sha256)."""
         rows = self._db.execute("SELECT path, stamp, sha256 FROM files")
         return {path: (stamp, sha256) for path, stamp, sha256 in rows}
 
     def remember_hashes(self, hashes: Iterable[tuple[str, str, str]]) -> None:
-        """Keep (path, stamp, sha256) of files, so that they need not be read again."""
+        """Store (path, stamp, sha256) of files, so that they need not be read again."""
         with self._db:
             self._db.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", hashes)
 
     def facets(self) -> list[Facet]:
-        """The facets that images here have."""
+        """Return the facets of the stored images."""
         return [row[0] for row in self._db.execute("SELECT DISTINCT facet FROM vectors")]
 
     def sizes(self) -> dict[str, tuple[int, int]]:
-        """Width and height of every image here."""
+        """Return width and height of every stored image."""
         rows = self._db.execute("SELECT key, width, height FROM images INDEXED BY sizes")
         return {key: (width, height) for key, width, height in rows}
 
     def thumbnail(self, key: str) -> bytes:
-        """An image's thumbnail."""
+        """Return an image's thumbnail."""
         for _, thumbnail in self.thumbnails([key]):
             return thumbnail
         raise KeyError(key)
 
     def thumbnails(self, keys: Sequence[str]) -> Iterator[tuple[str, bytes]]:
-        """(key, thumbnail) of these images, in order."""
+        """Yield (key, thumbnail) of these images, in order."""
         yield from self._each(
             "SELECT k.value, i.thumbnail FROM json_each(?) AS k JOIN images AS i "
             "ON i.key = k.value ORDER BY k.key",
@@ -196,7 +196,7 @@ class EmbeddingCache:
         )
 
     def vectors(self, facet: Facet, keys: Sequence[str]) -> NDArray[np.float32]:
-        """(N, D) vectors of these images, in order."""
+        """Return the (N, D) vectors of these images, in order."""
         rows = self._each(
             "SELECT v.vector FROM json_each(?) AS k JOIN vectors AS v "
             "ON v.key = k.value AND v.facet = ? ORDER BY k.key",
@@ -229,6 +229,6 @@ class EmbeddingCache:
         return {row[0] for row in self._db.execute("SELECT key FROM images INDEXED BY sizes")}
 
     def _each(self, sql: str, keys: Sequence[str], *values: object) -> Iterator[tuple[Any, ...]]:
-        """What ``sql`` finds for ``keys``, its first parameter: SQLite limits how many it takes."""
+        """Yield the rows of ``sql`` for ``keys``, in parts; SQLite limits a query's parameters."""
         for start in range(0, len(keys), BLOCK):
             yield from self._db.execute(sql, (json.dumps(keys[start : start + BLOCK]), *values))

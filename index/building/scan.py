@@ -35,7 +35,7 @@ class Identified:
 
     @property
     def id(self) -> str:
-        """The same for the same image of the same concept, wherever its file lies."""
+        """Return an id that depends on image content and concept alone."""
         text = f"{self.source.concept.id}/{self.file.sha256}"
         return hashlib.sha256(text.encode()).hexdigest()[:20]
 
@@ -43,7 +43,7 @@ class Identified:
 def identify(
     exemplars: Sequence[SourceExemplar], cache: EmbeddingCache, report: Progress
 ) -> tuple[list[Identified], list[Skipped]]:
-    """Every exemplar's content hash; a file that is as it was when last hashed is not read.
+    """Hash every exemplar's file, unless its stamp is the one of the last hash.
 
     Args:
         exemplars: of all sources.
@@ -148,7 +148,7 @@ def forget_outdated(found: Sequence[Identified], cache: EmbeddingCache) -> int:
 
 
 def add_fingerprints(hashes: Iterable[str], cache: EmbeddingCache) -> None:
-    """Work out the fingerprints that an older cache lacks of these files, from its thumbnails."""
+    """Compute missing fingerprints of these files from the cache's thumbnails."""
     lacking = set(hashes) - cache.fingerprints().keys()
     cache.add_fingerprints(
         (sha256, fingerprint(Image.open(io.BytesIO(cache.thumbnail(sha256))).convert("RGB")))

@@ -1,4 +1,4 @@
-"""Small descriptions of pictures that tell a copy from another picture, without any model.
+"""Fingerprints of images, to find near-duplicates without a model.
 
 A fingerprint is the picture shrunk to `GRID` x `GRID` pixels. Its distance from another one is the
 root mean square difference of their values, 0 to 255. It survives what changes a file and not what
@@ -25,17 +25,17 @@ Places = NDArray[np.int64]
 
 
 def fingerprint(image: Image.Image) -> bytes:
-    """The `LENGTH` bytes that describe an RGB image of any size."""
+    """Return the `LENGTH` bytes that describe an RGB image of any size."""
     return image.resize((GRID, GRID), Image.Resampling.BILINEAR).tobytes()
 
 
 def as_fingerprints(each: Iterable[bytes]) -> Fingerprints:
-    """(N, `LENGTH`) of N fingerprints."""
+    """Return N fingerprints as an (N, `LENGTH`) array."""
     return np.frombuffer(b"".join(each), dtype=np.uint8).reshape(-1, LENGTH)
 
 
 class Pictures:
-    """The fingerprints of many pictures, prepared for finding copies among them.
+    """The fingerprints of many images, prepared for a search for near-duplicates.
 
     The mean colours of a picture's four quarters, 12 numbers, are as near to those of another one
     as the whole fingerprints are, or nearer. Where they are too far already, and they nearly always

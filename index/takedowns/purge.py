@@ -1,4 +1,4 @@
-"""Erases what the data folder still holds of withdrawn works: their pictures and their vectors.
+"""The purge: it erases the images and vectors of withdrawn works from the data folder.
 
 A takedown hides a work at once and keeps it out of later versions. What was made of it before lies
 on: in the embedding caches of all models, in the feature banks of training runs, and in versions of
@@ -27,7 +27,7 @@ from index.versions import named_failures, rebuild_lock, remove
 
 @dataclass(frozen=True)
 class Purged:
-    """What was erased, and what could not be."""
+    """The result of a purge."""
 
     images: int  # withdrawn files that embedding caches held something of, each cache counted
     caches: int  # that were written anew
@@ -88,7 +88,7 @@ def _what_to_do(remains: Path) -> str:
 def _withdrawn(
     folder: Path, takedowns: Takedowns, stores: VectorStores, *, erase: bool
 ) -> set[str] | Exception:
-    """SHA-256 of the withdrawn files that a version holds, or why nobody can tell.
+    """Return the SHA-256 of the withdrawn files that a version holds, or why they are unknown.
 
     Args:
         folder: of the version.
@@ -111,7 +111,7 @@ def _withdrawn(
 
 
 def _forget(path: Path, takedowns: Takedowns, hashes: set[str]) -> int:
-    """Erase what one cache holds of withdrawn files, whether a source still has them or not."""
+    """Erase from one cache everything made of withdrawn files."""
     with EmbeddingCache(path) as cache:
         add_fingerprints((key for key in cache.sizes() if "/" not in key), cache)
         known = cache.fingerprints()
@@ -132,7 +132,7 @@ def _forget(path: Path, takedowns: Takedowns, hashes: set[str]) -> int:
 def _remove_versions(
     data: DataFolder, held: Mapping[Path, set[str] | Exception]
 ) -> tuple[list[str], list[str]]:
-    """Remove every version that holds a withdrawn work, the published one apart.
+    """Remove every version that holds a withdrawn work, except the published one.
 
     Returns:
         The names of those removed, and what is left and why.

@@ -1,4 +1,4 @@
-"""Which images may be trained on: those that nobody has withdrawn."""
+"""The filter of training images: withdrawn works and their copies are left out."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +22,7 @@ def leave_out_withdrawn(
     limits: ImageLimits = DEFAULT_LIMITS,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> tuple[list[Path], list[Path]]:
-    """The files that may be used, and the withdrawn ones: the same contents, and near-duplicates.
+    """Split files into usable and withdrawn ones (same content, or near-duplicates).
 
     Every file is read and decoded once if a takedown is in force, none if none is. One that cannot
     be decoded counts as usable: nothing is learnt from it.
@@ -53,7 +53,7 @@ def leave_out_withdrawn(
 
 
 def _look(path: Path, limits: ImageLimits) -> tuple[str, bytes] | None:
-    """SHA-256 and fingerprint of a file; None if it cannot be decoded."""
+    """Return the SHA-256 and fingerprint of a file; None if it cannot be decoded."""
     try:
         image = read_image(path, limits)
     except ImageError:

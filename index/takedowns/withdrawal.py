@@ -1,4 +1,4 @@
-"""Withdrawing what an index names: a concept or exemplar with every file it ever had.
+"""The takedown of a concept or an exemplar, with every file that it ever had.
 
 A file that a concept had in an earlier version belongs to it as well, and so does one that is
 hidden already. So the catalogs of all versions that are kept are asked, without any mask.
@@ -88,7 +88,7 @@ def contents_of(
     *,
     served: Snapshot | None = None,
 ) -> list[Content]:
-    """What identifies the files of a concept or exemplar, of each version that has it.
+    """Return hashes and fingerprints of the files that a concept or exemplar has in any version.
 
     A version that cannot be read is passed over with a warning.
 
@@ -128,7 +128,7 @@ def contents_of(
 
 
 def hidden_in_published(index: Path, takedowns: Sequence[Takedown]) -> list[list[Hidden]]:
-    """What each takedown hides in the published version; nothing while none is published.
+    """Return the exemplars of the published version that each takedown hides.
 
     Its files alone are read: a takedown must not wait for vectors that are elsewhere.
 
