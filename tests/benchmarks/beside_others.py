@@ -107,7 +107,8 @@ def measure(gallery: Gallery, data: Path, new: Path, options: argparse.Namespace
         command += ["--source", str(gallery.source), "--source", str(new), "--canary-rate", "0"]
         began = time.monotonic()
         until = began + options.rebuild_seconds
-        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as rebuild:
+        quiet = subprocess.DEVNULL
+        with subprocess.Popen(command, stdout=quiet, stderr=quiet) as rebuild:
             found["rebuild"] = ask(lambda turn: rebuild.poll() is None and time.monotonic() < until)
             found["rebuild_ended"] = rebuild.poll() is not None
             rebuild.terminate()
