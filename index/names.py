@@ -64,8 +64,13 @@ def nfc(text: str) -> str:
 
 
 def fold(text: str) -> str:
-    """Returns a text in the form in which names and ids are compared: NFC, without case."""
-    return nfc(nfc(text).casefold())
+    """Returns a text in the form in which names and ids are compared: NFC, without case.
+
+    Canonical caseless matching folds the decomposed text (The Unicode Standard, 3.13, D145).
+    """
+    if text.isascii():
+        return text.lower()
+    return nfc(unicodedata.normalize("NFD", text).casefold())
 
 
 def _hash(text: str) -> str:

@@ -94,3 +94,7 @@ def test_names_compare_in_one_form_and_without_case() -> None:
     assert fold("STRASSE") == fold("Straße")
     assert fold("ΣΊΣΥΦΟΣ") == fold("σίσυφος")
     assert fold("कि") != fold("की")
+    for text in ("ΐ", "ᾳ", "ᾼ", "\u1fb6\u0345", "ǰ", "ﬃ", "İ", "Å", "ß", "ẞ", "가", "ड़"):
+        forms = {fold(unicodedata.normalize(form, text)) for form in ("NFC", "NFD")}
+        assert len(forms) == 1
+        assert fold(fold(text)) == fold(text)

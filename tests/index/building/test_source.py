@@ -11,6 +11,7 @@ import pyarrow.csv
 import pyarrow.parquet
 import pytest
 
+import index.source
 from index.building.source import SourceExemplar, read_sources
 from index.errors import SourceError
 from model.folders import Skipped
@@ -500,3 +501,8 @@ def test_a_name_told_in_a_later_record_holds_for_all(tmp_path: Path, write: Writ
     first, second = read_sources([write(tmp_path, rows)])
     assert first.concept is second.concept
     assert (first.concept.name, first.concept.kind) == ("Ada Lovelace", "person")
+
+
+def test_scripts_find_the_reader_under_its_public_name(tmp_path: Path) -> None:
+    picture(tmp_path / "Ada" / "a.png")
+    assert list(concepts(index.source.read_sources([tmp_path]))) == ["ada"]
