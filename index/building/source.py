@@ -259,8 +259,8 @@ class _Names:
             first = by_name.setdefault(fold(concept.name), text)
             if first != text:
                 raise SourceError(
-                    f"two concepts share one name: {identifier!r} of {self._source[text]} is "
-                    f"called {concept.name!r} and {concepts[first].id!r} of {self._source[first]} "
+                    f"two concepts share one name: {concept_id(text)!r} of {self._source[text]} is "
+                    f"called {concept.name!r} and {concept_id(first)!r} of {self._source[first]} "
                     f"{concepts[first].name!r}. Rename one, or list both under one concept if they "
                     "are the same"
                 )

@@ -38,7 +38,8 @@ def read(text: str, known: Sequence[str]) -> Records:
 
 def _record(place: str, row: Sequence[str], names: Sequence[str]) -> Record:
     if len(row) < len(names) or any(row[len(names) :]):
-        raise RecordError(f"it has {len(row)} fields, but the header has {len(names)}", place)
+        fields = "1 field" if len(row) == 1 else f"{len(row)} fields"
+        raise RecordError(f"it has {fields}, but the header has {len(names)}", place)
     values = {}
     for name, value in zip(names, row, strict=False):
         if value and not name:

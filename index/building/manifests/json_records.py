@@ -14,7 +14,6 @@ from index.building.manifests.records import (
     RecordError,
     Records,
     checked,
-    union,
 )
 
 _SPACE = " \t\r\n"
@@ -39,17 +38,22 @@ def read(text: str, known: Sequence[str]) -> Records:
         raise RecordError("it is empty")
     columns = Columns(known)
     values = _array(text) if text.lstrip().startswith("[") else _lines(text)
-    records = [_record(place, value, columns) for place, value in values]
-    return Records(union(records), records)
+    names: dict[str, None] = {}  # in order
+    records = []
+    for place, value in values:
+        record = _record(place, value, columns)
+        names |= dict.fromkeys(record)
+        present = {name: part for name, part in record.items() if part is not None}
+        records.append(Record(place, present))
+    return Records(list(names), records)
 
 
-def _record(place: str, found: Any, columns: Columns) -> Record:
+def _record(place: str, found: Any, columns: Columns) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise RecordError('it is no JSON object, such as {"path": "a.png", "concept": "A"}', place)
     names = columns.names(found, place)
-    values = dict(zip(names, found.values(), strict=True))
-    present = {name: value for name, value in values.items() if value is not None}
-    return Record(place, checked(present, place))
+    values: dict[str, Any] = checked(dict(zip(names, found.values(), strict=True)), place)
+    return values
 
 
 def _lines(text: str) -> Iterator[tuple[str, Any]]:

@@ -116,8 +116,3 @@ def checked(value: Any, place: str, depth: int = 0) -> Any:
             checked(key, place, depth + 1)
             checked(item, place, depth + 1)
     return value
-
-
-def union(records: Iterable[Record]) -> list[str]:
-    """Returns all columns that records have, by first appearance."""
-    return list(dict.fromkeys(column for record in records for column in record.values))

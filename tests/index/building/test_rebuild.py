@@ -1,6 +1,8 @@
+import os
 import shutil
 import sqlite3
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import filelock
 import numpy as np
@@ -9,12 +11,13 @@ import torch
 from PIL import Image
 
 from index.building.embedding import BATCH
-from index.building.rebuild import rebuild
+from index.building.rebuild import RebuildOptions, rebuild
 from index.building.source import SourceConcept, SourceExemplar, read_sources
 from index.errors import RebuildError, SnapshotError
 from index.snapshot import list_versions, open_published, published_version
 from index.stores import faiss_files
 from model.decoding.colour import PRIMARIES, rgb_profile
+from model.folders import Skipped
 from model.images import ImageLimits
 from tests.fakes import FakeEmbedder, patches
 from tests.index.conftest import House
@@ -121,6 +124,36 @@ def test_missing_files_are_counted_and_listed(house: House) -> None:
     summary = rebuild(house.data, exemplars, house.embedder)
     assert [skipped.path for skipped in summary.skipped] == [str(gone)]
     assert "No such file" in summary.skipped[0].reason
+
+
+def test_what_is_no_file_is_listed_and_never_waited_for(house: House) -> None:
+    """A manifest names a FIFO without a writer, a folder and a device: reading them would hang."""
+    os.mkfifo(house.source / "pipe.png")
+    (house.source / "zero.png").symlink_to("/dev/zero")
+    lines = ["path,concept", "pipe.png,one", ".,one", "zero.png,one", "one/000.png,one"]
+    manifest = house.source / "m.csv"
+    manifest.write_text("\n".join(lines))
+    summary = rebuild(
+        house.data, read_sources([manifest]), house.embedder, RebuildOptions(canary_rate=0)
+    )
+    assert summary.exemplars == 1
+    assert [one.reason for one in summary.skipped] == [
+        f"the file could not be read: it is {kind}, not a file"
+        for kind in ("a FIFO (named pipe)", "a folder", "a character device")
+    ]
+
+
+def test_what_the_source_skipped_is_in_the_summary(house: House) -> None:
+    (house.source / "one" / "notes.txt").write_text("a caption")
+    skipped: list[Skipped] = []
+    exemplars = read_sources([house.source], skip=skipped.append)
+    for _ in range(2):  # the second changes nothing
+        summary = rebuild(house.data, exemplars, house.embedder, skipped=skipped)
+        assert [Path(one.path).name for one in summary.skipped] == ["notes.txt"]
+        assert summary.as_dict()["skipped"] == [
+            {"path": str(house.source / "one" / "notes.txt"), "reason": "not an image"}
+        ]
+    assert summary.unchanged
 
 
 def test_an_image_twice_in_one_concept_is_counted_once_and_listed(house: House) -> None:

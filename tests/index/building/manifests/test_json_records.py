@@ -94,6 +94,7 @@ FAULTS = {
         "line 1: concept is an object",
     ),
     "no concept": (f'{GOOD}\n{{"path": "b.png"}}', "line 2: concept is empty"),
+    "concepts that are null": ('{"path": "b.png", "concept": null}', "line 1: concept is empty"),
     "a NUL in a path": (r'{"path": "a\u0000.png", "concept": "A"}', "line 1: path holds a NUL"),
     "half a pair": (
         r'{"path": "a.png", "concept": "A", "x": ["\ud83d"]}',
