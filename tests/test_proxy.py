@@ -1,5 +1,6 @@
 """deploy/nginx.conf in a real nginx, in front of a real server."""
 
+import contextlib
 import json
 import re
 import socket
@@ -19,6 +20,7 @@ from tests.app.http.test_server import CLOSE, H2C, form, listening, post, talk
 from tests.ports import free_port
 from tests.problems import KINDS
 from tests.proxy import CONFIG, command, configure, needs_nginx, proxy
+from tests.waiting import wait_until
 from whence_client.models import Problem
 
 TEXT = CONFIG.read_text(encoding="utf-8")
@@ -104,7 +106,6 @@ def url(echoes: tuple[Echo, Echo], tmp_path_factory: pytest.TempPathFactory) -> 
     settings = Settings(data=tmp_path_factory.mktemp("data"))
     changes = {"client_header_timeout 10s": "client_header_timeout 1s"}
     changes |= {"client_body_timeout 20s": "client_body_timeout 1s"}
-    changes |= {"limit_conn addresses 100": "limit_conn addresses 4"}
     first, second = echoes
     with (
         listening(first.app, settings) as one,
@@ -167,17 +168,22 @@ def test_slow_clients_cost_the_server_nothing(url: str, asked: list[str], begun:
 
 
 @needs_nginx
-def test_an_address_has_so_many_requests_in_hand(url: str) -> None:
-    began = [socket.create_connection(("127.0.0.1", port_of(url))) for _ in range(4)]
-    try:
-        for connection in began:
-            connection.sendall(post(b"abc", length=1000))
-        answers = [talk(port_of(url), b"GET / HTTP/1.1\r\nHost: a\r\n" + CLOSE + b"\r\n")]
-        check_problem(answers[0], 429)
-        assert b"retry-after: 1\r\n" in answers[0].lower()
-    finally:
-        for connection in began:
-            connection.close()
+def test_an_address_has_so_many_requests_in_hand(tmp_path: Path) -> None:
+    changes = {"limit_conn addresses 100": "limit_conn addresses 4"}
+    with proxy(tmp_path, f"127.0.0.1:{free_port()}", changes=changes) as (url, _):
+        address = ("127.0.0.1", port_of(url))
+        with contextlib.ExitStack() as stack:
+            for _ in range(4):
+                held = stack.enter_context(socket.create_connection(address))
+                held.sendall(post(b"abc", length=1000))
+
+            def answer() -> bytes:
+                return talk(address[1], b"GET / HTTP/1.1\r\nHost: a\r\n" + CLOSE + b"\r\n")
+
+            wait_until(lambda: answer().startswith(b"HTTP/1.1 429 "))
+            refused = answer()
+    check_problem(refused, 429)
+    assert b"retry-after: 1\r\n" in refused.lower()
 
 
 @needs_nginx
