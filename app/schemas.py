@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from app.telemetry.metrics import Stage
     from index.answering.attribution import ConceptEvidence, ExemplarEvidence
     from index.catalog import Concept, Exemplar
-    from index.takedowns.log import Hidden, Takedown
+    from index.takedowns.in_force import Hidden
+    from index.takedowns.records import Takedown
 
 
 def attribution_response(job: "ImageJob", *, metadata: bool = False) -> AttributionResponse:

@@ -23,7 +23,8 @@ from index.answering.attribution import Attributor
 from index.building.embedding import ImageEmbedder
 from index.errors import SnapshotError, TakedownError, VectorStoreUnavailableError
 from index.snapshot import Snapshot
-from index.takedowns.log import Hidden, Takedown, hidden_by
+from index.takedowns.in_force import Hidden, hidden_by
+from index.takedowns.records import Takedown
 from index.takedowns.withdrawal import hidden_in_published, withdraw
 
 THREADS = 16  # for takedowns

@@ -35,7 +35,8 @@ from index.errors import SnapshotError, VectorStoreError
 from index.stores.registry import LOCAL, VectorStores
 from index.stores.vectors import Rows, VectorStore, read_address
 from index.takedowns.fingerprints import LENGTH, Fingerprints, Pictures
-from index.takedowns.log import Extent, Reached, rows_of
+from index.takedowns.in_force import Reached, rows_of
+from index.takedowns.records import Extent
 from model.config import Facet, Frozen
 from model.files import sync_to_disk
 

@@ -12,7 +12,8 @@ from index.defaults import SAMPLE
 from index.errors import SnapshotError, TakedownError
 from index.layout import DataFolder
 from index.snapshot import CATALOG, Snapshot, published_version
-from index.takedowns.log import TakedownLog, rows_of
+from index.takedowns.in_force import rows_of
+from index.takedowns.log import TakedownLog
 from index.versions import require_version
 from model.checkpoint import load_embedder
 from model.errors import ImageError, ModelError

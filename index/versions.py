@@ -23,7 +23,8 @@ from index.snapshot import (
     remove_version,
 )
 from index.stores.registry import LOCAL, VectorStores
-from index.takedowns.log import TakedownLog, Takedowns, rows_of
+from index.takedowns.in_force import Takedowns, rows_of
+from index.takedowns.log import TakedownLog
 from model.errors import ModelError
 from model.saved import list_models
 

@@ -19,7 +19,9 @@ from app.cli.options import (
 from index.errors import SnapshotError
 from index.layout import DataFolder
 from index.snapshot import list_versions
-from index.takedowns.log import Content, Hidden, Kind, Takedown, TakedownLog, content_of_file
+from index.takedowns.in_force import Hidden
+from index.takedowns.log import TakedownLog
+from index.takedowns.records import Content, Kind, Takedown, content_of_file
 from index.takedowns.withdrawal import Named, canonical, contents_of, hidden_in_published
 
 takedown = typer.Typer(

@@ -31,7 +31,8 @@ from index.catalog import Catalog
 from index.errors import NotFoundError, SnapshotError, TakedownError
 from index.layout import DataFolder
 from index.snapshot import Snapshot, open_published
-from index.takedowns.log import TakedownLog, Takedowns
+from index.takedowns.in_force import Takedowns
+from index.takedowns.log import TakedownLog
 from index.versions import require_version
 from model.checkpoint import load_embedder
 from model.errors import ImageError, ModelError

@@ -12,7 +12,8 @@ from index.building.embedding import ImageEmbedder
 from index.catalog import Concept, Exemplar
 from index.layout import DataFolder
 from index.snapshot import Snapshot, open_published
-from index.takedowns.log import TakedownLog, Takedowns
+from index.takedowns.in_force import Takedowns
+from index.takedowns.log import TakedownLog
 from model.checkpoint import load_embedder
 from model.config import EngineName, Facet
 from model.errors import ModelError

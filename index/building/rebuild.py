@@ -41,7 +41,8 @@ from index.snapshot import (
     published_version,
 )
 from index.stores.vectors import IndexType, VectorEngine
-from index.takedowns.log import TakedownLog, Takedowns
+from index.takedowns.in_force import Takedowns
+from index.takedowns.log import TakedownLog
 from index.versions import erase_withdrawn, named_failures, prune, rebuild_lock, remove
 from model.folders import Skipped
 from model.images import DEFAULT_LIMITS, ImageLimits

@@ -12,7 +12,8 @@ from index.building.embedding import ImageFile, hash_file
 from index.building.embedding_cache import EmbeddingCache
 from index.building.source import SourceExemplar
 from index.takedowns.fingerprints import fingerprint
-from index.takedowns.log import Takedown, Takedowns
+from index.takedowns.in_force import Takedowns
+from index.takedowns.records import Takedown
 from model.files import FileStamp
 from model.folders import Skipped
 from model.images import reads_anew

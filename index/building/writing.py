@@ -27,7 +27,7 @@ from index.snapshot import (
 from index.stores.registry import VectorStores
 from index.stores.vectors import IndexType, VectorEngine, VectorStore
 from index.takedowns.fingerprints import LENGTH
-from index.takedowns.log import Extent
+from index.takedowns.records import Extent
 from model.config import Facet
 
 COHORT_SIZE = 1024  # exemplars that queries are compared with

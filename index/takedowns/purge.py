@@ -21,7 +21,8 @@ from index.layout import DataFolder
 from index.snapshot import BUILDING, CATALOG, Snapshot, clear_unfinished, published_version
 from index.stores.registry import VectorStores
 from index.stores.vectors import read_address
-from index.takedowns.log import TakedownLog, Takedowns, rows_of
+from index.takedowns.in_force import Takedowns, rows_of
+from index.takedowns.log import TakedownLog
 from index.versions import named_failures, rebuild_lock, remove
 
 

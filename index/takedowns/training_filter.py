@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from index.takedowns.fingerprints import fingerprint
-from index.takedowns.log import Takedowns
+from index.takedowns.in_force import Takedowns
 from index.thumbnails import thumbnail_of
 from model.errors import ImageError
 from model.images import DEFAULT_LIMITS, ImageLimits, read_image

@@ -20,7 +20,9 @@ from index.layout import DataFolder
 from index.snapshot import CATALOG, FINGERPRINTS, Snapshot, list_versions, published_version
 from index.stores.vectors import read_erased
 from index.takedowns.fingerprints import Fingerprints, Pictures
-from index.takedowns.log import Content, Hidden, Takedown, TakedownLog, hidden_by
+from index.takedowns.in_force import Hidden, hidden_by
+from index.takedowns.log import TakedownLog
+from index.takedowns.records import Content, Takedown
 
 Named = Literal["concept", "exemplar"]
 

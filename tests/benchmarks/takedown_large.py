@@ -50,7 +50,8 @@ from index.snapshot import (
 )
 from index.stores.faiss_files import write_vectors
 from index.takedowns.fingerprints import GRID, LENGTH, Fingerprints, Pictures
-from index.takedowns.log import Content, TakedownLog
+from index.takedowns.log import TakedownLog
+from index.takedowns.records import Content
 from index.takedowns.withdrawal import withdraw
 from model.checkpoint import load_embedder
 from tests.benchmarks.pictures import draw_pictures, save_small_model

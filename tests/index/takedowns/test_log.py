@@ -16,7 +16,9 @@ from index.answering.attribution import Attributor, open_attributor
 from index.errors import NotFoundError, RebuildError, TakedownError
 from index.snapshot import CATALOG, Snapshot, list_versions, open_published, publish
 from index.takedowns.fingerprints import Pictures
-from index.takedowns.log import Extent, Takedown, TakedownLog, content_of_file, hidden_by
+from index.takedowns.in_force import hidden_by
+from index.takedowns.log import TakedownLog
+from index.takedowns.records import Extent, Takedown, content_of_file
 from index.takedowns.withdrawal import withdraw
 from tests.fakes import FakeEmbedder, patches
 from tests.index.conftest import House

@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 
 from index.takedowns import training_filter as training
-from index.takedowns.log import TakedownLog, content_of_file
+from index.takedowns.log import TakedownLog
+from index.takedowns.records import content_of_file
 from index.takedowns.training_filter import leave_out_withdrawn
 from tests.fakes import patches
 

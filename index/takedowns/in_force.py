@@ -1,0 +1,163 @@
+"""The takedowns in force, and the exemplars that they hide.
+
+A takedown hides every image with the content of one of its files, under any name and in any
+concept; every image whose fingerprint is near one of theirs; and, if it is of a concept, every
+image that a source files under the concept's id.
+"""
+
+import base64
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from index.catalog import Catalog, Exemplar
+from index.errors import TakedownError
+from index.stores.vectors import Rows
+from index.takedowns.fingerprints import Fingerprints, Pictures, as_fingerprints
+from index.takedowns.records import Extent, Lift, Takedown
+
+How = Literal["named", "same content", "near-duplicate"]
+Reached = Mapping[str, Rows]  # id of a takedown -> the rows of an index that it hides, ascending
+
+
+@dataclass(frozen=True)
+class Takedowns:
+    """The takedowns in force, what was lifted, and the log that says so."""
+
+    active: tuple[Takedown, ...] = ()
+    lifted: Mapping[str, tuple[Takedown, Lift]] = field(default_factory=dict)
+    path: Path = Path("takedowns.jsonl")
+    digests: tuple[str, ...] = (Extent().sha256,)  # of the first 0, 1, 2, ... records
+    accepted: frozenset[Extent] = frozenset()
+
+    def __post_init__(self) -> None:
+        contents: dict[str, Takedown] = {}
+        concepts: dict[str, Takedown] = {}
+        owners: list[Takedown] = []
+        for takedown in self.active:
+            if takedown.kind == "concept":
+                concepts.setdefault(takedown.target, takedown)
+            for content in takedown.contents:
+                contents.setdefault(content.sha256, takedown)
+                owners.append(takedown)
+        object.__setattr__(self, "_contents", contents)
+        object.__setattr__(self, "_concepts", concepts)
+        object.__setattr__(self, "_owners", owners)
+
+    _contents: Mapping[str, Takedown] = field(init=False, repr=False, compare=False)
+    _concepts: Mapping[str, Takedown] = field(init=False, repr=False, compare=False)
+    _owners: Sequence[Takedown] = field(init=False, repr=False, compare=False)
+
+    @property
+    def extent(self) -> Extent:
+        """Return how far the log is written."""
+        return Extent(records=len(self.digests) - 1, sha256=self.digests[-1])
+
+    def reaches(self, extent: Extent) -> bool:
+        """Return True if the log begins with the records of ``extent``."""
+        return self.digests[extent.records : extent.records + 1] == (extent.sha256,)
+
+    def require(self, extent: Extent, witness: str) -> None:
+        """Return if the log begins with the records of ``extent``, or an accept names it.
+
+        Args:
+            extent: as it was recorded elsewhere.
+            witness: the place where it was recorded, for the message.
+
+        Raises:
+            TakedownError: the log is another one, or has lost records.
+        """
+        if self.reaches(extent) or extent in self.accepted:
+            return
+        fault = (
+            f"holds {len(self.digests) - 1} records of at least {extent.records}"
+            if extent.records >= len(self.digests)
+            else f"is another one than the log of {extent.records} records"
+        )
+        raise TakedownError(
+            f"the takedown log {self.path} {fault} that {witness} tells of; nothing is served or "
+            "rebuilt, and no takedown recorded, since withdrawn works could come back: restore it "
+            "from a backup, or, if there is none, go on with it as it is by `whence takedown "
+            "accept --reason TEXT` and name the lost works again"
+        )
+
+    def of_exemplar(self, sha256: str, concept_id: str) -> Takedown | None:
+        """Return the takedown that names this content or concept."""
+        return self._contents.get(sha256) or self._concepts.get(concept_id)
+
+    def of_pictures(self, fingerprints: Sequence[bytes]) -> list[Takedown | None]:
+        """Return for each fingerprint the takedown of a near-duplicate, if there is one."""
+        found: list[Takedown | None] = [None] * len(fingerprints)
+        pictures = Pictures(as_fingerprints(fingerprints))
+        for place, row in zip(*pictures.near(_fingerprints(self.active)), strict=True):
+            found[row] = found[row] or self._owners[place]
+        return found
+
+    def reached(self, catalog: Catalog, pictures: Pictures, before: Reached) -> dict[str, Rows]:
+        """Return the rows of an index that each takedown in force hides.
+
+        Args:
+            catalog: of the index.
+            pictures: fingerprints of its rows.
+            before: results for takedowns that were compared with the index before; they are
+                reused.
+        """
+        fresh = [takedown for takedown in self.active if takedown.id not in before]
+        found = {takedown.id: [_named(takedown, catalog)] for takedown in fresh}
+        owners = [takedown.id for takedown in fresh for _ in takedown.contents]
+        places, rows = pictures.near(_fingerprints(fresh))
+        for place in np.unique(places):
+            found[owners[place]].append(rows[places == place])
+        fresh_rows = {identifier: np.unique(np.concatenate(r)) for identifier, r in found.items()}
+        return {t.id: before[t.id] if t.id in before else fresh_rows[t.id] for t in self.active}
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """An exemplar that a takedown hides."""
+
+    exemplar: Exemplar
+    how: How
+
+
+def hidden_by(takedown: Takedown, catalog: Catalog, pictures: Pictures) -> list[Hidden]:
+    """Return the exemplars of an index that a takedown hides, by row, each with the reason.
+
+    Args:
+        takedown: to look up.
+        catalog: the exemplars visible now; hidden ones are not listed.
+        pictures: fingerprints of the index's rows.
+    """
+    [rows] = Takedowns((takedown,)).reached(catalog, pictures, {}).values()
+    contents = {content.sha256 for content in takedown.contents}
+    hidden = []
+    for _, exemplar in sorted(catalog.exemplars_by_row(rows.tolist()).items()):
+        how: How = "same content" if exemplar.sha256 in contents else "near-duplicate"
+        if (takedown.kind, takedown.target) in {
+            ("concept", exemplar.concept_id),
+            ("exemplar", exemplar.id),
+        }:
+            how = "named"
+        hidden.append(Hidden(exemplar, how))
+    return hidden
+
+
+def rows_of(reached: Reached) -> Rows:
+    """Return all rows that takedowns hide, ascending."""
+    return np.unique(np.concatenate([[], *reached.values()]).astype(np.int64))
+
+
+def _named(takedown: Takedown, catalog: Catalog) -> Rows:
+    concepts = [takedown.target] if takedown.kind == "concept" else []
+    hashes = [content.sha256 for content in takedown.contents]
+    return np.asarray(catalog.rows_of(hashes, concepts), dtype=np.int64)
+
+
+def _fingerprints(takedowns: Iterable[Takedown]) -> Fingerprints:
+    """Return a row for each content of each takedown, in order."""
+    return as_fingerprints(
+        [base64.b64decode(content.fingerprint) for one in takedowns for content in one.contents]
+    )
