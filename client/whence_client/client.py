@@ -8,11 +8,12 @@ takedown that cannot have been carried out.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 from urllib.parse import quote
+from uuid import uuid4
 
 import httpx
 from pydantic import BaseModel, ValidationError
@@ -88,35 +89,11 @@ class _Calls:
         return _Call("POST", "/attribute", _as(AttributionResponse), parameters, [image])
 
     @staticmethod
-    def batches(
-        images: Sequence[ImageInput],
-        top_k: int,
-        exemplars: int,
-        explain: bool,
-        metadata: bool,
-        batch: int,
-        batch_bytes: int,
-    ) -> Iterator[_Call[BatchResponse]]:
-        """Read images and put them into requests; the next request's first image is read, too."""
+    def batch(
+        images: Sequence[bytes], top_k: int, exemplars: int, explain: bool, metadata: bool
+    ) -> _Call[BatchResponse]:
         parameters = _attribution(top_k, exemplars, explain, metadata)
-
-        def call() -> _Call[BatchResponse]:
-            return _Call("POST", "/attribute/batch", _as(BatchResponse), parameters, tuple(some))
-
-        some: list[bytes] = []
-        for image in images:
-            try:
-                data = image_bytes(image)
-            except (OSError, TypeError):
-                if some:
-                    yield call()
-                raise
-            if some and (len(some) == batch or sum(map(len, some)) + len(data) > batch_bytes):
-                yield call()
-                some = []
-            some.append(data)
-        if some:
-            yield call()
+        return _Call("POST", "/attribute/batch", _as(BatchResponse), parameters, images)
 
     @staticmethod
     def concepts(q: str, offset: int, limit: int) -> _Call[ConceptList]:
@@ -206,7 +183,7 @@ class Whence:
 
     def attribute_many(
         self,
-        images: Sequence[ImageInput],
+        images: Iterable[ImageInput],
         *,
         top_k: int = TOP_K,
         exemplars: int = EXEMPLARS,
@@ -218,11 +195,13 @@ class Whence:
         """Attribute many images; yields an answer or a problem for each.
 
         A request has ``batch`` images and ``batch_bytes`` bytes of them at most, but always one.
-        Answers come in order and one by one: a later request that fails loses none before it.
+        Answers come in order and one by one: a later request that fails loses none before it. An
+        image that cannot be read here is a problem in its place, too.
         """
-        calls = _Calls.batches(images, top_k, exemplars, explain, metadata, batch, batch_bytes)
-        for call in calls:
-            yield from self._send(call).answers
+        for read in _in_requests(images, batch, batch_bytes):
+            sent = [image for image in read if isinstance(image, bytes)]
+            call = _Calls.batch(sent, top_k, exemplars, explain, metadata)
+            yield from _in_place(read, self._send(call).answers if sent else [])
 
     def concepts(self, q: str = "", *, offset: int = 0, limit: int = 50) -> ConceptList:
         """List a page of the concepts whose name contains ``q``."""
@@ -316,7 +295,7 @@ class AsyncWhence:
 
     async def attribute_many(
         self,
-        images: Sequence[ImageInput],
+        images: Iterable[ImageInput],
         *,
         top_k: int = TOP_K,
         exemplars: int = EXEMPLARS,
@@ -326,10 +305,12 @@ class AsyncWhence:
         batch_bytes: int = BATCH_BYTES,
     ) -> AsyncIterator[BatchAnswer]:
         """Attribute many images, as `Whence.attribute_many` does."""
-        calls = _Calls.batches(images, top_k, exemplars, explain, metadata, batch, batch_bytes)
+        requests = _in_requests(images, batch, batch_bytes)
         # Files are read and images encoded in a thread: other tasks go on meanwhile.
-        while call := await asyncio.to_thread(next, calls, None):
-            for answer in (await self._send(call)).answers:
+        while read := await asyncio.to_thread(next, requests, None):
+            sent = [image for image in read if isinstance(image, bytes)]
+            call = _Calls.batch(sent, top_k, exemplars, explain, metadata)
+            for answer in _in_place(read, (await self._send(call)).answers if sent else []):
                 yield answer
 
     async def concepts(self, q: str = "", *, offset: int = 0, limit: int = 50) -> ConceptList:
@@ -381,6 +362,52 @@ class AsyncWhence:
             if wait is None:
                 return _answer(call, outcome, self._client.base_url)
             await asyncio.sleep(wait)
+
+
+def _in_requests(
+    images: Iterable[ImageInput], batch: int, batch_bytes: int
+) -> Iterator[list[bytes | Problem]]:
+    """Read images and divide them among requests; the next request's first image is read, too."""
+    some: list[bytes | Problem] = []
+    size = 0
+    for image in images:
+        data = _read(image)
+        length = len(data) if isinstance(data, bytes) else 0
+        if some and (len(some) == batch or size + length > batch_bytes):
+            yield some
+            some, size = [], 0
+        some.append(data)
+        size += length
+    if some:
+        yield some
+
+
+def _read(image: ImageInput) -> bytes | Problem:
+    """Return an image as it is sent, or why it cannot be."""
+    try:
+        return image_bytes(image)
+    except (OSError, TypeError, ValueError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        name = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
+        return Problem(
+            type="urn:whence:problem:unreadable-image",
+            title="The image cannot be read",
+            status=400,
+            detail=f"{name}{reason}; nothing of it was sent",
+            instance=f"urn:uuid:{uuid4()}",
+        )
+
+
+def _in_place(
+    read: Sequence[bytes | Problem], answers: Sequence[BatchAnswer]
+) -> Iterator[BatchAnswer]:
+    """Put problems met here where their images stood among those that were answered."""
+    answered = iter(answers)
+    for image in read:
+        if isinstance(image, Problem):
+            yield BatchAnswer(attribution=None, problem=image)
+        elif (answer := next(answered, None)) is not None:
+            yield answer
 
 
 class _TimedStream(httpx.SyncByteStream):

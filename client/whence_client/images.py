@@ -1,30 +1,126 @@
 """Images as the API accepts them: the bytes of an image file."""
 
 import io
+import os
+import struct
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-ImageInput: TypeAlias = "str | Path | bytes | Image"
+# A path, the bytes of a file, a file that is open, a PIL image, or an array (H, W, 3) of uint8.
+ImageInput: TypeAlias = (
+    "str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Image | Any"
+)
+
+ORIENTATION = 0x0112  # of EXIF and TIFF
+PNG_MODES = {"1", "L", "LA", "P", "RGB", "RGBA", "I;16"}
+TIFF_MODES = {"CMYK", "LAB", "F"}  # as they are; no PNG holds them
+OTHERS = {"La": "LA", "PA": "RGBA", "RGBa": "RGBA", "I;16B": "I;16", "I;16L": "I;16"}
 
 
 def image_bytes(image: ImageInput) -> bytes:
-    """Return an image file's bytes: read from a path, as given, or a PIL image encoded as PNG.
+    """Return an image file's bytes.
+
+    A file that is open is read from its beginning, if it can be. A PIL image is encoded without
+    loss, with its orientation, colour profile and transparency, so that it is answered as the file
+    it was opened from; an array is taken to be sRGB.
 
     Raises:
-        OSError: the file cannot be read.
+        OSError: the file cannot be read, or the PIL image not be decoded.
         TypeError: the value is no image.
+        ValueError: an array has another shape or type, or the file is closed.
     """
-    if isinstance(image, bytes):
-        return image
-    if isinstance(image, str | Path):
+    if isinstance(image, bytes | bytearray | memoryview):
+        return bytes(image)
+    if isinstance(image, str | os.PathLike):
         return Path(image).read_bytes()
-    # A PIL image exists only where Pillow is installed; the client itself does without.
-    save = getattr(image, "save", None)
-    if save is None:
-        raise TypeError(f"an image is a path, bytes or a PIL image, not {type(image).__name__}")
+    if hasattr(image, "read"):
+        return _read(image)
+    if hasattr(image, "getexif"):
+        return _encoded(image)
+    if hasattr(image, "__array_interface__"):
+        return _encoded(_from_array(image))
+    raise TypeError(
+        "an image is a path, bytes, an open file, a PIL image or a NumPy array, not "
+        f"{type(image).__name__}"
+    )
+
+
+def _read(file: Any) -> bytes:
+    if file.seekable():
+        file.seek(0)
+    content = file.read()
+    if not isinstance(content, bytes):
+        raise TypeError("the file is open as text: open it in mode 'rb'")
+    return content
+
+
+def _from_array(array: Any) -> "Image":
+    from PIL import Image
+
+    interface = array.__array_interface__
+    shape = interface["shape"]
+    if len(shape) != 3 or shape[2] != 3 or interface["typestr"] != "|u1":
+        raise ValueError(
+            f"an array has the shape (height, width, 3) and the type uint8, not {tuple(shape)} and "
+            f"{interface['typestr']}"
+        )
+    return Image.fromarray(array)
+
+
+def _encoded(image: "Image") -> bytes:
+    """Encode as PNG, or as TIFF what no PNG can hold."""
+    from PIL.Image import Exif
+
+    image.load()
+    orientation = image.getexif().get(ORIENTATION)
+    if orientation not in range(2, 9):
+        orientation = None
+    options: dict[str, Any] = {"icc_profile": image.info.get("icc_profile")}
+    if image.mode == "I":
+        image = _unsigned(image)
+    elif image.mode not in PNG_MODES | TIFF_MODES:
+        image = image.convert(OTHERS.get(image.mode, "RGB"))
     buffer = io.BytesIO()
-    save(buffer, "PNG")
+    if image.mode in TIFF_MODES:
+        tags = {ORIENTATION: orientation} if orientation else {}
+        image.save(buffer, "TIFF", tiffinfo=tags, **options)
+        return buffer.getvalue()
+    if orientation:
+        exif = Exif()  # the image keeps its own
+        exif[ORIENTATION] = orientation
+        options["exif"] = exif
+    image.save(buffer, "PNG", pnginfo=_colours(image), **options)
     return buffer.getvalue()
+
+
+def _unsigned(image: "Image") -> "Image":
+    """Return a picture of 32-bit integers at 16 bits, all that PNG holds.
+
+    Numbers up to 65,535 are kept. Pillow shows unsigned samples of 32 bits as signed ones, of which
+    the upper half is kept.
+    """
+    from PIL import Image
+
+    low, high = image.getextrema()
+    values = struct.unpack(f"={image.width * image.height}i", image.tobytes("raw", "I"))
+    if low < 0 or high > 65535:  # type: ignore[operator]
+        values = tuple((value & 0xFFFFFFFF) >> 16 for value in values)
+    packed = struct.pack(f"<{len(values)}H", *values)
+    unsigned = Image.frombytes("I;16", image.size, packed)
+    unsigned.info.update(image.info)
+    return unsigned
+
+
+def _colours(image: "Image") -> Any:
+    """Return the chunks that repeat what a PNG said of its colours."""
+    from PIL.PngImagePlugin import PngInfo
+
+    chunks = PngInfo()
+    if gamma := image.info.get("gamma"):
+        chunks.add(b"gAMA", struct.pack(">I", round(gamma * 100_000)))
+    if places := image.info.get("chromaticity"):
+        chunks.add(b"cHRM", struct.pack(">8I", *(round(place * 100_000) for place in places)))
+    return chunks
