@@ -44,11 +44,13 @@ SEEN = 100  # queries that choose how many lists a search looks into
 
 
 def draw(count: int, size: int, dimension: int, queries: int, seed: int) -> tuple[Floats, Floats]:
-    """(count, D) unit vectors of concepts of ``size`` that lie side by side, and queries near some.
+    """(count, D) unit vectors, and queries near some.
 
-    Concepts lie around `CLUSTERS` centres, or around one for every 20 rows, whichever are fewer. A
-    query lies as far from its concept as an exemplar does.
+    Groups of ``size`` rows, or of `NEAR` where that is more, lie side by side around a point of
+    their own, and these points around `CLUSTERS` centres. A query lies as far from its group's point
+    as the group's rows do.
     """
+    size = max(size, NEAR)
     generator = np.random.default_rng(seed)
     spectrum = (np.arange(1, dimension + 1) ** -0.4).astype(np.float32)
 
