@@ -47,8 +47,8 @@ def draw(count: int, size: int, dimension: int, queries: int, seed: int) -> tupl
     """(count, D) unit vectors, and queries near some.
 
     Groups of ``size`` rows, or of `NEAR` where that is more, lie side by side around a point of
-    their own, and these points around `CLUSTERS` centres. A query lies as far from its group's point
-    as the group's rows do.
+    their own, and these points around `CLUSTERS` centres. A query lies as far from its group's
+    point as the group's rows do.
     """
     size = max(size, NEAR)
     generator = np.random.default_rng(seed)
