@@ -56,7 +56,8 @@ def read_inverted(path: Path) -> faiss.IndexIVF:
     if not isinstance(index, faiss.IndexIVF):
         raise SnapshotError(f"the vectors {path} are no inverted file; run `whence rebuild`")
     # By default each search starts 32 threads that read lists ahead.
-    faiss.downcast_InvertedLists(index.invlists).prefetch_nthread = 0
+    lists: Any = faiss.downcast_InvertedLists(index.invlists)  # type: ignore[arg-type]
+    lists.prefetch_nthread = 0
     return index
 
 
