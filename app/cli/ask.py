@@ -1,8 +1,10 @@
 """Ask a running server, or the index in a data folder where there is none."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from index.evaluation.pairs import Answer, Pair
 
 CONNECTIONS = 4
+SILENT = 8  # pictures without any answer after which a server is given up
 RANKED = 1000  # concepts asked of a server when evaluating
 
 
@@ -33,39 +36,62 @@ def connect(url: str, key: str | None = None) -> Iterator[Whence]:
         raise WhenceError(str(error)) from error
 
 
-def attribute_files(
-    images: Sequence[Path],
-    *,
-    url: str | None,
-    key: str | None,
-    data: Path,
-    limits: ImageLimits = DEFAULT_LIMITS,
-) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Yield each image with the answer as the API gives it, or with ``{"error": why}``.
+@dataclass(frozen=True)
+class Asker:
+    """Answers pictures by one index."""
+
+    version: Callable[[], str]  # of the index
+    ask: Callable[[Sequence[Path]], Iterator[tuple[Path, dict[str, Any]]]]
+
+
+@contextmanager
+def asker(
+    *, url: str | None, key: str | None, data: Path, limits: ImageLimits = DEFAULT_LIMITS
+) -> Iterator[Asker]:
+    """Give what answers each picture as the API does, or with ``{"error": why}``, in order.
 
     Raises:
-        WhenceError: there is no index to ask.
+        WhenceError: there is no index to ask; or `SILENT` pictures in a row had no answer from the
+            server.
     """
     if url:
         with connect(url, key) as whence:
-            for path in images:
-                try:
-                    yield path, whence.attribute(path).model_dump(mode="json")
-                except (ServerError, OSError) as error:
-                    yield path, {"error": _why(error)}
+            yield Asker(lambda: whence.concepts(limit=1).index_version, partial(_served, whence))
         return
     # A model is loaded only here: to ask a server takes neither PyTorch nor FAISS.
-    from app.inference.job import answer_file
+    from app.inference.job import answer_files
     from app.schemas import attribution_response
     from index.answering.attribution import open_attributor
 
     attributor = open_attributor(data_folder(data))
-    for path in images:
+
+    def ask(images: Sequence[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
+        jobs = answer_files(attributor, images, top_k=TOP_K, exemplars=EXEMPLARS, limits=limits)
+        for path, job in zip(images, jobs, strict=True):
+            if isinstance(job, ImageError):
+                yield path, {"error": str(job)}
+            else:
+                yield path, attribution_response(job).model_dump(mode="json")
+
+    yield Asker(lambda: attributor.snapshot.version, ask)
+
+
+def _served(whence: Whence, images: Sequence[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
+    def ask(path: Path) -> dict[str, Any] | ServerError | OSError:
         try:
-            job = answer_file(attributor, path, top_k=TOP_K, exemplars=EXEMPLARS, limits=limits)
-            yield path, attribution_response(job).model_dump(mode="json")
-        except ImageError as error:
-            yield path, {"error": str(error)}
+            return whence.attribute(path).model_dump(mode="json")
+        except (ServerError, OSError) as error:
+            return error
+
+    silent = 0
+    with ThreadPoolExecutor(CONNECTIONS) as pool:
+        for path, answer in zip(images, pool.map(ask, images), strict=True):
+            unanswered = isinstance(answer, ServerError) and answer.status is None
+            silent = silent + 1 if unanswered else 0
+            if silent == SILENT:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise WhenceError(f"{_why(answer)}, {SILENT} times in a row")  # type: ignore[arg-type]
+            yield path, answer if isinstance(answer, dict) else {"error": _why(answer)}
 
 
 def ask_server(url: str, key: str | None, pairs: "Sequence[Pair]") -> "Iterator[Answer]":

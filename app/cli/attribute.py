@@ -1,45 +1,161 @@
 """``whence attribute``: ask which source concepts images come from."""
 
+import glob
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from app.cli.ask import attribute_files
-from app.cli.console import out, print_error
+from app.cli.ask import Asker, asker
+from app.cli.console import err, out, print_error, stages
 from app.cli.options import (
     ApiKey,
     Data,
     MaxPixels,
     MaxSide,
     image_limits,
+    writable,
 )
+from app.cli.skipped import print_skipped
+from model.errors import WhenceError
+from model.folders import Skipped, find_images
+
+SHOWN = 20  # concepts of a summary that are printed
 
 
 def attribute(
-    images: Annotated[list[Path], typer.Argument(help="Images to ask about.", metavar="IMAGE...")],
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            help="Images, folders of them (to any depth), patterns such as '*.png', or - for paths "
+            "on the standard input, one a line.",
+            metavar="IMAGE...",
+        ),
+    ],
     url: Annotated[
         str | None, typer.Option(help="Ask this server; default: answer from --data, without one.")
     ] = None,
     key: ApiKey = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, one line an image.")] = False,
+    jsonl_file: Annotated[
+        Path | None,
+        typer.Option("--jsonl", help="Write whole answers, one line each.", callback=writable),
+    ] = None,
+    csv_file: Annotated[
+        Path | None,
+        typer.Option("--csv", help="Write a table, one line an image.", callback=writable),
+    ] = None,
+    html_file: Annotated[
+        Path | None,
+        typer.Option("--html", help="Write a page with summary and table.", callback=writable),
+    ] = None,
     data: Data = Path("data"),
     max_pixels: MaxPixels = None,
     max_side: MaxSide = None,
 ) -> None:
-    """Ask which source concepts images come from."""
-    failed = False
+    """Ask which source concepts images come from.
+
+    With --jsonl, --csv or --html the answers go into these files and a summary is printed; the same
+    command continues a run that was interrupted, and asks again about images that failed.
+    """
+    skipped: list[Skipped] = []
+    paths = find_pictures(images, skipped)
+    print_skipped(skipped)
     limits = image_limits(max_pixels, max_side)
-    for path, answer in attribute_files(images, url=url, key=key, data=data, limits=limits):
+    with asker(url=url, key=key, data=data, limits=limits) as whom:
+        files = [path for path in (jsonl_file, csv_file, html_file) if path]
+        if files:
+            journal = jsonl_file or files[0].with_name(f"{files[0].name}.partial.jsonl")
+            failed = _collect(paths, whom, journal, csv_file, html_file)
+            if journal != jsonl_file and not failed:
+                journal.unlink()
+        else:
+            failed = _print(paths, whom, as_json=as_json)
+    if failed:
+        raise typer.Exit(1)
+
+
+def find_pictures(words: Sequence[str], skipped: list[Skipped]) -> list[Path]:
+    """Return the pictures that arguments name, each once, in order.
+
+    Args:
+        words: paths of files and folders, patterns, or ``-`` for paths on the standard input.
+        skipped: takes what was found in folders and is not used.
+
+    Raises:
+        WhenceError: nothing was named.
+    """
+    found: dict[Path, None] = {}
+    for word in words:
+        lines = sys.stdin.read().splitlines() if word == "-" else [word]
+        for line in filter(None, lines):
+            # A file of that very name comes before a pattern.
+            matches = [line] if Path(line).exists() else _matches(line)
+            for path in map(Path, matches or [line]):
+                for picture in find_images(path, skipped.append) if path.is_dir() else [path]:
+                    found.setdefault(picture)
+    if not found:
+        raise WhenceError(f"no images were found in {', '.join(words)}")
+    return list(found)
+
+
+def _matches(pattern: str) -> list[str]:
+    # Path.glob takes no absolute patterns.
+    return sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207
+
+
+def _print(paths: Sequence[Path], whom: Asker, *, as_json: bool) -> bool:
+    failed = False
+    for path, answer in whom.ask(paths):
         failed |= "error" in answer
         if as_json:
             sys.stdout.write(json.dumps({"image": str(path), **answer}) + "\n")
         else:
             print_answer(path, answer)
-    if failed:
-        raise typer.Exit(1)
+    return failed
+
+
+def _collect(
+    paths: Sequence[Path], whom: Asker, journal: Path, csv_file: Path | None, html_file: Path | None
+) -> bool:
+    """Ask about all pictures without an answer yet, write the files and print the summary."""
+    from app.reports.collection import Journal, summarise, write_csv, write_html
+
+    try:
+        opened = Journal(journal, whom.version())
+    except (OSError, ValueError) as error:
+        raise WhenceError(f"{journal} cannot be continued: {error}") from error
+    with opened as book, stages() as report:
+        left = [path for path in paths if not book.has(path)]
+        done = len(paths) - len(left)
+        report("attributing", done, len(paths))
+        for path, answer in whom.ask(left):
+            book.add(path, answer)
+            done += 1
+            report("attributing", done, len(paths))
+        book.tidy()
+        rows = [book.rows[str(path)] for path in paths]
+    summary = summarise(rows)
+    if csv_file:
+        write_csv(csv_file, rows)
+    if html_file:
+        write_html(html_file, rows, summary)
+    counted = ", ".join(f"{count:,} {name}" for name, count in sorted(summary.verdicts.items()))
+    out.print(f"{len(rows):,} images: {counted or 'none answered'}, {summary.failed:,} failed")
+    out.print(
+        f"{summary.matched:,} have a concept with p <= 0.01; by chance alone at most "
+        f"{summary.expected:.1f} would"
+    )
+    for one in summary.concepts[:SHOWN]:
+        out.print(f"{one.pictures:7,}  {one.name}  (by chance as many: {one.p_value:.2g} at most)")
+    if len(summary.concepts) > SHOWN:
+        out.print(f"... and {len(summary.concepts) - SHOWN:,} more concepts")
+    for row in [row for row in rows if "error" in row][:SHOWN]:
+        err.print(f"failed {row['image']}: {row['error']}")
+    return bool(summary.failed)
 
 
 def print_answer(path: Path, answer: dict[str, object]) -> None:

@@ -62,7 +62,7 @@ def finite(number: float | None) -> float | None:
     return number
 
 
-def _writable(path: Path | None) -> Path | None:
+def writable(path: Path | None) -> Path | None:
     """Refuse a path that cannot be written, before the work."""
     if path is not None:
         nearest = next(folder for folder in path.absolute().parents if folder.exists())
@@ -73,7 +73,7 @@ def _writable(path: Path | None) -> Path | None:
 
 JsonFile = Annotated[
     Path | None,
-    typer.Option("--json", help="Write the whole outcome to this file, too.", callback=_writable),
+    typer.Option("--json", help="Write the whole outcome to this file, too.", callback=writable),
 ]
 PairsFile = Annotated[
     Path, typer.Option("--pairs", help="Manifest with path, concepts (separated by ;) and kind.")

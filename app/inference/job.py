@@ -1,7 +1,8 @@
 """One image between its upload and its answer, and the steps that a batch of them takes."""
 
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -18,8 +19,12 @@ from app.telemetry.metrics import STAGES, Stage
 from index.answering.attribution import Attribution, Attributor
 from index.answering.explanation import Explanation, explain_answer
 from model.config import Facet
+from model.errors import ImageError
 from model.explain import Patches
 from model.images import DEFAULT_LIMITS, DecodedImage, ImageLimits, read_image
+
+FILES = 8  # embedded together where there is no server
+DECODERS = 2  # threads that decode them
 
 
 @dataclass(eq=False)
@@ -158,22 +163,36 @@ def _groups(jobs: Sequence[ImageJob], key: Callable[[ImageJob], Hashable]) -> li
     return list(groups.values())
 
 
-def answer_file(
+def answer_files(
     attributor: Attributor,
-    path: Path,
+    paths: Sequence[Path],
     *,
     top_k: int,
     exemplars: int,
     limits: ImageLimits = DEFAULT_LIMITS,
-) -> ImageJob:
-    """Answer one image file in this thread, without a server.
+) -> Iterator[ImageJob | ImageError]:
+    """Answer image files without a server, or say why one cannot be; yields one each, in order.
 
-    Raises:
-        ImageError: the file cannot be read or decoded.
+    Threads decode the next `FILES` while these are embedded together.
     """
-    job = ImageJob(attributor, Deadline(inf), top_k, exemplars)
-    job.decode(lambda side: read_image(path, limits, min_decode_side=side))
-    embed([job])
-    search([job])
-    job.complete()
-    return job
+
+    def decoded(path: Path) -> ImageJob | ImageError:
+        job = ImageJob(attributor, Deadline(inf), top_k, exemplars)
+        try:
+            job.decode(lambda side: read_image(path, limits, min_decode_side=side))
+        except ImageError as error:
+            return error
+        return job
+
+    with ThreadPoolExecutor(DECODERS) as pool:
+        coming = [pool.submit(decoded, path) for path in paths[:FILES]]
+        for start in range(0, len(paths), FILES):
+            found = [future.result() for future in coming]
+            coming = [pool.submit(decoded, path) for path in paths[start + FILES :][:FILES]]
+            jobs = [one for one in found if isinstance(one, ImageJob)]
+            if jobs:
+                embed(jobs)
+                search(jobs)
+            for job in jobs:
+                job.complete()
+            yield from found

@@ -6,6 +6,7 @@ each index: the fewest with which real queries find what an exact search finds.
 """
 
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np

@@ -1,0 +1,126 @@
+"""``whence attribute`` on folders: files of answers, a summary, and runs that are continued."""
+
+import csv
+import io
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from app.cli import ask
+from app.cli import attribute as command
+from app.reports.collection import binomial_tail
+from model.errors import WhenceError
+from tests.app.cli.test_main import run
+from tests.app.conftest import shade
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "pictures"
+    (folder / "deep").mkdir(parents=True)
+    for number in range(9):
+        shade("Emerald", number).save(folder / "deep" / f"{number}.png")
+    shade("Emerald", 1).save(folder / "=cell.png")
+    (folder / "broken.png").write_bytes(b"no picture")
+    (folder / "notes.txt").write_text("nothing")
+    return folder
+
+
+def lines(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_folder_is_answered_row_by_row(served, folder: Path, tmp_path: Path, capsys) -> None:
+    url, key = served
+    files = {name: tmp_path / f"out.{name}" for name in ("jsonl", "csv", "html")}
+    options = [word for name, path in files.items() for word in (f"--{name}", path)]
+    assert run("attribute", folder, "--url", url, "--key", key, *options) == 1  # one is broken
+    said = capsys.readouterr()
+    assert "11 images" in said.out
+    assert "1 failed" in said.out
+    assert "broken.png" in said.err
+    answers = lines(files["jsonl"])
+    assert len(answers) == 11
+    assert [row["image"] for row in answers if "error" in row] == [str(folder / "broken.png")]
+    table = list(csv.DictReader(io.StringIO(files["csv"].read_text())))
+    assert [row["image"] for row in table] == [row["image"] for row in answers]
+    assert {row["concept_id"] for row in table if not row["error"]} == {"emerald"}
+    page = files["html"].read_text()
+    assert "Emerald" in page
+    assert "<script" not in page
+
+
+def test_a_run_that_was_cut_short_is_continued(
+    served,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    url, key = served
+    (folder / "broken.png").unlink()
+    out = tmp_path / "out.jsonl"
+    words = ("attribute", folder, "--url", url, "--key", key, "--jsonl", out)
+    assert run(*words) == 0
+    whole = out.read_bytes()
+    kept = whole.splitlines(keepends=True)
+    out.write_bytes(b"".join(kept[:4]) + kept[4][:50])  # killed while writing the fifth
+    asked: list[Path] = []
+    served_by = ask._served
+    monkeypatch.setattr(
+        ask, "_served", lambda whom, images: asked.extend(images) or served_by(whom, images)
+    )
+    shade("Emerald", 30).save(folder / "deep" / "0.png")  # has changed since
+    assert run(*words) == 0
+    images = [row["image"] for row in map(json.loads, kept)]
+    assert {str(path) for path in asked} == {*images[4:], str(folder / "deep" / "0.png")}
+    assert {row["image"] for row in lines(out)} == set(images)
+    assert run(*words) == 0
+    assert len(asked) == len(set(asked))  # nothing is asked again
+
+
+def test_only_the_files_asked_for_are_left(served, folder: Path, tmp_path: Path) -> None:
+    url, key = served
+    (folder / "broken.png").unlink()
+    out = tmp_path / "answers" / "table.csv"
+    assert run("attribute", folder, "--url", url, "--key", key, "--csv", out) == 0
+    assert [path.name for path in out.parent.iterdir()] == ["table.csv"]
+
+
+def test_a_file_of_something_else_is_not_continued(
+    served,
+    folder: Path,
+    tmp_path: Path,
+    capsys,
+) -> None:
+    url, key = served
+    out = tmp_path / "mine.jsonl"
+    for content in ("my notes\n", "[1]\n", '{"image": 3}\n', '{"image": "a"}\n'):
+        out.write_text(content)
+        assert run("attribute", folder, "--url", url, "--key", key, "--jsonl", out) == 1
+        assert out.read_text() == content
+        assert "cannot be continued" in capsys.readouterr().err
+
+
+def test_pictures_are_named_by_folder_pattern_and_standard_input(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deep = [folder / "deep" / f"{number}.png" for number in range(9)]
+    assert command.find_pictures([str(folder / "deep")], []) == deep
+    assert command.find_pictures([str(folder / "d*" / "[0-9].png")], []) == deep
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{deep[3]}\n\n{deep[3]}\n{deep[1]}\n"))
+    assert command.find_pictures(["-"], []) == [deep[3], deep[1]]
+    assert command.find_pictures(["none.png"], []) == [Path("none.png")]  # has its error later
+    with pytest.raises(WhenceError, match="no images were found"):
+        (folder / "empty").mkdir()
+        command.find_pictures([str(folder / "empty")], [])
+
+
+@pytest.mark.parametrize(("count", "trials", "chance"), [(0, 9, 0.1), (2, 9, 0.1), (9, 9, 0.5)])
+def test_the_chance_of_as_many_pictures_is_binomial(count: int, trials: int, chance: float) -> None:
+    exact = sum(
+        math.comb(trials, k) * chance**k * (1 - chance) ** (trials - k)
+        for k in range(count, trials + 1)
+    )
+    assert binomial_tail(count, trials, chance) == pytest.approx(exact)
