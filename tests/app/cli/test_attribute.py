@@ -112,8 +112,8 @@ def test_pictures_are_named_by_folder_pattern_and_standard_input(
     monkeypatch.setattr("sys.stdin", io.StringIO(f"{deep[3]}\n\n{deep[3]}\n{deep[1]}\n"))
     assert command.find_pictures(["-"], []) == [deep[3], deep[1]]
     assert command.find_pictures(["none.png"], []) == [Path("none.png")]  # has its error later
+    (folder / "empty").mkdir()
     with pytest.raises(WhenceError, match="no images were found"):
-        (folder / "empty").mkdir()
         command.find_pictures([str(folder / "empty")], [])
 
 

@@ -102,6 +102,17 @@ def test_an_image_is_attributed_without_a_server(data: Path, images: Path, capsy
     assert "[bold]Concept 2[^y]" in capsys.readouterr().out
 
 
+def test_a_folder_is_attributed_without_a_server(
+    data: Path, images: Path, tmp_path, capsys
+) -> None:
+    out = tmp_path / "out.jsonl"
+    assert run("attribute", images, "--data", data, "--jsonl", out) == 0
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert len(rows) == 18
+    assert all(row["concepts"][0]["name"] == Path(row["image"]).parent.name for row in rows)
+    assert "18 images" in capsys.readouterr().out
+
+
 def test_an_image_that_cannot_be_read_does_not_stop_the_others(data, images, capsys) -> None:
     missing = images / "none [1].png"
     assert run("attribute", missing, images / "[bold]Concept 0[^y]" / "0.png", "--data", data) == 1
