@@ -64,7 +64,7 @@ def ask_in_turns(
             medians[name].append(report["p50_ms"])
             statuses[name].update(report["statuses"])
         turn += 1
-    return {
+    found: dict[str, dict[str, Any]] = {
         name: {
             "p50_ms": round(statistics.median(values), 1),
             "turns": values,
@@ -72,6 +72,8 @@ def ask_in_turns(
         }
         for name, values in medians.items()
     }
+    print(json.dumps(found), file=sys.stderr, flush=True)  # in case that what follows fails
+    return found
 
 
 def seconds_to_ready(data: Path) -> float:
