@@ -381,7 +381,7 @@ def test_check_runs_format_lint_types_and_tests() -> None:
 def test_workflow_runs_the_same_on_every_python() -> None:
     jobs = yaml.safe_load(WORKFLOW.read_text(encoding="utf-8"))["jobs"]
     said = {name: [s["run"] for s in job["steps"] if "run" in s] for name, job in jobs.items()}
-    assert said == {"test": [".ci/run"], "check": ["make check"]}
+    assert said == {"test": [".ci/run"], "lowest": ["make test-lowest"], "check": ["make check"]}
     allowed = Requirement(f"python{PROJECT['project']['requires-python']}").specifier
     minors = [f"3.{minor}" for minor in range(30) if f"3.{minor}" in allowed]
     assert jobs["test"]["strategy"]["matrix"]["python"] == minors
