@@ -2,9 +2,10 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
@@ -24,6 +25,7 @@ from whence_client.models import Fault
 
 FIELD = "image"
 FORM = "multipart/form-data"
+MOST_PREAMBLE = 65_536  # bytes before the first boundary
 SPARE = 16  # parts beyond those that are right, so that what is wrong can be said
 EMPTY = "is empty: the file has 0 bytes"
 LEAST_SHARE = 4  # uploads that one caller may always have arriving
@@ -171,13 +173,23 @@ class _InMemoryParser(MultiPartParser):
     spool_max_size = 0  # how `tempfile.SpooledTemporaryFile` says "never on disk"
     complete = False
 
+    def on_header_value(self, data: bytes, start: int, end: int) -> None:
+        """Give a part that has ``filename*`` alone (RFC 5987) the plain name that makes it a file.
+
+        The name is not used.
+        """
+        value = data[start:end]
+        if b"filename*=" in value and b"filename=" not in value:
+            value = value.replace(b"filename*=", b"filename=image; filename*=")
+        super().on_header_value(value, 0, len(value))
+
     def on_end(self) -> None:
         """Note that the closing boundary was there."""
         self.complete = True
 
 
 async def read_image_field(request: Request) -> bytes:
-    """Read the file in the form's one field.
+    """Read the file in the form's one field, or the body itself where it is of a type ``image/*``.
 
     Raises:
         NotAFormError: the body is of another type.
@@ -185,7 +197,13 @@ async def read_image_field(request: Request) -> bytes:
         InvalidRequestError: the field is missing, empty, repeated, or there are others.
         BodyTooLargeError: the body exceeds the limit.
     """
-    [data] = await read_image_fields(request, most=1)
+    if _content_type(request).startswith("image/"):
+        try:
+            data = await request.body()
+        except ClientDisconnect as error:
+            raise _cut_short() from error
+    else:
+        [data] = await read_image_fields(request, most=1)
     if not data:
         raise _invalid(FIELD, EMPTY)
     return data
@@ -227,25 +245,55 @@ def _announced(headers: Headers, most: int) -> int:
 
 
 async def _read_form(request: Request, most: int) -> FormData:
-    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    content_type = _content_type(request)
     if not content_type:
         return FormData()
     if content_type != FORM:
         raise NotAFormError(
             f"the body is {content_type[:100]}; send {FORM} with the image in the field {FIELD!r}"
         )
-    parser = _InMemoryParser(
-        request.headers, request.stream(), max_files=most + SPARE, max_fields=SPARE
-    )
+    options = parse_options_header(request.headers["content-type"])[1]
+    stream = _without_preamble(request.stream(), options.get(b"boundary", b""))
+    parser = _InMemoryParser(request.headers, stream, max_files=most + SPARE, max_fields=SPARE)
     try:
         form = await parser.parse()
     except ClientDisconnect as error:
-        raise MalformedFormError("the connection closed before the whole body was here") from error
+        raise _cut_short() from error
     except MultiPartException as error:
         raise MalformedFormError(f"the multipart body cannot be read: {error.message}") from error
     if not parser.complete:
         raise MalformedFormError("the multipart body cannot be read: it ends before its boundary")
     return form
+
+
+async def _without_preamble(
+    stream: AsyncIterator[bytes], boundary: bytes
+) -> AsyncGenerator[bytes, None]:
+    """Leave out what stands before the first boundary, which means nothing (RFC 2046, 5.1.1)."""
+    mark = b"--" + boundary
+    begin: bytes | None = b""
+    async for chunk in stream:
+        if begin is None:
+            yield chunk
+            continue
+        begin += chunk
+        place = 0 if begin.startswith(mark) else begin.find(b"\r\n" + mark) + 2
+        if place != 1:
+            yield begin[place:]
+            begin = None
+        elif len(begin) > MOST_PREAMBLE:
+            yield begin  # and the parser says what is wrong
+            begin = None
+    if begin:
+        yield begin
+
+
+def _content_type(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def _cut_short() -> MalformedFormError:
+    return MalformedFormError("the connection closed before the whole body was here")
 
 
 def _invalid(name: str, detail: str) -> InvalidRequestError:

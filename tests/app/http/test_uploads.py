@@ -101,7 +101,7 @@ def test_an_image_without_a_filename_is_text(
 
 
 @pytest.mark.parametrize(
-    "content_type", ["application/json", "image/png", "application/x-www-form-urlencoded"]
+    "content_type", ["application/json", "application/pdf", "application/x-www-form-urlencoded"]
 )
 def test_other_bodies_are_unsupported(
     client: TestClient, check_problem: CheckProblem, query: bytes, content_type: str
@@ -133,6 +133,48 @@ def test_broken_forms_are_refused(
 
 
 # The byte limit
+
+
+PREAMBLES = [
+    b"\r\n",
+    b"This is a message in MIME format\r\n",
+    b"--y\r\n--\r\n" + b"-" * 9000 + b"\r\n",
+]
+
+
+@pytest.mark.parametrize("preamble", [b"", *PREAMBLES])
+@pytest.mark.parametrize("name", [b'filename="a.png"', b"filename*=utf-8''%E5%86%99.png"])
+def test_a_preamble_means_nothing_and_a_coded_name_makes_a_file(
+    client: TestClient, query: bytes, preamble: bytes, name: bytes
+) -> None:
+    body = preamble + HEAD.replace(b'filename="a.png"', name) + query + TAIL
+    assert client.post("/attribute", headers=BOUNDARY, content=body).status_code == 200
+
+
+@pytest.mark.parametrize("size", [1, 3, 7])
+def test_a_preamble_may_come_in_any_pieces(app: FastAPI, query: bytes, size: int) -> None:
+    body = PREAMBLES[1] + HEAD + query + TAIL
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for start in range(0, 200, size):
+            yield body[start : min(start + size, 200)]
+        yield body[200:]
+
+    assert post_to(app, pieces(), **BOUNDARY).status_code == 200
+
+
+def test_an_image_can_be_the_whole_body(
+    client: TestClient, check_problem: CheckProblem, query: bytes
+) -> None:
+    form = client.post("/attribute", files={"image": query}).json()
+    for kind in ("image/png", "image/jpeg", "IMAGE/X; a=b"):
+        raw = client.post("/attribute", headers={"content-type": kind}, content=query)
+        assert raw.status_code == 200, raw.text
+        assert raw.json()["concepts"] == form["concepts"]
+    empty = client.post("/attribute", headers={"content-type": "image/png"}, content=b"")
+    assert "is empty" in check_problem(empty, 422, "invalid-request")["detail"]
+    text = client.post("/attribute", headers={"content-type": "image/png"}, content=b"text")
+    check_problem(text, 415, "unsupported-image-type")
 
 
 def post_raw(
