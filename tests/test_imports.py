@@ -80,9 +80,9 @@ RUNTIME = PROJECT["dependencies"]
 ENGINES = PROJECT["optional-dependencies"]["openvino"]
 ALL = RUNTIME + [entry for extra in PROJECT["optional-dependencies"].values() for entry in extra]
 DISTRIBUTIONS = packages_distributions()
-# FastAPI imports python-multipart for forms, uvicorn uvloop for its event loop, and PyTorch the
+# uvicorn imports uvloop for its event loop, and PyTorch the
 # others to export a model.
-USED_UNSEEN = {"onnx", "onnxscript", "python-multipart", "uvloop"}
+USED_UNSEEN = {"onnx", "onnxscript", "uvloop"}
 
 
 def canonical(requirement: str) -> str:
