@@ -1,3 +1,4 @@
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,4 +37,12 @@ def _quick_calibration() -> Iterator[None]:
     """Fewer null queries than a real rebuild asks, but enough for a match at 1%."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(index.building.rebuild, "NULL_QUERIES", 200)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _normal_priority() -> Iterator[None]:
+    """Keep commands that run in this process from lowering its priority for all later tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "setpriority", lambda *_: None, raising=False)
         yield
