@@ -70,6 +70,10 @@ def read_png(data: bytes) -> Png:
             kept.append((start, end))
         elif kind in colour.CHUNKS:
             colour.chunks.setdefault(kind, body)
+            if _is_harmless(kind, body):
+                kept.append((start, end))
+        elif _is_harmless(kind, body):
+            kept.append((start, end))
     kept.append((end, len(data)))  # a part of a chunk, where the file is cut short
     return Png(_joined(data, kept), depth, colour.profile(), key)
 
@@ -142,6 +146,16 @@ def _whole(data: bytes, start: int, end: int) -> bool:
     return checksum == int.from_bytes(data[end - 4 : end])
 
 
+# Bytes of small chunks that Pillow reads without a fault: leaving them in saves copying the pixels.
+HARMLESS = {b"sRGB": 1, b"gAMA": 4, b"cHRM": 32, b"cICP": 4, b"pHYs": 9, b"tIME": 7}
+
+
+def _is_harmless(kind: bytes, body: bytes) -> bool:
+    if kind == b"iCCP":
+        return len(body) < MOST_NOTE // 4 and _profile(body, MOST_NOTE // 2) is not None
+    return HARMLESS.get(kind) == len(body)
+
+
 def _is_note(kind: bytes, body: bytes) -> bool:
     """Tell text that may say how the picture is turned, and that Pillow can unpack."""
     keyword, _, rest = body.partition(b"\0")
@@ -155,9 +169,9 @@ def _is_note(kind: bytes, body: bytes) -> bool:
     return True
 
 
-def _profile(body: bytes) -> bytes | None:
+def _profile(body: bytes, most: int = MOST_PROFILE) -> bytes | None:
     rest = body.partition(b"\0")[2]
-    return _unpacked(rest[1:], MOST_PROFILE) if rest[:1] == b"\0" else None
+    return _unpacked(rest[1:], most) if rest[:1] == b"\0" else None
 
 
 def _unpacked(packed: bytes, most: int) -> bytes | None:
