@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from app.http.paths import public_path
+from index.answering.support import degree
 from whence_client.models import (
     AttributionResponse,
     ConceptSummary,
@@ -40,6 +41,8 @@ def attribution_response(job: "ImageJob", *, metadata: bool = False) -> Attribut
             for concept in attribution.concepts
         ],
         unattributed_share=attribution.unattributed_share,
+        candidates=list(attribution.candidates),
+        statement=attribution.statement,
         evidence=Evidence(
             model_id=snapshot.model_id,
             index_version=snapshot.version,
@@ -66,6 +69,8 @@ def ranked_concept(
         score=evidence.score,
         share=evidence.share,
         p_value=evidence.p_value,
+        likelihood_ratio=evidence.likelihood_ratio,
+        support=degree(evidence.likelihood_ratio),
         facets=FacetScores(subject=scores.get("subject"), style=scores.get("style")),
         found_by=list(evidence.found_by),
         exemplars=[

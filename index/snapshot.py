@@ -1,6 +1,7 @@
 """One immutable, checksummed version of the index on disk: build, publish, open.
 
-index/<version>/     manifest.json, catalog.sqlite, <facet>.faiss, fingerprints, cohort, calibration
+index/<version>/     manifest.json, catalog.sqlite, <facet>.faiss,
+                     <facet>.neighbours.npy, fingerprints, cohort, calibration
 index/CURRENT        the published version's name, replaced atomically
 """
 
@@ -29,6 +30,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from index.answering.calibration import Calibration
+from index.answering.neighbours import Neighbours, read_neighbours
+from index.answering.neighbours import file_name as neighbours_name
 from index.answering.ranking import Cohort, Ranker
 from index.catalog import Catalog
 from index.errors import SnapshotError, VectorStoreError
@@ -107,6 +110,7 @@ class Snapshot:
         vectors: VectorStore,
         pictures: Pictures,
         cohort: Cohort,
+        neighbours: Neighbours,
         calibration: Calibration,
         reached: Reached | None = None,
         hidden: Rows | None = None,
@@ -118,6 +122,7 @@ class Snapshot:
         self.vectors = vectors
         self.pictures = pictures
         self.cohort = cohort
+        self.neighbours = neighbours
         self.calibration = calibration
         self.reached: Reached = reached or {}  # what takedowns hide
         # Those, and what was deleted: that stays hidden when its takedown is lifted.
@@ -125,7 +130,7 @@ class Snapshot:
         if concept_numbers is None:
             concept_numbers = np.asarray(catalog.concept_numbers(), dtype=np.int64)
         self._concept_numbers = concept_numbers
-        self.ranker = Ranker(vectors, concept_numbers, cohort, self.hidden)
+        self.ranker = Ranker(vectors, concept_numbers, cohort, neighbours, self.hidden)
 
     def without(self, reached: Reached) -> "Snapshot":
         """Return the same version with exactly the rows hidden that takedowns reach.
@@ -141,6 +146,7 @@ class Snapshot:
             self.vectors,
             self.pictures,
             self.cohort,
+            self.neighbours,
             self.calibration,
             reached,
             hidden,
@@ -179,6 +185,12 @@ class Snapshot:
             SnapshotError: a file is missing, changed, or does not fit the others.
         """
         manifest = read_manifest(folder)
+        missing = {neighbours_name(facet) for facet in manifest.dimensions} - manifest.files.keys()
+        if missing:
+            raise SnapshotError(
+                f"the index version {folder.name} was built by an older Whence and lacks "
+                f"{', '.join(sorted(missing))}; run `whence rebuild`"
+            )
         for name, record in manifest.files.items():
             _check_file(folder / name, record)
         vectors = stores.engine(manifest.store).open(
@@ -197,6 +209,7 @@ class Snapshot:
         try:
             fingerprints = np.load(folder / FINGERPRINTS, mmap_mode="r", allow_pickle=False)
             cohort = read_cohort(folder / COHORT)
+            neighbours = read_neighbours(folder, manifest.dimensions, vectors.count)
             calibration = Calibration.model_validate_json((folder / CALIBRATION).read_bytes())
         except (OSError, KeyError, SafetensorError, ValueError) as error:
             raise SnapshotError(
@@ -216,6 +229,7 @@ class Snapshot:
             vectors,
             Pictures(fingerprints),
             cohort,
+            neighbours,
             calibration,
             hidden=erased,
         )

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from index.answering.neighbours import ENTRY, Neighbours
 from index.building.rebuild import rebuild
 from index.building.source import read_sources
 from index.layout import DataFolder
@@ -111,3 +112,19 @@ def build_snapshot(
 def _unit(x: torch.Tensor) -> NDArray[np.float32]:
     vectors: NDArray[np.float32] = torch.nn.functional.normalize(x, dim=1).numpy()
     return vectors
+
+
+def neighbours_of(vectors: Mapping[Facet, NDArray[np.float32]], concepts: object) -> Neighbours:
+    """Compare every exemplar with all others, one at a time; the lists name all strangers."""
+    numbers = np.asarray(concepts)
+    lists = {}
+    for facet, matrix in vectors.items():
+        found = np.full((len(matrix), len(matrix)), -1, dtype=ENTRY)
+        for row, vector in enumerate(matrix):
+            strangers = np.flatnonzero(numbers != numbers[row])
+            cosines = matrix[strangers] @ vector
+            order = np.argsort(-cosines, kind="stable")
+            found["row"][row, : len(order)] = strangers[order]
+            found["similarity"][row, : len(order)] = cosines[order]
+        lists[facet] = found
+    return Neighbours(lists)

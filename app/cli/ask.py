@@ -109,6 +109,9 @@ def ask_server(url: str, key: str | None, pairs: "Sequence[Pair]") -> "Iterator[
             verdict=answer.verdict,
             p_value=first.p_value if first else None,
             share=first.share if first else None,
+            likelihood_ratio=first.likelihood_ratio if first else None,
+            candidates=tuple(answer.candidates),
+            found_by=tuple(first.found_by) if first else (),
         )
 
     with connect(url, key) as whence, ThreadPoolExecutor(CONNECTIONS) as pool:

@@ -167,6 +167,8 @@ def print_answer(path: Path, answer: dict[str, object]) -> None:
     for concept in answer["concepts"]:  # type: ignore[attr-defined]
         out.print(
             f"  {concept['rank']:2d}. {concept['name']}  share {concept['share']:.0%}  "
-            f"p {concept['p_value']:.3f}"
+            f"p {concept['p_value']:.3f}  ratio {concept['likelihood_ratio']:.2g} "
+            f"({concept['support']})"
         )
     out.print(f"      unattributed {answer['unattributed_share']:.0%}")
+    out.print(f"      {answer['statement']}")

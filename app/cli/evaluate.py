@@ -165,6 +165,10 @@ def print_pairs(report: "PairsReport") -> None:
     out.print(f"a true concept first and answered as a match: {report.attributed_correctly:.3f}")
     if report.false_attribution_rate is not None:
         out.print(f"absent source, false-attribution rate: {report.false_attribution_rate:.3f}")
+    if report.candidates_hold is not None:
+        out.print(f"a true concept among the candidates of a match: {report.candidates_hold:.3f}")
+    if report.cllr is not None and report.min_cllr is not None:
+        out.print(f"likelihood ratios: Cllr {report.cllr:.3f}, at least {report.min_cllr:.3f}")
 
 
 def print_abc(report: "AbcReport", folder: Path) -> None:

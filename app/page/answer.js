@@ -5,7 +5,7 @@ import { compare, heat, rights } from "./compare.js";
 import { h, prose, s, speak } from "./dom.js";
 import { keepRatio, picture } from "./picture.js";
 import { settings } from "./settings.js";
-import { bytes, chance, count, list, percent, verdict } from "./words.js";
+import { bytes, chance, count, list, percent, ratio, verdict } from "./words.js";
 
 const BY_CHANCE = 0.1; // from this p-value on, no facet can be said to have found a concept
 const EAGER = 30; // pictures of an answer that are fetched before they are near the screen
@@ -160,7 +160,7 @@ function showAnswer(entry) {
     ),
     division(answer),
     reports(entry),
-    h("h2", {}, answer.verdict === "no_match" ? "The nearest concepts" : "Ranked concepts"),
+    h("h2", {}, answer.candidates.length ? "Ranked concepts" : "The nearest concepts"),
     answer.concepts.length ? null : h("p", { class: "empty" }, "The collection has no concept to compare with."),
     h("ol", { class: "cards" }, shown.map((concept) => card(entry, concept, pairs))),
     hidden
@@ -232,6 +232,7 @@ function card(entry, concept, pairs) {
         {},
         h("dt", {}, "Score"), h("dd", {}, concept.score.toFixed(3)),
         h("dt", {}, "Share"), h("dd", {}, `${(100 * concept.share).toFixed(1)}%`),
+        h("dt", {}, "Ratio"), h("dd", {}, `${ratio(concept.likelihood_ratio)} (${concept.support === "none" ? "no" : concept.support} support${concept.likelihood_ratio < 1 && concept.support !== "none" ? " against" : ""})`),
         h("dt", {}, "p-value"), h("dd", {}, concept.p_value.toPrecision(3)),
         h("dt", {}, "Subject"), h("dd", {}, deviations(subject)),
         h("dt", {}, "Style"), h("dd", {}, deviations(style)),

@@ -32,28 +32,39 @@ function twoDigits(n) {
   return Math.floor(whole / step + 0.5) * step;
 }
 
+/** A likelihood ratio to two digits; the report says the same. */
+export function ratio(value) {
+  if (value < 1) return `1/${ratio(1 / value)}`;
+  return value < 9.95 ? String(Math.floor(10 * value + 0.5) / 10) : number.format(twoDigits(value));
+}
+
 /** What the answer says: a title with the name apart, a sentence, and a short form to speak. */
 export function verdict(answer) {
   const [best] = answer.concepts;
+  const by = best ? `A match this strong appears by chance ${chance(best.p_value)}.` : "";
   if (answer.verdict === "attributed") {
-    return {
-      before: "Most likely drawn from ",
-      name: best.name,
-      text: `One concept stands out. A match this strong appears by chance ${chance(best.p_value)}.`,
-    };
+    return { before: "Most likely drawn from ", name: best.name, text: `${answer.statement} ${by}` };
   }
   if (answer.verdict === "uncertain") {
+    const few = answer.candidates.length <= 3;
     return {
-      before: "Uncertain: more than one concept may be the source",
-      name: "",
-      text: `Something in the collection matches (as strong a match appears by chance ${chance(best.p_value)}), but no single concept stands out.`,
+      before: few ? "Uncertain between " : "Uncertain: more than one concept may be the source",
+      name: few ? list(answer.concepts.slice(0, answer.candidates.length).map(({ name }) => name)) : "",
+      text: `${answer.statement} ${by}`,
+    };
+  }
+  if (answer.candidates.length) {
+    return {
+      before: "Possibly drawn from ",
+      name: best.name,
+      text: `${answer.statement} ${by} That is too often for this collection to call it a match.`,
     };
   }
   return {
     before: "No match in this collection",
     name: "",
     text: best
-      ? "Nothing here resembles the image strongly enough. The nearest concepts are listed all the same; do not read them as sources."
-      : "Nothing here resembles the image strongly enough.",
+      ? `${answer.statement} The nearest concepts are listed all the same; do not read them as sources.`
+      : answer.statement,
   };
 }

@@ -21,6 +21,7 @@ from pydantic import AfterValidator, AwareDatetime, Field, ValidationError
 from app.schemas import exemplar_detail, metadata_texts, ranked_concept
 from index.answering.attribution import Attribution, Attributor
 from index.answering.calibration import Verdict
+from index.answering.support import times
 from index.thumbnails import thumbnail_of
 from model.errors import WhenceError
 from model.images import DEFAULT_LIMITS, ImageLimits, decode_image, media_type
@@ -35,6 +36,8 @@ LIMITS = (
     "It does not name the generator that made the image.",
     "It knows the works of one collection, in the version named here, and nothing beyond it. Two "
     "artists who work alike are alike to it.",
+    "A likelihood ratio compares two propositions: that the image draws on a concept, and that its "
+    "source is not in this collection. How likely each was beforehand is not for it to say.",
     "A chance of one in a hundred is meant of images like those of the collection, changed by "
     "cropping, colour and compression; for images of a very different kind it can be off.",
     "The hash shows that no part was damaged. It is no signature: who made the report, and when, "
@@ -111,6 +114,8 @@ class ReportedAnswer(Wire):
     verdict: Verdict = Field(description="The answer in one word.")
     concepts: list[RankedConcept] = Field(description="The most plausible concepts, best first.")
     unattributed_share: Fraction = Field(description="What no listed concept takes.")
+    candidates: list[str] = Field(description="Ids of the concepts that share the evidence.")
+    statement: str = Field(description="The evidence for the first concept in a sentence.")
     evidence: Evidence = Field(description="What the answer rests on.")
 
 
@@ -150,7 +155,7 @@ class ReportedCalibration(Wire):
 class Report(Wire):
     """An evidence report; `sha256` is of all the rest in the canonical form of RFC 8785."""
 
-    format: Literal["whence-report/1"] = Field("whence-report/1", description="Of this JSON.")
+    format: Literal["whence-report/2"] = Field("whence-report/2", description="Of this JSON.")
     software: Software = Field(description="The program that wrote this.")
     created_at: AwareDatetime = Field(description="When the answer was made, UTC.")
     parameters: Parameters = Field(description="How much was asked for.")
@@ -208,6 +213,8 @@ def make_report(
             verdict=attribution.verdict,
             concepts=[ranked_concept(concept, {}) for concept in attribution.concepts],
             unattributed_share=attribution.unattributed_share,
+            candidates=list(attribution.candidates),
+            statement=attribution.statement,
             evidence=Evidence(
                 model_id=snapshot.model_id,
                 index_version=snapshot.version,
@@ -336,6 +343,11 @@ def percent(share: float) -> str:
     return "over 99%" if 0.995 <= share < 1 else f"{math.floor(100 * share + 0.5)}%"
 
 
+def ratio(likelihood_ratio: float) -> str:
+    """A likelihood ratio to two digits; `words.js` says the same on the page."""
+    return times(likelihood_ratio) if likelihood_ratio >= 1 else f"1/{times(1 / likelihood_ratio)}"
+
+
 def web_link(url: str | None) -> str | None:
     """An address that may be made a link: http or https only."""
     try:
@@ -360,7 +372,12 @@ def _templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters |= {"chance": chance, "percent": percent, "web_link": web_link}
+    templates.filters |= {
+        "chance": chance,
+        "percent": percent,
+        "ratio": ratio,
+        "web_link": web_link,
+    }
     return templates
 
 

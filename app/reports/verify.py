@@ -26,6 +26,7 @@ from app.reports.report import (
 )
 from app.schemas import exemplar_detail, exemplar_hit, metadata_texts
 from index.answering.attribution import Attributor, ExemplarEvidence
+from index.answering.support import degree, statement
 from index.building.embedding import ImageEmbedder
 from index.catalog import Catalog
 from index.errors import NotFoundError, SnapshotError, TakedownError
@@ -43,6 +44,7 @@ MOST_BYTES = 256 * 2**20  # of a report's file
 SIMILARITY = 0.005  # another device or batch size moves a cosine less
 SCORE = 0.05  # of a score, relative to itself or absolute, whichever is more
 SHARE = 0.05
+CHECKED = ("rank", "p_value", "likelihood_ratio", "support", "exemplars")  # each by itself
 MEASURED = {"score", "share", "unattributed_share", "subject", "style"}
 CLOCKS = timedelta(minutes=5)  # that a server's clock may be ahead of this one's
 PREVIEW = 6.0  # mean difference of two encodings of one picture, of 255
@@ -442,8 +444,14 @@ def _differences(
     yield from _unlike(
         _without(record["query"], "preview"), _without(now["query"], "preview"), "query"
     )
-    yield from _unlike(_without(said, "concepts"), _without(now["answer"], "concepts"), "answer")
+    yield from _unlike(
+        _without(said, "concepts", "statement"),
+        _without(now["answer"], "concepts", "statement"),
+        "answer",
+    )
     concepts, again = report.answer.concepts, made.answer.concepts
+    if report.answer.statement != _statement(report):
+        yield "the sentence does not follow from the figures"
     if [one.rank for one in concepts] != list(range(1, len(concepts) + 1)):
         yield "the ranks are not in order"
     found = {concept.id: concept for concept in again}
@@ -458,12 +466,16 @@ def _differences(
         yield "the concepts are not in the order of their scores"
     for one, shown in zip(concepts, said["concepts"], strict=True):
         yield from _unlike(
-            _without(shown, "rank", "p_value", "exemplars"),
-            _without(found[one.id].model_dump(mode="json"), "rank", "p_value", "exemplars"),
+            _without(shown, *CHECKED),
+            _without(found[one.id].model_dump(mode="json"), *CHECKED),
             one.id,
         )
         if not _fits(one, attributor):
-            yield f"{one.id} has p {found[one.id].p_value:.4f}, not {one.p_value:.4f}"
+            now_p, now_ratio = found[one.id].p_value, found[one.id].likelihood_ratio
+            yield (
+                f"{one.id} has p {now_p:.4f} and likelihood ratio {now_ratio:.3g}, not "
+                f"{one.p_value:.4f} and {one.likelihood_ratio:.3g}"
+            )
         if not _similar(one.exemplars, found[one.id].exemplars):
             yield f"the exemplars of {one.id} are similar in another measure"
 
@@ -501,12 +513,28 @@ def _near(said: float, found: float) -> bool:
 
 
 def _fits(said: RankedConcept, attributor: Attributor) -> bool:
-    """Whether a p-value belongs to its score, as exactly as the score is known."""
+    """Whether p-value, ratio and degree belong to the score, as exactly as that is known."""
     calibration = attributor.snapshot.calibration
     slack = max(SCORE, SCORE * abs(said.score))
     low = calibration.p_value(said.score + slack)
     high = calibration.p_value(said.score - slack)
-    return low - 1e-9 <= said.p_value <= high + 1e-9
+    least = calibration.likelihood_ratio(said.score - slack)
+    most = calibration.likelihood_ratio(said.score + slack)
+    return (
+        low - 1e-9 <= said.p_value <= high + 1e-9
+        and least - 1e-9 <= said.likelihood_ratio <= most + 1e-9
+        and said.support == degree(said.likelihood_ratio)
+    )
+
+
+def _statement(report: Report) -> str:
+    """The sentence that a report's figures give."""
+    answer = report.answer
+    if not answer.concepts:
+        return statement([], 1)
+    named = {concept.id: concept.name for concept in answer.concepts}
+    names = [named.get(candidate, "") for candidate in answer.candidates]
+    return statement(names or [answer.concepts[0].name], answer.concepts[0].likelihood_ratio)
 
 
 def _similar(said: list[ExemplarHit], found: list[ExemplarHit]) -> bool:

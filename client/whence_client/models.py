@@ -10,6 +10,9 @@ from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Fiel
 
 Facet = Literal["subject", "style"]
 Verdict = Literal["attributed", "uncertain", "no_match"]
+Support = Literal[
+    "none", "weak", "moderate", "moderately strong", "strong", "very strong", "extremely strong"
+]
 
 
 def _rounded(value: object) -> object:
@@ -161,6 +164,16 @@ class RankedConcept(Wire):
     p_value: Fraction = Field(
         description="How often an image from no concept of the index scores this high."
     )
+    likelihood_ratio: float = Field(
+        gt=0,
+        description="How much likelier such a score is if the image draws on this concept than if "
+        "its source is not in the index; below 1 it speaks against. A calibration by n images "
+        "gives none above n + 1.",
+    )
+    support: Support = Field(
+        description="The ratio in words, for the likelier of the two: the scale of the ENFSI "
+        "guideline for evaluative reporting."
+    )
     facets: FacetScores = Field(description="The facets' own scores.")
     found_by: list[Facet] = Field(
         description="Facets that hold a quarter or more of the evidence, the stronger first."
@@ -205,6 +218,8 @@ class AttributionResponse(Wire):
                             "score": 9.41,
                             "share": 0.83,
                             "p_value": 0.0012,
+                            "likelihood_ratio": 42.4,
+                            "support": "moderate",
                             "facets": {"subject": 3.9, "style": 5.51},
                             "found_by": ["style", "subject"],
                             "exemplars": [
@@ -222,6 +237,10 @@ class AttributionResponse(Wire):
                         }
                     ],
                     "unattributed_share": 0.17,
+                    "candidates": ["woodcut-waves"],
+                    "statement": "The likeness found is about 42 times likelier if the image draws "
+                    "on Woodcut waves than if its source is not in this collection: moderate "
+                    "support for Woodcut waves.",
                     "evidence": {
                         "model_id": "mobilenetv2_100-0b1c2d3e4f50",
                         "index_version": "20260401T120000000-a1b2",
@@ -253,6 +272,11 @@ class AttributionResponse(Wire):
     unattributed_share: Fraction = Field(
         description="Part of the answer that no listed concept takes."
     )
+    candidates: list[str] = Field(
+        description="Ids of the listed concepts that share the evidence: the first ones that hold "
+        "nine tenths of what concepts take. Empty where nothing supports a source in the index."
+    )
+    statement: str = Field(description="The evidence for the first concept in a sentence.")
     evidence: Evidence = Field(description="What the answer rests on.")
     timing_ms: TimingMs = Field(description="Where the time went.")
 

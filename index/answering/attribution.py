@@ -8,6 +8,7 @@ from PIL import Image
 
 from index.answering.calibration import DEFAULT_RATE, Verdict
 from index.answering.ranking import CONCEPTS, DEPTH, Embeddings, RankedConcept, Ranking
+from index.answering.support import statement
 from index.building.embedding import ImageEmbedder
 from index.catalog import Concept, Exemplar
 from index.layout import DataFolder
@@ -40,6 +41,7 @@ class ConceptEvidence:
     score: float  # combined over facets; higher is stronger; comparable within one index version
     share: float  # 0 to 1; with the other concepts' shares and the unattributed share sums to 1
     p_value: float  # how often a query from no concept of the index scores this high
+    likelihood_ratio: float  # of the image drawing on it, against its source not being here
     facets: Mapping[Facet, float]  # standard deviations above the cohort, of each facet's best
     found_by: tuple[Facet, ...]  # the facets that speak for it, the stronger first
     exemplars: tuple[ExemplarEvidence, ...]
@@ -52,6 +54,17 @@ class Attribution:
     verdict: Verdict
     concepts: tuple[ConceptEvidence, ...]
     unattributed_share: float
+    candidates: tuple[str, ...]  # ids of the concepts that share the evidence, if there is any
+
+    @property
+    def statement(self) -> str:
+        """The evidence for the first concept in a sentence."""
+        if not self.concepts:
+            return statement([], 1)
+        named = {found.concept.id: found.concept.name for found in self.concepts}
+        names = [named[candidate] for candidate in self.candidates]
+        first = self.concepts[0]
+        return statement(names or [first.concept.name], first.likelihood_ratio)
 
 
 class Attributor:
@@ -133,7 +146,7 @@ class Attributor:
 
     def _answer(self, ranking: Ranking, top_k: int, exemplars: int) -> Attribution:
         calibration, catalog = self.snapshot.calibration, self.snapshot.catalog
-        shares, unattributed = calibration.shares(ranking.scores, self.rate)
+        shares, unattributed = calibration.shares(ranking.scores)
         shown = ranking[:top_k]
         concepts = catalog.concepts_by_number([ranked.number for ranked in shown])
         images = catalog.exemplars_by_row(
@@ -146,6 +159,7 @@ class Attributor:
                 score=ranked.score,
                 share=float(shares[place]),
                 p_value=calibration.p_value(ranked.score),
+                likelihood_ratio=calibration.likelihood_ratio(ranked.score),
                 facets=ranked.facets,
                 found_by=ranked.found_by,
                 exemplars=tuple(_exemplars(ranked, exemplars, images)),
@@ -157,6 +171,9 @@ class Attributor:
             concepts=tuple(evidence),
             # What the concepts beyond top_k hold is attributed to none that is shown.
             unattributed_share=unattributed + float(shares[top_k:].sum()),
+            candidates=tuple(
+                found.concept.id for found in evidence[: calibration.candidates(ranking.scores)]
+            ),
         )
 
 

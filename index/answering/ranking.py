@@ -5,23 +5,26 @@ For each query:
 1. The *standardised similarity* of an exemplar in a facet is its cosine in standard deviations
    above the mean of a fixed cohort of exemplars kept with the snapshot. Some queries are close to
    everything; this makes them comparable, and needs no score but the cohort's.
-2. The *evidence* of an exemplar is the soft maximum over facets, so that a subject or a style may
-   carry it alone: a sum would let an unremarkable facet drown a remarkable one.
-3. The *score* of a concept is what its best exemplars' evidence has over what unrelated exemplars
-   would show, each further exemplar counting less, since exemplars of a concept repeat one another.
+2. The *evidence* of an exemplar is the mean over facets. What it has beyond the exemplar's *usual
+   level*, the standardised similarity of its nearest strangers (`index.answering.neighbours`),
+   counts twice: an exemplar that is near everything of its category says less.
+3. A concept adds up its best exemplars, each counting less than the one before, since exemplars of
+   a concept repeat one another. Its *score* is that sum less the mean of the query's third to
+   eighth concepts: the usual mistake is another thing of the same category, and then several
+   concepts stand equally high.
 
 Candidates are the concepts of each facet's nearest exemplars. All their similarities are computed
-exactly, so a score does not depend on how the candidates were found.
+exactly, so a sum does not depend on how the candidates were found.
 """
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
 
+from index.answering.neighbours import Neighbours
 from index.stores.lists import wants_inverted
 from index.stores.vectors import Floats, Mask, Rows, VectorStore
 from model.config import Facet
@@ -30,15 +33,12 @@ Embeddings = Mapping[Facet, Floats]  # facet -> (N, D) of unit norm
 Doubles = NDArray[np.float64]
 Numbers = NDArray[np.int32]  # of concepts or rows: a million take 4 MB
 
-# Chosen on the development pairs; docs/method.md has the rows beside them.
 DEPTH = 200  # nearest exemplars of each facet that name the candidates
 CONCEPTS = 8  # candidates to find at least
 WHOLE = 64  # of a concept with more exemplars, in a large index, only those found are compared
 COMPLETED = 1024  # exemplars of smaller concepts compared beside those found, at most
 BLOCK = 2**25  # cosines computed at once, at most
-FACET_WEIGHT: Mapping[Facet, float] = {"subject": 1.0, "style": 1.4}
-SHARPNESS = 0.3  # of the soft maximum over facets; 0 is the mean, infinity the maximum
-FLOOR = 0.5  # evidence below this counts as zero
+RIVALS = slice(2, CONCEPTS)  # places of a query's concepts that others are measured against
 DECAY = 0.7  # each further exemplar counts this much of the one before
 COUNTED = 8  # exemplars that count, at most
 SPEAKS = 0.25  # part of the evidence from which on a facet is said to have found a concept
@@ -49,16 +49,17 @@ class RankedConcept:
     """A concept's place in one query's ranking."""
 
     number: int  # in the catalog
-    score: float  # combined over facets and exemplars
+    score: float  # over facets and exemplars, above the query's rivals
     facets: dict[Facet, float]  # highest standardised similarity in each
     found_by: tuple[Facet, ...]  # the facets that speak for it, the stronger first
     rows: Rows  # its exemplars, the one with the most evidence first
     similarities: dict[Facet, Floats]  # cosine of each of ``rows``
     levels: dict[Facet, Doubles]  # the same, standardised
+    rivals: Mapping[Facet, float]  # the level that the query's rivals reach in each facet
 
     def dominant_facet(self, place: int) -> Facet:
         """The facet that holds most of the evidence of the exemplar at a place of ``rows``."""
-        return max(self.levels, key=lambda facet: FACET_WEIGHT[facet] * self.levels[facet][place])
+        return max(self.levels, key=lambda facet: self.levels[facet][place] - self.rivals[facet])
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,23 +68,33 @@ class Ranking(Sequence[RankedConcept]):
 
     Attributes:
         numbers: (C,) the concepts' numbers.
-        scores: (C,) their scores, descending.
+        sums: (C,) what their exemplars add up to, descending.
         starts: (C,) where the exemplars of each begin in the arrays below.
         sizes: (C,) how many exemplars each has.
         rows: (R,) exemplars.
         similarities: facet -> (R,) their cosines with the query.
         levels: facet -> (R,) the same, standardised.
         evidence: (R,) all facets together.
+        rivals: facet -> the mean level of the third to eighth highest concepts in it.
+        rival: the mean sum of the third to eighth concept.
     """
 
     numbers: Numbers
-    scores: Doubles
+    sums: Doubles
     starts: Rows
     sizes: Rows
     rows: Rows
     similarities: Mapping[Facet, Floats]
     levels: Mapping[Facet, Doubles]
     evidence: Doubles
+    rivals: Mapping[Facet, float] = field(default_factory=dict)
+    rival: float = 0.0
+
+    @property
+    def scores(self) -> Doubles:
+        """(C,) the concepts' scores, descending: their sums above the rivals'."""
+        scores: Doubles = self.sums - self.rival
+        return scores
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -102,12 +113,13 @@ class Ranking(Sequence[RankedConcept]):
         best = {facet: float(level.max()) for facet, level in levels.items()}
         return RankedConcept(
             number=int(self.numbers[place]),
-            score=float(self.scores[place]),
+            score=float(self.sums[place] - self.rival),
             facets=best,
-            found_by=_speakers(best),
+            found_by=_speakers({facet: best[facet] - self.rivals[facet] for facet in best}),
             rows=self.rows[own][order],
             similarities={facet: s[own][order] for facet, s in self.similarities.items()},
             levels=levels,
+            rivals=self.rivals,
         )
 
 
@@ -215,6 +227,7 @@ class Ranker:
         vectors: the exemplars' embeddings.
         concept_of_row: (N,) each exemplar's concept number.
         cohort: what queries are compared with.
+        neighbours: what each exemplar is near of other concepts.
         hidden: rows that are as if they were not in the index.
     """
 
@@ -223,6 +236,7 @@ class Ranker:
         vectors: VectorStore,
         concept_of_row: Sequence[int] | Rows | Numbers,
         cohort: Cohort,
+        neighbours: Neighbours,
         hidden: Rows | None = None,
     ) -> None:
         self._vectors = vectors
@@ -240,6 +254,13 @@ class Ranker:
         counts = np.bincount(concepts, minlength=self._concept_of_row.max(initial=-1) + 1)
         self._starts = np.concatenate([[0], np.cumsum(counts)])
         self._concepts = int(np.count_nonzero(counts))
+        self._neighbours = neighbours
+        self._visible = visible
+        everything = np.arange(len(visible))
+        gone = self._gone if len(self._hidden) else None
+        self._usual = {
+            facet: neighbours.usual(facet, everything, gone) for facet in neighbours.lists
+        }
         self._large = any(
             wants_inverted("auto", vectors.count, vectors.dimension(facet))
             for facet in cohort.vectors
@@ -314,14 +335,16 @@ class Ranker:
         while True:
             passed = self._rows(known)
             found = np.unique(np.concatenate([v.nearest(depth, passed) for v in query.values()]))
-            scored.append(self._score(query, found, cohort))
+            scored.append(self._score(query, found, cohort, excluded))
             known = np.concatenate([known, scored[-1].numbers])
             enough = len(known) - len(excluded) >= min(concepts, there)
             if enough or depth >= len(self._concept_of_row):
                 return _joined(scored)
             depth *= 2
 
-    def _score(self, query: Views, found: Rows, cohort: Mapping[Facet, Floats]) -> Ranking:
+    def _score(
+        self, query: Views, found: Rows, cohort: Mapping[Facet, Floats], excluded: Numbers
+    ) -> Ranking:
         """Score the concepts of the exemplars ``found`` (F,), in the order of their numbers.
 
         All exemplars of these concepts are compared where the index is small. In a large one those
@@ -331,9 +354,9 @@ class Ranker:
         numbers, counts = np.unique(self._concept_of_row[found], return_counts=True)
         sizes = self._sizes(numbers)
         if not self._large:
-            return self._compare(query, self._rows(numbers), sizes, sizes, cohort)
+            return self._compare(query, self._rows(numbers), sizes, sizes, cohort, excluded)
         rows = found[np.argsort(self._concept_of_row[found], kind="stable")]
-        ranking = self._compare(query, rows, counts, sizes, cohort)
+        ranking = self._compare(query, rows, counts, sizes, cohort, excluded)
         order = np.lexsort((numbers, -ranking.scores))
         missing = np.where(sizes <= WHOLE, sizes - counts, 0)[order]
         chosen = np.sort(order[(missing > 0) & (np.cumsum(missing) <= COMPLETED)])
@@ -343,7 +366,7 @@ class Ranker:
         rows = np.union1d(rows, whole)
         rows = rows[np.argsort(self._concept_of_row[rows], kind="stable")]
         counts[chosen] = sizes[chosen]
-        return self._compare(query, rows, counts, sizes, cohort)
+        return self._compare(query, rows, counts, sizes, cohort, excluded)
 
     def _compare(
         self,
@@ -352,6 +375,7 @@ class Ranker:
         counts: Rows,
         sizes: Rows,
         cohort: Mapping[Facet, Floats],
+        excluded: Numbers,
     ) -> Ranking:
         """Score concepts by some of their exemplars.
 
@@ -361,14 +385,38 @@ class Ranker:
             counts: (C,) how many there are of each concept, at least 1.
             sizes: (C,) how many exemplars each concept has in the index.
             cohort: facet -> the cohort's cosines.
+            excluded: concepts to leave out.
         """
         similarities = {facet: view.cosines(rows) for facet, view in query.items()}
-        levels, background = standardise(similarities, cohort)
+        usual = self._usual_similarities(rows, excluded)
+        both, background = standardise(
+            {facet: np.concatenate([similarities[facet], usual[facet]]) for facet in query}, cohort
+        )
+        levels = {facet: level[: len(rows)] for facet, level in both.items()}
         evidence = combine(levels)
-        scores = score_concepts(evidence, counts, np.sort(combine(background)), sizes)
+        # An exemplar without neighbours is measured against the cohort alone.
+        usual_level = np.nan_to_num(
+            combine({facet: level[len(rows) :] for facet, level in both.items()}), nan=0.0
+        )
+        sums = score_concepts(evidence, usual_level, counts, np.sort(combine(background)), sizes)
         starts = np.cumsum(counts) - counts
         numbers = self._concept_of_row[rows[starts]]
-        return Ranking(numbers, scores, starts, counts, rows, similarities, levels, evidence)
+        return Ranking(numbers, sums, starts, counts, rows, similarities, levels, evidence)
+
+    def _usual_similarities(self, rows: Rows, excluded: Numbers) -> Mapping[Facet, Doubles]:
+        """The usual similarity of exemplars, as if excluded concepts were not in the index."""
+        if not len(excluded):
+            return {facet: usual[rows] for facet, usual in self._usual.items()}
+        return {
+            facet: self._neighbours.usual(facet, rows, lambda near: self._gone(near, excluded))
+            for facet in self._usual
+        }
+
+    def _gone(self, rows: Rows, excluded: Numbers | None = None) -> NDArray[np.bool_]:
+        gone = ~self._visible[rows]
+        if excluded is not None:
+            gone |= np.isin(self._concept_of_row[rows], excluded)
+        return gone
 
     def _rows(self, numbers: Numbers) -> Rows:
         """Concept after concept its rows, which lie side by side in the order."""
@@ -383,21 +431,28 @@ class Ranker:
 
 
 def _joined(parts: Sequence[Ranking]) -> Ranking:
-    """One ranking of all concepts, best first, those of equal score by their number."""
+    """One ranking of all concepts, best first, those of equal sum by their number."""
     numbers = np.concatenate([part.numbers for part in parts])
-    scores = np.concatenate([part.scores for part in parts])
+    sums = np.concatenate([part.sums for part in parts])
     sizes = np.concatenate([part.sizes for part in parts])
-    order = np.lexsort((numbers, -scores))
+    order = np.lexsort((numbers, -sums))
+    starts = np.cumsum(sizes) - sizes
     facets = list(parts[0].levels)
+    levels = {f: np.concatenate([part.levels[f] for part in parts]) for f in facets}
     return Ranking(
         numbers[order],
-        scores[order],
-        (np.cumsum(sizes) - sizes)[order],
+        sums[order],
+        starts[order],
         sizes[order],
         np.concatenate([part.rows for part in parts]),
         {f: np.concatenate([part.similarities[f] for part in parts]) for f in facets},
-        {f: np.concatenate([part.levels[f] for part in parts]) for f in facets},
+        levels,
         np.concatenate([part.evidence for part in parts]),
+        {
+            f: _rivals(np.sort(np.maximum.reduceat(level, starts))[::-1]) if len(starts) else 0.0
+            for f, level in levels.items()
+        },
+        _rivals(sums[order]),
     )
 
 
@@ -437,51 +492,61 @@ def cohort_moments(cosines: Doubles) -> tuple[Doubles, Doubles]:
 
 
 def combine(levels: Mapping[Facet, Doubles]) -> Doubles:
-    """Each exemplar's evidence: log-mean-exp of its weighted standardised similarities.
-
-    log((e^(b w1 z1) + ... + e^(b wF zF)) / F) / b, b being `SHARPNESS`, w `FACET_WEIGHT`.
-    """
-    weighted = np.stack([FACET_WEIGHT[facet] * level for facet, level in levels.items()])
-    soft = np.logaddexp.reduce(SHARPNESS * weighted, axis=0) - np.log(len(weighted))
-    return np.asarray(soft / SHARPNESS, dtype=np.float64)
+    """Each exemplar's evidence: the mean of its standardised similarities over facets."""
+    return np.asarray(np.mean(np.stack(list(levels.values())), axis=0), dtype=np.float64)
 
 
 def score_concepts(
-    evidence: Doubles, counts: Rows, background: Doubles, sizes: Rows | None = None
+    evidence: Doubles,
+    usual: Doubles,
+    counts: Rows,
+    background: Doubles,
+    sizes: Rows | None = None,
 ) -> Doubles:
-    """Each concept's score from its exemplars' evidence.
+    """Add up each concept's exemplars.
 
-    sum over k = 1 ... `COUNTED` of DECAY^(k-1) max(0, e_k - floor(n, k)), e_k being the k-th
-    highest evidence of the concept's n exemplars. The floor is `FLOOR` up to `COUNTED` exemplars.
-    Beyond, the k-th best of n unrelated exemplars rises with n by chance alone, from the
-    background's quantile at 1 - k / (`COUNTED` + 1) to that at 1 - k / (n + 1), and the floor rises
-    as much: a concept does not climb just by being large. A trace of e_1 orders the concepts that
-    have nothing else.
+    sum over k = 1 ... `COUNTED` of DECAY^(k-1) g_k, g_k being the k-th highest of its exemplars'
+    g = max(0, e) + max(0, e - u), e the evidence and u the usual level of the exemplar. The k-th
+    best of n unrelated exemplars rises with n by chance alone, from the background's quantile at
+    1 - k / (`COUNTED` + 1) to that at 1 - k / (n + 1); beyond `COUNTED` exemplars as much is taken
+    from e: a concept does not climb just by being large. A trace of the highest e orders the
+    concepts that have nothing else.
 
     Args:
         evidence: (R,) some exemplars of concept 0, then some of concept 1, ...
+        usual: (R,) their usual levels.
         counts: (C,) how many of each concept, each at least 1, R in all.
         background: (B,) evidence of the cohort, ascending.
         sizes: (C,) the exemplars that each concept has, n; by default those that are given. The
-            ones that are not given count as evidence below the floor.
+            ones that are not given count as evidence below 0.
 
     Returns:
         (C,) float64.
     """
+    if not len(counts):
+        return np.empty(0)
     starts = np.cumsum(counts) - counts
-    descending = evidence[np.lexsort((-evidence, np.repeat(np.arange(len(counts)), counts)))]
+    weight = np.maximum(evidence, 0) + np.maximum(evidence - usual, 0)
+    order = np.lexsort((-evidence, -weight, np.repeat(np.arange(len(counts)), counts)))
     # Of each concept the exemplars that count: place k = 0, 1, ... in its own order.
     counted = np.minimum(counts, COUNTED)
     first = np.cumsum(counted) - counted
     k = np.arange(counted.sum()) - np.repeat(first, counted)
-    best = descending[np.repeat(starts, counted) + k]
+    best = order[np.repeat(starts, counted) + k]
     size = np.repeat(np.maximum(counts if sizes is None else sizes, COUNTED), counted)
     by_chance = _quantile(background, 1 - (k + 1) / (size + 1))
     allowed = _quantile(background, 1 - (k + 1) / (COUNTED + 1))
-    excess = np.maximum(best - FLOOR - (by_chance - allowed), 0)
-    weighed = np.append(excess * DECAY**k, 0)  # so that no concepts have no scores
-    total: Doubles = np.add.reduceat(weighed, first)[: len(counts)] + 1e-3 * descending[starts]
+    rest = evidence[best] - (by_chance - allowed)
+    excess = np.maximum(rest, 0) + np.maximum(rest - usual[best], 0)
+    highest = np.maximum.reduceat(evidence, starts)
+    total: Doubles = np.add.reduceat(excess * DECAY**k, first) + 1e-3 * highest
     return total
+
+
+def _rivals(descending: Doubles) -> float:
+    """The mean of the third to eighth value; 0 where there are fewer than three."""
+    rivals = descending[RIVALS]
+    return float(rivals.mean()) if len(rivals) else 0.0
 
 
 def _quantile(ascending: Doubles, level: Doubles) -> Doubles:
@@ -490,11 +555,14 @@ def _quantile(ascending: Doubles, level: Doubles) -> Doubles:
     return np.asarray(ascending[places], dtype=np.float64)
 
 
-def _speakers(best: Mapping[Facet, float]) -> tuple[Facet, ...]:
-    """The facets that hold a notable part of the evidence, the stronger first."""
-    power = {facet: SHARPNESS * FACET_WEIGHT[facet] * level for facet, level in best.items()}
-    top = max(power.values())
-    parts = {facet: math.exp(value - top) for facet, value in power.items()}
-    whole = sum(parts.values())
-    order = sorted(parts, key=lambda facet: -parts[facet])
-    return tuple(facet for facet in order if parts[facet] >= SPEAKS * whole)
+def _speakers(leads: Mapping[Facet, float]) -> tuple[Facet, ...]:
+    """The facets that hold a notable part of a concept's lead over its rivals, the stronger first.
+
+    Args:
+        leads: facet -> how far its best exemplar lies above the rivals' in it.
+    """
+    order = sorted(leads, key=lambda facet: -leads[facet])
+    whole = sum(max(lead, 0.0) for lead in leads.values())
+    return tuple(
+        facet for place, facet in enumerate(order) if not place or leads[facet] > SPEAKS * whole > 0
+    )

@@ -47,8 +47,8 @@ from index.versions import erase_withdrawn, named_failures, prune, rebuild_lock,
 from model.folders import Skipped
 from model.images import DEFAULT_LIMITS, ImageLimits
 
-METHOD = 1  # raise it with any change that makes another index of the same images and options
-NULL_QUERIES = 1500  # images asked without their own concept, a third of them unchanged
+METHOD = 2  # raise it with any change that makes another index of the same images and options
+NULL_QUERIES = 1500  # images asked without their own concept, half of them unchanged
 
 
 @dataclass(frozen=True)
@@ -268,7 +268,8 @@ def _write(run: _Run, content: VersionContent, version: str) -> float:
     """
     with building(run.data.index, version, run.data.stores) as folder:
         extent = run.takedowns.extent
-        write_version(folder, version, content, run.engine, run.cache, extent)
+        before = run.data.index / run.published if run.published else None
+        write_version(folder, version, content, run.engine, run.cache, extent, before)
         share = ask_canaries(folder, content, run.cache, run.data.stores)
         if share < run.options.canary_rate:
             raise RebuildError(
@@ -391,13 +392,12 @@ def _catalog(
 def _draw_null_files(chosen: Sequence[Identified]) -> list[ImageFile]:
     """Draw the null queries: exemplars as they are, and augmented views of them.
 
-    Synthetic queries are cleaner than augmented views and stranger than the exemplars themselves:
-    with views alone more false attributions pass than the rate says, with clean images alone far
-    fewer (docs/method.md).
+    Synthetic queries are cleaner than augmented views and stranger than the exemplars themselves
+    (docs/method.md).
     """
-    order = random_order([item.id for item in chosen], "null")[: NULL_QUERIES // 3]
+    order = random_order([item.id for item in chosen], "null")[: NULL_QUERIES // 2]
     drawn = [chosen[place].file for place in order]
-    views = NULL_QUERIES - NULL_QUERIES // 3
+    views = NULL_QUERIES - NULL_QUERIES // 2
     rounds = math.ceil(views / len(drawn))
     augmented = [replace(file, view=view) for view in range(rounds) for file in drawn]
     return drawn + augmented[:views]

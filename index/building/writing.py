@@ -1,7 +1,9 @@
 """Write the files of one index version, and question it before it is published."""
 
 import hashlib
-from collections.abc import Sequence
+import sqlite3
+from collections.abc import Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,10 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from index.answering.calibration import Calibration
+from index.answering.neighbours import Lists, Neighbours, read_neighbours, write_neighbours
 from index.answering.ranking import DEPTH, Cohort, Ranker
 from index.building.embedding import ImageFile
 from index.building.embedding_cache import EmbeddingCache
-from index.catalog import Concept, Exemplar, write_catalog
+from index.building.neighbours import Known, find_neighbours, known_lists, sample_rows
+from index.catalog import Catalog, Concept, Exemplar, write_catalog
+from index.errors import SnapshotError
 from index.snapshot import (
     CALIBRATION,
     CATALOG,
@@ -22,10 +27,11 @@ from index.snapshot import (
     Manifest,
     Snapshot,
     file_record,
+    read_manifest,
     write_cohort,
 )
 from index.stores.registry import VectorStores
-from index.stores.vectors import IndexType, VectorEngine, VectorStore
+from index.stores.vectors import Floats, IndexType, Rows, VectorEngine, VectorStore
 from index.takedowns.fingerprints import LENGTH
 from index.takedowns.records import Extent
 from model.config import Facet
@@ -68,6 +74,7 @@ def write_version(
     engine: VectorEngine,
     cache: EmbeddingCache,
     takedowns: Extent,
+    before: Path | None = None,
 ) -> None:
     """Write every file of a version, the manifest last.
 
@@ -78,6 +85,7 @@ def write_version(
         engine: keeps its vectors.
         cache: holds the vectors, thumbnails and fingerprints of all its images.
         takedowns: how far the log of takedowns was written when ``content`` was chosen.
+        before: folder of a version whose lists of neighbours are taken over where they hold.
     """
     thumbnails = cache.thumbnails(list(dict.fromkeys(content.keys)))
     write_catalog(folder / CATALOG, content.concepts, content.exemplars, thumbnails)
@@ -87,9 +95,12 @@ def write_version(
     cohort = _draw_cohort(content, cache)
     write_cohort(folder / COHORT, cohort)
     dimensions = {facet: matrix.shape[1] for facet, matrix in cohort.vectors.items()}
-    probes = _write_vectors(folder, version, content, engine, cache, dimensions)
+    finder = _NeighbourFinder(content, cache, dimensions, before)
+    probes = _write_vectors(folder, version, content, engine, cache, dimensions, finder)
+    write_neighbours(folder, finder.found())
     store = engine.open(folder, version, len(content.exemplars), dimensions, probes)
-    calibration = _calibrate(store, content, cohort, cache)
+    near = read_neighbours(folder, dimensions, len(content.exemplars))
+    calibration = _calibrate(store, content, cohort, near, cache)
     (folder / CALIBRATION).write_text(
         calibration.model_dump_json(indent=1) + "\n", encoding="utf-8"
     )
@@ -158,22 +169,79 @@ def _write_vectors(
     engine: VectorEngine,
     cache: EmbeddingCache,
     dimensions: dict[Facet, int],
+    finder: "_NeighbourFinder",
 ) -> dict[Facet, int]:
-    """Write the vectors, and return for each inverted file the lists that a search looks into."""
+    """Write the vectors, show them to ``finder``, and return how many lists a search looks into.
+
+    Returns:
+        That number, of each facet that has an inverted file.
+    """
     keys = content.keys
     asked = [file.key for file in content.canaries]
     writer = engine.write(folder, version, len(keys), dimensions)
     for start in range(0, len(keys), BLOCK):
         part = keys[start : start + BLOCK]
         rows = np.arange(start, start + len(part))
-        writer.upsert(rows, {facet: cache.vectors(facet, part) for facet in dimensions})
+        vectors = {facet: cache.vectors(facet, part) for facet in dimensions}
+        writer.upsert(rows, vectors)
+        finder.add(rows, vectors)
     return writer.finish(
         content.index_type, {facet: cache.vectors(facet, asked) for facet in dimensions}
     )
 
 
+class _NeighbourFinder:
+    """Finds the neighbours of exemplars as their vectors pass by, block after block."""
+
+    def __init__(
+        self,
+        content: VersionContent,
+        cache: EmbeddingCache,
+        dimensions: Mapping[Facet, int],
+        before: Path | None,
+    ) -> None:
+        number = {concept.id: concept.number for concept in content.concepts}
+        self._concepts = np.array([number[one.concept_id] for one in content.exemplars])
+        ids = [exemplar.id for exemplar in content.exemplars]
+        self._sample = sample_rows(ids)
+        keys = content.keys
+        sampled = [keys[row] for row in self._sample]
+        self._vectors = {facet: cache.vectors(facet, sampled) for facet in dimensions}
+        self._known: Known | None = None
+        if before is not None:
+            with suppress(SnapshotError, sqlite3.DatabaseError):  # else they are found anew
+                if read_manifest(before).model_id == content.model_id:
+                    with closing(Catalog(before / CATALOG)) as catalog:
+                        old = catalog.exemplar_ids()
+                    self._known = known_lists(before, dimensions, old, ids, self._sample)
+        self._lists: dict[Facet, list[Lists]] = {facet: [] for facet in dimensions}
+
+    def add(self, rows: Rows, vectors: Mapping[Facet, Floats]) -> None:
+        """Find those of the next rows (R,), with their vectors: facet -> (R, D)."""
+        for facet, found in self._lists.items():
+            found.append(
+                find_neighbours(
+                    facet,
+                    rows,
+                    vectors[facet],
+                    self._concepts,
+                    self._sample,
+                    self._vectors[facet],
+                    self._known,
+                )
+            )
+
+    def found(self) -> Neighbours:
+        """Return all of them."""
+        return Neighbours({facet: np.concatenate(lists) for facet, lists in self._lists.items()})
+
+
 def _calibrate(
-    store: VectorStore, content: VersionContent, cohort: Cohort, cache: EmbeddingCache
+    store: VectorStore,
+    content: VersionContent,
+    cohort: Cohort,
+    near: Neighbours,
+    cache: EmbeddingCache,
 ) -> Calibration:
     """Ask the null queries, each without every concept that its image belongs to."""
     number = {concept.id: concept.number for concept in content.concepts}
@@ -182,7 +250,7 @@ def _calibrate(
     for exemplar, own in zip(content.exemplars, numbers, strict=True):
         owners.setdefault(exemplar.sha256, set()).add(own)
     keys = [file.key for file in content.null_files]
-    rankings = Ranker(store, numbers, cohort).rank(
+    rankings = Ranker(store, numbers, cohort, near).rank(
         {facet: cache.vectors(facet, keys) for facet in cohort.vectors},
         depth=DEPTH,
         excluded=[frozenset(owners[file.sha256]) for file in content.null_files],

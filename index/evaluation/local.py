@@ -62,6 +62,12 @@ def _ask(
             verdict=answer.verdict,
             p_value=best.p_value if best else None,
             share=best.share if best else None,
+            likelihood_ratio=best.likelihood_ratio if best else None,
+            candidates=answer.candidates,
+            found_by=best.found_by if best else (),
+            absent_likelihood_ratio=(
+                other.concepts[0].likelihood_ratio if other.concepts else None
+            ),
             absent_verdict=other.verdict,
             absent_p_value=other.concepts[0].p_value if other.concepts else None,
         )

@@ -16,7 +16,7 @@ from index.building.manifests.reading import malformed, read_manifest
 from index.building.manifests.records import RecordError
 from index.building.source import manifest_path
 from index.errors import EvaluationError
-from index.evaluation.metrics import average_precision, hit_at, macro_mean
+from index.evaluation.metrics import average_precision, cllr, hit_at, macro_mean, min_cllr
 from index.names import concept_id
 
 
@@ -37,7 +37,11 @@ class Answer:
     verdict: str = ""
     p_value: float | None = None  # of the first concept
     share: float | None = None  # of the first concept
+    likelihood_ratio: float | None = None  # of the first concept
+    candidates: tuple[str, ...] = ()  # ids of the concepts said to share the evidence
+    found_by: tuple[str, ...] = ()  # facets that found the first concept, the stronger first
     absent_p_value: float | None = None  # of the first concept when the true ones are left out
+    absent_likelihood_ratio: float | None = None
     absent_verdict: str | None = None
     error: str | None = None  # the request failed; counts as wrong
 
@@ -64,6 +68,9 @@ class PairsReport:
     verdicts: dict[str, int]
     false_attribution_rate: float | None  # absent source; None if not asked
     attributed_correctly: float  # share answered other than no_match with a true concept first
+    cllr: float | None  # of ratios, source present and ranked first against absent; bits
+    min_cllr: float | None  # the same after the best monotone recalibration
+    candidates_hold: float | None  # of the matched answers, share whose candidates hold a true one
     answers: list[dict[str, object]]
 
     def as_dict(self) -> dict[str, object]:
@@ -126,6 +133,8 @@ def evaluate_pairs(
     asked = list(zip(pairs, answers, strict=True))
     kinds = sorted({pair.kind for pair in pairs})
     absent = [a.absent_verdict for a in answers if a.absent_verdict is not None]
+    present_ratios, absent_ratios = _ratios(asked)
+    matched = [item for item in asked if item[1].verdict in {"attributed", "uncertain"}]
     verdicts: dict[str, int] = defaultdict(int)
     for answer in answers:
         verdicts[answer.verdict or "failed"] += 1
@@ -145,8 +154,31 @@ def evaluate_pairs(
             for pair, answer in asked
         )
         / len(asked),
+        cllr=cllr(present_ratios, absent_ratios),
+        min_cllr=min_cllr(present_ratios, absent_ratios),
+        candidates_hold=(
+            sum(bool(set(pair.concepts) & set(answer.candidates)) for pair, answer in matched)
+            / len(matched)
+            if matched
+            else None
+        ),
         answers=[_record(pair, answer) for pair, answer in asked],
     )
+
+
+def _ratios(asked: Sequence[tuple[Pair, Answer]]) -> tuple[list[float], list[float]]:
+    """Likelihood ratios of first concepts: those that are true, and those with none true left."""
+    present = [
+        answer.likelihood_ratio
+        for pair, answer in asked
+        if answer.likelihood_ratio is not None and hit_at(answer.ranked, pair.concepts, 1)
+    ]
+    absent = [
+        answer.absent_likelihood_ratio
+        for _, answer in asked
+        if answer.absent_likelihood_ratio is not None
+    ]
+    return present, absent
 
 
 def _score(asked: Sequence[tuple[Pair, Answer]], groups: Sequence[str] | None = None) -> Scores:

@@ -24,6 +24,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 import index.answering.ranking as ranking
+from index.answering.neighbours import Neighbours
+from index.building.neighbours import find_neighbours
 from index.building.source import read_sources
 from index.building.writing import COHORT_SIZE, SEED
 from index.evaluation.metrics import average_precision, hit_at
@@ -43,6 +45,9 @@ from model.whitening import principal_map
 Heads = Mapping[Descriptor, Callable[[torch.Tensor], torch.Tensor]]
 DRAWS = 2000
 SOFTNESS = 0.35
+
+
+SCORE_CONCEPTS = ranking.score_concepts
 
 
 @dataclass(frozen=True)
@@ -157,9 +162,21 @@ def rank(
         FaissStore(stores),
         [number[concept] for concept in concepts],
         ranking.Cohort(members, {facet: vectors[members] for facet, vectors in gallery.items()}),
+        neighbours(gallery, np.array([number[concept] for concept in concepts])),
     )
     answers = ranker.rank(queries, depth=len(concepts))
     return [[ids[found.number] for found in answer] for answer in answers]
+
+
+def neighbours(gallery: dict[Facet, np.ndarray], numbers: np.ndarray) -> Neighbours:
+    """Each exemplar's neighbours, as a rebuild finds them."""
+    rows = np.arange(len(numbers))
+    return Neighbours(
+        {
+            facet: find_neighbours(facet, rows, vectors, numbers, rows, vectors)
+            for facet, vectors in gallery.items()
+        }
+    )
 
 
 def score(name: str, pairs: list[Pair], ranked: list[list[str]]) -> Row:
@@ -315,12 +332,11 @@ def rows(data: Data) -> Iterable[tuple[str, Callable[[], Row]]]:
     }.items():
         yield name, lambda w=weights, n=name: measure(n, data, trained(data, **w))
     for name, constants in {
-        "facets: weighted sum": {"combine": weighted_sum},
-        "facets: maximum": {"SHARPNESS": 50.0},
-        "facets: sharpness 0.1": {"SHARPNESS": 0.1},
-        "facets: sharpness 1": {"SHARPNESS": 1.0},
-        "facets: style weight 1": {"FACET_WEIGHT": {"subject": 1.0, "style": 1.0}},
-        "facets: style weight 1.8": {"FACET_WEIGHT": {"subject": 1.0, "style": 1.8}},
+        "facets: maximum": {"combine": highest},
+        "facets: soft maximum": {"combine": partial(soft, 1.0)},
+        "facets: soft maximum, style weight 1.4": {"combine": partial(soft, 1.4)},
+        "neighbours: not asked": {"score_concepts": alone},
+        "neighbours: only what is beyond": {"score_concepts": beyond},
         "exemplars: best alone": {"score_concepts": by_concept(np.max)},
         "exemplars: mean of best two": {"score_concepts": by_concept(partial(mean_of_best, 2))},
         "exemplars: mean of best three": {"score_concepts": by_concept(partial(mean_of_best, 3))},
@@ -328,8 +344,6 @@ def rows(data: Data) -> Iterable[tuple[str, Callable[[], Row]]]:
         "exemplars: soft maximum less log n": {"score_concepts": by_concept(soft_mean)},
         "exemplars: decay 0.5": {"DECAY": 0.5},
         "exemplars: decay 0.9": {"DECAY": 0.9},
-        "exemplars: floor 0": {"FLOOR": 0.0},
-        "exemplars: floor 1": {"FLOOR": 1.0},
     }.items():
 
         def combined(n: str = name, c: dict[str, object] = constants) -> Row:
@@ -398,7 +412,9 @@ def changed(**constants: object) -> Iterator[None]:
 def by_concept(reduce: Callable[[np.ndarray], float]) -> Callable[..., np.ndarray]:
     """A stand-in for `ranking.score_concepts`: one number of each concept's evidence."""
 
-    def score_concepts(evidence: np.ndarray, sizes: np.ndarray, _: np.ndarray) -> np.ndarray:
+    def score_concepts(
+        evidence: np.ndarray, _: np.ndarray, sizes: np.ndarray, __: np.ndarray
+    ) -> np.ndarray:
         return np.array([reduce(part) for part in np.split(evidence, np.cumsum(sizes)[:-1])])
 
     return score_concepts
@@ -419,9 +435,29 @@ def soft_mean(evidence: np.ndarray) -> float:
     return soft_maximum(evidence) - float(np.log(len(evidence))) / SOFTNESS
 
 
-def weighted_sum(levels: Mapping[Facet, np.ndarray]) -> np.ndarray:
-    """The facets' standardised similarities added up."""
-    return np.sum([ranking.FACET_WEIGHT[facet] * level for facet, level in levels.items()], axis=0)
+def highest(levels: Mapping[Facet, np.ndarray]) -> np.ndarray:
+    """The higher of the facets' standardised similarities."""
+    return np.max(list(levels.values()), axis=0)
+
+
+def soft(style: float, levels: Mapping[Facet, np.ndarray]) -> np.ndarray:
+    """log mean exp(0.3 w z) / 0.3 over facets, w being ``style`` for style and 1 otherwise."""
+    weighted = [0.3 * level * (style if f == "style" else 1) for f, level in levels.items()]
+    return (np.logaddexp.reduce(weighted, axis=0) - np.log(len(weighted))) / 0.3
+
+
+def alone(
+    evidence: np.ndarray, usual: np.ndarray, sizes: np.ndarray, background: np.ndarray
+) -> np.ndarray:
+    """`ranking.score_concepts` without what exemplars have beyond their neighbours."""
+    return SCORE_CONCEPTS(evidence, np.full_like(usual, np.inf), sizes, background)
+
+
+def beyond(
+    evidence: np.ndarray, usual: np.ndarray, sizes: np.ndarray, background: np.ndarray
+) -> np.ndarray:
+    """`ranking.score_concepts` of nothing but that."""
+    return SCORE_CONCEPTS(evidence - usual, np.full_like(usual, np.inf), sizes, background)
 
 
 def main() -> None:

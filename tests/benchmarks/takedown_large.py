@@ -31,6 +31,7 @@ from PIL import Image
 
 from app.auth.keys import KeyFile
 from index.answering.calibration import Calibration
+from index.answering.neighbours import ENTRY, LISTED, Neighbours, write_neighbours
 from index.answering.ranking import Cohort
 from index.catalog import Concept, Exemplar, write_catalog
 from index.layout import DataFolder
@@ -106,6 +107,10 @@ def build(data: DataFolder, picture: Path, count: int) -> None:
         members = np.sort(generator.permutation(count)[:1024])
         cohort = {}
         for facet, length in lengths.items():
+            near = np.zeros((count, LISTED), ENTRY)
+            near["row"] = generator.integers(count, size=near.shape)
+            near["similarity"] = -np.sort(-generator.random(near.shape), axis=1)
+            write_neighbours(folder, Neighbours({facet: near}))
             vectors = generator.standard_normal((count, length), dtype=np.float32)
             vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
             write_vectors(folder, facet, vectors)

@@ -124,7 +124,7 @@ def test_what_the_browser_cannot_show_is_answered_all_the_same(page: Page, image
     ("image", "title", "text"),
     [
         ("known.png", "Most likely drawn from Amber Vale", "appears by chance about once in"),
-        ("shared.png", "Uncertain: more than one concept may be the source", "no single concept"),
+        ("shared.png", "Uncertain between", "share this evidence"),
         ("strange.png", "No match in this collection", "do not read them as sources"),
     ],
 )

@@ -25,7 +25,7 @@ from tests.fakes import build_snapshot, patches
 
 FILES = [
     "calibration.json", "catalog.sqlite", "cohort.safetensors", "fingerprints.npy", "style.faiss",
-    "subject.faiss",
+    "style.neighbours.npy", "subject.faiss", "subject.neighbours.npy",
 ]  # fmt: skip
 
 
@@ -136,6 +136,15 @@ def test_a_manifest_without_its_checksum_is_refused(version: Path, checksum: obj
     del content["checksum"]
     path.write_text(json.dumps(content))
     assert "its checksum differs" in refused(version)
+
+
+def test_a_version_of_an_older_whence_says_to_rebuild(version: Path) -> None:
+    manifest = Manifest.model_validate_json((version / "manifest.json").read_bytes())
+    older = {name: file for name, file in manifest.files.items() if "neighbours" not in name}
+    rewrite(version, files=older)
+    said = refused(version)
+    assert "older Whence" in said
+    assert "run `whence rebuild`" in said
 
 
 def test_a_folder_of_another_name_than_its_version_is_refused(version: Path) -> None:

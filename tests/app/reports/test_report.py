@@ -267,12 +267,16 @@ def test_the_page_holds_the_same_data(whole: Gallery) -> None:
 
 def test_every_verdict_is_said_in_words(whole: Gallery) -> None:
     record = whole.report(format="json").json()
-    for verdict, words in {
-        "attributed": "Most likely drawn from",
-        "uncertain": "Uncertain: more than one concept",
-        "no_match": "No match in this collection",
-    }.items():
-        said = changed(record, lambda r, v=verdict: r["answer"].update(verdict=v))  # type: ignore[misc]
+    two = [concept["id"] for concept in record["answer"]["concepts"][:2]]
+    for verdict, candidates, words in (
+        ("attributed", two[:1], "Most likely drawn from"),
+        ("uncertain", two, "Uncertain between"),
+        ("uncertain", two * 2, "Uncertain: more than one concept"),
+        ("no_match", two[:1], "Possibly drawn from"),
+        ("no_match", [], "No match in this collection"),
+    ):
+        answer = {"verdict": verdict, "candidates": candidates}
+        said = changed(record, lambda r, new=answer: r["answer"].update(new))  # type: ignore[misc]
         assert words in Reader(as_html(Report.model_validate(said))).text
     empty = changed(record, lambda r: r["answer"].update(verdict="no_match", concepts=[]))
     assert "No concept was listed" in Reader(as_html(Report.model_validate(empty))).text
@@ -429,6 +433,10 @@ def _first(record: dict[str, Any]) -> dict[str, Any]:
         ("scores", lambda r: r["answer"]["concepts"][0].update(score=99.0)),
         ("scores", lambda r: r["answer"]["concepts"][0].update(p_value=0.5)),
         ("scores", lambda r: r["answer"]["concepts"][-1].update(p_value=0.001)),
+        ("scores", lambda r: r["answer"]["concepts"][0].update(likelihood_ratio=1e6)),
+        ("scores", lambda r: r["answer"]["concepts"][0].update(support="extremely strong")),
+        ("scores", lambda r: r["answer"].update(statement="It is stolen.")),
+        ("scores", lambda r: r["answer"].update(candidates=["nobody"])),
         ("scores", lambda r: r["answer"]["concepts"][0]["facets"].update(style=50.0)),
         ("scores", lambda r: r["answer"]["concepts"][-1]["exemplars"][0].update(similarity=0.99)),
         ("scores", lambda r: r["answer"]["concepts"][0].update(rank=2)),

@@ -23,11 +23,15 @@ def test_the_source_comes_first_with_its_evidence(
     response = post(query)
     assert response.status_code == 200
     answer = response.json()
-    assert set(answer) == {"verdict", "concepts", "unattributed_share", "evidence", "timing_ms"}
+    assert set(answer) == {
+        "verdict", "concepts", "unattributed_share", "candidates", "statement", "evidence",
+        "timing_ms",
+    }  # fmt: skip
     assert answer["verdict"] in {"attributed", "uncertain", "no_match"}
     first = answer["concepts"][0]
     assert set(first) == {
-        "rank", "id", "name", "score", "share", "p_value", "facets", "found_by", "exemplars"
+        "rank", "id", "name", "score", "share", "p_value", "likelihood_ratio", "support", "facets",
+        "found_by", "exemplars",
     }  # fmt: skip
     assert (first["rank"], first["id"], first["name"]) == (1, "emerald", "Emerald")
     assert set(first["facets"]) == {"subject", "style"}

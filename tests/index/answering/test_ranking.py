@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from index.answering import ranking
+from index.answering.neighbours import NEIGHBOURS
 from index.answering.ranking import (
     Cohort,
     Ranker,
@@ -15,6 +16,7 @@ from index.answering.ranking import (
 )
 from index.stores.faiss_files import FaissStore, write_vectors
 from model.config import Facet
+from tests.fakes import neighbours_of
 
 WIDTHS: dict[Facet, int] = {"subject": 10, "style": 6}
 SIZES = [1, 4, 2, 7, 1, 12, 3]  # exemplars of each concept
@@ -50,29 +52,44 @@ class World:
         store = FaissStore.open(folder, list(WIDTHS))
         members = np.flatnonzero(np.isin(rows, COHORT))
         vectors = {f: x[rows[members]] for f, x in self.exemplars.items()}
-        return Ranker(store, self.concept_of_row[rows].tolist(), Cohort(members, vectors))
+        exemplars = {f: x[rows] for f, x in self.exemplars.items()}
+        near = neighbours_of(exemplars, self.concept_of_row[rows])
+        return Ranker(store, self.concept_of_row[rows].tolist(), Cohort(members, vectors), near)
 
     def rank(self, **options: object) -> list[Ranking]:
         return list(self.ranker().rank(self.queries, **options))
 
     def naive(self, query: int) -> list[tuple[int, float, dict[Facet, float], list[int]]]:
         """(concept, score, best level of each facet, rows by evidence), one loop at a time."""
-        levels, background = {}, {}
+        levels, usual, background = {}, {}, {}
         for facet in WIDTHS:
+            exemplars = self.exemplars[facet]
             q = self.queries[facet][query].astype(np.float64)
             cohort = np.array([float(q @ row) for row in self.cohort[facet]])
-            cosines = np.array([float(q @ row) for row in self.exemplars[facet]])
+            cosines = np.array([float(q @ row) for row in exemplars])
             levels[facet] = (cosines - cohort.mean()) / cohort.std()
             background[facet] = (cohort - cohort.mean()) / cohort.std()
-        evidence = combine(levels)
+            near = [
+                sorted(
+                    float(exemplars[row] @ exemplars[other])
+                    for other in range(COUNT)
+                    if self.concept_of_row[other] != self.concept_of_row[row]
+                )[-NEIGHBOURS:]
+                for row in range(COUNT)
+            ]
+            usual[facet] = (np.mean(near, axis=1) - cohort.mean()) / cohort.std()
+        evidence, strangers = combine(levels), combine(usual)
         unrelated = np.sort(combine(background))
         found = []
         for number in range(len(SIZES)):
             rows = [row for row in range(COUNT) if self.concept_of_row[row] == number]
-            score = score_concepts(evidence[rows], np.array([len(rows)]), unrelated)[0]
+            size = np.array([len(rows)])
+            total = score_concepts(evidence[rows], strangers[rows], size, unrelated)[0]
             best = {facet: max(level[rows]) for facet, level in levels.items()}
             rows.sort(key=lambda row: -evidence[row])
-            found.append((number, float(score), best, rows))
+            found.append((number, float(total), best, rows))
+        rivals = sorted((total for _, total, *_ in found), reverse=True)[2:8]
+        found = [(n, total - np.mean(rivals), *rest) for n, total, *rest in found]
         return sorted(found, key=lambda concept: (-concept[1], concept[0]))
 
 
@@ -95,14 +112,16 @@ def test_a_whole_ranking_equals_brute_force(world: World) -> None:
 
 
 @pytest.mark.parametrize("depth", [1, 3, 10])
-def test_a_score_does_not_depend_on_how_its_concept_was_found(world: World, depth: int) -> None:
-    whole = world.rank(depth=COUNT)
-    for all_concepts, some in zip(whole, world.rank(depth=depth, concepts=1), strict=True):
-        scores = {concept.number: concept.score for concept in all_concepts}
+def test_a_sum_does_not_depend_on_how_its_concept_was_found(world: World, depth: int) -> None:
+    ranker = world.ranker()
+    whole = ranker.rank(world.queries, depth=COUNT)
+    found = ranker.rank(world.queries, depth=depth, concepts=1)
+    for all_concepts, some in zip(whole, found, strict=True):
+        sums = dict(zip(all_concepts.numbers.tolist(), all_concepts.sums, strict=True))
         assert 1 <= len(some) <= 2 * depth
-        for concept in some:
-            assert concept.score == pytest.approx(scores[concept.number], abs=1e-6)
-            assert len(concept.rows) == SIZES[concept.number]
+        for place, number in enumerate(some.numbers.tolist()):
+            assert some.sums[place] == pytest.approx(sums[number], abs=1e-6)
+            assert len(some[place].rows) == SIZES[number]
 
 
 def test_the_concepts_of_each_facets_nearest_exemplars_are_candidates(world: World) -> None:
@@ -122,10 +141,10 @@ def test_concepts_left_out_are_as_if_they_were_not_in_the_index(world: World, go
         ranked = world.rank(depth=depth, excluded=without)[0]
         queries = {facet: matrix[:1] for facet, matrix in world.queries.items()}
         [expected] = world.ranker(keep).rank(queries, depth=len(keep))
-        scores = {concept.number: concept.score for concept in expected}
-        assert not gone & {concept.number for concept in ranked}
-        for concept in ranked:
-            assert concept.score == pytest.approx(scores[concept.number], abs=1e-6)
+        sums = dict(zip(expected.numbers.tolist(), expected.sums, strict=True))
+        assert not gone & set(ranked.numbers.tolist())
+        for number, total in zip(ranked.numbers.tolist(), ranked.sums, strict=True):
+            assert total == pytest.approx(sums[number], abs=1e-6)
         assert ranked[0].number == expected[0].number
     assert [concept.number for concept in ranked] == [concept.number for concept in expected]
 
@@ -176,39 +195,60 @@ def test_a_cohort_that_is_all_alike_gives_finite_levels() -> None:
     assert np.isfinite(levels["style"]).all()
 
 
-def test_a_remarkable_facet_is_not_drowned_by_an_unremarkable_one() -> None:
-    one_facet = combine({"subject": np.array([6.0]), "style": np.array([0.0])})
-    neither = combine({"subject": np.array([1.5]), "style": np.array([1.5])})
-    assert one_facet[0] > neither[0]
+def test_evidence_is_the_mean_over_facets() -> None:
+    levels = {"subject": np.array([6.0, 1.0]), "style": np.array([0.0, 2.0])}
+    assert combine(levels).tolist() == [3.0, 1.5]
 
 
-def test_more_evidence_never_lowers_a_score() -> None:
+def test_more_evidence_never_lowers_a_sum_and_nearer_neighbours_never_raise_it() -> None:
     random = np.random.default_rng(0)
     background = np.sort(random.standard_normal(100))
-    evidence, sizes = random.normal(1, 2, 30), np.array([1, 9, 20])
-    before = score_concepts(evidence, sizes, background)
+    evidence, usual, sizes = random.normal(1, 2, 30), random.normal(1, 1, 30), np.array([1, 9, 20])
+    before = score_concepts(evidence, usual, sizes, background)
     for row in range(30):
-        raised = evidence.copy()
-        raised[row] += 1
-        assert (score_concepts(raised, sizes, background) >= before - 1e-12).all()
+        change = np.zeros(30)
+        change[row] = 1
+        more = score_concepts(evidence + change, usual, sizes, background)
+        nearer = score_concepts(evidence, usual + change, sizes, background)
+        start = 0
+        for place, size in enumerate(sizes):
+            if size <= ranking.COUNTED and start <= row < start + size:
+                assert more[place] >= before[place] - 1e-12
+                assert nearer[place] <= before[place] + 1e-12
+            elif not start <= row < start + size:
+                assert more[place] == nearer[place] == before[place]
+            start += size
 
 
-def test_a_score_follows_its_formula() -> None:
+def test_a_sum_follows_its_formula() -> None:
     random = np.random.default_rng(0)
     background = np.sort(random.normal(0.5, 1, 50))
     sizes = [1, 3, 20]
-    evidence = random.normal(1, 2, sum(sizes))
-    found = score_concepts(evidence, np.array(sizes), background)
+    evidence, usual = random.normal(1, 2, sum(sizes)), random.normal(1, 1, sum(sizes))
+    found = score_concepts(evidence, usual, np.array(sizes), background)
     start = 0
     for score, size in zip(found, sizes, strict=True):
-        best = sorted(evidence[start : start + size], reverse=True)
-        total = 1e-3 * best[0]
-        for k in range(1, min(size, ranking.COUNTED) + 1):
-            floor = ranking.FLOOR
+        own = list(zip(evidence, usual, strict=True))[start : start + size]
+        own.sort(key=lambda one: (-max(0, one[0]) - max(0, one[0] - one[1]), -one[0]))
+        total = 1e-3 * max(e for e, _ in own)
+        for k, (e, u) in enumerate(own[: ranking.COUNTED], start=1):
+            rise = 0.0
             if size > ranking.COUNTED:
                 by_chance = background[int((1 - k / (size + 1)) * 49)]
-                floor += by_chance - background[int((1 - k / (ranking.COUNTED + 1)) * 49)]
-            excess = best[k - 1] - floor
-            total += ranking.DECAY ** (k - 1) * max(0, excess)
+                rise = by_chance - background[int((1 - k / (ranking.COUNTED + 1)) * 49)]
+            total += ranking.DECAY ** (k - 1) * (max(0, e - rise) + max(0, e - rise - u))
         assert score == pytest.approx(total, abs=1e-12)
         start += size
+
+
+def test_an_exemplar_that_is_near_everything_says_less() -> None:
+    """Two concepts as near to a query: the one that strangers are near, too, comes after."""
+    evidence, sizes = np.array([4.0, 4.0]), np.array([1, 1])
+    lonely, crowded = score_concepts(evidence, np.array([0.5, 3.5]), sizes, np.zeros(9))
+    assert lonely > crowded
+
+
+def test_found_by_names_the_facet_that_leads_the_rivals() -> None:
+    assert ranking._speakers({"subject": 0.5, "style": 6.0}) == ("style",)
+    assert ranking._speakers({"subject": 3.0, "style": 4.0}) == ("style", "subject")
+    assert ranking._speakers({"subject": -1.0, "style": -2.0}) == ("subject",)

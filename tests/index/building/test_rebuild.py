@@ -74,7 +74,7 @@ def test_progress_is_reported_through_every_stage(house: House) -> None:
         progress=lambda stage, done, total: seen.setdefault(stage, []).append((done, total))
     )
     assert list(seen) == ["scanning", "embedding", "calibrating"]
-    assert [stage[-1] for stage in seen.values()] == [(5, 5), (5, 5), (14, 14)]  # 20 less a third
+    assert [stage[-1] for stage in seen.values()] == [(5, 5), (5, 5), (10, 10)]  # 20 less a half
 
 
 # Skipped images

@@ -1,15 +1,17 @@
 import json
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from unicodedata import normalize
 
+import numpy as np
 import pytest
 
 from index.answering.attribution import Attributor
 from index.building.source import concept_id
 from index.errors import EvaluationError
 from index.evaluation.local import ask_attributor
-from index.evaluation.metrics import average_precision, hit_at, macro_mean
+from index.evaluation.metrics import average_precision, cllr, hit_at, macro_mean, min_cllr
 from index.evaluation.pairs import Answer, Pair, evaluate_pairs, read_pairs
 from model.errors import WhenceError
 from tests.fakes import FakeEmbedder, build_snapshot, patches
@@ -238,3 +240,37 @@ def test_a_source_that_was_never_in_the_index_is_simply_wrong(attributor, querie
     # Nothing could be left out, so each copy of an exemplar is found as if asked with it.
     verdicts = report.verdicts
     assert report.false_attribution_rate == 1 - verdicts.get("no_match", 0) / 8
+
+
+# Likelihood ratios
+
+
+def test_cllr_is_the_cost_in_bits() -> None:
+    assert cllr([1.0], [1.0]) == pytest.approx(1)
+    assert cllr([1e12], [1e-12]) == pytest.approx(0, abs=1e-9)
+    assert cllr([3.0], [1.0]) == pytest.approx((math.log2(4 / 3) + 1) / 2)
+    assert cllr([], [1.0]) is None
+
+
+def test_the_least_cllr_is_that_of_the_best_monotone_recalibration() -> None:
+    random = np.random.default_rng(0)
+    present = np.exp(random.normal(1, 2**0.5, 4000))
+    absent = np.exp(random.normal(-1, 2**0.5, 5000))
+    least = min_cllr(present.tolist(), absent.tolist())
+    assert least is not None
+    assert least == pytest.approx(min_cllr((present**3).tolist(), (absent**3).tolist()), abs=1e-9)
+    for power in (0.3, 0.5, 1, 2):
+        for factor in (0.5, 1, 3):
+            cost = cllr((factor * present**power).tolist(), (factor * absent**power).tolist())
+            assert cost is not None
+            assert cost >= least - 1e-9
+    # These are their own exact ratios already, so there is little to gain.
+    assert least == pytest.approx(cllr(present.tolist(), absent.tolist()), abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("present", "absent", "least"),
+    [([2.0, 3.0], [0.5, 1.0], 0), ([1.0], [1.0], 1), ([1.0, 1.0], [2.0, 2.0], 1)],
+)
+def test_the_least_cllr_of_what_is_told_apart_and_what_is_not(present, absent, least) -> None:
+    assert min_cllr(present, absent) == pytest.approx(least, abs=1e-12)

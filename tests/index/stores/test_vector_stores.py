@@ -36,7 +36,7 @@ from index.takedowns.withdrawal import withdraw
 from index.verify import verify
 from index.versions import rollback
 from model.config import Facet
-from tests.fakes import FakeEmbedder, patches
+from tests.fakes import FakeEmbedder, neighbours_of, patches
 from tests.index.conftest import House
 
 DIMENSIONS: dict[Facet, int] = {"style": 5, "subject": 12}
@@ -198,21 +198,22 @@ def test_an_answer_has_as_many_concepts_as_asked_for_however_large_they_are(
     store = written(engine, tmp_path, vectors)
     members = np.arange(0, len(numbers), 40)
     cohort = Cohort(members, {facet: matrix[members] for facet, matrix in vectors.items()})
+    near = neighbours_of(vectors, numbers)
     queries = {facet: matrix[:: 2 * size] for facet, matrix in vectors.items()}
     hidden = np.flatnonzero((numbers == 0) | (numbers == 7) | (np.arange(len(numbers)) % 3 == 0))
     for rows in (None, hidden):
-        ranker = Ranker(store, numbers, cohort, rows)
+        ranker = Ranker(store, numbers, cohort, near, rows)
         there = concepts if rows is None else concepts - 2
         whole = list(ranker.rank(queries, depth=len(numbers)))
         found = {top: list(ranker.rank(queries, concepts=top)) for top in (1, 5, 10, 99)}
         again = list(ranker.rank(queries, concepts=10))
         for place, every in enumerate(whole):
             assert len(every) == there
-            scores = dict(zip(every.numbers.tolist(), every.scores.tolist(), strict=True))
+            scores = dict(zip(every.numbers.tolist(), every.sums.tolist(), strict=True))
             for top, rankings in found.items():
                 one = rankings[place]
                 assert len(one) >= min(top, there)
-                for number, score in zip(one.numbers.tolist(), one.scores, strict=True):
+                for number, score in zip(one.numbers.tolist(), one.sums, strict=True):
                     assert score == pytest.approx(scores[number], abs=1e-5)
             assert found[99][place].numbers.tolist() == every.numbers.tolist()
             assert found[10][place].numbers.tolist() == again[place].numbers.tolist()

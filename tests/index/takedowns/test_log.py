@@ -379,7 +379,7 @@ def test_a_masked_index_answers_as_one_that_never_had_it(house: House) -> None:
             for snapshot, ranking in ((masked, ours), (rebuilt, theirs))
         ]
         assert names[0] == names[1]
-        assert [r.score for r in ours] == pytest.approx([r.score for r in theirs])
+        assert [r.score for r in ours] == pytest.approx([r.score for r in theirs], abs=1e-4)
         assert [len(r.rows) for r in ours] == [len(r.rows) for r in theirs]
 
 

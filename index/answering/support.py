@@ -1,0 +1,79 @@
+"""Degrees of support in the words of forensic reporting.
+
+The verbal scale is that of the ENFSI guideline for evaluative reporting in forensic science (2015).
+Two propositions are compared: the image draws on the concept, or its source is not in the
+collection.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+Support = Literal[
+    "none",
+    "weak",
+    "moderate",
+    "moderately strong",
+    "strong",
+    "very strong",
+    "extremely strong",
+]
+
+# Each holds from its ratio on.
+SCALE: tuple[tuple[float, Support], ...] = (
+    (1e6, "extremely strong"),
+    (1e4, "very strong"),
+    (1e3, "strong"),
+    (1e2, "moderately strong"),
+    (10, "moderate"),
+    (2, "weak"),
+)
+NAMED = 3  # candidates that a sentence names, at most
+
+
+def degree(ratio: float) -> Support:
+    """The degree of support that a likelihood ratio gives the likelier proposition."""
+    either = max(ratio, 1 / ratio)
+    return next((words for least, words in SCALE if either >= least), "none")
+
+
+def times(ratio: float) -> str:
+    """A ratio of 1 or more to two digits, as is said of something estimated."""
+    if ratio < 9.95:
+        return f"{math.floor(10 * ratio + 0.5) / 10:g}"
+    whole = round(ratio)
+    step = 10 ** max(0, len(str(whole)) - 2)
+    return f"{math.floor(whole / step + 0.5) * step:,}"
+
+
+def statement(names: Sequence[str], ratio: float) -> str:
+    """One sentence, to be read aloud, on the first concept; another if it shares the evidence.
+
+    Args:
+        names: the first concept, then others that share the evidence with it.
+        ratio: the first concept's likelihood ratio.
+    """
+    if not names:
+        return "The collection has no concept to compare the image with."
+    first = names[0]
+    words = degree(ratio)
+    if words == "none":
+        return (
+            f"The likeness found is about as likely if the image draws on {first} as if its source "
+            "is not in this collection: no support either way."
+        )
+    if ratio < 1:
+        return (
+            f"The likeness found is about {times(1 / ratio)} times likelier if the source of the "
+            f"image is not in this collection than if the image draws on {first}: {words} support "
+            f"against {first}."
+        )
+    shared = ""
+    if len(names) > NAMED:
+        shared = f" {len(names)} concepts share this evidence."
+    elif len(names) > 1:
+        shared = f" {', '.join(names[:-1])} and {names[-1]} share this evidence."
+    return (
+        f"The likeness found is about {times(ratio)} times likelier if the image draws on {first} "
+        f"than if its source is not in this collection: {words} support for {first}.{shared}"
+    )
