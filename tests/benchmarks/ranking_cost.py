@@ -28,6 +28,7 @@ import faiss
 import numpy as np
 
 from index.answering.calibration import Calibration
+from index.answering.neighbours import ENTRY, LISTED, Neighbours
 from index.answering.ranking import DEPTH, Cohort, Ranker
 from index.building.writing import COHORT_SIZE
 from index.stores.faiss_files import FaissStore, file_name, inverted_name, write_vectors
@@ -105,7 +106,11 @@ def measure(folder: Path, count: int, size: int, options: argparse.Namespace) ->
     queries = {f: np.load(folder / f"{f}-queries.npy")[SEEN:] for f in FACETS}
     members = np.sort(np.random.default_rng(1).permutation(count)[:COHORT_SIZE])
     cohort = Cohort(members, {facet: store.vectors(facet, members) for facet in FACETS})
-    ranker = Ranker(store, np.arange(count, dtype=np.int32) // size, cohort)
+    near = np.zeros((count, LISTED), ENTRY)  # which ones they are does not change the cost
+    near["row"] = np.random.default_rng(2).integers(count, size=near.shape)
+    near["similarity"] = np.linspace(0.9, 0.1, LISTED)
+    neighbours = Neighbours(dict.fromkeys(FACETS, near))
+    ranker = Ranker(store, np.arange(count, dtype=np.int32) // size, cohort, neighbours)
     calibration = Calibration(null_scores=tuple(np.linspace(9, 1, 1500).tolist()))
     plain: dict[Facet, Callable[[Floats], object]] = {}
     for facet in FACETS:

@@ -42,7 +42,7 @@ def results(snapshot: Snapshot) -> dict[str, Any]:
         "cohort": snapshot.cohort.rows.tolist(),
         "subject": vectors["subject"][:, :3],
         "style": vectors["style"][:, :3],
-        "null scores": [27, 8.29882, 4.07733, 3.43234, 2.54979, 1.10481]],
+        "null scores": [len(nulls), *nulls[::6]],
         "ranking": ranking.scores,
         "fingerprint": snapshot.fingerprints[5][:12],
         "thumbnail": [*thumbnail.size, *np.asarray(thumbnail).mean(axis=(0, 1)) / 255],
