@@ -97,7 +97,7 @@ def test_nothing_of_a_withdrawn_work_is_left_even_if_its_file_is_gone(full: Hous
     for exemplar in gone:
         take_down(full, "exemplar", exemplar.id)
         Path(exemplar.path).unlink()
-    full.rebuild(keep=10)
+    full.rebuild(keep=10, canary_rate=0)
     done = purge(full.data)
     assert (done.images, done.caches, done.features, done.left) == (4, 2, True, [])
     assert set(done.versions) == old
@@ -133,7 +133,7 @@ def test_what_an_earlier_whence_only_unlinked_is_erased(full: House) -> None:
     sha256 = sha_of(full, exemplar)
     pieces = traces(full, sha256)
     take_down(full, "exemplar", exemplar)
-    full.rebuild(keep=1)
+    full.rebuild(keep=1, canary_rate=0)
     with EmbeddingCache(full.data.embeddings(OtherModel.model_id)):
         pass  # whatever lay in its log is in its file now
     path = full.data.embeddings(OtherModel.model_id)
@@ -152,7 +152,7 @@ def test_a_rebuild_overwrites_what_it_forgets(full: House) -> None:
     exemplar = exemplar_id(full, "one")
     pieces = traces(full, sha_of(full, exemplar))
     take_down(full, "exemplar", exemplar)
-    full.rebuild(keep=1)
+    full.rebuild(keep=1, canary_rate=0)
     assert holding(full, pieces) <= {
         "cache/another-model/embeddings.sqlite",
         "cache/fake-colours/embeddings.sqlite-wal",
@@ -178,7 +178,7 @@ def test_a_version_that_cannot_be_read_is_told(full: House) -> None:
     take_down(full, "concept", "one")
     oldest = sorted(path for path in full.data.index.iterdir() if path.is_dir())[0]
     (oldest / CATALOG).write_bytes(b"damaged")
-    full.rebuild(keep=10)
+    full.rebuild(keep=10, canary_rate=0)
     done = purge(full.data)
     assert [oldest.name in left for left in done.left] == [True]
     assert (oldest / CATALOG).exists()
@@ -214,9 +214,9 @@ def test_a_file_that_a_withdrawn_concept_had_is_erased_whoever_tells_of_it(full:
     moved = full.source / "one" / "000.png"
     pieces = traces(full, sha_of(full, exemplar_id(full, "one")))
     moved.unlink()
-    full.rebuild(keep=10)
+    full.rebuild(keep=10, canary_rate=0)
     TakedownLog(full.data.takedowns).add("concept", "one", [], reason="r")
-    full.rebuild(keep=10)
+    full.rebuild(keep=10, canary_rate=0)
     assert holding(full, pieces)
     assert purge(full.data).left == []
     assert holding(full, pieces) == set()
@@ -225,21 +225,21 @@ def test_a_file_that_a_withdrawn_concept_had_is_erased_whoever_tells_of_it(full:
 def test_copies_are_erased_from_a_cache_without_fingerprints(full: House) -> None:
     copy = full.source / "two" / "copy.jpg"
     patches(0, side=128).save(copy, quality=70)
-    full.rebuild(keep=1)
-    full.rebuild(keep=1)
+    full.rebuild(keep=1, canary_rate=0)
+    full.rebuild(keep=1, canary_rate=0)
     [exemplar] = [
         e for e in open_published(full.data.index).catalog.exemplars() if e.path == str(copy)
     ]
     pieces = traces(full, exemplar.sha256)
     copy.unlink()
-    full.rebuild(keep=1)  # no version tells of it
+    full.rebuild(keep=1, canary_rate=0)  # no version tells of it
     take_down(full, "exemplar", exemplar_id(full, "one"))
     for path in full.data.all_embeddings():
         db = sqlite3.connect(path)
         with db:
             db.execute("DELETE FROM fingerprints")
         db.close()
-    full.rebuild(keep=1)
+    full.rebuild(keep=1, canary_rate=0)
     assert holding(full, pieces)
     purge(full.data)
     assert holding(full, pieces) == set()
@@ -248,7 +248,7 @@ def test_copies_are_erased_from_a_cache_without_fingerprints(full: House) -> Non
 def test_what_cannot_be_removed_is_told(full: House, monkeypatch: pytest.MonkeyPatch) -> None:
     first, *_ = sorted(path.name for path in full.data.index.iterdir() if path.is_dir())
     take_down(full, "concept", "one")
-    full.rebuild(keep=10)
+    full.rebuild(keep=10, canary_rate=0)
     rmtree = shutil.rmtree
 
     def fail(path: Path, ignore_errors: bool = False) -> None:
