@@ -69,7 +69,7 @@ class Exemplar:
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
-# A temporary view goes before the table of its name, so that every query sees what is visible.
+# A temporary view takes precedence over the table of its name, so that queries see visible rows.
 HIDE = """
 PRAGMA temp_store = MEMORY;
 CREATE TEMP TABLE hidden (row INTEGER PRIMARY KEY);
@@ -86,18 +86,18 @@ class Catalog:
 
     Args:
         path: the file.
-        hidden: rows that are as if they were not there, and with them concepts that have no other.
+        hidden: rows to leave out, and with them concepts that have no other row.
     """
 
     def __init__(self, path: Path, hidden: Iterable[int] = ()) -> None:
         if not path.is_file():
             raise SnapshotError(f"the catalog {path} is missing; run `whence rebuild`")
-        # immutable: a published file never changes, so no lock files are written beside it.
+        # immutable: a published file never changes, so SQLite needs no lock files.
         self._db = sqlite3.connect(
             f"{path.resolve().as_uri()}?mode=ro&immutable=1", uri=True, check_same_thread=False
         )
         self._db.row_factory = sqlite3.Row
-        # SQLite's own LIKE and lower() know no case beyond ASCII, and no normal forms.
+        # SQLite's own LIKE and lower() fold ASCII alone, and ignore normal forms.
         self._db.create_function("fold", 1, fold, deterministic=True)
         self._lock = threading.Lock()
         self._by_fold: dict[str, set[str]] | None = None
@@ -121,10 +121,10 @@ class Catalog:
         return int(self._all("SELECT count(*) FROM exemplars")[0][0])
 
     def concept(self, concept_id: str) -> Concept:
-        """Returns the concept that ``concept_id`` names: see `concept_named`.
+        """Returns the concept of an id, looked up by `concept_named`.
 
         Raises:
-            NotFoundError: it names none, or one that is hidden.
+            NotFoundError: there is no such concept, or it is hidden.
         """
         identifier = self.concept_named(concept_id)
         found = self._concepts("WHERE c.id = ?", (identifier,)) if identifier else []
@@ -135,17 +135,17 @@ class Catalog:
     def concept_named(self, text: str) -> str | None:
         """Returns the id of the one concept that a text names, hidden ones included.
 
-        The text is the concept's id. Where no concept has that id, it is an id or a name in
-        another case or normal form of Unicode, as keyboards, browsers and file systems write them;
-        None if it fits no concept, or several.
+        An exact id comes first; then ids and names are compared in any case and normal form of
+        Unicode, since keyboards, browsers and file systems differ in these. None if no concept
+        matches, or several do.
         """
         if self._all("SELECT 1 FROM main.concepts WHERE id = ?", (text,)):
             return text
         if self._by_fold is None:  # a catalog never changes
             known: dict[str, set[str]] = {}
             for identifier, name in self._all("SELECT id, name FROM main.concepts"):
-                for known_as in (identifier, name):
-                    known.setdefault(fold(known_as), set()).add(identifier)
+                for label in (identifier, name):
+                    known.setdefault(fold(label), set()).add(identifier)
             self._by_fold = known
         found = self._by_fold.get(fold(text), set())
         return next(iter(found)) if len(found) == 1 else None
@@ -166,7 +166,7 @@ class Catalog:
         return {concept.number: concept for concept in found}
 
     def exemplar(self, exemplar_id: str) -> Exemplar:
-        """Return an exemplar.
+        """Return the exemplar of an id.
 
         Raises:
             NotFoundError: there is none of that id.
@@ -225,7 +225,7 @@ class Catalog:
     def files_of(
         self, kind: Literal["concept", "exemplar"], identifier: str
     ) -> list[tuple[int, str]]:
-        """Return row and SHA-256 of each file of a concept or exemplar, hidden rows included."""
+        """Return (row, SHA-256) of each file of a concept or exemplar, hidden rows included."""
         owner = {"concept": "c.id", "exemplar": "e.id"}[kind]
         found = self._all(
             "SELECT e.row, e.sha256 FROM main.exemplars e JOIN main.concepts c "
@@ -295,7 +295,7 @@ def write_catalog(
     number = {concept.id: concept.number for concept in concepts}
     db = sqlite3.connect(path)
     try:
-        # A snapshot is made durable as a whole, once it is complete; until then it may be lost.
+        # A snapshot is synced as a whole once it is complete; an unfinished one may be lost.
         db.execute("PRAGMA journal_mode = OFF")
         db.execute("PRAGMA synchronous = OFF")
         db.executescript(SCHEMA)

@@ -6,7 +6,7 @@ WhenceError
 │   └── SnapshotError     an index that is missing, damaged or of another model
 │       └── VectorStoreError              a vector store that cannot be used as it is set up
 │           └── VectorStoreUnavailableError   one that cannot be reached now
-├── RebuildError      a rebuild that cannot go on, or whose result must not be published
+├── RebuildError      a rebuild that cannot continue, or whose result must not be published
 ├── TakedownError     a takedown log that cannot be read or written, or a wrong target for it
 ├── EvaluationError   pairs that cannot be read or do not fit the index
 └── NotFoundError     no concept or exemplar of that id
@@ -40,7 +40,7 @@ class VectorStoreUnavailableError(VectorStoreError):
 
 
 class RebuildError(WhenceError):
-    """A rebuild that cannot go on, or whose result must not be published."""
+    """A rebuild that cannot continue, or whose result must not be published."""
 
 
 class TakedownError(WhenceError):

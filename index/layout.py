@@ -1,4 +1,4 @@
-"""The paths below the data folder."""
+"""Paths of the files and folders in the data folder."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,11 +8,11 @@ from index.stores.registry import LOCAL, VectorStores
 
 @dataclass(frozen=True)
 class DataFolder:
-    """The folder that holds all state.
+    """Holds the data folder's path and gives those below it.
 
     Args:
         root: the folder.
-        stores: opens the vectors of index versions that have them elsewhere.
+        stores: opens the vectors of index versions in remote stores.
     """
 
     root: Path
@@ -20,47 +20,47 @@ class DataFolder:
 
     @property
     def models(self) -> Path:
-        """Trained models, a folder each."""
+        """Return the folder of trained models, a folder each."""
         return self.root / "models"
 
     @property
     def pretraining(self) -> Path:
-        """Runs of pre-training, a folder each: the checkpoint, and the weights of every epoch."""
+        """Return the folder of pre-training runs, each with its checkpoint and epochs' weights."""
         return self.root / "pretrain"
 
     @property
     def index(self) -> Path:
-        """Index versions, a folder each, and the file naming the published one."""
+        """Return the folder of index versions, with the file naming the published one."""
         return self.root / "index"
 
     @property
     def takedowns(self) -> Path:
-        """The append-only log of withdrawn works."""
+        """Return the path of the append-only takedown log."""
         return self.root / "takedowns.jsonl"
 
     @property
     def keys(self) -> Path:
-        """The API keys' hashes."""
+        """Return the path of the file of API key hashes."""
         return self.root / "keys.json"
 
     @property
     def features(self) -> Path:
-        """Feature banks of training runs; may be deleted at any time."""
+        """Return the folder of training runs' feature banks; may be deleted at any time."""
         return self.root / "cache" / "features"
 
     def samples(self, version: str) -> Path:
-        """Images to try an index version with; most have none."""
+        """Return the folder of an index version's sample images; most versions have none."""
         return self.root / "samples" / version
 
     @property
     def engines(self) -> Path:
-        """Models as inference engines want them; may be deleted at any time."""
+        """Return the folder of models exported for engines; may be deleted at any time."""
         return self.root / "cache" / "engines"
 
     def embeddings(self, model_id: str) -> Path:
-        """Embeddings by content hash; may be deleted at any time."""
+        """Return the path of a model's embedding cache; may be deleted at any time."""
         return self.root / "cache" / model_id / "embeddings.sqlite"
 
     def all_embeddings(self) -> list[Path]:
-        """Return the paths of every model's embeddings."""
+        """Return the paths of all models' embedding caches."""
         return sorted(self.root.glob("cache/*/embeddings.sqlite"))

@@ -7,17 +7,17 @@ from pathlib import Path
 
 import filelock
 
-# What flock says where the file system, or its server, keeps no locks.
+# Errors of flock where the file system, or its server, has no locks.
 _NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.EBADF}
 
 
 @contextmanager
 def file_lock(path: Path, *, seconds: float) -> Iterator[None]:
-    """Hold the lock of a file, which is made if it is not there.
+    """Hold the lock of a file, which is created if absent.
 
     Args:
         path: the file.
-        seconds: how long to wait for another process.
+        seconds: to wait for another process.
 
     Raises:
         filelock.Timeout: another process holds it.

@@ -1,8 +1,8 @@
-"""Gives concepts their ids, and tells which names are one.
+"""Ids of concepts, and the normal form in which names are compared.
 
 An id is the slug of the text by which a source calls a concept: lower case, with a dash for every
 run of other characters. Combining marks that spell a word (vowel signs of Hindi, Thai, Tamil and
-Bengali, the points of Hebrew and Arabic) belong to it.
+Bengali, the points of Hebrew and Arabic) are kept.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from functools import cache
 from slugify import slugify
 
 # Marks of these ranges are no part of an id: accents and ornaments of Latin, Greek, Cyrillic, Han
-# and Kana letters that have no composed form, and variation selectors. They never were one.
+# and Kana letters that have no composed form, and variation selectors.
 _DROPPED_MARKS = (
     (0x0300, 0x036F), (0x0483, 0x0489), (0x180B, 0x180F), (0x1AB0, 0x1AFF), (0x1DC0, 0x1DFF),
     (0x20D0, 0x20FF), (0x2DE0, 0x2DFF), (0x302A, 0x302F), (0x3099, 0x309A), (0xA66F, 0xA67D),
@@ -28,8 +28,8 @@ _DIGITS = 8  # hexadecimal, of the hash that tells two concepts of one slug apar
 def concept_id(text: str) -> str:
     """Returns the id of the concept that a source calls ``text``.
 
-    The same text gives the same id in every normal form. A text without any letter or digit is
-    known by a hash of it. Two texts can have one id: see `distinct_ids`.
+    All normal forms of a text give the same id. A text without letters and digits gets a hash as
+    its id. Two texts can have one id: see `distinct_ids`.
     """
     return _slug(nfc(text)) or f"concept-{_hash(text)}"
 
@@ -40,10 +40,10 @@ def former_id(text: str) -> str:
 
 
 def distinct_ids(texts: Iterable[str]) -> Mapping[str, str]:
-    """Returns an id for each of ``texts``, no two alike.
+    """Returns a distinct id for each of ``texts``.
 
-    Texts of which no other shares the slug have `concept_id`. All texts of one slug get a hash of
-    themselves behind it, so that the id of none depends on the order in which they are met.
+    A text whose slug is unique has `concept_id`. Texts that share a slug get their hash appended,
+    so that no id depends on the order of the texts.
 
     Args:
         texts: in NFC, without repeats.
@@ -59,7 +59,7 @@ def distinct_ids(texts: Iterable[str]) -> Mapping[str, str]:
 
 
 def nfc(text: str) -> str:
-    """Returns a text in Unicode's form NFC: file systems and keyboards give one or another."""
+    """Returns a text in Unicode's normal form NFC; file systems and keyboards differ in forms."""
     return unicodedata.normalize("NFC", text)
 
 

@@ -37,7 +37,7 @@ from index.catalog import Catalog
 from index.errors import SnapshotError, VectorStoreError
 from index.stores.registry import LOCAL, VectorStores
 from index.stores.vectors import Rows, VectorStore, read_address
-from index.takedowns.fingerprints import LENGTH, Fingerprints, Pictures
+from index.takedowns.fingerprints import LENGTH, FingerprintIndex, Fingerprints
 from index.takedowns.in_force import Reached, rows_of
 from index.takedowns.records import Extent
 from model.config import Facet, Frozen
@@ -108,7 +108,7 @@ class Snapshot:
         manifest: Manifest,
         catalog: Catalog,
         vectors: VectorStore,
-        pictures: Pictures,
+        pictures: FingerprintIndex,
         cohort: Cohort,
         neighbours: Neighbours,
         calibration: Calibration,
@@ -227,7 +227,7 @@ class Snapshot:
             manifest,
             catalog,
             vectors,
-            Pictures(fingerprints),
+            FingerprintIndex(fingerprints),
             cohort,
             neighbours,
             calibration,

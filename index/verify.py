@@ -19,16 +19,16 @@ from model.checkpoint import load_embedder
 from model.errors import ImageError, ModelError
 from model.images import ImageLimits, read_image
 
-# Of an exemplar, whose size was checked when it was embedded.
+# No limits: an exemplar's size was checked when it was embedded.
 ANY_SIZE = ImageLimits(max_pixels=2**40, max_side=2**30, min_side=1)
-SAME = 0.999  # least cosine with what the index holds; another device or batch differs a little
-BLOCK = 4096  # rows whose vectors are compared together
+MIN_COSINE = 0.999  # of a new embedding with the index's; device and batch size change it slightly
+BLOCK = 4096  # rows whose vectors are compared at once
 SEED = 0
 
 
 @dataclass(frozen=True)
 class Check:
-    """The result of one check."""
+    """Result of one check."""
 
     name: str
     passed: bool
@@ -37,7 +37,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Verification:
-    """The results of all checks of a version."""
+    """Results of all checks of a version."""
 
     version: str
     checks: tuple[Check, ...]
@@ -61,20 +61,19 @@ def verify(
     embedder: ImageEmbedder | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Verification:
-    """Check a version.
+    """Check the files, counts, vectors, takedowns and embeddings of a version.
 
     Args:
         data: the data folder.
         version: by default the published one.
-        sample: exemplars to embed again and compare, as far as their files can be found; 0 needs
+        sample: number of exemplars to embed again and compare, if their files are found; 0 needs
             no model.
-        device: where to embed.
+        device: ``auto``, ``cpu``, ``cuda``, ...
         embedder: used instead of loading the version's model.
         progress: called with (stage, done, total).
 
     Raises:
-        SnapshotError: nothing is published, or there is no version of that name, so that there is
-            nothing to check.
+        SnapshotError: no version is published, or there is none of that name.
     """
     published = published_version(data.index)
     if version is not None and version != published:
@@ -119,7 +118,7 @@ def verify(
 def _consistency(snapshot: Snapshot) -> Iterator[Check]:
     """Check that catalog, vectors and manifest agree."""
     manifest, vectors = snapshot.manifest, snapshot.vectors
-    catalog = Catalog(snapshot.folder / CATALOG)  # with what was erased from the vectors
+    catalog = Catalog(snapshot.folder / CATALOG)  # unmasked: rows of erased vectors count, too
     found = (catalog.concept_count(), catalog.exemplar_count(), vectors.count)
     yield Check(
         "counts",
@@ -159,21 +158,21 @@ def _embedded_again(
     sample: int,
     progress: Callable[[str, int, int], None] | None,
 ) -> Check:
-    """Embed a sample's files again, where they exist, and compare with the index's vectors."""
+    """Embed the files of sampled exemplars again and compare with the index's vectors."""
     snapshot.require_model(embedder.model_id)
     shuffled = np.random.default_rng(SEED).permutation(snapshot.vectors.count)
     order = shuffled[~np.isin(shuffled, snapshot.vectors.erased)].tolist()
-    wanted, compared, passed_over = min(sample, len(order)), 0, 0
+    wanted, compared, skipped = min(sample, len(order)), 0, 0
     wrong: list[str] = []
     lowest = 1.0
     for exemplar in _exemplars(snapshot, order):
         cosines = _cosines(snapshot, embedder, exemplar)
         if not cosines:
-            passed_over += 1
+            skipped += 1
             continue
         compared += 1
         lowest = min(lowest, *cosines)
-        if not min(cosines) >= SAME:
+        if not min(cosines) >= MIN_COSINE:
             wrong.append(exemplar.path)
         if progress:
             progress("verifying", compared, wanted)
@@ -183,19 +182,19 @@ def _embedded_again(
         return Check(
             "embeddings",
             False,
-            f"not checked: none of the {len(order)} original files is where it was, unchanged; "
-            "bring them back, or do without by --sample 0",
+            f"not checked: all {len(order)} original files are missing or changed; restore them, "
+            "or skip this check by --sample 0",
         )
     text = f"{compared} exemplars embedded again, lowest cosine {lowest:.5f}"
-    if passed_over:
-        text += f"; {passed_over} files have moved or changed since and were passed over"
+    if skipped:
+        text += f"; {skipped} files have moved or changed since and were skipped"
     if wrong:
         text += f"; {len(wrong)} differ, the first {wrong[0]}: run `whence rebuild`"
     return Check("embeddings", not wrong, text)
 
 
 def _exemplars(snapshot: Snapshot, rows: Sequence[int]) -> Iterator[Exemplar]:
-    """Return the exemplars of these rows, in their order."""
+    """Yield the exemplars of these rows, in their order."""
     for start in range(0, len(rows), BLOCK):
         part = rows[start : start + BLOCK]
         found = snapshot.catalog.exemplars_by_row(part)

@@ -66,9 +66,9 @@ def named_failures(data: DataFolder) -> Iterator[None]:
 
 
 def rollback(data: DataFolder, version: str | None = None) -> Manifest:
-    """Publish an earlier version again, after checking that it is whole and its model is there.
+    """Publish an earlier version again, after checking that it is complete and its model exists.
 
-    Takedowns reach it like every other: what was withdrawn since stays withdrawn.
+    Takedowns apply to every version: works withdrawn since stay withdrawn.
 
     Args:
         data: the data folder.
@@ -77,7 +77,7 @@ def rollback(data: DataFolder, version: str | None = None) -> Manifest:
     Raises:
         SnapshotError: there is no such version, or it is damaged; the published one stays.
         ModelError: its model is missing.
-        TakedownError: the log of takedowns cannot be read, or lacks what the version was built by.
+        TakedownError: the takedown log cannot be read, or lacks records of the version's extent.
         RebuildError: a rebuild is running, or the disk cannot be written to.
     """
     with named_failures(data), rebuild_lock(data.index):
@@ -99,20 +99,20 @@ def rollback(data: DataFolder, version: str | None = None) -> Manifest:
 def prune(
     index: Path, keep: int, before: str | None = None, stores: VectorStores = LOCAL
 ) -> list[str]:
-    """Remove all but the newest ``keep`` versions; the published one always stays.
+    """Remove all but the newest ``keep`` versions; the published one is always kept.
 
-    A server has a version's files open and goes on without them, but a collection on a Milvus is
-    gone for those that still answer from it. So the version that was published before stays if its
-    vectors are on a Milvus, and where nobody knows which that was, all such versions do.
+    A server keeps a removed version's files open, but cannot search a dropped collection on a
+    Milvus. So the version published before is kept if its vectors are on a Milvus; if that version
+    is unknown, all versions with vectors on a Milvus are kept.
 
     Args:
         index: the folder of all versions.
-        keep: how many.
-        before: the version from whose place the published one has just come, if that is known.
-        stores: opens stores that are elsewhere.
+        keep: number of versions.
+        before: the version published before this one, if known.
+        stores: opens remote vector stores.
 
     Returns:
-        The names of those removed.
+        The names of removed versions.
     """
     published = published_version(index)
     versions = list_versions(index)
@@ -128,13 +128,13 @@ def prune(
 
 
 def remove(index: Path, version: str, stores: VectorStores = LOCAL) -> bool:
-    """Remove a version; a server that still answers from its files has them open and goes on.
+    """Remove a version; a server that answers from its files keeps them open.
 
     Returns:
-        Whether nothing of it is left; what is lies under a name of no version, and
+        True if all of it is removed. Otherwise the rest is left under a hidden name, and
         `clear_unfinished` tries again.
     """
-    # Renamed first: a version is there as a whole or not at all.
+    # Renamed first, so that no incomplete version is ever visible.
     doomed = index / f"{BUILDING}{REMOVED}{version}"
     (index / version).rename(doomed)
     remove_version(doomed, version, stores)
@@ -145,8 +145,8 @@ def erase_withdrawn(index: Path, takedowns: Takedowns, stores: VectorStores = LO
     """Delete the vectors of withdrawn works from versions whose store can delete.
 
     Returns:
-        The versions that cannot be opened or written to now and keep them until the next rebuild,
-        changed or not; masks hide them anyway.
+        The versions that cannot be opened or written to now. They keep the vectors, hidden by
+        masks, until the next rebuild.
     """
     left = []
     for manifest in list_versions(index):
@@ -161,7 +161,7 @@ def erase_withdrawn(index: Path, takedowns: Takedowns, stores: VectorStores = LO
 
 
 def folder_bytes(version: Path) -> int:
-    """Return the bytes of a version on the disk; 0 if it is removed meanwhile."""
+    """Return the size of a version in bytes; 0 if it is removed meanwhile."""
     try:
         return sum(path.stat().st_size for path in version.iterdir())
     except FileNotFoundError:
@@ -178,7 +178,7 @@ def require_version(index: Path, version: str) -> Manifest:
     if version not in manifests:
         known = ", ".join(manifests) or "none"
         raise SnapshotError(
-            f"there is no version {version!r} with a sound manifest in {index} (there: {known})"
+            f"there is no version {version!r} with a sound manifest in {index} (found: {known})"
         )
     return manifests[version]
 
@@ -193,6 +193,6 @@ def _choose(index: Path, version: str | None) -> Manifest:
     if place == 0:
         raise SnapshotError(
             f"there is no version before the published one in {index}; `whence status` lists "
-            "those there are"
+            "all versions"
         )
     return manifests[place - 1]

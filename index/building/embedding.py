@@ -39,7 +39,7 @@ class ImageEmbedder(Protocol):
 
     @property
     def min_decode_side(self) -> int:
-        """Pixels on an image's shorter side beyond which more do not change its embedding."""
+        """Return the shorter side in pixels to which images may be decoded reduced."""
 
     def preprocess(self, image: Image.Image) -> torch.Tensor:
         """Return the pixels of an RGB image for `embed_pixels`."""
@@ -108,7 +108,7 @@ class Prepared:
 
 @dataclass(frozen=True)
 class EmbeddingReport:
-    """The result of `embed_files`."""
+    """Result of `embed_files`."""
 
     embedded: int
     unreadable: dict[str, str]  # cache key -> reason
@@ -127,11 +127,11 @@ def embed_files(
 
     Args:
         cache: of the embedder's model.
-        files: what to embed.
+        files: to embed.
         embedder: the model.
-        workers: processes that decode; 0 does it in this one.
-        limits: what an image may measure.
-        progress: called with (done, total) of the files that had to be embedded.
+        workers: processes that decode; 0 decodes in this one.
+        limits: limits on an image's size.
+        progress: called with (done, total), counting the files that the cache lacked.
     """
     by_key = {file.key: file for file in files}
     todo = [by_key[key] for key in cache.missing(by_key)]
@@ -158,7 +158,7 @@ def embed_prepared(
     """Run one forward pass over files that a `Preparer` prepared.
 
     Returns:
-        What the cache keeps, and of files that could not be used cache key -> reason.
+        The embedded images, and the failed files as cache key -> reason.
     """
     prepared = [item for item in batch if isinstance(item, Prepared)]
     failed = dict(item for item in batch if not isinstance(item, Prepared))
@@ -190,7 +190,7 @@ def hash_file(path: Path) -> str:
 
 
 class Preparer:
-    """Prepares files for the forward pass; returns (key, reason) for one that it cannot read."""
+    """Decodes files for the forward pass; returns (key, reason) for a file it cannot read."""
 
     def __init__(self, embedder: ImageEmbedder, limits: ImageLimits = DEFAULT_LIMITS) -> None:
         self._preprocess = embedder.preprocess
@@ -200,14 +200,14 @@ class Preparer:
     def __call__(self, file: ImageFile) -> "Prepared | tuple[str, str]":
         """Read, check and decode one file.
 
-        Several threads may do it at once for files as they are, but not for views: those are
-        drawn with the random state that all threads share.
+        Safe in several threads for unaugmented files, but not for views, which are drawn with the
+        process's random state.
         """
         try:
             decoded = read_image(file.path, self._limits)
         except ImageError as error:
             return file.key, str(error)
-        if decoded.sha256 != file.sha256:  # else another image would be known by this one's hash
+        if decoded.sha256 != file.sha256:  # else another image would be cached under this hash
             return file.key, "the file changed while it was read; run the rebuild again"
         image = decoded.pixels
         width, height = image.size

@@ -40,11 +40,11 @@ CREATE TABLE IF NOT EXISTS files (
 CREATE TABLE IF NOT EXISTS unchecked (
     sha256 TEXT PRIMARY KEY       -- of a file that an earlier version of decoding has read
 ) WITHOUT ROWID;
--- What is asked of every image at once lies beside the thumbnails, not among them.
+-- Queries about all images read this index, not the pages with thumbnails.
 CREATE INDEX IF NOT EXISTS sizes ON images (key, width, height);
 """
 
-BLOCK = 10_000  # images asked for at once
+BLOCK = 10_000  # images in a query
 
 
 @dataclass(frozen=True)
@@ -60,15 +60,18 @@ class EmbeddedImage:
 
 
 def remedy(error: sqlite3.Error, cache: Path) -> str:
-    """Return what to do about an error of SQLite."""
-    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF  # the primary one
+    """Return the advice for an error of SQLite."""
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF  # the primary code
     if isinstance(error, sqlite3.OperationalError) and code != sqlite3.SQLITE_ERROR:
-        return "make room on the disk, give write access or end what uses it, then try again"
-    return f"it is damaged: delete {cache}, and the next rebuild makes it anew"
+        return (
+            "make room on the disk, give write access or end the process that uses it, then try "
+            "again"
+        )
+    return f"it is damaged: delete {cache}, and the next rebuild creates it anew"
 
 
 class EmbeddingCache:
-    """One SQLite file per model; each `add` is one transaction."""
+    """Stores a model's embeddings in one SQLite file; each `add` is one transaction."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -77,7 +80,7 @@ class EmbeddingCache:
             with ExitStack() as until_open:
                 until_open.callback(self._db.close)
                 self._db.execute("PRAGMA journal_mode = WAL")
-                self._db.execute("PRAGMA secure_delete = ON")  # what is forgotten is overwritten
+                self._db.execute("PRAGMA secure_delete = ON")  # deleted rows are overwritten
                 self._db.execute("PRAGMA synchronous = NORMAL")  # a power cut may cost a batch
                 self._db.executescript(f"BEGIN; {SCHEMA} COMMIT;")
                 self._note_decoding()
@@ -94,12 +97,12 @@ class EmbeddingCache:
         self._db.close()
 
     def unchecked(self, hashes: Iterable[str]) -> list[str]:
-        """Returns those of these files that are known as an earlier version decoded them."""
+        """Returns the files whose entries come from an earlier version of the decoding."""
         known = {row[0] for row in self._db.execute("SELECT sha256 FROM unchecked")}
         return [sha256 for sha256 in dict.fromkeys(hashes) if sha256 in known]
 
     def checked(self, sha256: str, *, outdated: bool) -> None:
-        """Note that a file was decoded again, or would give the same; drop what is outdated."""
+        """Record that a file's entries were checked; delete them if they are outdated."""
         with self._db:
             self._db.execute("DELETE FROM unchecked WHERE sha256 = ?", (sha256,))
             if outdated:
@@ -133,20 +136,20 @@ class EmbeddingCache:
                     )
 
     def forget(self, hashes: Iterable[str]) -> None:
-        """Delete everything made of these files, views included, except their fingerprints."""
+        """Delete all entries of these files, views included, except their fingerprints."""
         with self._db:
             for sha256 in hashes:
                 self._drop(sha256)
 
     def holds(self, hashes: Iterable[str]) -> list[str]:
-        """Return the files of which the cache holds an image or a vector, views included."""
+        """Return the files that have an image or a vector in the cache, views included."""
         held = {key.partition("/")[0] for key in self._keys()}
         return [sha256 for sha256 in hashes if sha256 in held]
 
     def compact(self) -> None:
         """Rewrite the file without freed space, so that deleted data cannot be recovered from it.
 
-        Overwriting reaches what is forgotten from now on, this also what was freed before.
+        ``secure_delete`` overwrites data deleted while it is on; this removes all freed data.
         """
         self._db.execute("VACUUM")
         [busy] = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[:1]
@@ -216,7 +219,7 @@ class EmbeddingCache:
             )
 
     def _note_decoding(self) -> None:
-        """Mark all that is here as unchecked where an earlier version of decoding made it."""
+        """Mark all entries as unchecked if they come from an earlier version of the decoding."""
         [version] = self._db.execute("PRAGMA user_version").fetchone()
         if version < DECODING:
             self._db.executescript(

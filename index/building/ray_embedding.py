@@ -1,8 +1,8 @@
 """Embedding on many machines: Ray Data streams batches of files to one worker a GPU or core group.
 
-Workers read the files themselves, so that every machine must see images and models under the same
-paths. The embedding cache stays with the rebuild, which keeps each block as soon as it arrives:
-what arrived is not embedded again, and what a worker held when it died is given to another one.
+Workers read the files themselves, so every machine needs images and models under the same paths.
+The embedding cache is on the rebuild's machine, which stores each block when it arrives. Stored
+blocks are not embedded again, and the blocks of a worker that died are given to another one.
 """
 
 import importlib
@@ -35,20 +35,20 @@ from index.building.embedding_cache import EmbeddedImage, EmbeddingCache
 from index.errors import RebuildError
 from model.images import DEFAULT_LIMITS, ImageLimits
 
-CORES = 4  # of a worker without a GPU; fewer where no machine has them, or one worker would be left
-BLOCKS = 10_000  # Ray keeps books on each block, so that there should not be more
+CORES = 4  # of a worker without a GPU; fewer if no machine has them, or only one worker would fit
+MAX_BLOCKS = 10_000  # since Ray tracks each block
 
 Loader = Callable[[], ImageEmbedder]
 
 
 @contextmanager
 def ray_embedding(address: str, load: Loader) -> Iterator[EmbedFiles]:
-    """Connect to a Ray cluster; gives what `index.building.rebuild.rebuild` takes as ``embed``.
+    """Connect to a Ray cluster and yield the ``embed`` argument of `rebuild`.
 
     Args:
-        address: ``local`` starts a cluster of this machine for as long as the block lasts; ``auto``
-            finds one that runs here; or ``HOST:PORT`` of a cluster's head.
-        load: makes the model on a worker.
+        address: ``local`` starts a cluster of this machine for this context; ``auto`` finds a
+            running one; or ``HOST:PORT`` of a cluster's head.
+        load: loads the model on a worker.
 
     Raises:
         RebuildError: Ray is not installed, or there is no cluster.
@@ -95,7 +95,7 @@ class _RayEmbedding:
         """
         by_key = {file.key: file for file in files}
         todo = [by_key[key] for key in cache.missing(by_key)]
-        if len(todo) <= BATCH:  # not worth waiting for workers
+        if len(todo) <= BATCH:  # faster than starting workers
             return embed_files(
                 cache, todo, embedder, workers=workers, limits=limits, progress=progress
             )
@@ -115,10 +115,10 @@ class _RayEmbedding:
     ) -> Iterator[list[dict[str, Any]]]:
         data = importlib.import_module("ray.data")
         context = data.DataContext.get_current()
-        context.enable_progress_bars = False  # the command has its own
+        context.enable_progress_bars = False  # the command shows its own
         context.print_on_execution_start = False
-        # Whole batches, and the same ones as in one process: the same numbers come out.
-        size = BATCH * math.ceil(len(todo) / BATCH / BLOCKS)
+        # The same batches as in one process, so that the vectors are the same.
+        size = BATCH * math.ceil(len(todo) / BATCH / MAX_BLOCKS)
         count, resources = _workers(
             [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
         )
@@ -138,13 +138,13 @@ class _RayEmbedding:
         except self._ray.exceptions.RayError as error:
             cause = str(error).strip().splitlines()[-1][:300]
             raise RebuildError(
-                f"embedding on the Ray cluster failed: {cause}; what was embedded is kept, and the "
-                "same command goes on with the rest"
+                f"embedding on the Ray cluster failed: {cause}; finished embeddings are kept, and "
+                "the same command continues with the rest"
             ) from error
 
 
 class _Worker:
-    """Embeds batches with a model of its own; lives on one machine of the cluster."""
+    """Embeds batches with its own model, on one machine of the cluster."""
 
     def __init__(self, load: Loader, cores: int, limits: ImageLimits) -> None:
         torch.set_num_threads(cores)
@@ -171,7 +171,7 @@ COLUMNS = ("path", "sha256", "view")
 
 def _table(files: Sequence[ImageFile]) -> Any:
     columns = (
-        [os.fsencode(file.path.absolute()) for file in files],  # names that are not UTF-8, too
+        [os.fsencode(file.path.absolute()) for file in files],  # bytes: not all names are UTF-8
         [file.sha256 for file in files],
         [-1 if file.view is None else file.view for file in files],
     )
@@ -179,7 +179,7 @@ def _table(files: Sequence[ImageFile]) -> Any:
 
 
 def _row(image: EmbeddedImage, reason: str = "") -> dict[str, Any]:
-    """An image, or why there is none, as Arrow can carry it."""
+    """Return an Arrow row of an embedded image, or of the reason for its failure."""
     facets = sorted(image.vectors)
     return {
         "key": image.key,
@@ -209,29 +209,29 @@ def _image(row: dict[str, Any]) -> EmbeddedImage:
 
 
 def _workers(machines: Sequence[Mapping[str, float]]) -> tuple[int, dict[str, int]]:
-    """How many workers a cluster takes, and what each of them gets.
+    """Return the number of workers for a cluster, and the resources of each.
 
-    A worker lives on one machine: one that asks for more than any machine has would be waited for
-    without an end.
+    A worker runs on one machine. Ray would wait for ever for a worker that needs more than any
+    machine has.
 
     Args:
-        machines: what Ray may use of each of them.
+        machines: resources of each machine that Ray may use.
     """
     sizes = [(int(one.get("CPU", 0)), int(one.get("GPU", 0))) for one in machines]
     if gpus := sum(gpu for _, gpu in sizes):
         cores = min(cpu // gpu for cpu, gpu in sizes if gpu)
         return gpus, {"num_gpus": 1, "num_cpus": max(1, cores)}
-    cpus = [cpu for cpu, _ in sizes if cpu] or [1]  # a head may be kept free of work
+    cpus = [cpu for cpu, _ in sizes if cpu] or [1]  # a head node may offer none
     group = min(CORES, min(cpus) if len(cpus) > 1 else max(1, cpus[0] // 2))
     return sum(cpu // group for cpu in cpus), {"num_cpus": group}
 
 
 @lru_cache
 def _library() -> Any:
-    # Read once, when Ray is imported or started.
+    # Ray reads these once, when it is imported or started.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_worker_niceness", "0")  # else a local cluster gives way to all
+    os.environ.setdefault("RAY_worker_niceness", "0")  # else workers run at a low priority
     try:
         ray = importlib.import_module("ray")
         importlib.import_module("ray.data")

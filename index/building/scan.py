@@ -1,4 +1,4 @@
-"""Takes the first step of a rebuild: identifies images, and leaves out those taken down."""
+"""First step of a rebuild: hash the images, and leave out those taken down."""
 
 import hashlib
 import io
@@ -21,9 +21,9 @@ from model.regular_files import read_file, shown
 
 Progress = Callable[[str, int, int], None]  # (stage, done, total)
 
-STEP = 1000  # files between two notes of progress, and between two writes of what was hashed
-# A file changed this shortly before it is read may change again without its times telling: file
-# systems keep times as coarse as two seconds, and a server's clock may be behind this machine's.
+STEP = 1000  # files between two reports of progress and two writes of hashes
+# A file changed less than this before it is read could change again with the same times: they can
+# be as coarse as two seconds, and a file server's clock may be behind this machine's.
 SETTLED = 60.0  # seconds
 
 
@@ -44,11 +44,11 @@ class Identified:
 def identify(
     exemplars: Sequence[SourceExemplar], cache: EmbeddingCache, report: Progress
 ) -> tuple[list[Identified], list[Skipped]]:
-    """Hash every exemplar's file, unless its stamp is the one of the last hash.
+    """Hash every exemplar's file, unless its size and times are those of the last hash.
 
     Args:
         exemplars: of all sources.
-        cache: remembers the hashes.
+        cache: stores the hashes.
         report: called with ("scanning", done, total).
     """
     known = cache.file_hashes()
@@ -88,53 +88,53 @@ def leave_out(
     cache: EmbeddingCache,
     concept_ids: Set[str],
 ) -> tuple[list[Identified], list[Skipped]]:
-    """Returns the exemplars that no takedown reaches, and those that one does.
+    """Returns the exemplars not taken down, and those taken down, each with the reason.
 
-    A takedown of a concept names an id. Where no concept of the sources has that id now, it reaches
-    those that had it before, or would have it if no other concept shared it.
+    A takedown of a concept names an id. If no concept of the sources has that id now, the takedown
+    applies to concepts that had it before, or would have it if no other concept shared it.
 
     Args:
         found: the exemplars.
         takedowns: in force.
-        cache: forgets what it holds of those taken down, but for fingerprints.
+        cache: deletes the entries of withdrawn files, except fingerprints.
         concept_ids: of all concepts of the sources.
     """
     if not takedowns.active:
         return list(found), []
     known = cache.fingerprints()
-    reached: dict[int, tuple[Takedown, str]] = {}
-    pictures: list[tuple[int, bytes]] = []
+    withdrawn: dict[int, tuple[Takedown, str]] = {}
+    others: list[tuple[int, bytes]] = []
     for place, item in enumerate(found):
         sha256 = item.file.sha256
         concept = item.source.concept
         ids = [concept.id, *sorted(concept.other_ids - concept_ids)]
         named = (takedowns.of_exemplar(sha256, identifier) for identifier in ids)
         if takedown := next(filter(None, named), None):
-            reached[place] = (takedown, "taken down")
-        elif picture := known.get(sha256):
-            pictures.append((place, picture))
-    nearest = takedowns.of_pictures([picture for _, picture in pictures])
-    for (place, _), takedown in zip(pictures, nearest, strict=True):
+            withdrawn[place] = (takedown, "taken down")
+        elif own := known.get(sha256):
+            others.append((place, own))
+    nearest = takedowns.of_fingerprints([own for _, own in others])
+    for (place, _), takedown in zip(others, nearest, strict=True):
         if takedown:
-            reached[place] = (takedown, "a copy of what was taken down")
-    cache.forget({found[place].file.sha256 for place in reached})
+            withdrawn[place] = (takedown, "a copy of what was taken down")
+    cache.forget({found[place].file.sha256 for place in withdrawn})
     skipped = [
         Skipped(
             str(found[place].source.path),
             f"{how} on {takedown.at:%Y-%m-%d} ({takedown.id}: {takedown.reason})",
         )
-        for place, (takedown, how) in sorted(reached.items())
+        for place, (takedown, how) in sorted(withdrawn.items())
     ]
-    return [item for place, item in enumerate(found) if place not in reached], skipped
+    return [item for place, item in enumerate(found) if place not in withdrawn], skipped
 
 
 def forget_outdated(found: Sequence[Identified], cache: EmbeddingCache) -> int:
-    """Drop from the cache those files that are decoded otherwise now than when they were embedded.
+    """Delete the cache's entries of files that this version decodes to other pixels.
 
-    Each file is looked at once after a change of `model.images.DECODING`.
+    Each file is checked once after a change of `model.images.DECODING`.
 
     Returns:
-        The number of files that are to be embedded again.
+        The number of files to embed again.
     """
     paths = {item.file.sha256: item.file.path for item in found}
     outdated = 0
@@ -142,7 +142,7 @@ def forget_outdated(found: Sequence[Identified], cache: EmbeddingCache) -> int:
         try:
             changed = reads_anew(read_file(paths[sha256]))
         except OSError:
-            continue  # the next rebuild looks again
+            continue  # the next rebuild checks it again
         cache.checked(sha256, outdated=changed)
         outdated += changed
     return outdated

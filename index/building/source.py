@@ -1,4 +1,4 @@
-"""Reads where exemplars come from: a folder for each concept, or a manifest."""
+"""Read sources of exemplars: folders with a sub-folder for each concept, or manifests."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,7 +25,7 @@ from model.regular_files import shown
 COLUMNS = ("path", "concept")
 OPTIONAL = ("name", "kind", "source_url", "license")
 
-Report = Callable[[str], None]  # called with a sentence to show to whoever gave the source
+Report = Callable[[str], None]  # called with a message for the source's owner
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,12 @@ class SourceConcept:
     id: str
     name: str
     kind: str | None = None  # such as "artist" or "subject"; free text
-    other_ids: frozenset[str] = frozenset()  # that the same text had, or would have alone
+    other_ids: frozenset[str] = frozenset()  # earlier id of its text, and the id without a hash
 
 
 @dataclass(frozen=True)
 class SourceExemplar:
-    """One image of a concept, with what is known about its rights."""
+    """One image of a concept, with its origin and license."""
 
     path: Path  # absolute
     concept: SourceConcept
@@ -51,7 +51,7 @@ class SourceExemplar:
 
 @dataclass(frozen=True)
 class _Found:
-    """An exemplar whose concept is known by its text alone."""
+    """An exemplar whose concept has no id yet."""
 
     path: Path
     concept: str  # NFC
@@ -74,13 +74,13 @@ def read_sources(
 
     Args:
         sources: folders whose sub-folders are concepts, or manifests with the columns
-            ``path, concept`` and optionally ``name, kind, source_url, license``; what other columns
-            hold is kept as metadata. A manifest's paths are absolute or relative to the manifest,
-            and a name or kind told in one of a concept's records holds for all of them.
-        each_image_a_concept: take loose images lying directly in a source folder, too: each as a
-            concept of its own, named ``<folder>/<file>``.
-        report: told of what its owner should know: a concept's folder without images, an encoding
-            that was guessed.
+            ``path, concept`` and optionally ``name, kind, source_url, license``; values of other
+            columns become metadata. A manifest's paths are absolute or relative to the manifest,
+            and a name or kind in one of a concept's records applies to all of them.
+        each_image_a_concept: also take images directly in a source folder, each as a concept of
+            its own, named ``<folder>/<file>``.
+        report: called with notes for the source's owner: a concept's folder without images, a
+            guessed encoding.
         skip: called with each file and folder that is not used.
 
     Raises:
@@ -136,10 +136,10 @@ def _read_source(
 
 
 def require_columns(records: Records, columns: Sequence[str], manifest: str) -> None:
-    """Refuse a manifest that lacks a column.
+    """Check that a manifest has some columns.
 
     Raises:
-        SourceError: it does.
+        SourceError: it lacks one.
     """
     missing = [column for column in columns if column not in records.columns]
     if missing:
@@ -150,8 +150,8 @@ def require_columns(records: Records, columns: Sequence[str], manifest: str) -> 
 
 
 def manifest_path(source: Path, path: str) -> Path:
-    """Returns the absolute path that a manifest's record names, with links followed."""
-    # realpath passes over loops of links, at which Path.resolve stops.
+    """Returns the absolute path of a manifest's record, with links followed."""
+    # realpath accepts loops of links, at which Path.resolve raises.
     return Path(os.path.realpath(source.parent / path))
 
 
@@ -190,34 +190,34 @@ def _read_folder(
 
 def _read_records(source: Path, records: Records, names: "_Names") -> Iterator[_Found]:
     for record in records.records:
-        told = {column: record.text(column) for column in COLUMNS + OPTIONAL}
-        path, key = (told[column] for column in COLUMNS)
+        known = {column: record.text(column) for column in COLUMNS + OPTIONAL}
+        path, key = (known[column] for column in COLUMNS)
         if not path or not key:
             raise RecordError(f"{'concept' if path else 'path'} is empty", record.place)
         yield _Found(
             path=manifest_path(source, path),
-            concept=names.describe(source, key, name=told["name"], kind=told["kind"]),
-            source_url=told["source_url"],
-            license=told["license"],
+            concept=names.describe(source, key, name=known["name"], kind=known["kind"]),
+            source_url=known["source_url"],
+            license=known["license"],
             metadata={
-                column: value for column, value in record.values.items() if column not in told
+                column: value for column, value in record.values.items() if column not in known
             },
         )
 
 
 class _Names:
-    """Collects how the sources call their concepts, and gives each text its concept."""
+    """Collects the sources' texts of concepts, and gives each text its concept."""
 
     def __init__(self) -> None:
-        self._told: dict[str, dict[str, str]] = {}  # text -> what its source says: name, kind
-        self._source: dict[str, Path] = {}  # text -> the source that it came from
-        self._ended: set[str] = set()  # texts of sources that are read
+        self._columns: dict[str, dict[str, str]] = {}  # text -> its name and kind, if given
+        self._source: dict[str, Path] = {}  # text -> its source
+        self._ended: set[str] = set()  # texts of finished sources
 
-    def describe(self, source: Path, text: str, **said: str | None) -> str:
-        """Note what one record says of a concept: its name, its kind. Returns the text in NFC.
+    def describe(self, source: Path, text: str, **columns: str | None) -> str:
+        """Record a concept's name and kind as one record gives them; return the text in NFC.
 
         Raises:
-            SourceError: another record says otherwise, or another source has the text, too.
+            SourceError: another record differs, or another source has the text, too.
         """
         text = nfc(text)
         if text in self._ended:
@@ -227,19 +227,19 @@ class _Names:
                 "list both in one manifest under one concept if they are the same"
             )
         self._source.setdefault(text, source)
-        told = self._told.setdefault(text, {})
-        for column, words in said.items():
-            if words and told.setdefault(column, nfc(words)) != nfc(words):
+        known = self._columns.setdefault(text, {})
+        for column, value in columns.items():
+            if value and known.setdefault(column, nfc(value)) != nfc(value):
                 raise SourceError(
                     f"source {source}: the concept {text!r} has two {column}s: "
-                    f"{told[column]!r} and {nfc(words)!r}; give all its records the same {column}, "
-                    "or leave it out in all but one"
+                    f"{known[column]!r} and {nfc(value)!r}; give all its records the same "
+                    f"{column}, or leave it out in all but one"
                 )
         return text
 
     def end_source(self, source: Path) -> None:
-        """Note that a source is read; its texts may not come again."""
-        for text in self._told.keys() - self._ended:
+        """End a source; a later source must not have its texts."""
+        for text in self._columns.keys() - self._ended:
             self._source[text] = source
             self._ended.add(text)
 
@@ -247,14 +247,14 @@ class _Names:
         """Returns the concept of each text.
 
         Raises:
-            SourceError: two have one name, but for case.
+            SourceError: two have the same name, except for case.
         """
         concepts: dict[str, SourceConcept] = {}
         by_name: dict[str, str] = {}
-        for text, identifier in distinct_ids(self._told).items():
-            told = self._told[text]
+        for text, identifier in distinct_ids(self._columns).items():
+            known = self._columns[text]
             others = frozenset({concept_id(text), former_id(text)} - {identifier, ""})
-            concept = SourceConcept(identifier, told.get("name", text), told.get("kind"), others)
+            concept = SourceConcept(identifier, known.get("name", text), known.get("kind"), others)
             concepts[text] = concept
             first = by_name.setdefault(fold(concept.name), text)
             if first != text:
@@ -268,4 +268,4 @@ class _Names:
 
 
 def _silent(_: str) -> None:
-    """Shows nothing."""
+    """Ignore a report."""

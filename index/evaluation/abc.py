@@ -1,20 +1,20 @@
-"""The AbC benchmark, attribution by customization: are the images a generator was tuned on found?
+"""The AbC benchmark (attribution by customization): retrieve the images a generator was tuned on.
 
 Wang et al. 2023, "Evaluating Data Attribution for Text-to-Image Models", arXiv 2306.09345. Each
-model of the release was fine-tuned on a few exemplars; the images it then made are the queries,
-grouped by the type of their prompts. Protocols:
+model of the release was fine-tuned on a few exemplars; the images it then generated are the
+queries, grouped by the type of their prompts. Protocols:
 
 - official: the gallery is the distractors and that model's own exemplars.
-- one-gallery: the gallery is the distractors and the exemplars of all models, as a service has it.
+- one-gallery: the gallery is the distractors and the exemplars of all models, as in a service.
 
-Recall@K is the share of a query's true exemplars among the first K; average precision is taken over
-the whole ranking; both are averaged over queries. Equal scores count against the method, as
-`index.evaluation.ranks` has it. What a run leaves on disk:
+Recall@K is the share of a query's true exemplars among the first K; average precision is over the
+whole ranking; both are averaged over queries. Ties count against the method (see
+`index.evaluation.ranks`). Files of a run:
 
     <out>/features/<model_id>/                    embeddings, shared by runs (`features`)
-    <out>/<release>-<protocol>-<key>/run.json     what was measured, and with what
+    <out>/<release>-<protocol>-<key>/run.json     protocol, model and inputs
     <out>/<release>-<protocol>-<key>/ranks.csv    the ranks of each query's true exemplars
-    <out>/<release>-<protocol>-<key>/report.json  the metrics, which `ranks.csv` alone determines
+    <out>/<release>-<protocol>-<key>/report.json  the metrics, computed from `ranks.csv`
 """
 
 import csv
@@ -44,7 +44,7 @@ from model.images import DEFAULT_LIMITS, ImageLimits
 Progress = Callable[[str, int, int], None]  # (stage, done, total)
 
 SEED = 0
-QUERIES = 512  # ranked together, and the most that a killed run loses
+QUERIES = 512  # ranked together; a killed run loses at most these
 
 RECIPE, RANKS, REPORT = "run.json", "ranks.csv", "report.json"
 COLUMNS = ["model", "prompt", "query", "gallery", "ranks"]
@@ -52,10 +52,10 @@ COLUMNS = ["model", "prompt", "query", "gallery", "ranks"]
 
 @dataclass(frozen=True)
 class QueryRanks:
-    """Where one query's true exemplars came out: all that the metrics need."""
+    """Ranks of one query's true exemplars."""
 
     query: Query
-    gallery: int  # images that were ranked
+    gallery: int  # number of ranked images
     ranks: tuple[int, ...]  # from 1, in the order of the model's exemplars
 
 
@@ -72,7 +72,7 @@ class AbcScores:
 
 @dataclass(frozen=True)
 class AbcReport:
-    """The outcome of `evaluate_abc`."""
+    """Result of `evaluate_abc`."""
 
     name: str  # of the run's folder
     protocol: AbcProtocol
@@ -85,7 +85,7 @@ class AbcReport:
     by_prompt: dict[str, AbcScores]
 
     def as_dict(self) -> dict[str, object]:
-        """For JSON."""
+        """Return the fields for JSON."""
         return asdict(self)
 
 
@@ -100,16 +100,16 @@ def evaluate_abc(
     limits: ImageLimits = DEFAULT_LIMITS,
     progress: Progress | None = None,
 ) -> AbcReport:
-    """Rank every query's true exemplars, or those that an interrupted run has not ranked yet.
+    """Rank every query's true exemplars; an interrupted run is continued.
 
     Args:
         release: from `index.evaluation.abc_release.read_release`.
         distractors: image files that no model was tuned on.
         embedder: the model to measure.
-        out: where features and ranks are kept; runs may share it.
-        protocol: what the gallery is.
-        workers: processes that decode; 0 does it in this one.
-        limits: what an image may measure.
+        out: the folder of features and ranks; runs may share it.
+        protocol: defines the gallery.
+        workers: processes that decode; 0 decodes in this one.
+        limits: limits on an image's size.
         progress: called with (stage, done, total).
 
     Raises:
@@ -124,11 +124,11 @@ def evaluate_abc(
             run = _Run(release, protocol, embedder.model_id, *features)
             folder = run.open(out)
             run.rank(folder / RANKS, report)
-            measured = run.report(folder)
+            result = run.report(folder)
             (folder / REPORT).write_text(
-                json.dumps(measured.as_dict(), indent=1) + "\n", encoding="utf-8"
+                json.dumps(result.as_dict(), indent=1) + "\n", encoding="utf-8"
             )
-            return measured
+            return result
     except filelock.Timeout:
         raise EvaluationError(
             f"another evaluation is writing to {out}; wait for it, or choose another --out"
@@ -136,10 +136,10 @@ def evaluate_abc(
 
 
 def read_ranks(path: Path) -> list[QueryRanks]:
-    """The ranks that a run has written.
+    """Read the ranks written by a run.
 
     Raises:
-        EvaluationError: the file is damaged or is none.
+        EvaluationError: the file is damaged or no file of ranks.
     """
     with path.open(newline="", encoding="utf-8") as file:
         header, *rows = csv.reader(file)
@@ -157,7 +157,7 @@ def read_ranks(path: Path) -> list[QueryRanks]:
 
 
 def score(ranks: Sequence[QueryRanks]) -> AbcScores:
-    """The metrics of a group of queries; they follow from the ranks alone."""
+    """Compute the metrics of a group of queries from their ranks."""
 
     def mean(metric: Callable[[Sequence[int]], float]) -> float:
         return math.fsum(metric(item.ranks) for item in ranks) / len(ranks)
@@ -180,7 +180,7 @@ def _embed(
     limits: ImageLimits,
     report: Progress,
 ) -> tuple[ImageFeatures, ImageFeatures, ImageFeatures]:
-    """Features of queries, exemplars and distractors; the short work, and its errors, first."""
+    """Embed queries, exemplars and distractors; the many distractors last, so errors come early."""
     folder = out / "features" / embedder.model_id
     stages = {
         "queries": release.resolve(query.path for query in release.queries),
@@ -234,7 +234,7 @@ class _Run:
         self._cohort = distractors.take(np.sort(members))
 
     def open(self, out: Path) -> Path:
-        """The folder of this very run: whatever could change a rank is in its name."""
+        """Create the run's folder; its name has a hash of all inputs that could change a rank."""
         recipe = {
             "protocol": self._protocol,
             "model_id": self._model_id,
@@ -256,7 +256,7 @@ class _Run:
         return folder
 
     def rank(self, path: Path, report: Progress) -> None:
-        """Append the ranks of the queries that the file does not have yet."""
+        """Append the ranks of the queries that the file lacks."""
         queries = self._release.queries
         for start in range(_resume(path), len(queries), QUERIES):
             batch = queries[start : start + QUERIES]
@@ -267,7 +267,7 @@ class _Run:
             _append(path, self._rank(batch, tick))
 
     def report(self, folder: Path) -> AbcReport:
-        """The metrics of a finished file of ranks."""
+        """Compute the report from a finished file of ranks."""
         ranks = read_ranks(folder / RANKS)
         if [item.query for item in ranks] != list(self._release.queries):
             raise EvaluationError(
@@ -293,8 +293,8 @@ class _Run:
     def _rank(self, batch: Sequence[Query], tick: Callable[[float], None]) -> list[QueryRanks]:
         rows = [self._query_row[path] for path in self._release.resolve(q.path for q in batch)]
         scorer = ExemplarScorer(self._queries.take(np.array(rows)), self._cohort)
-        everything = self._exemplars.take(np.arange(len(self._exemplars.images)))
-        true = scorer.exact_rows(everything, [self._true_rows[query.model] for query in batch])
+        exemplars = self._exemplars.take(np.arange(len(self._exemplars.images)))
+        true = scorer.exact_rows(exemplars, [self._true_rows[query.model] for query in batch])
         ranks = rank_true(
             scorer, self._gallery(tick), true, in_gallery=self._protocol == "one-gallery"
         )
@@ -304,7 +304,7 @@ class _Run:
         ]
 
     def _gallery(self, tick: Callable[[float], None]) -> Iterator[Embeddings]:
-        """What all queries share: the distractors, and in one gallery every model's exemplars."""
+        """Yield the gallery that all queries share: distractors, and in one-gallery exemplars."""
         parts = [self._distractors]
         if self._protocol == "one-gallery":
             parts.append(self._exemplars)
@@ -317,13 +317,13 @@ class _Run:
                 tick(min(1.0, done / total))
 
     def _size(self, query: Query) -> int:
-        """Images in the gallery of a query."""
+        """Return the number of images in a query's gallery."""
         if self._protocol == "one-gallery":
             return self._distractors.count + self._exemplars.count
         return self._distractors.count + len(self._true_rows[query.model])
 
     def _fingerprint(self) -> str:
-        """Changes with how scores are made, so that a run never continues with other scores."""
+        """Return a hash of some scores, so that a run never continues with another scoring."""
         first = ExemplarScorer(self._queries.take(np.arange(1)), self._cohort)
         count = len(next(iter(self._cohort.values())))
         scores = first.exact(np.zeros(count, dtype=np.int64), self._cohort, np.arange(count))
@@ -331,18 +331,18 @@ class _Run:
 
 
 def _resume(path: Path) -> int:
-    """How many queries a file of ranks has, after dropping what a killed run left half written."""
+    """Return the number of queries in a file of ranks, after removing an unfinished line."""
     written = path.read_bytes() if path.exists() else b""
-    whole = written.rfind(b"\n") + 1
-    if not whole:
+    complete = written.rfind(b"\n") + 1
+    if not complete:
         path.write_text(",".join(COLUMNS) + "\n", encoding="utf-8")
         return 0
-    os.truncate(path, whole)
+    os.truncate(path, complete)
     return len(read_ranks(path))
 
 
 def _append(path: Path, ranks: Sequence[QueryRanks]) -> None:
-    """Add lines to a file of ranks; on disk when this returns."""
+    """Append lines to a file of ranks and sync them."""
     with path.open("a", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         for item in ranks:

@@ -19,14 +19,14 @@ from model.folders import find_images, not_an_image
 class Query:
     """A synthesized image."""
 
-    model: int  # the place, in the release, of the model that made it
+    model: int  # position in the release of the model that generated it
     prompt: str  # the type of its prompt
     path: str  # below the release's root
 
 
 @dataclass(frozen=True)
 class Release:
-    """What each model was tuned on and what it made."""
+    """Each model's exemplars and synthesized images."""
 
     file: Path
     root: Path
@@ -34,7 +34,7 @@ class Release:
     queries: tuple[Query, ...]
 
     def resolve(self, paths: Iterable[str]) -> list[Path]:
-        """Absolute paths of paths below the root."""
+        """Return the absolute paths of paths below the root."""
         root = self.root.absolute()
         return [root / path for path in paths]
 
@@ -43,7 +43,7 @@ _Text = Annotated[str, Field(min_length=1)]
 
 
 class _Entry(BaseModel):
-    """One model of the file; keys beside these are let pass."""
+    """One model of the file; other keys are ignored."""
 
     exemplar: list[_Text] = Field(min_length=1)
     synth: dict[_Text, list[_Text]] = Field(min_length=1)
@@ -53,7 +53,7 @@ def read_release(file: Path, root: Path) -> Release:
     """Read models, each with ``exemplar`` (paths) and ``synth`` (prompt type -> paths).
 
     Raises:
-        EvaluationError: it is not such a list, or a file that it names is missing below ``root``.
+        EvaluationError: it is no such list, or a file that it names is missing below ``root``.
     """
     try:
         entries = TypeAdapter(list[_Entry]).validate_python(json.loads(file.read_bytes()))
@@ -87,7 +87,7 @@ def read_release(file: Path, root: Path) -> Release:
 
 
 def list_distractors(sources: Iterable[Path], release: Release) -> list[Path]:
-    """The image files of folders (to any depth), manifests (column ``path``) and single files.
+    """List the image files of folders (to any depth), manifests (column ``path``) and files.
 
     Raises:
         EvaluationError: a source does not exist, nothing was found, or an image belongs to the
@@ -134,7 +134,7 @@ def _list(source: Path) -> list[Path]:
 
 
 def _first(error: ValidationError) -> str:
-    """The first thing that is wrong, by entry and key."""
+    """Return the first fault, with its entry and key."""
     first = error.errors(include_url=False)[0]
     message = first["msg"][0].lower() + first["msg"][1:]
     if not first["loc"]:

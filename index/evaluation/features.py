@@ -1,11 +1,11 @@
-"""Embeddings of many image files in memory-mapped files: made once, resumed after a kill, shared.
+"""Embeddings of many image files in memory-mapped files, resumed after a kill and shared by runs.
 
     <folder>/<key>/images.json     the files' paths, in the order of the rows
     <folder>/<key>/<facet>.npy     (N, D) float32, a row an image
-    <folder>/<key>/state.npy       (N,) uint8: 0 still to do, 1 embedded, 2 not a readable image
+    <folder>/<key>/state.npy       (N,) uint8: 0 pending, 1 embedded, 2 not a readable image
 
-Evaluation asks about galleries of a million images whose thumbnails and catalog nobody needs; so
-they do not go through the embedding cache of a rebuild.
+Evaluation's galleries of a million images need no thumbnails and no catalog, so they bypass the
+embedding cache of a rebuild.
 """
 
 import hashlib
@@ -44,9 +44,9 @@ class ImageFeatures:
     """Embeddings of N image files.
 
     Attributes:
-        folder: where they are kept.
-        images: the files, one a row.
-        readable: (N,) whether the file is an image; the other rows hold zeros.
+        folder: of these files.
+        images: the image files, one a row.
+        readable: (N,) True if the file could be decoded; the other rows hold zeros.
         vectors: facet -> (N, D) float32 memory map of unit vectors.
     """
 
@@ -57,20 +57,20 @@ class ImageFeatures:
 
     @property
     def count(self) -> int:
-        """How many images have an embedding."""
+        """Return the number of images that have an embedding."""
         return int(self.readable.sum())
 
     @property
     def unreadable(self) -> list[Path]:
-        """The files that have none."""
+        """Return the files that have no embedding."""
         return [self.images[row] for row in np.flatnonzero(~self.readable).tolist()]
 
     def take(self, rows: Rows) -> Embeddings:
-        """The embeddings of chosen rows, in memory: facet -> (R, D)."""
+        """Load the embeddings of some rows: facet -> (R, D)."""
         return {facet: np.asarray(vectors[rows]) for facet, vectors in self.vectors.items()}
 
     def blocks(self, size: int = BLOCK) -> Iterator[Embeddings]:
-        """All embeddings in order, a block of rows at a time: facet -> (at most ``size``, D)."""
+        """Yield all embeddings in order, in blocks: facet -> (at most ``size``, D)."""
         for start in range(0, len(self.images), size):
             readable = self.readable[start : start + size]
             block = {facet: v[start : start + size] for facet, v in self.vectors.items()}
@@ -86,18 +86,18 @@ def embed_images(
     limits: ImageLimits = DEFAULT_LIMITS,
     progress: Progress | None = None,
 ) -> ImageFeatures:
-    """Embed image files, or the rest of them, or nothing when it is all there already.
+    """Embed those image files that have no embedding yet.
 
-    Every batch is on disk before it is marked done, so that a run killed at any moment loses one
-    batch at most and the next one makes the very same files.
+    Every batch is written before it is marked as done, so that a killed run loses one batch at
+    most and the next run writes the same files.
 
     Args:
-        folder: of the embedder's model; holds any number of such sets, told apart by the files'
-            paths, sizes and times.
+        folder: of the embedder's model; holds any number of such sets, keyed by the files' paths,
+            sizes and times.
         images: the files, without repeats.
         embedder: the model.
-        workers: processes that decode; 0 does it in this one.
-        limits: what an image may measure.
+        workers: processes that decode; 0 decodes in this one.
+        limits: limits on an image's size.
         progress: called with (images done, images in all).
 
     Raises:
@@ -155,7 +155,7 @@ def _embed_pending(
                 if facet not in maps:
                     maps[facet] = open_memmap(
                         place / f"{facet}.npy",
-                        # What was made before the first batch was done is not worth keeping.
+                        # A file from before the first finished batch is written anew.
                         mode="r+" if started else "w+",
                         dtype=np.float32,
                         shape=(len(images), vectors.shape[1]),
@@ -171,7 +171,7 @@ def _embed_pending(
 
 
 class _Pixels(Dataset["torch.Tensor | None"]):
-    """The preprocessed pixels of each file, or None where it is not a readable image."""
+    """The preprocessed pixels of each file, or None if it is not a readable image."""
 
     def __init__(
         self, images: Sequence[Path], embedder: ImageEmbedder, limits: ImageLimits
@@ -201,7 +201,7 @@ def _require_unit(facet: Facet, vectors: Floats) -> None:
 
 
 def _key(images: Sequence[Path], limits: ImageLimits) -> str:
-    """Returns a name for these files as they are now, and for how they are decoded."""
+    """Returns a hash of the files' paths, sizes and times, and of the decoding."""
     digest = hashlib.sha256(f"{DECODING}\0{limits}\n".encode())
     for path in images:
         try:

@@ -22,9 +22,9 @@ def ask_attributor(
 
     Args:
         attributor: model and snapshot.
-        pairs: what to ask.
-        perturb: changes every query image before it is asked about.
-        limits: what a query image may measure.
+        pairs: the queries.
+        perturb: applied to every query image.
+        limits: limits on a query image's size.
     """
     for start in range(0, len(pairs), BATCH):
         yield from _ask(attributor, pairs[start : start + BATCH], perturb, limits)

@@ -1,10 +1,10 @@
-"""Known pairs of synthetic image and source concepts: how well are they told?
+"""Evaluate answers to known pairs of a synthetic image and its source concepts.
 
 Protocols, both over one gallery of all concepts in the index:
 
 - one gallery: rank all concepts; macro-averaged over the queries' first concept.
-- absent source: the same queries with their true concepts left out; whatever is then answered
-  other than ``no_match`` is a false attribution.
+- absent source: the same queries with their true concepts left out; any verdict other than
+  ``no_match`` is then a false attribution.
 """
 
 from collections import defaultdict
@@ -31,7 +31,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Answer:
-    """What was said of one query."""
+    """Answer to one query."""
 
     ranked: tuple[str, ...] = ()  # concept ids, best first
     verdict: str = ""
@@ -58,31 +58,31 @@ class Scores:
 
 @dataclass(frozen=True)
 class PairsReport:
-    """The outcome of `evaluate_pairs`."""
+    """Result of `evaluate_pairs`."""
 
     overall: Scores  # averaged over queries
     macro: Scores  # averaged over the queries' first concept
     by_kind: dict[str, Scores]  # averaged over queries
     failed: int
-    ranked_concepts: int  # how many concepts an answer ranks, at most; mAP counts the rest as lost
+    ranked_concepts: int  # most concepts that an answer ranks; mAP counts the others as missed
     verdicts: dict[str, int]
     false_attribution_rate: float | None  # absent source; None if not asked
-    attributed_correctly: float  # share answered other than no_match with a true concept first
+    attributed_correctly: float  # share of answers not no_match, with a true concept first
     cllr: float | None  # of ratios, source present and ranked first against absent; bits
     min_cllr: float | None  # the same after the best monotone recalibration
     candidates_hold: float | None  # of the matched answers, share whose candidates hold a true one
     answers: list[dict[str, object]]
 
     def as_dict(self) -> dict[str, object]:
-        """For JSON."""
+        """Return the fields for JSON."""
         return asdict(self)
 
 
 def read_pairs(path: Path) -> list[Pair]:
     """Read ``path, concepts`` (separated by ``;``) and optionally ``kind`` from a manifest.
 
-    Paths are absolute or relative to the manifest. Rows without concepts are left out: they have no
-    right answer to find.
+    Paths are absolute or relative to the manifest. Rows without concepts are left out, since no
+    answer to them is correct.
 
     Raises:
         EvaluationError: a column is missing, or no row names a concept.
@@ -167,7 +167,7 @@ def evaluate_pairs(
 
 
 def _ratios(asked: Sequence[tuple[Pair, Answer]]) -> tuple[list[float], list[float]]:
-    """Likelihood ratios of first concepts: those that are true, and those with none true left."""
+    """Return the first concepts' likelihood ratios: of true ones, and with the source absent."""
     present = [
         answer.likelihood_ratio
         for pair, answer in asked
@@ -182,7 +182,7 @@ def _ratios(asked: Sequence[tuple[Pair, Answer]]) -> tuple[list[float], list[flo
 
 
 def _score(asked: Sequence[tuple[Pair, Answer]], groups: Sequence[str] | None = None) -> Scores:
-    """Metrics averaged over queries, or over groups of them if their names are given."""
+    """Average the metrics over queries, or over groups of queries if their names are given."""
     values: dict[str, dict[str, list[float]]] = {
         "map": defaultdict(list),
         "recall_at_1": defaultdict(list),

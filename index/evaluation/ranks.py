@@ -1,14 +1,14 @@
-"""The ranks of a query's true exemplars in a gallery of any size, by counting in blocks.
+"""Ranks of a query's true exemplars in a gallery of any size, counted in blocks.
 
-The ranking that is measured: images by score, highest first; of equal scores a wrong image comes
-before a true exemplar, and true exemplars keep the order in which they are listed. (What a stable
-sort makes of "the gallery, then the exemplars"; no method gains by tying.) So the rank of a query's
-i-th best true exemplar is i plus the number of wrong images that score at least as high, and that
-number can be counted block by block, at the cost of one matrix product and one comparison a score.
+Images are ranked by score, highest first. Of equal scores a wrong image comes before a true
+exemplar, so that no method gains by ties, and true exemplars keep their listed order. (A stable
+sort of the gallery followed by the exemplars gives this ranking.) So the rank of a query's i-th
+best true exemplar is i plus the number of wrong images that score at least as high. That number is
+counted block by block, by one matrix product and one comparison a score.
 
-Scores come from a float32 product. Those that lie so near a true exemplar's that rounding could
-decide are scored again, one by one, in float64: the ranks are those of an exact computation, and
-depend neither on the blocks nor on the library that multiplies.
+Scores come from a float32 product. Scores so near a true exemplar's that rounding could decide are
+computed again, one by one, in float64. So the ranks are exact, and depend neither on the blocks
+nor on the library that multiplies.
 """
 
 import itertools
@@ -29,15 +29,15 @@ def rank_true(
     *,
     in_gallery: bool,
 ) -> list[Rows]:
-    """Ranks of each query's true exemplars, from 1.
+    """Return the ranks of each query's true exemplars, from 1.
 
     Args:
         scorer: of Q queries.
         gallery: the images that all queries share, in blocks: facet -> (N, D) unit vectors.
         true_scores: for each query the exact scores (E,) of its true exemplars; E may differ
             between queries.
-        in_gallery: whether ``gallery`` holds every query's true exemplars, too; else each query's
-            own are added to it.
+        in_gallery: True if ``gallery`` contains the true exemplars; otherwise each query's own are
+            added to it.
 
     Returns:
         For each query (E,) int64, all different, in the order of its true exemplars.
@@ -57,7 +57,7 @@ def rank_true(
 def count_at_least(
     scorer: ExemplarScorer, blocks: Iterable[Embeddings], thresholds: Sequence[Doubles]
 ) -> list[Rows]:
-    """For each query, how many images score at least each of its thresholds.
+    """Count for each query the images that score at least each of its thresholds.
 
     Args:
         scorer: of Q queries.
@@ -69,53 +69,53 @@ def count_at_least(
     """
     ladders = [np.sort(own) for own in thresholds]
     limits = scorer.limits(np.array([ladder[0] for ladder in ladders]))
-    # Of query q, reached[q][k] images score at least its k lowest thresholds and no other.
-    reached = [np.zeros(len(ladder) + 1, dtype=np.int64) for ladder in ladders]
+    # counts[q][k]: images of query q that score at least its k lowest thresholds and no other.
+    counts = [np.zeros(len(ladder) + 1, dtype=np.int64) for ladder in ladders]
     for block in blocks:
         found = scorer.candidates(block, limits)
         near = np.zeros(len(found.scores), dtype=bool)
         for query, part in _by_query(found.queries):
             places, near[part] = _place(found.scores[part], ladders[query], scorer.tolerance[query])
-            reached[query] += np.bincount(places[~near[part]], minlength=len(reached[query]))
+            counts[query] += np.bincount(places[~near[part]], minlength=len(counts[query]))
         queries = found.queries[near]
         scores = scorer.exact(queries, block, found.rows[near])
         for query, part in _by_query(queries):
             places, _ = _place(scores[part], ladders[query], 0.0)
-            reached[query] += np.bincount(places, minlength=len(reached[query]))
+            counts[query] += np.bincount(places, minlength=len(counts[query]))
     return [
-        # An image that reaches more than the j lowest thresholds reaches threshold j.
+        # An image that scores at least more than the j lowest thresholds scores at least the j-th.
         np.cumsum(steps[::-1])[::-1][1:][np.searchsorted(ladder, own)]
-        for steps, ladder, own in zip(reached, ladders, thresholds, strict=True)
+        for steps, ladder, own in zip(counts, ladders, thresholds, strict=True)
     ]
 
 
 def recall_at(ranks: Sequence[int], k: int) -> float:
-    """The share of the true exemplars that is among the first k."""
+    """Return the share of the true exemplars among the first k."""
     return sum(rank <= k for rank in ranks) / len(ranks)
 
 
 def average_precision(ranks: Sequence[int]) -> float:
-    """Mean, over the true exemplars, of the precision at each one's rank."""
+    """Return the mean of the precision at each true exemplar's rank."""
     return sum(place / rank for place, rank in enumerate(sorted(ranks), start=1)) / len(ranks)
 
 
 def _by_query(queries: Rows) -> Iterator[tuple[int, slice]]:
-    """Each query in an ascending list, and where it stands there."""
+    """Yield each query of an ascending list with the slice of its entries."""
     starts = np.flatnonzero(np.diff(queries, prepend=-1)).tolist()
     for start, end in itertools.pairwise([*starts, len(queries)]):
         yield int(queries[start]), slice(start, end)
 
 
 def _place(scores: Doubles, ladder: Doubles, tolerance: float) -> tuple[Rows, NDArray[np.bool_]]:
-    """Place one query's scores on its ladder of thresholds.
+    """Count the thresholds that each score of a query is at least.
 
     Args:
-        scores: (N,), each within ``tolerance`` of the exact one.
+        scores: (N,), each within ``tolerance`` of the exact score.
         ladder: (E,) exact thresholds, ascending.
         tolerance: see above.
 
     Returns:
-        (N,) how many thresholds each score reaches, and (N,) whether it is too near one to tell.
+        (N,) number of thresholds, and (N,) True if a threshold lies within the tolerance.
     """
     places = np.searchsorted(ladder, scores, side="right")
     fenced = np.concatenate([[-np.inf], ladder, [np.inf]])

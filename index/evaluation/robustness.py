@@ -1,4 +1,4 @@
-"""The pairs again, with each query image changed as images are on their way through the world."""
+"""Evaluate pairs with perturbed query images: recompressed, resized, cropped, as a screenshot."""
 
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,12 +16,12 @@ WINDOW, TITLE_BAR = (242, 242, 242), (58, 62, 66)  # a screenshot's greys
 
 
 def unchanged(image: Image.Image) -> Image.Image:
-    """The image itself."""
+    """Return the image itself."""
     return image
 
 
 def jpeg(image: Image.Image, quality: int) -> Image.Image:
-    """Saved as JPEG and read again."""
+    """Compress an image as JPEG and decode it."""
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=quality)
     with Image.open(buffer) as again:
@@ -29,26 +29,26 @@ def jpeg(image: Image.Image, quality: int) -> Image.Image:
 
 
 def half_size(image: Image.Image) -> Image.Image:
-    """Both sides halved."""
+    """Halve both sides."""
     size = max(1, image.width // 2), max(1, image.height // 2)
     return image.resize(size, Image.Resampling.BICUBIC)
 
 
 def fit_within(image: Image.Image, side: int) -> Image.Image:
-    """Reduced to a longest side of ``side`` pixels; a smaller image stays as it is."""
+    """Reduce to a longest side of ``side`` pixels; a smaller image is unchanged."""
     small = image.copy()
     small.thumbnail((side, side), Image.Resampling.BICUBIC)
     return small
 
 
 def crop(image: Image.Image, share: float) -> Image.Image:
-    """That share of the width and of the height cut away, half of it at each edge."""
+    """Crop a share of the width and of the height, half of it at each edge."""
     x, y = round(image.width * share / 2), round(image.height * share / 2)
     return image.crop((x, y, image.width - x, image.height - y))
 
 
 def screenshot(image: Image.Image) -> Image.Image:
-    """Shown whole in a window: a light border all around, a dark bar above."""
+    """Add a window as in a screenshot: a light border all around, a dark bar above."""
     margin = max(2, round(max(image.size) * 0.06))
     window = Image.new("RGB", (image.width + 2 * margin, image.height + 3 * margin), WINDOW)
     window.paste(TITLE_BAR, (0, 0, window.width, margin))
@@ -57,7 +57,7 @@ def screenshot(image: Image.Image) -> Image.Image:
 
 
 def blur(image: Image.Image) -> Image.Image:
-    """Gaussian blur of a radius of 1/256 of the longest side."""
+    """Blur by a Gaussian with a radius of 1/256 of the longest side."""
     return image.filter(ImageFilter.GaussianBlur(max(image.size) / 256))
 
 
@@ -77,7 +77,7 @@ PERTURBATIONS: Mapping[str, Perturbation] = {
 
 @dataclass(frozen=True)
 class RobustnessRow:
-    """What `evaluate_pairs` measures under one perturbation."""
+    """Metrics of `evaluate_pairs` under one perturbation."""
 
     perturbation: str
     macro: Scores
@@ -88,7 +88,7 @@ class RobustnessRow:
 
     @classmethod
     def of(cls, perturbation: str, report: PairsReport) -> "RobustnessRow":
-        """The row of a report."""
+        """Make the row of a report."""
         return cls(
             perturbation=perturbation,
             macro=report.macro,
@@ -101,12 +101,12 @@ class RobustnessRow:
 
 @dataclass(frozen=True)
 class RobustnessReport:
-    """The outcome of `evaluate_robustness`."""
+    """Result of `evaluate_robustness`."""
 
     rows: list[RobustnessRow]  # the clean one first
 
     def as_dict(self) -> dict[str, object]:
-        """For JSON."""
+        """Return the fields for JSON."""
         return asdict(self)
 
 
@@ -119,7 +119,7 @@ def evaluate_robustness(
 
     Args:
         pairs: from `index.evaluation.pairs.read_pairs`.
-        ask: answers pairs in order, each query image changed by the perturbation.
+        ask: answers pairs in order, each query image perturbed.
         progress: called with (perturbation, queries done, queries in all).
     """
     report = progress or (lambda *_: None)

@@ -1,8 +1,8 @@
-"""The product's evidence of single exemplars for a query, in galleries of any size.
+"""Scores of single exemplars for a query, in galleries of any size.
 
-As in `index.answering.ranking`: each facet's cosine is counted in standard deviations above the
-query's mean cosine with a fixed cohort, and `index.answering.ranking.combine` makes one number of
-the facets'.
+A score is an exemplar's evidence in `index.answering.ranking`: each facet's cosine, in standard
+deviations above the query's mean cosine with a fixed cohort, combined over the facets by
+`index.answering.ranking.combine`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,10 +16,9 @@ from model.config import Facet
 
 PAIRS = 4096  # query-exemplar pairs scored exactly at a time
 ROUNDOFF = 2.0**-24  # of float32, relative
-CONFIDENCE = 8  # deviations of the accumulated rounding error that are allowed for
-# What is taken for granted of `combine`, and held by tests: no facet's rise lowers it, and it
-# changes by at most this times the sum of its arguments' changes.
-STEEPNESS = 2.0
+CONFIDENCE = 8  # standard deviations of the accumulated rounding error in the bound
+# Lipschitz constant of `combine`, which is also monotone in every facet; tests check both.
+LIPSCHITZ = 2.0
 
 
 @dataclass(frozen=True)
@@ -39,11 +38,11 @@ class ExemplarScorer:
         cohort: facet -> (C, D) unit vectors that every query is compared with.
 
     Attributes:
-        tolerance: (Q,) how far a fast score may lie from the exact one. A float32 dot product of D
-            terms, summed in whatever order, is off by at most ``CONFIDENCE * sqrt(D) * ROUNDOFF``
-            of the terms' absolute sum, but for a chance of one in 10^10 (Higham & Mary 2019, "A new
-            approach to probabilistic rounding error analysis"); for unit vectors that sum is at
-            most 1, and the errors seen are a small part of the bound.
+        tolerance: (Q,) bound of a fast score's error. The error of a float32 dot product of D
+            terms, summed in any order, is at most ``CONFIDENCE * sqrt(D) * ROUNDOFF`` times the
+            terms' absolute sum, with a probability of failure of 10^-10 (Higham & Mary 2019, "A
+            new approach to probabilistic rounding error analysis"). For unit vectors that sum is
+            at most 1; measured errors are a small part of the bound.
     """
 
     def __init__(self, queries: Embeddings, cohort: Embeddings) -> None:
@@ -56,21 +55,21 @@ class ExemplarScorer:
             self._mean[facet], self._deviation[facet] = cohort_moments(against)
             error = CONFIDENCE * vectors.shape[1] ** 0.5 * ROUNDOFF
             bounds.append(error / self._deviation[facet])
-        self.tolerance: Doubles = STEEPNESS * np.sum(bounds, axis=0)
+        self.tolerance: Doubles = LIPSCHITZ * np.sum(bounds, axis=0)
 
     def __len__(self) -> int:
         return len(self.tolerance)
 
     def limits(self, least: Doubles) -> dict[Facet, Floats]:
-        """Cosines that an exemplar must reach in one facet at least to score ``least`` (Q,).
+        """Return lower limits of the cosines of exemplars that score at least ``least`` (Q,).
 
-        Below the level c in every facet, a score is at most that of c in all of them; so c is
-        sought at which that is the score in question.
+        Such an exemplar reaches the limit in one facet or more. With all facets below a level c,
+        a score is at most that of c in all facets; bisection finds the c whose score is ``least``.
 
         Returns:
             facet -> (Q, 1), for `candidates`.
         """
-        high = 3 / np.min(list(self._deviation.values()), axis=0)  # beyond any level
+        high = 3 / np.min(list(self._deviation.values()), axis=0)  # above any level
         low = -high
         for _ in range(64):
             middle = (low + high) / 2
@@ -83,7 +82,7 @@ class ExemplarScorer:
         return limits
 
     def candidates(self, exemplars: Embeddings, limits: Mapping[Facet, Floats]) -> Candidates:
-        """Every pair that may score the ``least`` that ``limits`` were made for, and some below.
+        """Return all pairs that may score at least the ``least`` of ``limits``, and some others.
 
         Args:
             exemplars: facet -> (N, D) unit vectors.
@@ -95,9 +94,9 @@ class ExemplarScorer:
         cosines = {  # (Q, N)
             facet: vectors @ exemplars[facet].T for facet, vectors in self._queries.items()
         }
-        reached = [cosines[facet] >= limit for facet, limit in limits.items()]
-        places = np.flatnonzero(np.logical_or.reduce(reached))  # flat: much faster than np.nonzero
-        queries, rows = np.divmod(places, reached[0].shape[1])
+        above = [cosines[facet] >= limit for facet, limit in limits.items()]
+        places = np.flatnonzero(np.logical_or.reduce(above))  # flat: much faster than np.nonzero
+        queries, rows = np.divmod(places, above[0].shape[1])
         levels = {
             facet: self._level(facet, queries, own.ravel()[places])
             for facet, own in cosines.items()
@@ -105,15 +104,15 @@ class ExemplarScorer:
         return Candidates(queries, rows, combine(levels))
 
     def exact(self, queries: Rows, exemplars: Embeddings, rows: Rows) -> Doubles:
-        """Scores of single pairs, in float64.
+        """Return the scores of single pairs, in float64.
 
-        Equal vectors get equal scores wherever they lie: each is summed by itself, in one order,
-        which no matrix product promises.
+        Equal vectors get equal scores: each product is summed by itself, in one order, which a
+        matrix product does not guarantee.
 
         Args:
-            queries: (P,) which query.
+            queries: (P,) query of each pair.
             exemplars: facet -> (N, D) unit vectors.
-            rows: (P,) which exemplar.
+            rows: (P,) exemplar of each pair.
 
         Returns:
             (P,) float64.
@@ -125,7 +124,7 @@ class ExemplarScorer:
         return np.concatenate([np.empty(0), *parts])
 
     def exact_rows(self, exemplars: Embeddings, rows: Sequence[Rows]) -> list[Doubles]:
-        """`exact` for some exemplars of each query: Q arrays of rows, Q arrays of scores."""
+        """Return the `exact` scores of some exemplars a query: Q arrays of rows to Q of scores."""
         counts = [len(own) for own in rows]
         queries = np.repeat(np.arange(len(self)), counts)
         scores = self.exact(queries, exemplars, np.concatenate(rows))
@@ -139,5 +138,5 @@ class ExemplarScorer:
         return combine(levels)
 
     def _level(self, facet: Facet, queries: Rows, cosines: Floats | Doubles) -> Doubles:
-        """`index.answering.ranking.standardise` of single pairs, each of (P,)."""
+        """Standardise the cosines (P,) of single pairs, as in `index.answering.ranking`."""
         return (cosines - self._mean[facet][queries]) / self._deviation[facet][queries]

@@ -25,24 +25,24 @@ from index.stores.vectors import (
 )
 from model.config import Facet
 
-MARGIN = 64  # codes of an inverted file that are ranked exactly beside as many as are asked for
-TOGETHER = 16  # queries from which on a matrix product is faster than one after the other
-LISTED = 8  # codes in the lists that are looked into, for each hit asked for, at least
+EXTRA_CANDIDATES = 64  # codes ranked exactly beyond the k that are asked for
+MIN_PRODUCT_QUERIES = 16  # queries from which on a matrix product is fastest
+MIN_CODES_PER_HIT = 8  # in the probed lists together
 
 
 @dataclass(frozen=True)
 class Inverted:
-    """A facet's inverted file, and how many of its lists a search looks into."""
+    """A facet's inverted file and the number of lists to probe."""
 
     index: faiss.IndexIVF
     probes: int
 
 
 def inner_products(query: Floats, vectors: Floats) -> Floats:
-    """Inner products (N,) of a query (D,) with vectors (N, D), both row by row.
+    """Return the inner products (N,) of a query (D,) with vectors (N, D), both in C order.
 
-    One thread computes them, and the vectors need not be aligned, as FAISS's files are not. BLAS
-    takes threads for so little, which wait for one another where other work has the processors.
+    The vectors need not be aligned; in FAISS's files they are not. One thread computes them: BLAS
+    would start several, which wait for one another on a busy machine.
     """
     products = np.empty(len(vectors), dtype=np.float32)
     faiss.fvec_inner_products_ny(  # type: ignore[attr-defined]
@@ -52,22 +52,22 @@ def inner_products(query: Floats, vectors: Floats) -> Floats:
 
 
 def _mapped(index: faiss.Index) -> Floats:
-    """(N, D) the vectors of a flat index where they lie; good for as long as the index is."""
+    """Return the (N, D) vectors of a flat index without a copy; valid while the index exists."""
     vectors: Floats = faiss.rev_swig_ptr(index.get_xb(), index.ntotal * index.d)  # type: ignore[attr-defined]
     return vectors.reshape(index.ntotal, index.d)
 
 
 def _selector(mask: Mask) -> faiss.IDSelector:
-    """The visible rows, for one search; it refers to the mask's bitmap without a copy."""
+    """Return FAISS's selector of the visible rows; it refers to the mask's bitmap."""
     return faiss.IDSelectorBitmap(mask.bitmap)  # type: ignore[call-arg,arg-type]
 
 
 class FaissStore:
-    """Inner product over memory-mapped vectors: exact, or by an inverted file and then exactly.
+    """Searches memory-mapped vectors exactly, or candidates of an inverted file exactly.
 
     Args:
-        indexes: each facet's vectors.
-        inverted: the inverted file of those facets that have one.
+        indexes: facet -> flat index.
+        inverted: facet -> inverted file, of facets that have one.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class FaissStore:
     ) -> None:
         self._indexes = dict(indexes)
         self._inverted = dict(inverted or {})
-        # Read directly: FAISS's own `reconstruct_batch` wakes its threads for every few rows.
+        # Read directly: FAISS's `reconstruct_batch` wakes threads for every few rows.
         self._vectors = {facet: _mapped(index) for facet, index in self._indexes.items()}
         counts = {index.ntotal for index in self._indexes.values()}
         counts |= {inverted.index.ntotal for inverted in self._inverted.values()}
@@ -90,12 +90,12 @@ class FaissStore:
     def open(
         cls, folder: Path, facets: Sequence[Facet], probes: Mapping[Facet, int] | None = None
     ) -> "FaissStore":
-        """Map the vectors of a snapshot into memory; processes that do share it.
+        """Map the vectors of a snapshot into memory, which processes share.
 
         Args:
             folder: of the snapshot.
-            facets: that it has.
-            probes: lists to look into, of those facets that have an inverted file.
+            facets: of the snapshot.
+            probes: number of lists to probe, of facets that have an inverted file.
 
         Raises:
             SnapshotError: a file is missing or is not a FAISS index.
@@ -108,13 +108,13 @@ class FaissStore:
         return cls(indexes, inverted)
 
     def check(self) -> None:
-        """See `VectorStore.check`; files that are open can be searched."""
+        """See `VectorStore.check`; open files can always be searched."""
 
     def erase(self, rows: Rows) -> None:
         """See `VectorStore.erase`: masks hide the rows until the version is pruned."""
 
     def dimension(self, facet: Facet) -> int:
-        """Length of a facet's vectors."""
+        """See `VectorStore.dimension`."""
         return int(self._indexes[facet].d)
 
     def search(
@@ -122,12 +122,12 @@ class FaissStore:
     ) -> tuple[Floats, Rows]:
         """See `VectorStore.search`."""
         queries = self._checked(facet, queries)
-        # FAISS pads short results with row -1; asking for no more than there is avoids it.
+        # FAISS pads short results with row -1; k is limited to avoid it.
         k = min(k, mask.remaining if mask else self.count)
         if not k:
             return np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
         inverted = self._inverted.get(facet)
-        if inverted and LISTED * k <= self.count / 4:  # else exact search is as good
+        if inverted and MIN_CODES_PER_HIT * k <= self.count / 4:  # else exact search is as fast
             return self._search_inverted(inverted, facet, queries, k, mask)
         parameters = faiss.SearchParameters(sel=_selector(mask)) if mask else None  # type: ignore[call-arg]
         similarities, rows = self._indexes[facet].search(queries, k, params=parameters)
@@ -137,10 +137,10 @@ class FaissStore:
         self, inverted: Inverted, facet: Facet, queries: Floats, k: int, mask: Mask | None
     ) -> tuple[Floats, Rows]:
         chosen = {"sel": _selector(mask)} if mask else {}
-        # With the search, never on the index: other threads search it, too.
-        lists = max(inverted.probes, math.ceil(LISTED * k * inverted.index.nlist / self.count))
-        parameters = faiss.SearchParametersIVF(nprobe=lists, **chosen)  # type: ignore[call-arg]
-        candidates = inverted.index.search(queries, k + MARGIN, params=parameters)[1]
+        enough = math.ceil(MIN_CODES_PER_HIT * k * inverted.index.nlist / self.count)
+        # nprobe is a parameter of the search, since other threads use the index, too.
+        parameters = faiss.SearchParametersIVF(nprobe=max(inverted.probes, enough), **chosen)  # type: ignore[call-arg]
+        candidates = inverted.index.search(queries, k + EXTRA_CANDIDATES, params=parameters)[1]
         similarities = np.full((len(queries), k), -1, dtype=np.float32)
         rows = np.full((len(queries), k), -1, dtype=np.int64)
         for i, query in enumerate(queries):
@@ -165,13 +165,13 @@ class FaissStore:
         if facet in self._inverted or wants_inverted("auto", *every.shape):
             return None
         queries = self._checked(facet, queries)
-        if len(queries) < TOGETHER:
+        if len(queries) < MIN_PRODUCT_QUERIES:
             return np.stack([inner_products(query, every) for query in queries])
         cosines: Floats = queries @ every.T
         return cosines
 
     def _checked(self, facet: Facet, queries: Floats) -> Floats:
-        # FAISS answers a wrong dimension with an assertion that says nothing.
+        # FAISS raises an assertion without a message for a wrong dimension.
         return checked_queries(facet, queries, self.dimension(facet))
 
 
@@ -181,7 +181,7 @@ def open_engine(address: str | None, access: StoreAccess) -> "FaissEngine":  # n
 
 
 class FaissEngine:
-    """Keeps vectors as files in the version's folder."""
+    """Stores vectors as files in the version's folder."""
 
     address: str | None = None
 
@@ -207,10 +207,10 @@ class FaissEngine:
         return FaissStore.open(folder, list(dimensions), probes)
 
     def publish(self, version: str) -> None:
-        """See `VectorEngine.publish`: the folder is all there is."""
+        """See `VectorEngine.publish`: files need no action."""
 
     def remove(self, version: str) -> None:
-        """See `VectorEngine.remove`: the folder is all there is."""
+        """See `VectorEngine.remove`: the files are removed with the folder."""
 
 
 class _FaissWriter:
@@ -230,7 +230,7 @@ class _FaissWriter:
         require_all(int(self._written.sum()), len(self._written))
         probes: dict[Facet, int] = {}
         for facet in list(self._vectors):
-            vectors = self._vectors.pop(facet)  # one facet's copy in FAISS at a time
+            vectors = self._vectors.pop(facet)  # FAISS holds a copy of one facet at a time
             exact = write_vectors(self._folder, facet, vectors)
             if wants_inverted(index_type, *vectors.shape):
                 inverted = self._folder / inverted_name(facet)
@@ -251,7 +251,7 @@ def write_vectors(folder: Path, facet: Facet, vectors: Floats) -> Path:
     path = folder / file_name(facet)
     try:
         faiss.write_index(index, str(path))
-    except RuntimeError as error:  # FAISS's own; it names the cause at its end
+    except RuntimeError as error:  # FAISS's message ends with the cause
         raise OSError(f"{path}: {error}") from error
     return path
 
@@ -264,10 +264,10 @@ def _read(path: Path) -> faiss.Index:
 
 
 def inverted_name(facet: Facet) -> str:
-    """The file of a facet's inverted file, where there is one."""
+    """Return the file name of a facet's inverted file."""
     return f"{facet}.ivf.faiss"
 
 
 def file_name(facet: Facet) -> str:
-    """The file of a facet's vectors."""
+    """Return the file name of a facet's vectors."""
     return f"{facet}.faiss"

@@ -1,8 +1,8 @@
-"""The approximate index beside large vectors: an inverted file of 8-bit codes.
+"""The approximate index of large collections: an inverted file of 8-bit codes.
 
-A search looks into the ``probes`` lists nearest to the query, takes the best codes there, and ranks
-them by their exact vectors (`index.stores.faiss_files.FaissStore`). How many lists is chosen for
-each index: the fewest with which real queries find what an exact search finds.
+A search probes the ``probes`` lists nearest to the query, takes the best codes there, and ranks
+them by their exact vectors (`index.stores.faiss_files.FaissStore`). ``probes`` is chosen for each
+index: the fewest lists with which real queries reach the required recall.
 """
 
 from pathlib import Path
@@ -15,8 +15,8 @@ from index.errors import SnapshotError
 from index.stores.lists import NEIGHBOURS, fewest_probes, list_count
 from index.stores.vectors import Floats, Rows
 
-TRAINING = 32  # vectors a list is trained on
-BLOCK = 65_536  # vectors coded at once
+TRAINING = 32  # training vectors a list
+BLOCK = 65_536  # vectors encoded at once
 
 
 def write_inverted(path: Path, vectors: Floats) -> None:
@@ -40,12 +40,12 @@ def write_inverted(path: Path, vectors: Floats) -> None:
         index.add(np.ascontiguousarray(vectors[start : start + BLOCK]))
     try:
         faiss.write_index(index, str(path))
-    except RuntimeError as error:  # FAISS's own; it names the cause at its end
+    except RuntimeError as error:  # FAISS's message ends with the cause
         raise OSError(f"{path}: {error}") from error
 
 
 def read_inverted(path: Path) -> faiss.IndexIVF:
-    """Map an inverted file into memory; only the lists that are searched are ever read.
+    """Map an inverted file into memory; only probed lists are read.
 
     Raises:
         SnapshotError: it is missing or no inverted file.
@@ -63,12 +63,12 @@ def read_inverted(path: Path) -> faiss.IndexIVF:
 
 
 def choose_probes(inverted: Path, vectors: Path, queries: Floats) -> int:
-    """The fewest lists, in steps of a half, with which ``queries`` find their nearest vectors.
+    """Choose the fewest probed lists with which ``queries`` find their nearest vectors.
 
     Args:
-        inverted: what `write_inverted` wrote.
-        vectors: the FAISS file of the same vectors.
-        queries: (Q, D), such as will be asked.
+        inverted: path of an inverted file, from `write_inverted`.
+        vectors: path of the FAISS file of the same vectors.
+        queries: (Q, D) representative queries.
     """
     index = read_inverted(inverted)
     exact = faiss.read_index(str(vectors), faiss.IO_FLAG_MMAP_IFC)
@@ -76,7 +76,7 @@ def choose_probes(inverted: Path, vectors: Path, queries: Floats) -> int:
 
     def search(probes: int) -> Rows:
         parameters = faiss.SearchParametersIVF(nprobe=probes)  # type: ignore[call-arg]
-        # With exact ranking afterwards it is enough to be among the candidates.
+        # Candidates are ranked exactly afterwards, so 4 k of them may be searched.
         found: Rows = index.search(queries, 4 * k, params=parameters)[1]
         return found
 

@@ -1,4 +1,4 @@
-"""Chooses an inverted file: for which vectors, of how many lists, and how many a search visits."""
+"""Parameters of inverted files: when to use one, its number of lists, the lists to probe."""
 
 import math
 from collections.abc import Callable
@@ -7,31 +7,31 @@ import numpy as np
 
 from index.stores.vectors import IndexType, Rows
 
-EXACT_FLOATS = 40_000_000  # numbers in a facet's vectors up to which exact search takes some 5 ms
+EXACT_FLOATS = 40_000_000  # floats in a facet's vectors up to which search is exact: some 5 ms
 NEIGHBOURS = 10
-RECALL = 0.993  # of the NEIGHBOURS nearest, on queries seen while building; 0.99 holds for others
+RECALL = 0.993  # at NEIGHBOURS, on queries used while building; other queries get 0.99
 
 
 def wants_inverted(index_type: IndexType, count: int, dimension: int) -> bool:
-    """Whether vectors of this many rows get an inverted file."""
+    """Return True if (count, dimension) vectors get an inverted file."""
     if index_type == "auto":
         return count * dimension > EXACT_FLOATS
     return index_type == "ivf"
 
 
 def list_count(count: int) -> int:
-    """Lists of an inverted file of ``count`` vectors: the power of two nearest to 4 roots of it."""
+    """Return the number of lists for ``count`` vectors: the power of 2 nearest 4 sqrt(count)."""
     nearest: int = 2 ** round(math.log2(4 * math.sqrt(max(1, count))))
     return max(1, min(nearest, count // 8))
 
 
 def fewest_probes(lists: int, truth: Rows, search: Callable[[int], Rows]) -> int:
-    """The fewest lists, in steps of a half, with which a search finds `RECALL` of the truth.
+    """Return the fewest probed lists, in steps of a half, that give a search `RECALL`.
 
     Args:
-        lists: how many there are.
-        truth: (Q, k) the nearest rows of some queries.
-        search: (Q, any) the rows found for them, given how many lists to look into.
+        lists: number of lists.
+        truth: (Q, k) exact nearest rows of some queries.
+        search: returns the (Q, any) rows found for these queries with a number of probed lists.
     """
     probes = 1
     while probes < lists:

@@ -1,16 +1,15 @@
-"""The exemplars' vectors on a Milvus: for collections beyond one machine's memory.
+"""Vector store on a Milvus server, for collections larger than one machine's memory.
 
-A version is a collection for each facet, `<name>_<facet>_<version>`: its primary key is the
-catalog's row, its vectors are compared by inner product, and all are complete before they are
-published. The aliases `<name>_<facet>` point to the published ones, for whoever else looks into
-Milvus. They are moved one after the other; Whence itself goes by `CURRENT` and the manifest, so
-that an answer can never mix two versions. Facets as fields of one collection were tried, too:
-Milvus Lite searches those slower.
+A version has a collection for each facet, `<name>_<facet>_<version>`, whose primary key is the
+catalog's row and whose metric is the inner product. All are complete before the version is
+published. The aliases `<name>_<facet>` point to the published collections, for other clients of
+the Milvus. They are moved one by one; Whence itself uses `CURRENT` and the manifest, so that an
+answer never mixes two versions. (Milvus Lite searches facets as fields of one collection slower.)
 
-Indexes are FLAT, or IVF_FLAT for many vectors. Both hold the vectors as they were written, so that
-similarities are exact; how many lists of an IVF_FLAT are looked into is chosen for each version
-(`probes` of its manifest). The same client speaks with a Milvus and with Milvus Lite, an engine in
-this process that keeps its data in a local file, which only one process can open.
+Indexes are FLAT, or IVF_FLAT for many vectors. Both store the vectors unchanged, so that
+similarities are exact. The number of probed lists is chosen for each version (`probes` in its
+manifest). The same client also opens Milvus Lite, an engine in this process that stores its data
+in a local file, which only one process can open.
 """
 
 import importlib
@@ -51,23 +50,23 @@ COLLECTION = "whence"  # the name in a Milvus Lite file
 ROW, VECTOR = "row", "vector"  # a collection's fields
 FACETS: tuple[Facet, ...] = get_args(Facet)
 Answer = TypeVar("Answer")
-MOST = 16_384  # hits that Milvus gives at most
-QUERIES = 16  # asked together; more would be long in answering, and Milvus seem to hang
-MESSAGE = 16 * 2**20  # bytes of vectors in one message; Milvus takes up to 64 MiB
-SEGMENT = 2**18  # vectors that Milvus indexes together, about
+MAX_HITS = 16_384  # limit of Milvus on the hits of a search
+QUERIES = 16  # queries in a request; more could exceed its time limit
+MAX_MESSAGE = 16 * 2**20  # bytes of vectors in one message; Milvus takes up to 64 MiB
+SEGMENT = 2**18  # approximate number of vectors that Milvus indexes together
 WRITE, BUILD = 120.0, 24 * 3600.0  # seconds for a message of vectors; for indexing and loading
-PATIENCE = (1.0, 4.0, 15.0)  # seconds between attempts to write or publish
-NOT_THERE, NOT_LOADED = 100, 101  # Milvus's codes for a collection
-REFUSED = re.compile("auth check failure|permission deny", re.IGNORECASE)  # in its words
+RETRY_DELAYS = (1.0, 4.0, 15.0)  # seconds between attempts to write or publish
+NOT_FOUND, NOT_LOADED = 100, 101  # Milvus's error codes of a collection
+REFUSED = re.compile("auth check failure|permission deny", re.IGNORECASE)  # Milvus's messages
 MISSING = "missing"
-FAILED = ("Failed", MISSING)  # states of an index that will never be finished
+FAILED = ("Failed", MISSING)  # final states of an index that failed
 
 
 @dataclass(frozen=True)
 class MilvusAddress:
-    """A Milvus, or a Milvus Lite file, and a name in it."""
+    """Address of a Milvus or a Milvus Lite file, and the prefix of its collections."""
 
-    text: str  # as given, a file's made absolute
+    text: str  # as given; the path of a file is absolute
     uri: str  # for pymilvus
     collection: str
 
@@ -84,7 +83,7 @@ class MilvusAddress:
             return cls(path, path, COLLECTION)
         place, _, collection = rest.partition("/")
         encrypted = {"milvus": "http", "milvus+tls": "https"}
-        # Milvus's own rule for names; a password in an address would end up in manifests and logs.
+        # Milvus's rule for names. A password in an address would appear in manifests and logs.
         sound = re.fullmatch(r"[A-Za-z_]\w{0,199}", collection, re.ASCII)
         if scheme not in encrypted or not re.fullmatch(r"[\w.-]+:\d+|\[[0-9A-Fa-f:]+\]:\d+", place):
             sound = None
@@ -102,13 +101,13 @@ def open_engine(address: str, access: StoreAccess) -> "MilvusEngine":
     """Return the engine at an address; see `index.stores.registry`.
 
     Raises:
-        VectorStoreError: it is no address.
+        VectorStoreError: the address is malformed.
     """
     return MilvusEngine(MilvusAddress.parse(address), access)
 
 
 class MilvusEngine:
-    """Keeps a version's vectors in collections of its own."""
+    """Stores each version's vectors in collections of their own."""
 
     def __init__(self, place: MilvusAddress, access: StoreAccess) -> None:
         self._place = place
@@ -119,9 +118,9 @@ class MilvusEngine:
         self, folder: Path, version: str, count: int, dimensions: Mapping[Facet, int]
     ) -> VectorWriter:
         """See `VectorEngine.write`."""
-        # First of all: a folder with the mark of an address that never answers cannot be removed.
+        # Connect first: a folder with the address of a Milvus that never answers cannot be removed.
         connections = self._connect(version, dimensions)
-        # So that a killed rebuild's collections can be found and removed.
+        # The address lets a later run remove the collections of a killed rebuild.
         (folder / ADDRESS).write_text(f"{self._place.text}\n", encoding="utf-8")
         sync_to_disk(folder / ADDRESS)
         return _MilvusWriter(connections, count, dimensions)
@@ -138,24 +137,24 @@ class MilvusEngine:
         return MilvusStore(self._connect(version, dimensions), folder, count, dimensions, probes)
 
     def publish(self, version: str) -> None:
-        """Let the aliases point to the version's collections."""
+        """Set the aliases to the version's collections."""
         for facet, connection in self._connect(version, FACETS).items():
-            _patiently(self._point, self._name(facet), connection)
+            _retry(self._set_alias, self._name(facet), connection)
 
     def remove(self, version: str) -> None:
-        """Drop the version's collections, if they are there."""
+        """Drop the version's collections, if they exist."""
         for connection in self._connect(version, FACETS).values():
             if connection.call("has_collection", connection.collection):
                 for alias in connection.call("list_aliases", connection.collection)["aliases"]:
-                    connection.call("drop_alias", alias)  # else Milvus refuses
+                    connection.call("drop_alias", alias)  # Milvus keeps collections with an alias
                 connection.call("drop_collection", connection.collection)
 
-    def _point(self, alias: str, connection: "_Connection") -> None:
+    def _set_alias(self, alias: str, connection: "_Connection") -> None:
         known = alias in connection.call("list_aliases")["aliases"]
         if connection.call("has_collection", connection.collection):
             name = connection.collection
             connection.call("alter_alias" if known else "create_alias", name, alias)
-        elif known:  # of a version with more facets
+        elif known:  # left by a version with more facets
             connection.call("drop_alias", alias)
 
     def _name(self, facet: Facet) -> str:
@@ -170,7 +169,7 @@ class MilvusEngine:
 
 
 class _Connection:
-    """One collection, by a client that all of the process shares."""
+    """Calls Milvus about one collection, by a client that the process shares."""
 
     def __init__(self, place: MilvusAddress, collection: str, access: StoreAccess) -> None:
         self.place = place
@@ -182,11 +181,11 @@ class _Connection:
 
     @contextmanager
     def named_errors(self) -> Iterator[None]:
-        """What Milvus says, as errors of ours."""
+        """Turn errors of Milvus into a `SnapshotError` or `VectorStoreUnavailableError`."""
         try:
             yield
         except self._pymilvus.MilvusException as error:
-            if error.code == NOT_THERE:
+            if error.code == NOT_FOUND:
                 raise SnapshotError(
                     f"the vectors are not in {self.place.text} any more: there is no collection "
                     f"{self.collection!r}; run `whence rebuild`"
@@ -196,7 +195,7 @@ class _Connection:
             raise self._unavailable(error, str(error.details())) from error
 
     def call(self, method: str, *arguments: Any, least: float = 0, **options: Any) -> Any:
-        """Call a method of the client, which may take ``least`` seconds."""
+        """Call a method of the client with a timeout of at least ``least`` seconds."""
         with self.named_errors():
             timeout = max(least, self.seconds)
             return getattr(self.client, method)(*arguments, timeout=timeout, **options)
@@ -204,8 +203,7 @@ class _Connection:
     def ask(self, method: str, *, least: float = 0, **options: Any) -> Any:
         """Call a method of the client about the collection.
 
-        A Milvus that was started again may have the collection on disk alone: then it is loaded
-        first.
+        A restarted Milvus may not have loaded the collection; then it is loaded first.
         """
         try:
             return self.call(method, self.collection, least=least, **options)
@@ -225,8 +223,8 @@ class _Connection:
             )
         if self._refuses(error):
             return VectorStoreUnavailableError(
-                f"the Milvus at {self.place.text} does not let Whence do this ({cause}): "
-                "see WHENCE_VECTOR_STORE_TOKEN, and what Milvus permits that user"
+                f"the Milvus at {self.place.text} does not permit this ({cause}): "
+                "see WHENCE_VECTOR_STORE_TOKEN, and that user's permissions in Milvus"
             )
         return VectorStoreUnavailableError(
             f"the vectors at {self.place.text} cannot be reached ({cause}); once Milvus answers "
@@ -234,9 +232,9 @@ class _Connection:
         )
 
     def _refuses(self, error: BaseException) -> bool:
-        """Whether Milvus knows neither user nor key, or does not permit what was asked.
+        """Return True if Milvus refuses the token, or the user lacks a permission.
 
-        While it connects, pymilvus says no more than that it failed; the error's cause says why.
+        An error of pymilvus while it connects names no reason; its causes do.
         """
         codes = self._grpc.StatusCode
         chain = [error]
@@ -259,7 +257,7 @@ def _libraries() -> tuple[Any, Any]:
             "vectors on a Milvus need the extra `milvus`; in the project's folder: "
             "pip install '.[milvus]'"
         ) from error
-    # They would print every error with a traceback; it is raised as well.
+    # They log every error with a traceback, and raise it, too.
     for name in ("pymilvus", "milvus_lite"):
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     return pymilvus, grpc
@@ -273,7 +271,7 @@ def _client(uri: str, token: str, seconds: float) -> Any:
 class _MilvusWriter:
     """Fills new collections.
 
-    Upserts, not inserts: what is sent again after a failure replaces what came through.
+    Rows are upserted, not inserted, so that rows sent again after a failure replace the first.
     """
 
     def __init__(
@@ -290,14 +288,14 @@ class _MilvusWriter:
             schema = connection.client.create_schema(auto_id=False, enable_dynamic_field=False)
             schema.add_field(ROW, types.INT64, is_primary=True)
             schema.add_field(VECTOR, types.FLOAT_VECTOR, dim=dimensions[facet])
-            _patiently(_create, connection, schema)
+            _retry(_create, connection, schema)
 
     def upsert(self, rows: Rows, vectors: Mapping[Facet, Floats]) -> None:
         sent = {
             facet: checked_vectors(facet, vectors[facet], length)
             for facet, length in self._dimensions.items()
         }
-        # Milvus keeps any one of a number's entries in a message.
+        # Of a row that is twice in a message Milvus keeps either; so only the last is sent.
         last = len(rows) - 1 - np.unique(rows[::-1], return_index=True)[1]
         for facet, matrix in sent.items():
             batch = _batch(self._dimensions[facet])
@@ -306,15 +304,15 @@ class _MilvusWriter:
                     {ROW: int(rows[place]), VECTOR: matrix[place]}
                     for place in last[start : start + batch]
                 ]
-                _patiently(self._connections[facet].ask, "upsert", least=WRITE, data=records)
+                _retry(self._connections[facet].ask, "upsert", least=WRITE, data=records)
 
     def finish(self, index_type: IndexType, asked: Mapping[Facet, Floats]) -> dict[Facet, int]:
         probes: dict[Facet, int] = {}
         for facet, connection in self._connections.items():
             lists = self._index(connection, index_type, self._dimensions[facet])
-            require_all(_patiently(_count_rows, connection), self._count)
+            require_all(_retry(_count_rows, connection), self._count)
             if lists:
-                search = partial(_patiently, _Search(connection, lists))
+                search = partial(_retry, _Search(connection, lists))
                 k = min(NEIGHBOURS, self._count)
                 queries = asked[facet]
                 probes[facet] = fewest_probes(
@@ -327,30 +325,30 @@ class _MilvusWriter:
         return probes
 
     def _index(self, connection: _Connection, index_type: IndexType, length: int) -> int:
-        """Index and load what was written; how many lists an inverted file has, 0 without one."""
+        """Index and load the collection; return its number of lists, 0 for a FLAT index."""
         lists = _lists(self._count) if wants_inverted(index_type, self._count, length) else 0
         parameters: dict[str, Any] = {"index_type": "FLAT"}
         if lists:
             parameters = {"index_type": "IVF_FLAT", "params": {"nlist": lists}}
         indexes = connection.client.prepare_index_params()
         indexes.add_index(field_name=VECTOR, index_name=VECTOR, metric_type="IP", **parameters)
-        _patiently(connection.ask, "flush", least=BUILD)
-        _patiently(_create_index, connection, indexes)
+        _retry(connection.ask, "flush", least=BUILD)
+        _retry(_create_index, connection, indexes)
         while (state := _index_state(connection)) != "Finished":
             if state in FAILED:
                 raise SnapshotError(
                     f"the collection {connection.collection!r} in {connection.place.text} could "
-                    f"not be indexed: Milvus calls its index {state!r}, and its log says why; run "
+                    f"not be indexed: the index is {state!r}, and Milvus's log has the reason; run "
                     "`whence rebuild` again"
                 )
             time.sleep(0.2)
-        _patiently(connection.ask, "load_collection", least=BUILD)
+        _retry(connection.ask, "load_collection", least=BUILD)
         return lists
 
 
-def _patiently(method: Callable[..., Answer], *arguments: Any, **options: Any) -> Answer:
-    """Call what may be called again: hours of writing must not be lost to a short outage."""
-    for wait in PATIENCE:
+def _retry(method: Callable[..., Answer], *arguments: Any, **options: Any) -> Answer:
+    """Call an idempotent method, again after a short outage, so that no rebuild is lost to it."""
+    for wait in RETRY_DELAYS:
         try:
             return method(*arguments, **options)
         except VectorStoreUnavailableError:
@@ -359,35 +357,35 @@ def _patiently(method: Callable[..., Answer], *arguments: Any, **options: Any) -
 
 
 def _create(connection: _Connection, schema: Any) -> None:
-    # It may be there: Milvus can go away between making it and saying so.
+    # An attempt that failed may have created it.
     if not connection.call("has_collection", connection.collection):
         connection.call("create_collection", connection.collection, schema=schema)
 
 
 def _create_index(connection: _Connection, indexes: Any) -> None:
     if not connection.ask("list_indexes"):  # as above
-        # Waited for elsewhere: the client's own waiting asks what Milvus Lite cannot answer.
+        # `_index` waits for it: the client's own waiting fails on Milvus Lite.
         connection.ask("create_index", least=BUILD, index_params=indexes, sync=False)
 
 
 def _index_state(connection: _Connection) -> str:
-    """What Milvus says of the index, in its own words; ``missing`` if it knows of none."""
-    found = _patiently(connection.ask, "describe_index", index_name=VECTOR)
+    """Return the state of the index as Milvus names it; ``missing`` if there is none."""
+    found = _retry(connection.ask, "describe_index", index_name=VECTOR)
     return str(found["state"]) if found else MISSING
 
 
 def _batch(length: int) -> int:
-    """Vectors that one message takes."""
-    return max(1, MESSAGE // (4 * length))
+    """Return the number of vectors of a message."""
+    return max(1, MAX_MESSAGE // (4 * length))
 
 
 def _lists(count: int) -> int:
-    """Lists of an inverted file; Milvus cuts a collection into segments, each with its own."""
+    """Return the number of lists; Milvus builds an inverted file for each segment."""
     return list_count(min(count, SEGMENT))
 
 
 def _count_rows(connection: _Connection) -> int:
-    # Strong: counted after every write has reached every node.
+    # Strong: the count includes every write.
     [found] = connection.ask(
         "query", filter="", output_fields=["count(*)"], consistency_level="Strong"
     )
@@ -396,7 +394,7 @@ def _count_rows(connection: _Connection) -> int:
 
 @dataclass(frozen=True)
 class _Search:
-    """Nearest neighbours in one collection, whatever Milvus's limits on one question."""
+    """Searches one collection, in as many requests as Milvus's limits require."""
 
     connection: _Connection
     lists: int  # of its inverted file; 0 if it has none
@@ -404,13 +402,13 @@ class _Search:
     def __call__(
         self, queries: Floats, k: int, *, probes: int = 0, condition: str = ""
     ) -> tuple[Floats, Rows]:
-        """Similarities (Q, k) and rows (Q, k), best first; row -1 where fewer were found.
+        """Return similarities (Q, k) and rows (Q, k), best first; row -1 pads short results.
 
         Args:
             queries: (Q, D).
-            k: at most `MOST`.
-            probes: lists to look into.
-            condition: on the rows, in Milvus's language.
+            k: at most `MAX_HITS`.
+            probes: number of lists to probe.
+            condition: filter expression of Milvus.
         """
         similarities = np.full((len(queries), k), -1, dtype=np.float32)
         rows = np.full((len(queries), k), -1, dtype=np.int64)
@@ -434,14 +432,14 @@ class _Search:
 
 
 class MilvusStore:
-    """The vectors of one version in its collections.
+    """Searches the vectors of one version.
 
     Args:
-        connections: to the collection of each facet.
-        folder: of the version; it remembers which rows were erased.
-        count: rows that the version has.
+        connections: facet -> its collection.
+        folder: of the version; it lists erased rows.
+        count: rows of the version.
         dimensions: lengths of its vectors.
-        probes: lists to look into, of those facets that have an inverted file.
+        probes: number of lists to probe, of facets that have an inverted file.
 
     Raises:
         SnapshotError: a collection is missing, incomplete or of other dimensions.
@@ -477,7 +475,7 @@ class MilvusStore:
                 "`whence rebuild`"
             )
         erased, rows = self.erased, _count_rows(connection)
-        # An erasing that was cut short is finished by the next one.
+        # More rows are left after an interrupted `erase`; the next one deletes them.
         if not self.count - len(erased) <= rows <= self.count:
             raise SnapshotError(
                 f"{where} holds {rows} vectors for {self.count} exemplars, of which {len(erased)} "
@@ -495,7 +493,7 @@ class MilvusStore:
             connection.ask("query", filter=f"{ROW} == 0", output_fields=[ROW])
 
     def dimension(self, facet: Facet) -> int:
-        """Length of a facet's vectors."""
+        """See `VectorStore.dimension`."""
         return self._dimensions[facet]
 
     def search(
@@ -506,15 +504,15 @@ class MilvusStore:
         k = min(k, mask.remaining if mask else self.count)
         hidden = _among(mask.hidden, "not in") if mask else ""
         probes = self._probes.get(facet, 0)
-        if k <= MOST:
+        if k <= MAX_HITS:
             found = search(queries, k, probes=probes, condition=hidden) if k else None
             empty = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
             return found or empty
-        # More than Milvus gives at once: the best of each part of the rows, looked into in full.
+        # More than Milvus returns at once: search the rows in parts, probing all lists.
         parts = []
-        for start in range(0, self.count, MOST):
-            part = f"{ROW} >= {start} and {ROW} < {start + MOST}"
-            size = min(MOST, self.count - start)
+        for start in range(0, self.count, MAX_HITS):
+            part = f"{ROW} >= {start} and {ROW} < {start + MAX_HITS}"
+            size = min(MAX_HITS, self.count - start)
             condition = f"{part} and {hidden}" if hidden else part
             parts.append(search(queries, size, probes=search.lists, condition=condition))
         similarities, rows = (np.concatenate(part, axis=1) for part in zip(*parts, strict=True))
@@ -530,7 +528,7 @@ class MilvusStore:
         found = np.empty((len(wanted), self._dimensions[facet]), dtype=np.float32)
         there = np.zeros(len(wanted), dtype=np.bool_)
         connection = self._connections[facet]
-        batch = min(MOST, _batch(self._dimensions[facet]))
+        batch = min(MAX_HITS, _batch(self._dimensions[facet]))
         for start in range(0, len(wanted), batch):
             condition = _among(wanted[start : start + batch], "in")
             for record in connection.ask("query", filter=condition, output_fields=[ROW, VECTOR]):
@@ -549,21 +547,21 @@ class MilvusStore:
         search = self._searches[facet]
         wanted, places = np.unique(rows, return_inverse=True)
         exact = np.full(len(wanted), np.nan, dtype=np.float32)
-        # Milvus compares where the vectors are and sends numbers: far less than the vectors.
-        for start in range(0, len(wanted), MOST):
-            part = wanted[start : start + MOST]
+        # Milvus computes the products, so that no vectors are sent.
+        for start in range(0, len(wanted), MAX_HITS):
+            part = wanted[start : start + MAX_HITS]
             values, hits = search(
                 queries, len(part), probes=search.lists, condition=_among(part, "in")
             )
             there = hits[0] >= 0
             exact[np.searchsorted(wanted, hits[0][there])] = values[0][there]
         left = wanted[np.isnan(exact)]
-        if len(left):  # an index may pass over some where a condition leaves few
+        if len(left):  # an approximate search may miss rows if the condition leaves few
             exact[np.isnan(exact)] = self.vectors(facet, left) @ queries[0]
         return exact[places]
 
     def compare(self, facet: Facet, queries: Floats) -> Floats | None:  # noqa: ARG002
-        """See `VectorStore.compare`: the vectors are elsewhere, and a search sends less."""
+        """See `VectorStore.compare`: a search transfers less than all vectors."""
         return None
 
     def erase(self, rows: Rows) -> None:
@@ -574,20 +572,20 @@ class MilvusStore:
         connections = self._connections.values()
         if len(erased) == len(known) and all(_count_rows(one) == left for one in connections):
             return
-        # First said, then done: a version never lacks a vector that nobody knows of.
+        # Record the rows before deleting: a missing vector is always listed.
         draft = self._folder / f".{ERASED}"
         draft.write_text(json.dumps(erased.tolist()), encoding="utf-8")
         sync_to_disk(draft)
         draft.replace(self._folder / ERASED)
         sync_to_disk(self._folder)
         for connection in connections:
-            for start in range(0, len(erased), MOST):
-                connection.ask("delete", filter=_among(erased[start : start + MOST], "in"))
+            for start in range(0, len(erased), MAX_HITS):
+                connection.ask("delete", filter=_among(erased[start : start + MAX_HITS], "in"))
 
     def _checked(self, facet: Facet, queries: Floats) -> Floats:
         return checked_queries(facet, queries, self.dimension(facet))
 
 
 def _among(rows: Sequence[int] | Rows, word: str) -> str:
-    """The condition that a row is ``in``, or ``not in``, some rows."""
+    """Return the filter expression for rows ``in`` or ``not in`` a set."""
     return f"{ROW} {word} [{','.join(map(str, np.asarray(rows).tolist()))}]"

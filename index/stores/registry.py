@@ -1,7 +1,7 @@
-"""Finds the engine of a vector store by its address, and imports it only when it is needed.
+"""Find the engine of a vector store by its address; engines are imported when first used.
 
-A kind of store registers by an entry in `STORES`: how its addresses begin or end, and the module
-that opens them. Such a module has one function, `open_engine(address, access)`.
+A kind of store registers by an entry in `STORES`: the pattern of its addresses, and the module
+whose function `open_engine(address, access)` opens them.
 """
 
 import importlib
@@ -24,13 +24,13 @@ class VectorStores:
     """Opens vector stores.
 
     Args:
-        access: token and time limit for stores that are elsewhere.
+        access: token and time limit of remote stores.
     """
 
     access: StoreAccess = field(default_factory=StoreAccess)
 
     def engine(self, address: str | None) -> VectorEngine:
-        """Return the engine at an address; None is files in the version's folder.
+        """Return the engine at an address; None stands for files in the version's folder.
 
         Raises:
             VectorStoreError: no kind of store has such addresses, or this one is malformed.

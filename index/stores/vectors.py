@@ -1,8 +1,8 @@
-"""Protocols of a store of the exemplars' embeddings, one set of vectors a facet.
+"""Protocols of a vector store: the exemplars' embeddings, one set of vectors a facet.
 
-A `VectorEngine` keeps the vectors of versions: it takes those of a version that is being built
-(`VectorWriter`), opens them (`VectorStore`), and follows what is published and removed. Engines
-are in modules of their own, and `index.stores.registry` finds them by address.
+A `VectorEngine` stores the vectors of index versions: it writes those of a version that is being
+built (`VectorWriter`), opens them (`VectorStore`), and is told of each publication and removal.
+Engines are in modules of their own, and `index.stores.registry` finds them by address.
 """
 
 import json
@@ -23,16 +23,16 @@ Rows = NDArray[np.int64]
 
 IndexType = Literal["auto", "exact", "ivf"]
 
-ADDRESS = "store.txt"  # in a version's folder: the store of its vectors, if they lie elsewhere
+ADDRESS = "store.txt"  # in a version's folder: the address of the remote store of its vectors
 ADDRESSES = (ADDRESS, "milvus.txt")  # the second is of earlier versions of Whence
 ERASED = "erased.json"  # in a version's folder: rows whose vectors were deleted
 
 
 class Mask:
-    """Rows that a search passes over.
+    """Hides rows from a search.
 
     Args:
-        hidden: (H,) their numbers, in any order.
+        hidden: (H,) hidden rows, in any order.
         count: rows in all.
     """
 
@@ -44,83 +44,83 @@ class Mask:
 
     @cached_property
     def bitmap(self) -> NDArray[np.uint8]:
-        """(count / 8, rounded up) the visible rows, a bit each, the lowest bit first."""
+        """Return the visible rows as bits, (count / 8, rounded up), the lowest bit first."""
         return np.packbits(self.visible, bitorder="little")
 
 
 class VectorStore(Protocol):
-    """Nearest neighbours by inner product of unit vectors; rows are those of the catalog.
+    """Searches nearest neighbours by inner product of unit vectors; rows are the catalog's.
 
-    Where the vectors are elsewhere, all of it but `erased` raises `VectorStoreUnavailableError`
-    while they cannot be reached, and answers again, without being opened anew, once they can.
+    While a remote store cannot be reached, all methods but `erased` raise
+    `VectorStoreUnavailableError`. They work again, without reopening, once it can.
     """
 
     @property
     def count(self) -> int:
-        """Rows of each facet, erased ones included."""
+        """Return the number of rows, erased ones included."""
 
     @property
     def erased(self) -> Rows:
-        """Rows whose vectors are gone for good, ascending; they must be hidden from searches."""
+        """Return the rows whose vectors were deleted, ascending; callers must mask them."""
 
     def check(self) -> None:
-        """Return if it can be searched now."""
+        """Check that the store can be searched now."""
 
     def erase(self, rows: Rows) -> None:
-        """Delete the vectors of withdrawn rows, where the store can; a mask hides them anyway."""
+        """Delete the vectors of withdrawn rows, if the store can; masks hide them anyway."""
 
     def dimension(self, facet: Facet) -> int:
-        """Length of a facet's vectors."""
+        """Return the length of a facet's vectors."""
 
     def search(
         self, facet: Facet, queries: Floats, k: int, mask: Mask | None = None
     ) -> tuple[Floats, Rows]:
-        """The k nearest of each query, best first.
+        """Return the k nearest neighbours of each query, best first.
 
         Args:
-            facet: which vectors to search.
+            facet: facet whose vectors are searched.
             queries: (Q, D) unit vectors.
-            k: no more are returned than there are visible rows.
-            mask: rows to pass over.
+            k: number of neighbours, at most that of visible rows.
+            mask: hides rows.
 
         Returns:
             similarities (Q, k) and rows (Q, k); row -1 where an approximate search found fewer.
         """
 
     def vectors(self, facet: Facet, rows: Rows) -> Floats:
-        """The (R, D) vectors of chosen rows (R,), exactly as they were written."""
+        """Return the (R, D) vectors of rows (R,), exactly as written."""
 
     def similarities(self, facet: Facet, query: Floats, rows: Rows) -> Floats:
-        """Exact inner products of one query (D,) with chosen rows (R,)."""
+        """Return the exact inner products (R,) of one query (D,) with rows (R,)."""
 
     def compare(self, facet: Facet, queries: Floats) -> Floats | None:
-        """Exact inner products (Q, N) of queries with all rows; None if a search costs less."""
+        """Return the exact inner products (Q, N) with all rows; None if a search costs less."""
 
 
 class VectorWriter(Protocol):
-    """Takes the vectors of a version that is being built."""
+    """Writes the vectors of a version that is being built."""
 
     def upsert(self, rows: Rows, vectors: Mapping[Facet, Floats]) -> None:
-        """Write some rows, in any order; of a row that comes twice the last counts.
+        """Write some rows, in any order; a row written twice keeps the last vector.
 
         Args:
-            rows: (R,) their numbers.
-            vectors: facet -> (R, D) unit vectors, every facet.
+            rows: (R,) row numbers.
+            vectors: facet -> (R, D) unit vectors, for every facet.
 
         Raises:
             SnapshotError: a vector is of the wrong length, not finite or not of unit norm.
         """
 
     def finish(self, index_type: IndexType, asked: Mapping[Facet, Floats]) -> dict[Facet, int]:
-        """Complete what was written, so that it can be opened.
+        """Complete the version's vectors, so that they can be opened.
 
         Args:
-            index_type: how to search.
-            asked: facet -> (Q, D) queries such as will be asked, which choose how many lists of an
-                inverted file a search looks into.
+            index_type: exact search or inverted files.
+            asked: facet -> (Q, D) representative queries, by which the number of probed lists of
+                an inverted file is chosen.
 
         Returns:
-            That number, of those facets that have an inverted file.
+            The number of probed lists of each facet that has an inverted file.
 
         Raises:
             SnapshotError: rows are missing.
@@ -129,18 +129,18 @@ class VectorWriter(Protocol):
 
 @dataclass(frozen=True)
 class StoreAccess:
-    """How stores outside the version's folder are reached."""
+    """Token and time limit of remote stores."""
 
     token: str = field(default="", repr=False)  # a user and password, or an API key
-    seconds: float = 10.0  # that a store may take to answer before it counts as gone
+    seconds: float = 10.0  # timeout of a request
 
 
 class VectorEngine(Protocol):
-    """Keeps the vectors of versions."""
+    """Stores the vectors of versions."""
 
     @property
     def address(self) -> str | None:
-        """What a manifest remembers of it; None if the vectors lie in the version's folder."""
+        """Return the address for manifests; None if the vectors are in the version's folder."""
 
     def write(
         self, folder: Path, version: str, count: int, dimensions: Mapping[Facet, int]
@@ -160,26 +160,26 @@ class VectorEngine(Protocol):
         Args:
             folder: of the version, finished or being built.
             version: its name.
-            count: rows it must have.
-            dimensions: lengths that its vectors must have.
-            probes: what `VectorWriter.finish` returned.
+            count: expected number of rows.
+            dimensions: expected lengths of vectors.
+            probes: from `VectorWriter.finish`.
 
         Raises:
-            SnapshotError: the vectors are missing or not those.
+            SnapshotError: the vectors are missing or others than expected.
         """
 
     def publish(self, version: str) -> None:
-        """Follow the publication of a version, or its return."""
+        """Follow the publication or rollback of a version."""
 
     def remove(self, version: str) -> None:
-        """Delete what there is of a version's vectors outside its folder."""
+        """Delete a version's vectors outside its folder."""
 
 
 def require_all(written: int, count: int) -> None:
-    """Refuse a version that has not got all its rows.
+    """Check that all rows of a version were written.
 
     Raises:
-        SnapshotError: fewer or more were written.
+        SnapshotError: fewer or more rows were written.
     """
     if written != count:
         raise SnapshotError(
@@ -188,10 +188,10 @@ def require_all(written: int, count: int) -> None:
 
 
 def checked_queries(facet: Facet, queries: Floats, dimension: int) -> Floats:
-    """Queries as every store wants them: (Q, D) float32, row by row.
+    """Return queries as (Q, D) float32 in C order, after a check of their shape.
 
     Raises:
-        SnapshotError: they are of another length than the index's vectors.
+        SnapshotError: their length is not that of the index's vectors.
     """
     if queries.ndim != 2 or queries.shape[1] != dimension:
         raise SnapshotError(
@@ -202,14 +202,15 @@ def checked_queries(facet: Facet, queries: Floats, dimension: int) -> Floats:
 
 
 def checked_vectors(facet: Facet, vectors: Floats, dimension: int) -> Floats:
-    """Vectors that may be written: (N, D) of unit norm.
+    """Return (N, D) vectors after a check of their length and unit norm.
 
     Raises:
         SnapshotError: they are of another length, not finite or not of unit norm.
     """
     if vectors.ndim != 2 or vectors.shape[1] != dimension:
         raise SnapshotError(
-            f"{facet} vectors of shape {vectors.shape} do not go among those of length {dimension}"
+            f"{facet} vectors have shape {vectors.shape}; the index needs vectors of length "
+            f"{dimension}"
         )
     norms = np.linalg.norm(vectors, axis=1)
     # NaN fails the comparison, too.
@@ -223,10 +224,10 @@ def checked_vectors(facet: Facet, vectors: Floats, dimension: int) -> Floats:
 
 
 def read_erased(folder: Path) -> Rows:
-    """The rows of a version whose vectors were deleted, wherever they were; none in files.
+    """Return the rows of a version whose vectors were deleted; none if it keeps them in files.
 
     Raises:
-        SnapshotError: the file that names them cannot be read.
+        SnapshotError: the list of these rows cannot be read.
     """
     try:
         text = (folder / ERASED).read_text(encoding="utf-8")
@@ -241,12 +242,12 @@ def read_erased(folder: Path) -> Rows:
 
 
 def read_address(folder: Path) -> str | None:
-    """Return the store that has the vectors of a version; None if they lie in its folder.
+    """Return the address of a version's vector store; None if its folder has the vectors.
 
-    Unlike the manifest, it is there from the first vector on, in a version that is being built.
+    Unlike the manifest, the address is written before the first vector of a version being built.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the address cannot be read.
     """
     for name in ADDRESSES:
         if (folder / name).exists():

@@ -1,9 +1,9 @@
 """Fingerprints of images, to find near-duplicates without a model.
 
-A fingerprint is the picture shrunk to `GRID` x `GRID` pixels. Its distance from another one is the
-root mean square difference of their values, 0 to 255. It survives what changes a file and not what
-it shows: another format, recompression, another size. Crops, mirrored and edited copies lie farther
-and are not found: as far from one another lie different exemplars of one concept, too.
+A fingerprint is the image resized to `GRID` x `GRID` pixels. The distance of two fingerprints is
+the root mean square difference of their values, 0 to 255. Another format, recompression and another
+size change it little. Crops, mirrored and edited copies are not found: they are as far apart as
+different exemplars of one concept.
 """
 
 from collections.abc import Iterable
@@ -14,18 +14,18 @@ from PIL import Image
 
 GRID = 8  # pixels a side
 LENGTH = GRID * GRID * 3  # bytes
-NEAR = 4.0  # distance up to which two pictures are one; docs/operations.md has the measurement
-FAINT = 0.25  # and up to 1 + this part of the picture's own contrast, if it has little of it
-BLOCK = 16_384  # fingerprints looked at together
-PAIRS = 2**22  # and compared together, at most
-ROUNDING = 0.51  # most that the distance of rounded means is off, float32's own error included
+MAX_DISTANCE = 4.0  # of near-duplicates; measured in docs/operations.md
+CONTRAST_SHARE = 0.25  # low contrast lowers the limit: 1 + this times the standard deviation
+BLOCK = 16_384  # fingerprints in a block
+MAX_PAIRS = 2**22  # compared at once
+ROUNDING = 0.51  # largest error of a distance of rounded means, float32's own error included
 
 Fingerprints = NDArray[np.uint8]  # (N, LENGTH)
 Places = NDArray[np.int64]
 
 
 def fingerprint(image: Image.Image) -> bytes:
-    """Return the `LENGTH` bytes that describe an RGB image of any size."""
+    """Return the fingerprint of an RGB image of any size, `LENGTH` bytes."""
     return image.resize((GRID, GRID), Image.Resampling.BILINEAR).tobytes()
 
 
@@ -34,12 +34,11 @@ def as_fingerprints(each: Iterable[bytes]) -> Fingerprints:
     return np.frombuffer(b"".join(each), dtype=np.uint8).reshape(-1, LENGTH)
 
 
-class Pictures:
-    """The fingerprints of many images, prepared for a search for near-duplicates.
+class FingerprintIndex:
+    """Finds near-duplicates among the fingerprints of many images.
 
-    The mean colours of a picture's four quarters, 12 numbers, are as near to those of another one
-    as the whole fingerprints are, or nearer. Where they are too far already, and they nearly always
-    are, the fingerprints themselves need not be read.
+    The mean colours of an image's four quarters, 12 numbers, give a lower bound of the distance
+    of two fingerprints. The bound excludes nearly all pairs, whose fingerprints are then not read.
 
     Args:
         fingerprints: (N, `LENGTH`); may be memory-mapped.
@@ -53,21 +52,21 @@ class Pictures:
             means = np.asarray(fingerprints[part], dtype=np.float32) @ QUARTERS
             self._quarters[part] = np.rint(means)
 
-    def near(self, known: Fingerprints) -> tuple[Places, Places]:
-        """Which of these show the same picture as which of ``known``.
+    def near_duplicates(self, known: Fingerprints) -> tuple[Places, Places]:
+        """Return the pairs of near-duplicates between ``known`` and this index.
 
         Args:
             known: (M, `LENGTH`).
 
         Returns:
-            Pairs of a place in ``known`` and one here, ordered by the latter.
+            (P,) positions in ``known`` and (P,) rows of this index, ordered by row.
         """
         found = [(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))]
-        step = max(1, PAIRS // BLOCK)
+        step = max(1, MAX_PAIRS // BLOCK)
         for start in range(0, len(known), step):
             reference = known[start : start + step].astype(np.float32)
-            limits = np.minimum(NEAR, 1 + FAINT * reference.std(axis=1))
-            # Rounding moved each mean by at most a half, and so the distance.
+            limits = np.minimum(MAX_DISTANCE, 1 + CONTRAST_SHARE * reference.std(axis=1))
+            # Rounding changed each mean by at most a half, and so the distance.
             bounds = QUARTERS.shape[1] * np.square(limits + ROUNDING)
             # |a - b|^2 <= bound as one product: (-2a, 1, |a|^2 - bound) . (b, |b|^2, 1) <= 0
             means = reference @ QUARTERS
@@ -91,7 +90,7 @@ class Pictures:
 
 
 def _quarters() -> NDArray[np.float32]:
-    """(LENGTH, 12): a fingerprint times it is the mean colour of each quarter."""
+    """Return the (LENGTH, 12) matrix that maps a fingerprint to its quarters' mean colours."""
     y, x, _ = np.indices((GRID, GRID, 3))
     quarter = (y // (GRID // 2) * 2 + x // (GRID // 2)).reshape(-1)
     colour = np.tile(np.arange(3), GRID * GRID)

@@ -1,8 +1,8 @@
 """The takedowns in force, and the exemplars that they hide.
 
 A takedown hides every image with the content of one of its files, under any name and in any
-concept; every image whose fingerprint is near one of theirs; and, if it is of a concept, every
-image that a source files under the concept's id.
+concept; every near-duplicate of one of its files; and, if it is of a concept, every image of the
+concept with that id.
 """
 
 import base64
@@ -16,7 +16,7 @@ import numpy as np
 from index.catalog import Catalog, Exemplar
 from index.errors import TakedownError
 from index.stores.vectors import Rows
-from index.takedowns.fingerprints import Fingerprints, Pictures, as_fingerprints
+from index.takedowns.fingerprints import FingerprintIndex, Fingerprints, as_fingerprints
 from index.takedowns.records import Extent, Lift, Takedown
 
 How = Literal["named", "same content", "near-duplicate"]
@@ -25,7 +25,7 @@ Reached = Mapping[str, Rows]  # id of a takedown -> the rows of an index that it
 
 @dataclass(frozen=True)
 class Takedowns:
-    """The takedowns in force, what was lifted, and the log that says so."""
+    """Holds the takedowns in force and those lifted, as read from a log."""
 
     active: tuple[Takedown, ...] = ()
     lifted: Mapping[str, tuple[Takedown, Lift]] = field(default_factory=dict)
@@ -53,24 +53,24 @@ class Takedowns:
 
     @property
     def extent(self) -> Extent:
-        """Return how far the log is written."""
+        """Return the log's extent."""
         return Extent(records=len(self.digests) - 1, sha256=self.digests[-1])
 
-    def reaches(self, extent: Extent) -> bool:
+    def begins_with(self, extent: Extent) -> bool:
         """Return True if the log begins with the records of ``extent``."""
         return self.digests[extent.records : extent.records + 1] == (extent.sha256,)
 
     def require(self, extent: Extent, witness: str) -> None:
-        """Return if the log begins with the records of ``extent``, or an accept names it.
+        """Check that the log begins with the records of ``extent``, or that an accept names it.
 
         Args:
-            extent: as it was recorded elsewhere.
+            extent: recorded elsewhere.
             witness: the place where it was recorded, for the message.
 
         Raises:
             TakedownError: the log is another one, or has lost records.
         """
-        if self.reaches(extent) or extent in self.accepted:
+        if self.begins_with(extent) or extent in self.accepted:
             return
         fault = (
             f"holds {len(self.digests) - 1} records of at least {extent.records}"
@@ -88,15 +88,17 @@ class Takedowns:
         """Return the takedown that names this content or concept."""
         return self._contents.get(sha256) or self._concepts.get(concept_id)
 
-    def of_pictures(self, fingerprints: Sequence[bytes]) -> list[Takedown | None]:
+    def of_fingerprints(self, fingerprints: Sequence[bytes]) -> list[Takedown | None]:
         """Return for each fingerprint the takedown of a near-duplicate, if there is one."""
         found: list[Takedown | None] = [None] * len(fingerprints)
-        pictures = Pictures(as_fingerprints(fingerprints))
-        for place, row in zip(*pictures.near(_fingerprints(self.active)), strict=True):
+        index = FingerprintIndex(as_fingerprints(fingerprints))
+        for place, row in zip(*index.near_duplicates(_fingerprints(self.active)), strict=True):
             found[row] = found[row] or self._owners[place]
         return found
 
-    def reached(self, catalog: Catalog, pictures: Pictures, before: Reached) -> dict[str, Rows]:
+    def reached(
+        self, catalog: Catalog, pictures: FingerprintIndex, before: Reached
+    ) -> dict[str, Rows]:
         """Return the rows of an index that each takedown in force hides.
 
         Args:
@@ -108,7 +110,7 @@ class Takedowns:
         fresh = [takedown for takedown in self.active if takedown.id not in before]
         found = {takedown.id: [_named(takedown, catalog)] for takedown in fresh}
         owners = [takedown.id for takedown in fresh for _ in takedown.contents]
-        places, rows = pictures.near(_fingerprints(fresh))
+        places, rows = pictures.near_duplicates(_fingerprints(fresh))
         for place in np.unique(places):
             found[owners[place]].append(rows[places == place])
         fresh_rows = {identifier: np.unique(np.concatenate(r)) for identifier, r in found.items()}
@@ -123,7 +125,7 @@ class Hidden:
     how: How
 
 
-def hidden_by(takedown: Takedown, catalog: Catalog, pictures: Pictures) -> list[Hidden]:
+def hidden_by(takedown: Takedown, catalog: Catalog, pictures: FingerprintIndex) -> list[Hidden]:
     """Return the exemplars of an index that a takedown hides, by row, each with the reason.
 
     Args:

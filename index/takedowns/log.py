@@ -37,7 +37,7 @@ from model.files import sync_to_disk
 
 @dataclass(frozen=True)
 class TakedownLog:
-    """The log file; several processes may use it at once."""
+    """Reads and appends to the log file; several processes may use it at once."""
 
     path: Path
 
@@ -50,7 +50,7 @@ class TakedownLog:
         """Read the log.
 
         Raises:
-            TakedownError: it cannot be read, a line in it is damaged, or records are missing.
+            TakedownError: it cannot be read, a line is damaged, or records are missing.
         """
         try:
             extent = self._extent()  # first: the log only grows
@@ -95,7 +95,7 @@ class TakedownLog:
         return takedowns
 
     def lift(self, takedown_id: str, *, reason: str) -> Takedown:
-        """End a takedown; an index that still holds its images shows them again at once.
+        """Lift a takedown; an index that still holds its images shows them again at once.
 
         Raises:
             NotFoundError: none of that id is in force.
@@ -107,7 +107,7 @@ class TakedownLog:
             lifted.extend(one for one in known.active if one.id == takedown_id)
             if not lifted:
                 raise NotFoundError(
-                    f"no takedown {takedown_id!r} is in force; `whence takedown list` shows those "
+                    f"no takedown {takedown_id!r} is in force; `whence takedown list` shows all "
                     "that are"
                 )
             return [Lift(takedown=takedown_id, at=datetime.now(UTC), reason=reason)]
@@ -115,11 +115,11 @@ class TakedownLog:
         self._append(end)
         return lifted[0]
 
-    def accept(self, told: Iterable[Extent], *, reason: str) -> Accept:
+    def accept(self, recorded: Iterable[Extent], *, reason: str) -> Accept:
         """Accept a log that has lost records, or that replaced another one.
 
         Args:
-            told: extents in the manifests of the index versions.
+            recorded: extents in the manifests of the index versions.
             reason: recorded in the log.
 
         Raises:
@@ -130,16 +130,16 @@ class TakedownLog:
         def make(known: Takedowns) -> list[Accept]:
             with contextlib.suppress(TakedownError):  # an extent that cannot be read is replaced
                 extents.add(self._extent())
-            missed = sorted(
-                (one for one in extents - known.accepted if not known.reaches(one)),
+            missing = sorted(
+                (one for one in extents - known.accepted if not known.begins_with(one)),
                 key=lambda one: (one.records, one.sha256),
             )
-            if not missed:
+            if not missing:
                 raise TakedownError(f"the takedown log {self.path} lacks no record")
-            accepts.append(Accept(extents=tuple(missed), at=datetime.now(UTC), reason=reason))
+            accepts.append(Accept(extents=tuple(missing), at=datetime.now(UTC), reason=reason))
             return accepts
 
-        extents = set(told)
+        extents = set(recorded)
         self._append(make, whole=False)
         return accepts[0]
 
@@ -156,7 +156,7 @@ class TakedownLog:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with file_lock(self.path.with_suffix(".lock"), seconds=10):
-                # No buffer: what the disk refused must not be written when the file is closed.
+                # Unbuffered: bytes that the disk refused must not be written on close.
                 file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
                 try:
                     sync_to_disk(self.path.parent)
@@ -168,14 +168,14 @@ class TakedownLog:
                     draft.write_text(extent.model_dump_json() + "\n", encoding="utf-8")
                     sync_to_disk(draft)
                     if end != len(written):
-                        # An unfinished record goes, so that the next begins on its own line.
+                        # An unfinished record is removed, so that the next begins a line.
                         os.ftruncate(file, end)
                     try:
                         unended = b"\n" if end and written[end - 1 : end] != b"\n" else b""
                         _write_synced(file, unended + b"".join(line + b"\n" for line in fresh))
                         draft.replace(self.extent_file)
                     except OSError as error:
-                        self._take_back(file, end, error)
+                        self._undo(file, end, error)
                         raise
                 finally:
                     os.close(file)
@@ -203,7 +203,7 @@ class TakedownLog:
             return Extent()
         except ValidationError as error:
             raise TakedownError(
-                f"{self.extent_file}, which tells how long the takedown log is, is damaged; if "
+                f"{self.extent_file}, which holds the length of the takedown log, is damaged; if "
                 f"{self.path.name} is whole (`whence takedown list` after that), delete it"
             ) from error
 
@@ -212,15 +212,15 @@ class TakedownLog:
         takedowns.require(extent, str(self.extent_file))
         return takedowns
 
-    def _take_back(self, file: int, size: int, cause: OSError) -> None:
+    def _undo(self, file: int, size: int, cause: OSError) -> None:
         try:
             os.ftruncate(file, size)
             os.fsync(file)
         except OSError as error:
             raise TakedownError(
                 f"the takedown log {self.path} cannot be written ({cause.strerror or cause}), and "
-                f"what was written cannot be taken back ({error.strerror or error}); mend the "
-                "disk, look with `whence takedown list` what is in force, then try again"
+                f"the part written cannot be removed ({error.strerror or error}); mend the "
+                "disk, run `whence takedown list` to see the takedowns in force, then try again"
             ) from cause
 
 
@@ -234,7 +234,7 @@ def _replay(path: Path, lines: Sequence[bytes]) -> Takedowns:
         except ValidationError as error:
             raise _damaged(path, number) from error
         if isinstance(record, Takedown):
-            if record.id in active or record.id in lifted:  # a line that was copied
+            if record.id in active or record.id in lifted:  # a copied line
                 raise _damaged(path, number)
             active[record.id] = record
         elif isinstance(record, Accept):

@@ -1,9 +1,9 @@
-"""The purge: it erases the images and vectors of withdrawn works from the data folder.
+"""Erase the images and vectors of withdrawn works from the data folder.
 
-A takedown hides a work at once and keeps it out of later versions. What was made of it before lies
-on: in the embedding caches of all models, in the feature banks of training runs, and in versions of
-the index that had it. Sources and backups are not touched, nor is the takedown log itself, which
-must know a work to keep it out: its SHA-256 and its fingerprint, 8 x 8 pixels.
+A takedown hides a work at once and keeps it out of later versions. Its thumbnails and vectors
+remain in the embedding caches of all models, in the feature banks of training runs, and in earlier
+index versions; a purge erases them. Sources and backups are not touched, nor is the takedown log,
+which needs a work's SHA-256 and fingerprint (8 x 8 pixels) to keep it out.
 """
 
 import shutil
@@ -28,21 +28,21 @@ from index.versions import named_failures, rebuild_lock, remove
 
 @dataclass(frozen=True)
 class Purged:
-    """The result of a purge."""
+    """Result of a purge."""
 
-    images: int  # withdrawn files that embedding caches held something of, each cache counted
-    caches: int  # that were written anew
-    features: bool  # whether there were feature banks, and all of them are gone
-    versions: list[str]  # of the index, removed
-    left: list[str]  # what still holds a withdrawn work, and what to do
+    images: int  # entries of withdrawn files erased from the embedding caches
+    caches: int  # embedding caches rewritten
+    features: bool  # True if there were feature banks and all are removed
+    versions: list[str]  # index versions removed
+    left: list[str]  # places that still hold a withdrawn work, each with a remedy
 
 
 def purge(data: DataFolder) -> Purged:
-    """Erase everything that was made of works whose takedown is in force.
+    """Erase all data derived from works whose takedown is in force.
 
-    Files are overwritten by SQLite or removed; what a disk keeps of removed files is the disk's.
-    The published version stays, and is told of, if it still holds such works; of its vectors, those
-    on a Milvus go.
+    SQLite overwrites the data; other files are removed, without overwriting their blocks on the
+    disk. The published version is kept and reported if it still holds such works; its vectors of
+    them on a Milvus are deleted.
 
     Raises:
         TakedownError: the log cannot be read.
@@ -59,17 +59,17 @@ def purge(data: DataFolder) -> Purged:
             for folder in _versions(data.index)
         }
         hashes = {content.sha256 for one in takedowns.active for content in one.contents}
-        # What only versions tell of: files of withdrawn concepts, and copies.
+        # Files of withdrawn concepts, and copies, are listed in versions alone.
         hashes.update(*(found for found in held.values() if isinstance(found, set)))
         caches = data.all_embeddings()
         images = sum(_forget(path, takedowns, hashes) for path in caches)
         versions, left = _remove_versions(data, held)
         features = data.features.exists()
         if features:
-            # A bank does not tell which image a row is of; the next training makes it anew.
+            # A bank does not record the image of a row; the next training run recomputes it.
             shutil.rmtree(data.features, ignore_errors=True)
         remains = [*sorted(data.index.glob(f"{BUILDING}*")), data.features]
-        left += [_what_to_do(path) for path in remains if path.exists()]
+        left += [_remedy(path) for path in remains if path.exists()]
     return Purged(images, len(caches), features and not data.features.exists(), versions, left)
 
 
@@ -77,11 +77,11 @@ def _versions(index: Path) -> list[Path]:
     return sorted(path for path in index.glob("[!.]*") if path.is_dir())
 
 
-def _what_to_do(remains: Path) -> str:
+def _remedy(remains: Path) -> str:
     if read_address(remains):
         return (
             f"{remains}, a removed version whose vectors in another store could not be deleted: "
-            "once that answers, run `whence takedown purge` again"
+            "once that store answers, run `whence takedown purge` again"
         )
     return f"{remains} cannot be removed: do it by hand"
 
@@ -103,20 +103,20 @@ def _withdrawn(
             rows = rows_of(reached)
             if erase:
                 snapshot.vectors.erase(rows)
-        # The snapshot's own catalog shows nothing of rows that were erased already.
-        with closing(Catalog(folder / CATALOG)) as whole:
-            exemplars = whole.exemplars_by_row(rows.tolist())
+        # The snapshot's own catalog hides rows whose vectors are erased already.
+        with closing(Catalog(folder / CATALOG)) as unmasked:
+            exemplars = unmasked.exemplars_by_row(rows.tolist())
             return {exemplar.sha256 for exemplar in exemplars.values()}
     except (SnapshotError, sqlite3.DatabaseError) as error:
         return error
 
 
 def _forget(path: Path, takedowns: Takedowns, hashes: set[str]) -> int:
-    """Erase from one cache everything made of withdrawn files."""
+    """Erase the entries of withdrawn files from an embedding cache; return their number."""
     with EmbeddingCache(path) as cache:
         add_fingerprints((key for key in cache.sizes() if "/" not in key), cache)
         known = cache.fingerprints()
-        near = takedowns.of_pictures(list(known.values()))
+        near = takedowns.of_fingerprints(list(known.values()))
         copies = {sha256 for sha256, one in zip(known, near, strict=True) if one}
         held = cache.holds(hashes | copies)
         cache.forget(held)
@@ -124,7 +124,7 @@ def _forget(path: Path, takedowns: Takedowns, hashes: set[str]) -> int:
             cache.compact()
         except sqlite3.OperationalError as error:
             raise RebuildError(
-                f"the embedding cache {path} cannot be written anew ({error}); end the process "
+                f"the embedding cache {path} cannot be rewritten ({error}); end the process "
                 "that uses it, or make room on the disk, then run `whence takedown purge` again"
             ) from error
         return len(held)
@@ -136,7 +136,7 @@ def _remove_versions(
     """Remove every version that holds a withdrawn work, except the published one.
 
     Returns:
-        The names of those removed, and what is left and why.
+        The names of removed versions, and the versions left, each with the reason.
     """
     published = published_version(data.index)
     removed, left = [], []
@@ -146,7 +146,7 @@ def _remove_versions(
                 f"{folder}, if it holds any: then run `whence takedown purge` again ({found})"
             )
         elif isinstance(found, Exception):
-            left.append(f"{folder}, of which nobody can tell what it holds: remove it ({found})")
+            left.append(f"{folder}, whose content cannot be read: remove it ({found})")
         elif found and folder.name == published:
             left.append(
                 f"the published version {published}, which holds {len(found)} withdrawn files: run "

@@ -77,14 +77,14 @@ class Lift(Frozen):
 
 
 class Extent(Frozen):
-    """How far a log was written."""
+    """Number of a log's records, and their digest."""
 
     records: int = Field(0, ge=0)
     sha256: str = hashlib.sha256().hexdigest()  # of these records, each with a newline
 
 
 class Accept(Frozen):
-    """An operator's decision to use the log though it does not reach these extents."""
+    """An operator's decision to use the log though it does not begin with these extents."""
 
     action: Literal["accept"] = "accept"
     extents: tuple[Extent, ...]
@@ -97,7 +97,7 @@ RECORD: TypeAdapter[AnyRecord] = TypeAdapter(Annotated[AnyRecord, Field(discrimi
 
 
 def content_of_file(path: Path, limits: ImageLimits = DEFAULT_LIMITS) -> Content:
-    """Return the hash and fingerprint of an image file, whether or not it is in an index.
+    """Return the hash and fingerprint of an image file, which need not be in an index.
 
     Raises:
         ImageError: it cannot be read or is no image.

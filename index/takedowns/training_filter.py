@@ -1,4 +1,4 @@
-"""The filter of training images: withdrawn works and their copies are left out."""
+"""Exclude withdrawn works and their copies from training images."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +11,7 @@ from index.thumbnails import thumbnail_of
 from model.errors import ImageError
 from model.images import DEFAULT_LIMITS, ImageLimits, read_image
 
-STEP = 256  # files looked at between two notes of progress
+STEP = 256  # files between two reports of progress
 
 
 def leave_out_withdrawn(
@@ -24,14 +24,14 @@ def leave_out_withdrawn(
 ) -> tuple[list[Path], list[Path]]:
     """Split files into usable and withdrawn ones (same content, or near-duplicates).
 
-    Every file is read and decoded once if a takedown is in force, none if none is. One that cannot
-    be decoded counts as usable: nothing is learnt from it.
+    Every file is read and decoded once, unless no takedown is in force. A file that cannot be
+    decoded counts as usable: training skips it.
 
     Args:
         files: images to train on.
-        takedowns: what is withdrawn.
+        takedowns: in force.
         workers: threads that decode, at least one.
-        limits: what an image may measure.
+        limits: limits on an image's size.
         progress: called with ("scanning", done, total).
     """
     withdrawn: list[Path] = []
@@ -40,9 +40,9 @@ def leave_out_withdrawn(
     with ThreadPoolExecutor(max(1, workers)) as pool:
         for start in range(0, len(files), STEP):
             part = files[start : start + STEP]
-            seen = list(pool.map(partial(_look, limits=limits), part))
-            decoded = [(path, *each) for path, each in zip(part, seen, strict=True) if each]
-            near = takedowns.of_pictures([picture for _, _, picture in decoded])
+            read = list(pool.map(partial(_identify, limits=limits), part))
+            decoded = [(path, *each) for path, each in zip(part, read, strict=True) if each]
+            near = takedowns.of_fingerprints([one for _, _, one in decoded])
             for (path, sha256, _), copy in zip(decoded, near, strict=True):
                 if copy or takedowns.of_exemplar(sha256, ""):
                     withdrawn.append(path)
@@ -52,7 +52,7 @@ def leave_out_withdrawn(
     return [path for path in files if path not in gone], withdrawn
 
 
-def _look(path: Path, limits: ImageLimits) -> tuple[str, bytes] | None:
+def _identify(path: Path, limits: ImageLimits) -> tuple[str, bytes] | None:
     """Return the SHA-256 and fingerprint of a file; None if it cannot be decoded."""
     try:
         image = read_image(path, limits)

@@ -1,7 +1,7 @@
-"""The takedown of a concept or an exemplar, with every file that it ever had.
+"""Take down a concept or an exemplar, with every file that it has in any index version.
 
-A file that a concept had in an earlier version belongs to it as well, and so does one that is
-hidden already. So the catalogs of all versions that are kept are asked, without any mask.
+Files that only an earlier version has, or that are hidden already, are taken down as well. So the
+unmasked catalogs of all kept versions are read.
 """
 
 import base64
@@ -19,7 +19,7 @@ from index.errors import NotFoundError, SnapshotError
 from index.layout import DataFolder
 from index.snapshot import CATALOG, FINGERPRINTS, Snapshot, list_versions, published_version
 from index.stores.vectors import read_erased
-from index.takedowns.fingerprints import Fingerprints, Pictures
+from index.takedowns.fingerprints import FingerprintIndex, Fingerprints
 from index.takedowns.in_force import Hidden, hidden_by
 from index.takedowns.log import TakedownLog
 from index.takedowns.records import Content, Takedown
@@ -41,10 +41,10 @@ def withdraw(
 
     Args:
         data: the data folder, with the log and the index versions.
-        kind: what ``target`` names.
+        kind: kind of the target.
         target: its id; of a concept also its name, in any case and normal form.
-        reason: why.
-        served: asked as well; its version may be kept no more.
+        reason: recorded in the log.
+        served: the served version, read as well; its folder may have been removed.
 
     Raises:
         SnapshotError: there is no index.
@@ -59,12 +59,12 @@ def withdraw(
 def canonical(index: Path, kind: Named, target: str, *, served: Snapshot | None = None) -> str:
     """Returns the id that a takedown of ``target`` records.
 
-    For a concept it is what `Catalog.concept_named` finds in the served version, or else in the
-    newest that has such a concept; for all else ``target`` itself.
+    For a concept this is the result of `Catalog.concept_named` in the served version, or else in
+    the newest version that has such a concept; for an exemplar it is ``target`` itself.
 
     Args:
         index: the folder of all versions.
-        kind: what ``target`` names.
+        kind: kind of the target.
         target: an id, or the name of a concept.
         served: see `withdraw`.
     """
@@ -92,11 +92,11 @@ def contents_of(
 ) -> list[Content]:
     """Return hashes and fingerprints of the files that a concept or exemplar has in any version.
 
-    A version that cannot be read is passed over with a warning.
+    A version that cannot be read is skipped with a warning.
 
     Args:
         index: the folder of all versions.
-        kind: what ``target`` names.
+        kind: kind of the target.
         target: its id.
         served: see `withdraw`.
 
@@ -132,7 +132,7 @@ def contents_of(
 def hidden_in_published(index: Path, takedowns: Sequence[Takedown]) -> list[list[Hidden]]:
     """Return the exemplars of the published version that each takedown hides.
 
-    Its files alone are read: a takedown must not wait for vectors that are elsewhere.
+    Only the version's folder is read: a takedown must not wait for a remote vector store.
 
     Raises:
         SnapshotError: the version cannot be read.
@@ -142,7 +142,9 @@ def hidden_in_published(index: Path, takedowns: Sequence[Takedown]) -> list[list
         return [[] for _ in takedowns]
     folder = index / version
     try:
-        pictures = Pictures(np.load(folder / FINGERPRINTS, mmap_mode="r", allow_pickle=False))
+        pictures = FingerprintIndex(
+            np.load(folder / FINGERPRINTS, mmap_mode="r", allow_pickle=False)
+        )
         with closing(Catalog(folder / CATALOG, read_erased(folder))) as catalog:
             return [hidden_by(one, catalog, pictures) for one in takedowns]
     except (sqlite3.DatabaseError, OSError, ValueError, IndexError) as error:

@@ -20,7 +20,13 @@ import numpy as np
 from PIL import Image
 
 from index.takedowns import fingerprints as module
-from index.takedowns.fingerprints import NEAR, Fingerprints, Pictures, as_fingerprints, fingerprint
+from index.takedowns.fingerprints import (
+    MAX_DISTANCE,
+    FingerprintIndex,
+    Fingerprints,
+    as_fingerprints,
+    fingerprint,
+)
 from index.thumbnails import thumbnail_of
 from model.folders import find_images
 from model.images import read_image
@@ -89,13 +95,13 @@ def main() -> int:
             known = as_fingerprints(prints[-1:])
             for kind, change in COPIES.items():
                 copy = as_fingerprints([fingerprint(thumbnail_of(change(image)))])
-                found[kind] += len(Pictures(copy).near(known)[0])
+                found[kind] += len(FingerprintIndex(copy).near_duplicates(known)[0])
                 farthest[kind] = max(farthest[kind], float(distances(known, copy)[0]))
     every = as_fingerprints(prints)
-    places, rows = Pictures(every).near(every)
+    places, rows = FingerprintIndex(every).near_duplicates(every)
     same = sorted({(min(i, j), max(i, j)) for i, j in zip(places, rows, strict=True) if i != j})
-    module.NEAR, module.FAINT = float(BINS[-1]), 1000.0  # whatever is far nearer than chance
-    places, rows = Pictures(every).near(every)
+    module.MAX_DISTANCE, module.CONTRAST_SHARE = float(BINS[-1]), 1000.0  # all pairs of the bins
+    places, rows = FingerprintIndex(every).near_duplicates(every)
     pairs = places < rows
     places, rows = places[pairs], rows[pairs]
     apart = distances(every[places], every[rows])
@@ -106,7 +112,7 @@ def main() -> int:
     result = {
         "pictures": len(names),
         "pairs": len(names) * (len(names) - 1) // 2,
-        "limit": NEAR,
+        "limit": MAX_DISTANCE,
         "pairs_taken_for_one": len(same),
         "pairs_nearer_than": {str(limit): int((apart <= limit).sum()) for limit in BINS},
         "copies": copied,

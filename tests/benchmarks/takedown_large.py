@@ -50,7 +50,7 @@ from index.snapshot import (
     write_cohort,
 )
 from index.stores.faiss_files import write_vectors
-from index.takedowns.fingerprints import GRID, LENGTH, Fingerprints, Pictures
+from index.takedowns.fingerprints import GRID, LENGTH, FingerprintIndex, Fingerprints
 from index.takedowns.log import TakedownLog
 from index.takedowns.records import Content
 from index.takedowns.withdrawal import withdraw
@@ -181,11 +181,11 @@ def compare(data: DataFolder, withdrawn: int) -> dict[str, float]:
     known = draw_fingerprints(withdrawn, np.random.default_rng(1))
     times = {}
     began = time.perf_counter()
-    pictures = Pictures(snapshot.fingerprints)
+    pictures = FingerprintIndex(snapshot.fingerprints)
     times["preparing"] = time.perf_counter() - began
     for name, count in (("one concept", PER_CONCEPT), ("all withdrawn", withdrawn)):
         began = time.perf_counter()
-        pictures.near(known[:count])
+        pictures.near_duplicates(known[:count])
         times[name] = time.perf_counter() - began
     snapshot.close()
     return {name: round(value, 3) for name, value in times.items()}

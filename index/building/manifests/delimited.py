@@ -1,4 +1,4 @@
-"""Reads CSV and its relatives: fields between commas, semicolons, tabs or bars."""
+"""Read delimited text: CSV with commas, semicolons, tabs or bars."""
 
 import csv
 import io
@@ -7,15 +7,15 @@ from collections.abc import Iterator, Sequence
 from index.building.manifests.records import Columns, Record, RecordError, Records, checked
 
 DELIMITERS = (",", ";", "\t", "|")
-LONGEST_FIELD = 2**24  # characters
+MAX_FIELD = 2**24  # characters
 
 
 def read(text: str, known: Sequence[str]) -> Records:
     """Returns the records of a text with a header; values are text, and blank ones left out.
 
-    The delimiter is the one with which the header has the most of the known columns. A first line
-    such as ``sep=;``, as Excel reads and writes it, names it. Fields may be quoted with ``"`` and
-    then hold line breaks, and spaces after a delimiter do not count. Blank lines are passed over.
+    A first line such as ``sep=;``, as in Excel, sets the delimiter; otherwise it is the one that
+    gives the header the most known columns. Fields quoted with ``"`` may contain line breaks.
+    Spaces after a delimiter and blank lines are ignored.
 
     Args:
         text: the file's content.
@@ -43,7 +43,7 @@ def _record(place: str, row: Sequence[str], names: Sequence[str]) -> Record:
     values = {}
     for name, value in zip(names, row, strict=False):
         if value and not name:
-            raise RecordError(f"the field {value!r:.40} stands in a column without a name", place)
+            raise RecordError(f"the field {value!r:.40} is in a column without a name", place)
         if value:
             values[name] = checked(value, place)
     return Record(place, values)
@@ -54,7 +54,7 @@ def _rows(text: str, delimiter: str, skip: int) -> Iterator[tuple[str, list[str]
     lines = io.StringIO(text, newline="")
     for _ in range(skip):
         lines.readline()
-    csv.field_size_limit(LONGEST_FIELD)
+    csv.field_size_limit(MAX_FIELD)
     reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=True)
     line = skip + 1
     while True:
@@ -71,11 +71,11 @@ def _rows(text: str, delimiter: str, skip: int) -> Iterator[tuple[str, list[str]
 
 
 def _delimiter(text: str, columns: Columns, known: Sequence[str]) -> tuple[str, int]:
-    """Returns the delimiter, and how many lines come before the header."""
+    """Returns the delimiter and the number of lines before the header."""
     first = text[:80].splitlines()[0] if text.strip() else ""
-    told = first.strip().strip('"')
-    if told.lower().startswith("sep=") and len(told) <= 5:
-        return told[4:] or "\t", 1
+    directive = first.strip().strip('"')
+    if directive.lower().startswith("sep=") and len(directive) <= 5:
+        return directive[4:] or "\t", 1
     if not text.strip():
         return DELIMITERS[0], 0
 

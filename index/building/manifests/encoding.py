@@ -1,4 +1,4 @@
-"""Decodes text files as spreadsheet programs write them: UTF-8, UTF-16, UTF-32, Windows-1252."""
+"""Decode text files of spreadsheet programs: UTF-8, UTF-16, UTF-32 or Windows-1252."""
 
 import codecs
 import re
@@ -12,20 +12,20 @@ _MARKS = (  # UTF-32 before UTF-16, whose mark it begins with
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-_MULTIBYTE = re.compile(rb"[\xc3-\xf4][\x80-\xbf]")  # how UTF-8 writes letters beyond Latin-1's
+_MULTIBYTE = re.compile(rb"[\xc3-\xf4][\x80-\xbf]")  # letters beyond Latin-1 in UTF-8
 _BEYOND_ASCII = re.compile(rb"[\x80-\xff]{4,}")
 
 
 def decode(data: bytes, note: Note) -> str:
     """Returns the text of a file, without a byte order mark.
 
-    UTF-8, and UTF-16 and UTF-32 by their byte order mark; UTF-16 also without one. A file that is
-    none of these is read as Windows-1252, the Western European encoding of spreadsheet programs,
-    unless its letters speak against it.
+    A byte order mark tells UTF-8, UTF-16 and UTF-32; UTF-8 and UTF-16 are recognised without one,
+    too. Any other file is read as Windows-1252, the Western European encoding of spreadsheet
+    programs, unless its letters are of another alphabet.
 
     Args:
         data: the file's bytes.
-        note: told when Windows-1252 was taken.
+        note: called if Windows-1252 was assumed.
 
     Raises:
         RecordError: the encoding is damaged, or none of these.
@@ -50,17 +50,17 @@ def decode(data: bytes, note: Note) -> str:
 
 
 def _other_alphabet(data: bytes) -> bool:
-    """Tells text of other alphabets, which has few ASCII letters, from Western European text.
+    """Return True if text is of another alphabet than Western European.
 
-    In Windows-1252 four characters in a row beyond ASCII are dashes, dots or quotation marks, with
-    one letter among them at most.
+    In Windows-1252 a run of four characters beyond ASCII is of dashes, dots or quotation marks,
+    with at most one letter.
     """
     runs = _BEYOND_ASCII.findall(data)
     return any(sum(byte >= 0xC0 for byte in run) > 1 for run in runs)
 
 
 def _unmarked(data: bytes) -> str:
-    """Tells UTF-16 without a mark by the zeros that it gives to ASCII letters."""
+    """Return the encoding of text without a byte order mark; ASCII in UTF-16 has zero bytes."""
     head = data[:4096]
     even, odd = head[::2].count(0), head[1::2].count(0)
     if odd > len(head) / 4 and not even:

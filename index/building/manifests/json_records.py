@@ -1,4 +1,4 @@
-"""Reads JSONL, one object a line, and a JSON array of objects."""
+"""Read JSON manifests: JSONL, one object a line, or an array of objects."""
 
 import json
 import math
@@ -21,10 +21,9 @@ _BLANK = re.compile(rf"[{_SPACE}]*")
 
 
 def read(text: str, known: Sequence[str]) -> Records:
-    """Returns the records of a text; values stay what they are, and null ones are left out.
+    """Returns the records of a text; values keep their types, and null ones are left out.
 
-    A text that begins with ``[`` is an array, with its objects on any lines; else every line that
-    is not blank is an object.
+    A text that begins with ``[`` is an array; otherwise every line that is not blank is an object.
 
     Args:
         text: the file's content.
@@ -57,7 +56,7 @@ def _record(place: str, found: Any, columns: Columns) -> dict[str, Any]:
 
 
 def _lines(text: str) -> Iterator[tuple[str, Any]]:
-    # Lines end at \n alone: a JSON text may hold the other characters that end lines in Python.
+    # Lines end at \n alone: JSON texts may contain other characters that end lines in Python.
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip(_SPACE):
             place = f"line {number}"
@@ -93,7 +92,7 @@ def _after_blank(text: str, position: int) -> int:
 
 
 def _decoded(text: str, position: int, place: str) -> tuple[Any, int]:
-    """Returns the JSON value at a position, and where it ends."""
+    """Returns the JSON value at a position, and the position of its end."""
     try:
         return _DECODER.raw_decode(text, position)
     except json.JSONDecodeError as error:
@@ -116,7 +115,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _number(written: str) -> float | str:
-    """Returns a number that is no integer; as the text it is where a float would lose digits."""
+    """Returns a number that is no integer; as text if a float would lose digits."""
     value = float(written)
     if math.isinf(value):
         raise ValueError(f"the number {written:.40} is too large")

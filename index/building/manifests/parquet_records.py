@@ -1,4 +1,4 @@
-"""Reads Parquet files, row by row."""
+"""Read Parquet manifests, row by row."""
 
 import math
 from collections.abc import Sequence
@@ -15,13 +15,13 @@ from index.building.manifests.records import Columns, Note, Record, RecordError,
 def read(file: BinaryIO, known: Sequence[str], note: Note) -> Records:
     """Returns the rows of a Parquet file; null values are left out.
 
-    Values that JSON has no form for become text: dates and times in ISO 8601, decimal fractions
-    digit by digit. Numbers that are not finite count as null.
+    Values without a JSON type become text: dates and times in ISO 8601, decimal fractions with
+    all digits. Numbers that are not finite count as null.
 
     Args:
         file: the file.
         known: columns with a meaning.
-        note: told of columns that hold bytes, which are left out.
+        note: called for each column of bytes, which is left out.
 
     Raises:
         RecordError: it is no Parquet file, or two columns have one name.

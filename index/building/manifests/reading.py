@@ -1,4 +1,4 @@
-"""Opens a manifest and reads it by the format that its name ends in."""
+"""Open a manifest and read it in the format of its file name's suffix."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,12 +16,12 @@ MANIFESTS = (*DELIMITED, *JSON, PARQUET)
 
 
 def read_manifest(source: Path, known: Sequence[str], note: Note | None = None) -> Records:
-    """Returns the records of a manifest, each for itself: see the module of its format.
+    """Returns the records of a manifest; the format's module has the details.
 
     Args:
         source: the file; its name ends in one of `MANIFESTS`.
         known: columns with a meaning, such as ``path``.
-        note: called with a sentence about the manifest that its owner should know.
+        note: called with a message for the manifest's owner.
 
     Raises:
         SourceError: it cannot be read, or a record is malformed; the message names the line.

@@ -1,4 +1,4 @@
-"""The records of a manifest, and the rules that hold for the values of every format."""
+"""Records of a manifest, and rules for their columns and values that all formats share."""
 
 import json
 from collections import Counter
@@ -8,15 +8,15 @@ from typing import Any
 
 DEPTH = 64  # of nested lists and objects; deeper ones cannot be written as JSON later
 
-Note = Callable[[str], None]  # called with a sentence about what may surprise
+Note = Callable[[str], None]  # called with a message for the manifest's owner
 
 
 class RecordError(ValueError):
-    """Something malformed in a manifest.
+    """A malformed manifest or record.
 
     Args:
-        reason: what is wrong.
-        place: where, such as "line 3"; empty if it concerns the whole file.
+        reason: the fault.
+        place: such as "line 3"; empty if the fault concerns the whole file.
     """
 
     def __init__(self, reason: str, place: str = "") -> None:
@@ -32,7 +32,7 @@ class Record:
     values: Mapping[str, Any]
 
     def text(self, column: str) -> str | None:
-        """Returns a column's value as text without outer spaces; None where it is blank.
+        """Returns a column's value as text without outer spaces; None if it is blank.
 
         Raises:
             RecordError: the value is a list or an object.
@@ -51,7 +51,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Records:
-    """What a manifest holds."""
+    """Columns and records of a manifest."""
 
     columns: Sequence[str]  # by first appearance
     records: Sequence[Record]
@@ -69,7 +69,7 @@ class Columns:
         self._known = frozenset(known)
 
     def name(self, heading: str) -> str:
-        """Returns the column of a heading; one that is not known is kept as it is written."""
+        """Returns the known column of a heading, or the heading itself."""
         heading = heading.strip()
         name = "_".join(heading.casefold().replace("-", " ").split())
         return name if name in self._known else heading
@@ -94,7 +94,7 @@ class Columns:
 
 
 def checked(value: Any, place: str, depth: int = 0) -> Any:
-    """Returns a value of a record, known to be such as can be stored and sent as JSON.
+    """Returns a record's value after a check that it can be written as JSON.
 
     Raises:
         RecordError: it is nested too deeply, or a text in it holds half a surrogate pair.

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from index.answering.ranking import Embeddings, combine, standardise
 from index.evaluation.ranks import average_precision, rank_true, recall_at
-from index.evaluation.scores import STEEPNESS, ExemplarScorer
+from index.evaluation.scores import LIPSCHITZ, ExemplarScorer
 from model.config import Facet
 
 DIMENSIONS: dict[Facet, int] = {"subject": 24, "style": 10}
@@ -147,7 +147,7 @@ def test_combine_is_what_fast_scores_take_it_for() -> None:
         moves = {facet: generator.normal(0, scale, 5000) for facet in DIMENSIONS}
         after = {facet: level + moves[facet] for facet, level in before.items()}
         change = np.abs(combine(after) - combine(before))
-        allowed = STEEPNESS * np.sum(np.abs(list(moves.values())), axis=0)
+        allowed = LIPSCHITZ * np.sum(np.abs(list(moves.values())), axis=0)
         assert (change <= allowed + 1e-9).all()
         higher = {facet: level + np.abs(moves[facet]) for facet, level in before.items()}
         assert (combine(higher) >= combine(before)).all()

@@ -22,7 +22,7 @@ from index.layout import DataFolder
 from index.snapshot import CATALOG, Snapshot, list_versions, new_version, open_published
 from index.stores.faiss_files import file_name, write_vectors
 from index.stores.milvus import (
-    MOST,
+    MAX_HITS,
     MilvusAddress,
     MilvusEngine,
     _Connection,
@@ -244,7 +244,7 @@ def test_rows_come_in_any_order_and_the_last_of_a_number_counts(
 
 def test_vectors_of_another_dimension_are_not_written(engine, vectors, tmp_path: Path) -> None:
     version = Version(engine, tmp_path)
-    with pytest.raises(SnapshotError, match=r"\(60, 5\) do not go among those of length 12"):
+    with pytest.raises(SnapshotError, match=r"\(60, 5\); the index needs vectors of length 12"):
         version.writer.upsert(np.arange(COUNT), {**vectors, "subject": vectors["style"]})
 
 
@@ -683,8 +683,8 @@ def test_both_stores_give_the_same_answers(tmp_path: Path) -> None:
 
 @needs_milvus
 def test_more_hits_than_milvus_gives_at_once(milvus, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("index.stores.milvus.MOST", 16)
-    assert MOST > 16
+    monkeypatch.setattr("index.stores.milvus.MAX_HITS", 16)
+    assert MAX_HITS > 16
     vectors = draw()
     store = written(milvus, tmp_path, vectors)
     queries = unit(3, 12, seed=1)
@@ -769,7 +769,7 @@ def test_a_milvus_that_is_not_there_is_named() -> None:
 def test_writing_and_publishing_go_on_when_milvus_was_away_shortly(
     milvus, tmp_path: Path, monkeypatch, lost: str, index_type: str
 ) -> None:
-    monkeypatch.setattr("index.stores.milvus.PATIENCE", (0.0,) * len(RETRIED))
+    monkeypatch.setattr("index.stores.milvus.RETRY_DELAYS", (0.0,) * len(RETRIED))
     call, failed = _Connection.call, set()
     asked = RETRIED | ({"search"} if index_type == "ivf" else set())
 
@@ -799,7 +799,7 @@ def test_writing_and_publishing_go_on_when_milvus_was_away_shortly(
 
 @needs_milvus
 def test_writing_ends_when_milvus_stays_away(milvus, vectors, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("index.stores.milvus.PATIENCE", (0.0, 0.0))
+    monkeypatch.setattr("index.stores.milvus.RETRY_DELAYS", (0.0, 0.0))
     tried = []
 
     def away(self: _Connection, method: str, *_: object, **__: object) -> None:

@@ -7,11 +7,11 @@ import pytest
 from PIL import Image
 
 from index.takedowns.fingerprints import (
-    FAINT,
+    CONTRAST_SHARE,
     LENGTH,
-    NEAR,
+    MAX_DISTANCE,
+    FingerprintIndex,
     Fingerprints,
-    Pictures,
     as_fingerprints,
     fingerprint,
 )
@@ -25,7 +25,7 @@ def prints(*images: Image.Image) -> Fingerprints:
 
 
 def near(known: Fingerprints, others: Fingerprints) -> list[tuple[int, int]]:
-    places, rows = Pictures(others).near(known)
+    places, rows = FingerprintIndex(others).near_duplicates(known)
     return list(zip(places.tolist(), rows.tolist(), strict=True))
 
 
@@ -88,7 +88,7 @@ def test_what_is_passed_over_by_its_quarters_is_never_near(spread: int) -> None:
     )
     others = (known + changes).clip(0, 255).astype(np.uint8).reshape(-1, LENGTH)
     known = known[:, 0].astype(np.uint8)
-    limits = np.minimum(NEAR, 1 + FAINT * known.std(axis=1))
+    limits = np.minimum(MAX_DISTANCE, 1 + CONTRAST_SHARE * known.std(axis=1))
     squares = np.square(known[:, None].astype(np.float64) - others).mean(axis=2)  # (M, N)
     clear = np.abs(np.sqrt(squares) - limits[:, None]) > 1e-4  # float32 may err at the limit itself
     expected = {(m, n) for m, n in np.argwhere((squares <= limits[:, None] ** 2) & clear).tolist()}

@@ -15,7 +15,7 @@ from PIL import Image
 from index.answering.attribution import Attributor, open_attributor
 from index.errors import NotFoundError, RebuildError, TakedownError
 from index.snapshot import CATALOG, Snapshot, list_versions, open_published, publish
-from index.takedowns.fingerprints import Pictures
+from index.takedowns.fingerprints import FingerprintIndex
 from index.takedowns.in_force import hidden_by
 from index.takedowns.log import TakedownLog
 from index.takedowns.records import Extent, Takedown, content_of_file
@@ -290,7 +290,7 @@ def test_a_failed_sync_is_taken_back(log: TakedownLog, monkeypatch: pytest.Monke
             log.add("concept", "two", [], reason="r")
         assert log.read().active == (one,)
     outcomes[:] = [None, None, broken, broken]
-    with pytest.raises(TakedownError, match="cannot be taken back"):
+    with pytest.raises(TakedownError, match="cannot be removed"):
         log.add("concept", "three", [], reason="r")
     assert sorted(path.suffix for path in log.path.parent.iterdir()) == [
         ".extent",
@@ -567,9 +567,11 @@ def test_only_a_new_takedown_is_compared_with_the_index(
     masked = answering(house)
     second = take_down(house, "concept", "two")
     compared: list[int] = []
-    near = Pictures.near
+    near = FingerprintIndex.near_duplicates
     monkeypatch.setattr(
-        Pictures, "near", lambda self, known: compared.append(len(known)) or near(self, known)
+        FingerprintIndex,
+        "near_duplicates",
+        lambda self, known: compared.append(len(known)) or near(self, known),
     )
     both = masked.masked(log.read())
     assert compared == [len(second.contents)] == [2]

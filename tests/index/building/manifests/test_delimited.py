@@ -108,7 +108,7 @@ FAULTS = {
     "text behind a quote": ('path,concept\na.png,"x" y\n', "line 2: a malformed field"),
     "no heading": (
         "path,concept,\na.png,A,lost\n",
-        "line 2: the field 'lost' stands in a column without a name",
+        "line 2: the field 'lost' is in a column without a name",
     ),
     "no concept": ('path,concept,note\na.png,A,"x\ny"\n\nb.png, ,z\n', "line 5: concept is empty"),
     "a NUL": ("path,concept\na\0.png,A\n", "line 2: path holds a NUL"),
