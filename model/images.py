@@ -1,4 +1,4 @@
-"""Bytes or a file -> an upright 8-bit sRGB image within limits, or a named error."""
+"""Decode an encoded image to upright 8-bit sRGB within limits, or raise a named error."""
 
 import contextlib
 import hashlib
@@ -18,7 +18,7 @@ from model.decoding.colour import SPACES, is_changed_by, to_srgb
 from model.decoding.jxl import decode_jxl, is_jxl, jxl_size
 from model.decoding.png import is_png, png_size, read_png
 from model.decoding.samples import to_8_bits
-from model.decoding.tiff import Tiff, is_tiff, reads_rightly
+from model.decoding.tiff import Tiff, is_tiff, pillow_decodes
 from model.decoding.webp import webp_size
 from model.errors import (
     ImageError,
@@ -31,23 +31,22 @@ from model.regular_files import read_file
 
 PILLOW = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "HEIF")
 FORMATS = (*PILLOW, "JXL")
-DECODING = 2  # raised whenever `decode_image` gives other pixels of some files: see `reads_anew`
+DECODING = 2  # version of `decode_image`, increased when its pixels change: `decodes_differently`
 ORIENTATION = ExifTags.Base.Orientation
-HEADER = 65_536  # bytes, in which the size stands
+HEADER = 65_536  # bytes that contain the size
 
 pi_heif.register_heif_opener(thumbnails=False)
 
-# Every size is compared with `ImageLimits` before a pixel is decoded. Pillow's own limit is one for
-# the whole process, which the settings could not raise, and its error names no size.
+# Every size is compared with `ImageLimits` before a pixel is decoded. Pillow's own limit applies to
+# the whole process, so settings could not raise it, and its error names no size.
 Image.MAX_IMAGE_PIXELS = None
-# Pillow's warnings repeat parts of a damaged file to the log, and Python keeps the text of each for
-# ever.
+# Pillow's warnings write parts of a damaged file to the log, and Python keeps each text in memory.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 @dataclass(frozen=True)
 class ImageLimits:
-    """What is accepted; sides and areas in pixels."""
+    """Limits on an image's size, in pixels."""
 
     max_pixels: int = 50_000_000
     max_side: int = 20_000
@@ -77,7 +76,7 @@ DEFAULT_LIMITS = ImageLimits()
 
 @dataclass(frozen=True)
 class DecodedImage:
-    """An image and the identity of the bytes it came from."""
+    """A decoded image and the hash of its encoded bytes."""
 
     pixels: Image.Image  # mode RGB, upright, sRGB
     sha256: str  # of the encoded bytes
@@ -85,12 +84,12 @@ class DecodedImage:
 
 @dataclass(frozen=True)
 class _Picture:
-    """Pixels as they are stored, upright.
+    """Upright pixels before the conversion to sRGB.
 
     Attributes:
-        colour: an image of any mode, whose own transparency counts.
+        colour: an image of any mode, with or without transparency.
         profile: its ICC profile.
-        opacity: an image of mode L, where transparency is kept apart.
+        opacity: an image of mode L, if the transparency is not part of ``colour``.
     """
 
     colour: Image.Image
@@ -103,19 +102,18 @@ def decode_image(
 ) -> DecodedImage:
     """Decode one image: first frame, upright, alpha over white, 8-bit sRGB.
 
-    The size is checked from the header, before any pixel is decoded, so that a small file cannot
-    unfold into gigabytes. Colours are converted to sRGB by the file's ICC profile, or by what a PNG
-    says of them (cICP, gAMA, cHRM); what is no pixel and cannot be read is passed over.
+    The size is checked from the header, before any pixel is decoded, so that a decompression bomb
+    is refused. Colours are converted to sRGB by the file's ICC profile, or by a PNG's chunks cICP,
+    gAMA and cHRM. Damaged metadata is ignored.
 
     Args:
         data: the encoded image.
-        limits: what is accepted.
-        min_decode_side: pixels on the shorter side that the caller can make use of. A JPEG that
-            keeps them at a half, a quarter or an eighth of its size is decoded at that size, in a
-            fraction of the time.
+        limits: limits on its size.
+        min_decode_side: pixels on the shorter side that the caller needs. A JPEG whose half,
+            quarter or eighth still has them is decoded at that size, in a fraction of the time.
 
     Raises:
-        UnsupportedImageError: not one of `FORMATS`, or samples that cannot be shown rightly.
+        UnsupportedImageError: not one of `FORMATS`, or samples that cannot be converted correctly.
         ImageTooLargeError: more than ``limits.max_pixels`` or a side over ``limits.max_side``.
         ImageTooSmallError: a side under ``limits.min_side``.
         UndecodableImageError: the pixels are truncated or damaged.
@@ -130,10 +128,10 @@ def decode_image(
 def read_image(
     path: Path, limits: ImageLimits = DEFAULT_LIMITS, *, min_decode_side: int | None = None
 ) -> DecodedImage:
-    """`decode_image` of a file.
+    """Read and decode an image file; see `decode_image`.
 
     Raises:
-        ImageError: as `decode_image`, or the file cannot be read.
+        ImageError: as in `decode_image`, or the file cannot be read.
     """
     try:
         data = read_file(path)
@@ -145,10 +143,10 @@ def read_image(
 
 
 def read_size(file: BinaryIO) -> tuple[int, int]:
-    """Read an image's width and height from its header, with as little of the file as it takes.
+    """Read an image's width and height from its header.
 
     Args:
-        file: at the image's first byte; it can be sought in.
+        file: at the image's first byte; seekable.
 
     Raises:
         UnsupportedImageError: not one of `FORMATS`.
@@ -168,7 +166,7 @@ def read_size(file: BinaryIO) -> tuple[int, int]:
 
 
 def begins_image(head: bytes) -> bool:
-    """Tells from a file's first bytes whether it is an image of one of `FORMATS`, whole or not."""
+    """Returns True if a file's first bytes are those of an image of one of `FORMATS`."""
     Image.init()
     signatures = [Image.OPEN[name][1] for name in PILLOW]
     known = any(begins(head[:16]) is True for begins in signatures if begins)
@@ -187,10 +185,10 @@ def media_type(data: bytes) -> str:
         return image.get_format_mimetype() or "application/octet-stream"
 
 
-def reads_anew(data: bytes) -> bool:
-    """Tell whether `decode_image` gives other pixels of this file than it did as `DECODING` 1.
+def decodes_differently(data: bytes) -> bool:
+    """Return True if `decode_image` gives other pixels of this file than `DECODING` 1 did.
 
-    That version knew no profiles and no TIFFs but Pillow's.
+    That version ignored colour profiles and read TIFFs by Pillow alone.
     """
     try:
         if is_jxl(data):
@@ -198,18 +196,18 @@ def reads_anew(data: bytes) -> bool:
         if is_png(data):
             png = read_png(data)
             return png.key is not None or any(is_changed_by(png.profile, m) for m in ("L", "RGB"))
-        if is_tiff(data) and not reads_rightly(Tiff(data).layout):
+        if is_tiff(data) and not pillow_decodes(Tiff(data).layout):
             return True
         with Image.open(io.BytesIO(data), formats=PILLOW) as image:
             profile = image.info.get("icc_profile")
             return image.format == "HEIF" or any(is_changed_by(profile, mode) for mode in SPACES)
-    except Exception:  # decoding it says what is wrong
+    except Exception:  # decoding raises the named error
         return True
 
 
 @contextlib.contextmanager
 def _faults_named(data: bytes) -> Iterator[None]:
-    """Turn whatever decoders raise into an `ImageError`."""
+    """Turn errors of decoders into an `ImageError`."""
     try:
         yield
     except ImageError:
@@ -217,22 +215,22 @@ def _faults_named(data: bytes) -> Iterator[None]:
     except UnidentifiedImageError:
         raise _unidentified(data) from None
     except Exception as error:
-        # Decoders trip over damage each in its own way (OSError, SyntaxError, ZeroDivisionError,
-        # RuntimeError, ...); their text names no file and no path.
+        # Decoders raise many types for damaged files (OSError, SyntaxError, ZeroDivisionError,
+        # RuntimeError, ...); their messages name no path.
         raise UndecodableImageError(
             f"the image could not be decoded ({error}); it may be cut short or damaged"
         ) from error
 
 
 def _size(data: bytes) -> tuple[int, int] | None:
-    """Returns width and height where they are to be known before a decoder sees the file."""
+    """Returns (width, height) of formats whose decoder must not see an unchecked file."""
     if is_png(data):
         return png_size(data)
     return jxl_size(data) if is_jxl(data) else webp_size(data)
 
 
 def _unidentified(data: bytes) -> ImageError:
-    """Tells an image damaged in its first bytes from what never was one."""
+    """Returns the error for bytes that no decoder recognises: damaged, or no image at all."""
     if begins_image(data):
         return UndecodableImageError(
             "the image could not be decoded: its header is cut short, damaged or of a rare variant"
@@ -245,7 +243,7 @@ def _unidentified(data: bytes) -> ImageError:
 
 
 def _picture(data: bytes, limits: ImageLimits, min_decode_side: int | None) -> _Picture:
-    """Decode each format in its own way."""
+    """Decode the pixels, by the decoder of the format."""
     if size := _size(data):
         limits.check(*size)
     if is_jxl(data):
@@ -253,8 +251,8 @@ def _picture(data: bytes, limits: ImageLimits, min_decode_side: int | None) -> _
     if is_tiff(data):
         tiff = Tiff(data)
         limits.check(tiff.layout.width, tiff.layout.height)
-        if not reads_rightly(tiff.layout):
-            colour, opacity = (_turned(part, tiff.orientation) for part in tiff.decode())
+        if not pillow_decodes(tiff.layout):
+            colour, opacity = (_upright(part, tiff.orientation) for part in tiff.decode())
             assert colour is not None
             return _Picture(colour, tiff.profile, opacity)
         white = float(2 ** max(tiff.layout.bits) - 1)
@@ -275,22 +273,22 @@ def _by_pillow(
     key: tuple[int, ...] | None = None,
     depth: int = 8,
 ) -> _Picture:
-    """Decode what Pillow reads rightly.
+    """Decode an image by Pillow.
 
     Args:
         data: the encoded image.
-        limits: what is accepted.
-        min_decode_side: as of `decode_image`.
-        white: the value of white, of grey of more than 8 bits.
-        key: the samples of a PNG that stand for full transparency.
-        depth: bits of those.
+        limits: limits on its size.
+        min_decode_side: as in `decode_image`.
+        white: the value of white in grey of more than 8 bits.
+        key: the samples of a PNG's transparent colour.
+        depth: bits of these samples.
     """
     with Image.open(io.BytesIO(data), formats=PILLOW) as image:
         limits.check(image.width, image.height)
         if min_decode_side:
             image.draft(None, (min_decode_side, min_decode_side))
         image.load()
-        # The pixels are whole: a broken note about them is no reason to refuse them.
+        # Damaged EXIF data is no reason to refuse intact pixels.
         with contextlib.suppress(Exception):
             ImageOps.exif_transpose(image, in_place=True)
         profile = image.info.get("icc_profile")
@@ -300,8 +298,8 @@ def _by_pillow(
             return _Picture(gray, profile, opacity)
         if image.mode in {"I", "F"}:
             raise UnsupportedImageError(
-                "the image has samples of 32 bits, and nothing says which of them is white: save "
-                "it with 8 or 16 bits a sample"
+                "the image has samples of 32 bits, whose value of white is unknown: save it with "
+                "8 or 16 bits a sample"
             )
         return _Picture(image, profile, opacity)
 
@@ -310,8 +308,8 @@ def _keyed(image: Image.Image, key: tuple[int, ...], depth: int) -> Image.Image 
     """Returns the opacity of a PNG in which one colour is fully transparent.
 
     Raises:
-        UnsupportedImageError: the colour is of 16 bits, of which the pixels have kept 8, and cannot
-            be told from others.
+        UnsupportedImageError: the colour has 16 bits a sample; Pillow keeps 8, so that it cannot be
+            distinguished from others.
     """
     if len(key) == 1:
         value = key[0] if depth == 16 else key[0] * 255 // (2**depth - 1)
@@ -325,8 +323,8 @@ def _keyed(image: Image.Image, key: tuple[int, ...], depth: int) -> Image.Image 
     return None
 
 
-def _turned(image: Image.Image | None, orientation: int) -> Image.Image | None:
-    """Returns an image upright that is stored as EXIF's ``orientation`` says."""
+def _upright(image: Image.Image | None, orientation: int) -> Image.Image | None:
+    """Returns an image turned upright from EXIF's ``orientation``."""
     if image is None or orientation not in range(2, 9):
         return image
     image.getexif()[ORIENTATION] = orientation
@@ -334,7 +332,7 @@ def _turned(image: Image.Image | None, orientation: int) -> Image.Image | None:
 
 
 def _to_rgb(picture: _Picture) -> Image.Image:
-    """Convert to sRGB, over white where it is transparent."""
+    """Convert to sRGB, with transparency over white."""
     image, profile, opacity = picture.colour, picture.profile, picture.opacity
     if image.mode == "La":
         image = image.convert("LA")

@@ -16,7 +16,7 @@ from index.takedowns.in_force import Takedowns
 from index.takedowns.records import Takedown
 from model.files import FileStamp
 from model.folders import Skipped
-from model.images import reads_anew
+from model.images import decodes_differently
 from model.regular_files import read_file, shown
 
 Progress = Callable[[str, int, int], None]  # (stage, done, total)
@@ -140,7 +140,7 @@ def forget_outdated(found: Sequence[Identified], cache: EmbeddingCache) -> int:
     outdated = 0
     for sha256 in cache.unchecked(paths):
         try:
-            changed = reads_anew(read_file(paths[sha256]))
+            changed = decodes_differently(read_file(paths[sha256]))
         except OSError:
             continue  # the next rebuild checks it again
         cache.checked(sha256, outdated=changed)

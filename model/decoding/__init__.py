@@ -1,1 +1,1 @@
-"""What `model.images` needs of single formats: their sizes, chunks, samples and colour profiles."""
+"""Decoding of single formats for `model.images`: sizes, chunks, samples and colour profiles."""

@@ -1,4 +1,4 @@
-"""Pixels of any colour space to sRGB, by the ICC profile that comes with them.
+"""Convert pixels of any colour space to sRGB by their ICC profile, and make such profiles.
 
 Sources: ICC.1:2022 (the layout of profiles); ITU-T H.273 (code points of primaries and transfer).
 """
@@ -14,39 +14,43 @@ from PIL import Image, ImageCms
 
 from model.errors import UnsupportedImageError
 
-SPACES = {"L": b"GRAY", "RGB": b"RGB ", "CMYK": b"CMYK"}  # by Pillow's mode, as a profile names it
-DEVICES = {b"scnr", b"mntr", b"prtr", b"spac"}  # classes of profiles that pixels may have
-REMEMBERED = 65_536  # bytes: matrices and curves are smaller, tables for printers larger
-SAME = 1  # levels of 255 that a profile may move a colour and still be sRGB's own
+SPACES = {
+    "L": b"GRAY",
+    "RGB": b"RGB ",
+    "CMYK": b"CMYK",
+}  # Pillow's mode -> a profile's space
+DEVICES = {b"scnr", b"mntr", b"prtr", b"spac"}  # classes of profiles that images may have
+MAX_CACHED = 65_536  # bytes of a profile: matrices and curves are smaller, printers' tables larger
+MAX_CHANGE = 1  # of 255 levels, by a profile that counts as sRGB
 
 
 def to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """Convert an image of mode L, RGB or CMYK to sRGB: RGB.
+    """Convert an image of mode L, RGB or CMYK to mode RGB in sRGB.
 
-    A profile that is damaged, or that describes other channels than the image has, is ignored, as
-    is one that does to no colour what could be seen: those of sRGB itself.
+    A damaged profile, one of other channels than the image's, and one that changes no colour
+    visibly (sRGB's own) are ignored.
     """
     transform = _transform(profile, image.mode) if profile else None
     if transform is None:
-        return image.convert("RGB")  # a copy, which holds no file
+        return image.convert("RGB")  # a copy, without a reference to the file
     converted = ImageCms.applyTransform(image, transform)
     assert converted is not None
     return converted
 
 
 def is_changed_by(profile: bytes | None, mode: str) -> bool:
-    """Tell whether `to_srgb` makes another picture of pixels with this profile than without."""
+    """Return True if `to_srgb` gives other pixels with this profile than without."""
     return profile is not None and _transform(profile, mode) is not None
 
 
 def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    if len(profile) > REMEMBERED:
+    if len(profile) > MAX_CACHED:
         return _build(profile, mode)
-    return _remembered(profile, mode)
+    return _cached(profile, mode)
 
 
 def _build(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """Returns the transform of a profile; None where it has no effect or cannot be used."""
+    """Returns the transform of a profile; None if it has no effect or cannot be used."""
     fits = profile[16:20] == SPACES.get(mode) and profile[12:16] in DEVICES
     if not fits or profile[36:40] != b"acsp":
         return None
@@ -65,22 +69,22 @@ def _build(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
         return None
     assert after is not None
     change = np.asarray(after, dtype=int) - np.asarray(before.convert("RGB"), dtype=int)
-    return transform if np.abs(change).max() > SAME else None
+    return transform if np.abs(change).max() > MAX_CHANGE else None
 
 
-_remembered = functools.lru_cache(maxsize=64)(_build)
+_cached = functools.lru_cache(maxsize=64)(_build)
 
 
 @functools.cache
 def _samples(mode: str) -> Image.Image:
-    """Returns an image of colours from all over a mode's space."""
+    """Returns an image of colours spread over a mode's colour space."""
     levels = range(256) if mode == "L" else range(0, 256, 51)
     channels = len(Image.new(mode, (1, 1)).getbands())
     colours = np.array(list(itertools.product(levels, repeat=channels)), np.uint8)
     return Image.frombytes(mode, (len(colours), 1), colours.tobytes())
 
 
-# Profiles of what files say in fewer words
+# Profiles from code points, primaries and gamma
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,7 @@ PRIMARIES = {  # H.273, table 2
     11: Primaries((0.314, 0.351), (0.680, 0.320), (0.265, 0.690), (0.150, 0.060)),  # DCI-P3
     12: Primaries((0.3127, 0.3290), (0.680, 0.320), (0.265, 0.690), (0.150, 0.060)),  # Display P3
 }
-# H.273, table 3. Video's curves (1, 6, 14, 15) are shown as sRGB's is, as browsers do.
+# H.273, table 3. Video's curves (1, 6, 14, 15) are treated as sRGB's, as in browsers.
 CURVES: dict[int, float | None] = {
     1: None, 6: None, 13: None, 14: None, 15: None, 4: 2.2, 5: 2.8, 8: 1.0,
 }  # fmt: skip
@@ -108,14 +112,14 @@ HIGH_DYNAMIC_RANGE = {16: "PQ", 18: "HLG"}
 
 @dataclass(frozen=True)
 class CodePoints:
-    """Colours as H.273 numbers them, in PNG's cICP chunk and in boxes of AVIF and HEIC."""
+    """Colour code points of H.273, in PNG's cICP chunk and in boxes of AVIF and HEIC."""
 
     primaries: int
     transfer: int
 
     @property
     def known(self) -> bool:
-        """Tell whether both numbers stand for something that `profile` knows."""
+        """Return True if `profile` supports both numbers."""
         known = self.transfer in CURVES or self.transfer in HIGH_DYNAMIC_RANGE
         return known and self.primaries in PRIMARIES
 
@@ -146,7 +150,7 @@ def rgb_profile(primaries: Primaries, gamma: float | None) -> bytes | None:
         gamma: exponent from samples to light; None is sRGB's curve.
 
     Returns:
-        The profile; None where no space has such primaries.
+        The profile; None if the primaries span no colour space.
     """
     try:
         matrix = _to_d50(primaries)

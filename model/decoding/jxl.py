@@ -1,4 +1,4 @@
-"""JPEG XL, by libjxl; Pillow does not read it."""
+"""Decode JPEG XL by libjxl; Pillow does not read it."""
 
 from types import ModuleType
 
@@ -9,7 +9,7 @@ from model.errors import UnsupportedImageError
 
 try:
     import pylibjxl
-except ImportError:  # it has no wheels for Linux on ARM
+except ImportError:  # there are no wheels for Linux on ARM
     pylibjxl = None  # type: ignore[assignment]
 
 NAKED = b"\xff\x0a"
@@ -17,7 +17,7 @@ BOXED = b"\0\0\0\x0cJXL \r\n\x87\n"
 
 
 def is_jxl(data: bytes) -> bool:
-    """Tell a JPEG XL, naked or in a container, by its first bytes."""
+    """Return True if the first bytes are those of a JPEG XL codestream or container."""
     return data.startswith((NAKED, BOXED))
 
 
@@ -35,8 +35,8 @@ def jxl_size(data: bytes) -> tuple[int, int]:
 def decode_jxl(data: bytes) -> tuple[Image.Image, bytes | None]:
     """Decode the first frame, upright, at 8 bits a sample.
 
-    libjxl turns the picture as its own header says; EXIF's orientation repeats that and is not
-    applied again (ISO/IEC 18181-2).
+    libjxl applies the orientation of the codestream's header; EXIF's repeats it and is not applied
+    (ISO/IEC 18181-2).
 
     Returns:
         An image of mode L, LA, RGB or RGBA and the ICC profile of its pixels, if there is one.

@@ -1,8 +1,8 @@
-"""The chunks of a PNG that pixels depend on; Pillow is given no others.
+"""Select the chunks of a PNG on which its pixels depend, for decoding by Pillow.
 
-Pillow unpacks text and profiles before it comes to the pixels, and refuses the file where they are
-large, of an unknown method or of a wrong checksum. As libpng does, an ancillary chunk that is
-damaged is left out here, and the pixels are read.
+Pillow decompresses text and profiles before the pixels, and refuses the file if they are large, of
+an unknown method or of a wrong checksum. Here, as in libpng, damaged ancillary chunks are dropped
+and the pixels are decoded.
 """
 
 import struct
@@ -14,22 +14,22 @@ from model.decoding.colour import CodePoints, Primaries, rgb_profile
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 GRAY, RGB = 0, 2  # colour types
-MOST_PROFILE = 4 * 2**20  # bytes, unpacked
-MOST_NOTE = 2**20  # bytes of EXIF or XMP, unpacked; the orientation stands in them
+MAX_PROFILE = 4 * 2**20  # bytes, decompressed
+MAX_TEXT = 2**20  # bytes of EXIF or XMP, decompressed; they contain the orientation
 CRITICAL = {b"IHDR", b"PLTE", b"IDAT", b"IEND"}
-NOTES = {b"XML:com.adobe.xmp", b"Raw profile type exif"}  # keywords of text that holds orientation
+KEYWORDS = {b"XML:com.adobe.xmp", b"Raw profile type exif"}  # of text with the orientation
 
 
 @dataclass(frozen=True)
 class Png:
-    """A PNG as it is decoded.
+    """A PNG prepared for decoding.
 
     Attributes:
         data: the file without the chunks that have no effect on pixels.
         depth: bits a sample.
         profile: the ICC profile of its colours; None is sRGB.
-        key: the sample or samples that stand for full transparency, where Pillow does not read
-            them rightly: of grey at every depth, of RGB at 16 bits.
+        key: the samples of the transparent colour, where Pillow gets it wrong: in grey of every
+            depth, and in RGB of 16 bits.
     """
 
     data: bytes
@@ -39,21 +39,20 @@ class Png:
 
 
 def is_png(data: bytes) -> bool:
-    """Tell a PNG by its signature and the header that follows it."""
+    """Return True if the bytes begin with a PNG's signature and header."""
     return data[:8] == SIGNATURE and data[12:16] == b"IHDR" and len(data) >= 33
 
 
 def png_size(data: bytes) -> tuple[int, int]:
-    """Returns width and height from the header of a PNG; `is_png` holds of it."""
+    """Returns width and height from the header; ``data`` must satisfy `is_png`."""
     width, height = struct.unpack_from(">II", data, 16)
     return width, height
 
 
 def read_png(data: bytes) -> Png:
-    """Divide a PNG into what Pillow decodes and what is read here; `is_png` holds of it."""
+    """Read a PNG's colour chunks and keep the chunks for Pillow; ``data`` must satisfy `is_png`."""
     depth, colour_type = data[24], data[25]
     kept: list[tuple[int, int]] = []
-    notes: dict[bytes, bytes] = {}
     colour = _Colour()
     key: tuple[int, ...] | None = None
     end = len(SIGNATURE)
@@ -61,12 +60,12 @@ def read_png(data: bytes) -> Png:
         body = data[start + 8 : end - 4] if kind not in CRITICAL else b""
         if kind in CRITICAL:
             kept.append((start, end))
-        elif not _whole(data, start, end) or kind in notes:
+        elif not _intact(data, start, end):
             continue
         elif kind == b"tRNS" and (colour_type == GRAY or (colour_type, depth) == (RGB, 16)):
             if len(body) == (2 if colour_type == GRAY else 6):
                 key = struct.unpack(f">{len(body) // 2}H", body)
-        elif kind in {b"tRNS", b"eXIf"} or (kind in TEXTS and _is_note(kind, body)):
+        elif kind in {b"tRNS", b"eXIf"} or (kind in TEXTS and _has_orientation(kind, body)):
             kept.append((start, end))
         elif kind in colour.CHUNKS:
             colour.chunks.setdefault(kind, body)
@@ -74,7 +73,7 @@ def read_png(data: bytes) -> Png:
                 kept.append((start, end))
         elif _is_harmless(kind, body):
             kept.append((start, end))
-    kept.append((end, len(data)))  # a part of a chunk, where the file is cut short
+    kept.append((end, len(data)))  # the last chunk of a truncated file
     return Png(_joined(data, kept), depth, colour.profile(), key)
 
 
@@ -83,7 +82,7 @@ TEXTS = {b"tEXt", b"zTXt", b"iTXt"}
 
 @dataclass
 class _Colour:
-    """What the chunks about colour say; the first in the order of PNG, third edition, counts."""
+    """Chunks of colour; `CHUNKS` is their order of precedence (PNG, third edition)."""
 
     CHUNKS = (b"cICP", b"iCCP", b"sRGB", b"gAMA", b"cHRM")
     chunks: dict[bytes, bytes] = field(default_factory=dict)
@@ -105,18 +104,18 @@ class _Colour:
         gamma = _gamma(self.chunks.get(b"gAMA", b""))
         primaries = _primaries(self.chunks.get(b"cHRM", b""))
         if primaries == Primaries() and (gamma is None or abs(gamma - 2.2) < 0.03):
-            return None  # 2.2 is how files say sRGB's own curve
+            return None  # 2.2 stands for sRGB's own curve
         return rgb_profile(primaries, gamma)
 
 
 def _gamma(chunk: bytes) -> float | None:
-    """Returns the exponent from samples to light; None where there is none, or no such."""
+    """Returns the exponent from samples to light; None if it is missing or implausible."""
     value = int.from_bytes(chunk) if len(chunk) == 4 else 0
     return 100_000 / value if 10_000 <= value <= 500_000 else None
 
 
 def _primaries(chunk: bytes) -> Primaries:
-    """Returns a cHRM chunk's primaries; sRGB's where it says no other, or nothing."""
+    """Returns a cHRM chunk's primaries; sRGB's if it is missing or about equal."""
     if len(chunk) != 32:
         return Primaries()
     values = [value / 100_000 for value in struct.unpack(">8I", chunk)]
@@ -128,7 +127,7 @@ def _primaries(chunk: bytes) -> Primaries:
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """(kind, first byte, byte after the last) of each whole chunk, to the end of the image."""
+    """Yield (kind, start, end) of each complete chunk, to the end of the image."""
     start = len(SIGNATURE)
     while start + 12 <= len(data):
         end = start + 12 + int.from_bytes(data[start : start + 4])
@@ -141,47 +140,47 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
         start = end
 
 
-def _whole(data: bytes, start: int, end: int) -> bool:
+def _intact(data: bytes, start: int, end: int) -> bool:
     checksum = zlib.crc32(memoryview(data)[start + 4 : end - 4])
     return checksum == int.from_bytes(data[end - 4 : end])
 
 
-# Bytes of small chunks that Pillow reads without a fault: leaving them in saves copying the pixels.
+# Lengths of small chunks that Pillow reads safely: keeping them saves a copy of the pixels.
 HARMLESS = {b"sRGB": 1, b"gAMA": 4, b"cHRM": 32, b"cICP": 4, b"pHYs": 9, b"tIME": 7}
 
 
 def _is_harmless(kind: bytes, body: bytes) -> bool:
     if kind == b"iCCP":
-        return len(body) < MOST_NOTE // 4 and _profile(body, MOST_NOTE // 2) is not None
+        return len(body) < MAX_TEXT // 4 and _profile(body, MAX_TEXT // 2) is not None
     return HARMLESS.get(kind) == len(body)
 
 
-def _is_note(kind: bytes, body: bytes) -> bool:
-    """Tell text that may say how the picture is turned, and that Pillow can unpack."""
+def _has_orientation(kind: bytes, body: bytes) -> bool:
+    """Return True for text that may hold the orientation, and that Pillow can decompress."""
     keyword, _, rest = body.partition(b"\0")
-    if keyword not in NOTES or len(rest) > MOST_NOTE:
+    if keyword not in KEYWORDS or len(rest) > MAX_TEXT:
         return False
     if kind == b"zTXt":
-        return rest[:1] == b"\0" and _unpacked(rest[1:], MOST_NOTE) is not None
+        return rest[:1] == b"\0" and _inflated(rest[1:], MAX_TEXT) is not None
     if kind == b"iTXt" and rest[:1] == b"\1":
         text = rest[2:].partition(b"\0")[2].partition(b"\0")[2]
-        return rest[1:2] == b"\0" and _unpacked(text, MOST_NOTE) is not None
+        return rest[1:2] == b"\0" and _inflated(text, MAX_TEXT) is not None
     return True
 
 
-def _profile(body: bytes, most: int = MOST_PROFILE) -> bytes | None:
+def _profile(body: bytes, limit: int = MAX_PROFILE) -> bytes | None:
     rest = body.partition(b"\0")[2]
-    return _unpacked(rest[1:], most) if rest[:1] == b"\0" else None
+    return _inflated(rest[1:], limit) if rest[:1] == b"\0" else None
 
 
-def _unpacked(packed: bytes, most: int) -> bytes | None:
-    """Returns what deflate packed; None where it is damaged or larger than ``most`` bytes."""
-    unpacker = zlib.decompressobj()
+def _inflated(packed: bytes, limit: int) -> bytes | None:
+    """Returns the decompressed bytes; None if they are damaged or more than ``limit``."""
+    inflater = zlib.decompressobj()
     try:
-        unpacked = unpacker.decompress(packed, most)
+        inflated = inflater.decompress(packed, limit)
     except zlib.error:
         return None
-    return unpacked if unpacker.eof else None
+    return inflated if inflater.eof else None
 
 
 def _joined(data: bytes, kept: list[tuple[int, int]]) -> bytes:
@@ -192,6 +191,6 @@ def _joined(data: bytes, kept: list[tuple[int, int]]) -> bytes:
         else:
             runs.append([start, end])
     if len(runs) == 1:
-        return data  # nothing to leave out, and nothing to copy
+        return data  # no chunk was dropped: no copy
     view = memoryview(data)
     return b"".join(view[start:end] for start, end in runs)

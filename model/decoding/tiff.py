@@ -1,7 +1,7 @@
-"""TIFFs whose samples Pillow does not read, or reads wrongly: deep, in planes, white as zero.
+"""Decode TIFFs that Pillow refuses or decodes wrongly: deep samples, planes, white as zero.
 
-Pillow reads the usual TIFFs, and `reads_rightly` says which those are. Samples of all others are
-taken from their strips or tiles here. Source: TIFF 6.0; Adobe's technical notes for deflate.
+Pillow decodes usual TIFFs (`pillow_decodes`). The samples of others are read from their strips or
+tiles here. Source: TIFF 6.0; Adobe's technical notes for deflate.
 """
 
 import io
@@ -26,20 +26,20 @@ PLAIN = 1
 LOSSLESS = {5, 8, 32946, 32773, 34925, 50000}  # LZW, deflate (twice), PackBits, LZMA, Zstandard
 ASSOCIATED, UNASSOCIATED = 1, 2
 COLOURS = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, INKS: 4}  # samples without the extra ones
-MOST_SAMPLES = 8  # a pixel
+MAX_SAMPLES = 8  # a pixel
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What a TIFF's first directory says of its samples."""
+    """Layout of a TIFF's samples, from its first directory."""
 
     width: int
     height: int
     photometric: int
     bits: tuple[int, ...]  # of each sample
     kind: int  # a key of FORMATS
-    planes: bool  # each sample is stored apart
-    extra: tuple[int, ...]  # kinds of the samples beyond the colour's
+    planes: bool  # True if each sample has a plane of its own
+    extra: tuple[int, ...]  # kinds of the extra samples
     compression: int
     predictor: int
     fill_order: int
@@ -56,7 +56,7 @@ class Layout:
 
 
 def is_tiff(data: bytes) -> bool:
-    """Tell a TIFF, of 32-bit or of 64-bit offsets, by its first bytes."""
+    """Return True if the first bytes are those of a TIFF, of 32-bit or 64-bit offsets."""
     return data.startswith(LITTLE + BIG)
 
 
@@ -77,7 +77,7 @@ class Tiff:
             file.seek(self._tags.next)
             self._tags.load(file)
             self.layout = self._layout()
-        except Exception as error:  # as many kinds as there are ways to damage a directory
+        except Exception as error:  # Pillow raises many types for damaged directories
             raise UndecodableImageError(
                 "the image could not be decoded: its header is cut short or damaged"
             ) from error
@@ -111,26 +111,25 @@ class Tiff:
 
     @property
     def profile(self) -> bytes | None:
-        """The ICC profile of its colours, if there is one."""
+        """Returns the ICC profile, if there is one."""
         profile = self._tags.get(34675)
         return profile if isinstance(profile, bytes) else None
 
     @property
     def orientation(self) -> int:
-        """Returns how the stored picture is turned, as EXIF numbers it."""
+        """Returns EXIF's number of the orientation."""
         value = self._tags.get(274, 1)
         return value if isinstance(value, int) else 1
 
     def decode(self) -> tuple[Image.Image, Image.Image | None]:
-        """Read what `reads_rightly` is false of.
+        """Decode the image, if `pillow_decodes` is False for its layout.
 
         Returns:
             An image of mode L, RGB or CMYK, and its opacity, of mode L, if it has any.
 
         Raises:
-            UnsupportedImageError: the samples are of a kind that cannot be shown, or are packed in
-                a way that is not read here.
-            UndecodableImageError: they are cut short or damaged.
+            UnsupportedImageError: the kind of samples or their compression is not supported.
+            UndecodableImageError: the samples are cut short or damaged.
         """
         layout = self.layout
         count = COLOURS.get(layout.photometric)
@@ -140,7 +139,7 @@ class Tiff:
             raise _unsupported(layout)
         if layout.predictor not in {1, 2, 3} or layout.fill_order != 1:
             raise _unsupported(layout)
-        if not count <= len(layout.bits) <= MOST_SAMPLES:
+        if not count <= len(layout.bits) <= MAX_SAMPLES:
             raise _unsupported(layout)
         samples = self._samples()
         colour, alpha = samples[..., :count], None
@@ -151,7 +150,7 @@ class Tiff:
         return _shown(colour, alpha, layout, associated=place is not None and extra[place] == 1)
 
     def _samples(self) -> Samples:
-        """(H, W, S) samples as they are stored."""
+        """Return the stored samples, (H, W, S)."""
         layout = self.layout
         letter = "f" if layout.kind == FLOAT else "u"
         size = layout.bits[0] // 8
@@ -190,7 +189,7 @@ class Tiff:
 def _unpack(packed: bytes, rows: int, row: int, compression: int) -> bytes:
     """Decompress a strip or a tile of ``rows`` rows of ``row`` bytes.
 
-    libtiff does so, by Pillow, which is shown the bytes as a picture of 8-bit grey.
+    Pillow's libtiff does it: the bytes are given to it as a TIFF of 8-bit grey.
     """
     if compression == PLAIN:
         if len(packed) < rows * row:
@@ -213,7 +212,7 @@ def _unpack(packed: bytes, rows: int, row: int, compression: int) -> bytes:
 def _values(
     block: bytes, shape: tuple[int, int, int], dtype: np.dtype[Any], predictor: int
 ) -> Samples:
-    """(rows, width, samples) of a block's bytes, whose predictor is undone (TIFF 6.0, 14)."""
+    """Return a block's (rows, width, samples), its predictor undone (TIFF 6.0, section 14)."""
     rows, width, depth = shape
     if predictor == 3:  # Adobe's technical note 3: bytes by significance, as differences
         differences = np.frombuffer(block, np.uint8).reshape(rows, width * dtype.itemsize, depth)
@@ -229,8 +228,8 @@ def _values(
     return values
 
 
-def reads_rightly(layout: Layout) -> bool:
-    """Tell whether Pillow reads these samples rightly, or refuses them.
+def pillow_decodes(layout: Layout) -> bool:
+    """Return True if Pillow decodes this layout correctly, or refuses it.
 
     Each case was compared with independent readers in `tests/model/decoding/test_samples.py`.
     """

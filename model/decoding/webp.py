@@ -1,4 +1,4 @@
-"""The size of a WebP; its decoder takes memory for all pixels before it tells their number."""
+"""Read the size of a WebP; its decoder allocates all pixels before it returns the size."""
 
 
 def webp_size(data: bytes) -> tuple[int, int] | None:

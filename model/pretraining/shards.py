@@ -1,4 +1,4 @@
-"""Lists the images of pre-training: files of folders, and members of tar shards."""
+"""List the images for pre-training: image files of folders, and members of tar shards."""
 
 import io
 import tarfile
@@ -24,12 +24,12 @@ from model.images import DEFAULT_LIMITS, ImageLimits, begins_image, read_size
 from model.regular_files import open_file, shown
 
 SHARD = ".tar"
-MOST_BYTES = 4  # a pixel of the limit; a file with more is left out unread
+MAX_BYTES_PER_PIXEL = 4  # of the pixel limit; larger files are skipped unread
 
 
 @dataclass(frozen=True)
 class ImageRef:
-    """The encoded bytes of one image, and its size in pixels."""
+    """Location of one encoded image, and its size in pixels."""
 
     path: Path  # the image's own file, or the shard that holds it
     name: str  # of the file, or of the shard's member
@@ -39,24 +39,24 @@ class ImageRef:
     area: int
 
     def read(self) -> bytes:
-        """Its encoded bytes."""
+        """Read the encoded bytes."""
         with open_file(self.path) as file:
             file.seek(self.offset)
             return file.read(self.length)
 
     @property
     def label(self) -> str | None:
-        """The class that its file name begins with (``n02132136`` of ``n02132136_171.JPEG``)."""
+        """Return the class in its file name (``n02132136`` of ``n02132136_171.JPEG``)."""
         prefix, mark, _ = Path(self.name).name.partition("_")
         return prefix if mark else None
 
 
 @dataclass(frozen=True)
 class Collection:
-    """What was found."""
+    """Images found, and other files."""
 
     images: list[ImageRef]
-    skipped: list[Skipped]  # everything else that lies there, and why it is not used
+    skipped: list[Skipped]  # all other files, each with the reason
 
 
 def collect_images(paths: Sequence[Path], limits: ImageLimits = DEFAULT_LIMITS) -> Collection:
@@ -114,12 +114,12 @@ def _members(shard: Path, skip: Skip) -> Iterator[ImageRef]:
     try:
         with open_file(shard) as file, tarfile.open(fileobj=file, mode="r:") as archive:
             for member in archive:
-                # A forged size must not send the reader back, or beyond the end.
+                # A forged size must not move the reader backwards, or beyond the end.
                 if member.size < 0 or member.offset_data + member.size > size:
                     raise tarfile.ReadError(f"{member.name} reaches beyond its end")
                 members.append(member)
             end = archive.offset
-        # At a header that is damaged or missing, tarfile stops as if the archive ended there.
+        # tarfile takes a damaged or missing header for the end of the archive.
         if not _ends_at(shard, end):
             raise tarfile.ReadError(f"after {len(members)} members, at byte {end:,}")
     except (tarfile.TarError, ValueError, OverflowError, MemoryError, RecursionError) as error:
@@ -138,7 +138,7 @@ def _members(shard: Path, skip: Skip) -> Iterator[ImageRef]:
 
 
 def _unused(member: tarfile.TarInfo, file: BinaryIO) -> str | None:
-    """Returns why a member of a shard is no image; None for one that is, or is named like one."""
+    """Returns the reason to skip a member of a shard; None for an image, by bytes or name."""
     if not member.isfile():
         return "a link or a special file in a shard"
     *folders, name = [part for part in member.name.split("/") if part not in {"", "."}] or [""]
@@ -153,7 +153,7 @@ def _unused(member: tarfile.TarInfo, file: BinaryIO) -> str | None:
 
 
 def _ends_at(shard: Path, end: int) -> bool:
-    """Whether nothing but zeros follows, at least the two blocks that end an archive."""
+    """Return True if only zeros follow, at least the two blocks that end an archive."""
     length = 0
     with open_file(shard) as file:
         file.seek(end)
@@ -165,12 +165,12 @@ def _ends_at(shard: Path, end: int) -> bool:
 
 
 def _measured(found: ImageRef, limits: ImageLimits) -> ImageRef | Skipped:
-    """Returns the image with its size from its header, or why it cannot be used."""
+    """Returns the image with the size from its header, or the reason to skip it."""
     place = shown(found.path) if not found.offset else f"{shown(found.path)}: {found.name}"
-    if found.length > (most := MOST_BYTES * limits.max_pixels):
-        return Skipped(place, f"it has {found.length:,} bytes, over {most:,}")
+    if found.length > (limit := MAX_BYTES_PER_PIXEL * limits.max_pixels):
+        return Skipped(place, f"it has {found.length:,} bytes, over {limit:,}")
     try:
-        # Own files are opened, so that their pixels are not read; a member is at no offset 0.
+        # Files are opened, so that their pixels are not read; members have an offset above 0.
         with io.BytesIO(found.read()) if found.offset else open_file(found.path) as file:
             width, height = read_size(file)
         replace(limits, min_side=1).check(width, height)

@@ -570,7 +570,7 @@ def test_a_purge_tells_what_it_could_not_delete(house: House, milvus, build, mon
         patch.setattr("index.stores.milvus.MilvusEngine.remove", away)
         done = purge(house.data)
     assert done.versions == []
-    removed = [left for left in done.left if "once that answers" in left]
+    removed = [left for left in done.left if "once that store answers" in left]
     assert len(removed) == 2
     with monkeypatch.context() as patch:
         patch.setattr("index.stores.milvus.MilvusEngine.open", away)

@@ -7,7 +7,7 @@ import pytest
 
 from model.errors import TrainingError
 from model.images import FORMATS, ImageLimits
-from model.pretraining.shards import MOST_BYTES, collect_images
+from model.pretraining.shards import MAX_BYTES_PER_PIXEL, collect_images
 from tests.fakes import patches
 from tests.pictures import encode
 
@@ -138,7 +138,7 @@ def test_a_folder_may_be_named_like_a_shard(tmp_path: Path) -> None:
 def test_images_too_large_are_left_out_and_named(shard: Path, tmp_path: Path) -> None:
     short, long = tmp_path / "short.png", tmp_path / "long.png"
     patches(0, side=16).save(short)
-    long.write_bytes(short.read_bytes() + bytes(MOST_BYTES * 256))
+    long.write_bytes(short.read_bytes() + bytes(MAX_BYTES_PER_PIXEL * 256))
     [skipped] = collect_images([short, long], ImageLimits(max_pixels=256)).skipped
     assert (skipped.path, skipped.reason.endswith("bytes, over 1,024")) == (str(long), True)
     with pytest.raises(TrainingError, match="5 files or folders were skipped"):
