@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from email import message as email_message
 
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, Headers, UploadFile
@@ -172,20 +173,40 @@ class _InMemoryParser(MultiPartParser):
 
     spool_max_size = 0  # how `tempfile.SpooledTemporaryFile` says "never on disk"
     complete = False
+    _value = b""  # of the header that is being read
+
+    def on_part_begin(self) -> None:
+        """Begin a part, of which no header has been read."""
+        self._value = b""
+        super().on_part_begin()
 
     def on_header_value(self, data: bytes, start: int, end: int) -> None:
+        """Collect a header's value, which may come in pieces."""
+        self._value += data[start:end]
+
+    def on_header_end(self) -> None:
         """Give a part that has ``filename*`` alone (RFC 5987) the plain name that makes it a file.
 
         The name is not used.
         """
-        value = data[start:end]
-        if b"filename*=" in value and b"filename=" not in value:
-            value = value.replace(b"filename*=", b"filename=image; filename*=")
+        value, self._value = self._value, b""
+        if _has_coded_name(value):
+            value += b"; filename=image"
         super().on_header_value(value, 0, len(value))
+        super().on_header_end()
 
     def on_end(self) -> None:
         """Note that the closing boundary was there."""
         self.complete = True
+
+
+def _has_coded_name(value: bytes) -> bool:
+    """Tell whether a header names a file in the coded forms alone (RFC 2231 and 5987)."""
+    if b"*" not in value or b"filename" in parse_options_header(value)[1]:
+        return False
+    message = email_message.Message()
+    message["content-disposition"] = value.decode("latin-1")
+    return message.get_param("filename", header="content-disposition") is not None
 
 
 async def read_image_field(request: Request) -> bytes:

@@ -72,9 +72,13 @@ def _from_array(array: Any) -> "Image":
 
 def _encoded(image: "Image") -> bytes:
     """Encode as PNG, or as TIFF what no PNG can hold."""
-    from PIL.Image import Exif
+    from PIL import Image
 
     image.load()
+    if mapped := _mapped(image):
+        with Image.open(io.BytesIO(mapped)) as anew:
+            anew.seek(image.tell())
+            return _encoded(anew)
     orientation = image.getexif().get(ORIENTATION)
     if orientation not in range(2, 9):
         orientation = None
@@ -89,11 +93,22 @@ def _encoded(image: "Image") -> bytes:
         image.save(buffer, "TIFF", tiffinfo=tags, **options)
         return buffer.getvalue()
     if orientation:
-        exif = Exif()  # the image keeps its own
+        exif = Image.Exif()  # the image keeps its own
         exif[ORIENTATION] = orientation
         options["exif"] = exif
     image.save(buffer, "PNG", pnginfo=_colours(image), **options)
     return buffer.getvalue()
+
+
+def _mapped(image: "Image") -> bytes | None:
+    """Return the file of a TIFF whose pixels Pillow has mapped into memory and nobody has changed.
+
+    Pillow 12 and 13 map an uncompressed TIFF that is opened by its path with width and height
+    exchanged, where the orientation exchanges them: its rows are torn. Read from bytes they are
+    right.
+    """
+    mapped = getattr(image, "map", None)
+    return bytes(mapped) if image.format == "TIFF" and image.readonly and mapped else None
 
 
 def _unsigned(image: "Image") -> "Image":

@@ -126,6 +126,39 @@ def test_pixels_of_every_mode_are_sent(mode: str) -> None:
     assert np.abs(difference).mean() < 3
 
 
+@pytest.mark.parametrize("loaded", [False, True])
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "CMYK", "I;16"])
+def test_a_turned_tiff_opened_by_its_path_is_sent_upright(
+    mode: str, orientation: int, compression: str | None, loaded: bool, tmp_path: Path
+) -> None:
+    gray = colours().convert("L")
+    deep = Image.fromarray(np.asarray(gray).astype("u2") * 257)
+    image = deep if mode == "I;16" else colours().convert(mode)
+    path = tmp_path / "picture.tif"
+    image.save(path, exif=oriented(orientation), compression=compression)
+    expected = np.asarray(decode_image(path.read_bytes()).pixels, int)
+    with Image.open(path) as opened:
+        if loaded:
+            opened.load()
+            path.unlink()
+        found = np.asarray(decode_image(image_bytes(opened)).pixels, int)
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).max() <= 1
+
+
+def test_the_frame_that_is_shown_is_sent_with_what_was_changed(tmp_path: Path) -> None:
+    path = tmp_path / "picture.tif"
+    first, second = colours().convert("L"), colours().convert("L").point(lambda value: 255 - value)
+    first.save(path, save_all=True, append_images=[second])
+    with Image.open(path) as opened:
+        opened.seek(1)
+        assert np.array_equal(decode_image(image_bytes(opened)).pixels, second.convert("RGB"))
+        opened.paste(7, (0, 0, 48, 32))
+        assert np.all(np.asarray(decode_image(image_bytes(opened)).pixels) == 7)
+
+
 def test_an_array_is_a_picture_of_srgb() -> None:
     array = np.asarray(colours())
     assert np.array_equal(decode_image(image_bytes(array)).pixels, array)

@@ -142,8 +142,16 @@ PREAMBLES = [
 ]
 
 
+NAMES = [
+    b'filename="a.png"',
+    b"filename*=utf-8''%E5%86%99.png",
+    b"FileName*=utf-8''%E5%86%99.png",
+    b"filename*0*=utf-8''%E5%86; filename*1*=%99.png",
+]
+
+
 @pytest.mark.parametrize("preamble", [b"", *PREAMBLES])
-@pytest.mark.parametrize("name", [b'filename="a.png"', b"filename*=utf-8''%E5%86%99.png"])
+@pytest.mark.parametrize("name", NAMES)
 def test_a_preamble_means_nothing_and_a_coded_name_makes_a_file(
     client: TestClient, query: bytes, preamble: bytes, name: bytes
 ) -> None:
@@ -151,26 +159,41 @@ def test_a_preamble_means_nothing_and_a_coded_name_makes_a_file(
     assert client.post("/attribute", headers=BOUNDARY, content=body).status_code == 200
 
 
-@pytest.mark.parametrize("size", [1, 3, 7])
-def test_a_preamble_may_come_in_any_pieces(app: FastAPI, query: bytes, size: int) -> None:
-    body = PREAMBLES[1] + HEAD + query + TAIL
+@pytest.mark.parametrize("size", [1, 3, 7, 64])
+@pytest.mark.parametrize("name", NAMES)
+def test_the_head_of_a_form_may_come_in_any_pieces(
+    settings: Settings, attributor: Attributor, query: bytes, name: bytes, size: int
+) -> None:
+    head = PREAMBLES[1] + HEAD.replace(b'filename="a.png"', name)
 
     async def pieces() -> AsyncIterator[bytes]:
-        for start in range(0, 200, size):
-            yield body[start : min(start + size, 200)]
-        yield body[200:]
+        for start in range(0, len(head), size):
+            yield head[start : start + size]
+        yield query + TAIL
 
-    assert post_to(app, pieces(), **BOUNDARY).status_code == 200
+    assert post_raw(settings, attributor, pieces(), **BOUNDARY).status_code == 200
+
+
+def test_a_star_in_a_name_makes_no_file(
+    client: TestClient, check_problem: CheckProblem, query: bytes
+) -> None:
+    for name in (b'name="image"; x="filename*=a"', b'name="image"; filenames*=a'):
+        body = b"--x\r\nContent-Disposition: form-data; " + name + b"\r\n\r\n" + query + TAIL
+        problem = check_problem(
+            client.post("/attribute", headers=BOUNDARY, content=body), 422, "invalid-request"
+        )
+        assert "is text" in problem["detail"]
 
 
 def test_an_image_can_be_the_whole_body(
     client: TestClient, check_problem: CheckProblem, query: bytes
 ) -> None:
-    form = client.post("/attribute", files={"image": query}).json()
+    form = client.post("/attribute", files={"image": query})
+    assert form.status_code == 200, form.text
     for kind in ("image/png", "image/jpeg", "IMAGE/X; a=b"):
         raw = client.post("/attribute", headers={"content-type": kind}, content=query)
         assert raw.status_code == 200, raw.text
-        assert raw.json()["concepts"] == form["concepts"]
+        assert raw.json()["concepts"] == form.json()["concepts"]
     empty = client.post("/attribute", headers={"content-type": "image/png"}, content=b"")
     assert "is empty" in check_problem(empty, 422, "invalid-request")["detail"]
     text = client.post("/attribute", headers={"content-type": "image/png"}, content=b"text")
