@@ -124,7 +124,11 @@ def test_what_the_browser_cannot_show_is_answered_all_the_same(page: Page, image
     ("image", "title", "text"),
     [
         ("known.png", "Most likely drawn from Amber Vale", "appears by chance about once in"),
-        ("shared.png", "Uncertain between", "share this evidence"),
+        (
+            "shared.png",
+            "Uncertain between Painter 0003, Painter 0004, and Painter 0005",
+            "share this evidence",
+        ),
         ("strange.png", "No match in this collection", "do not read them as sources"),
     ],
 )
