@@ -1,6 +1,6 @@
-"""What routes depend on.
+"""Dependencies of the routes, for FastAPI's ``Depends``.
 
-All are coroutines, even where nothing is awaited: FastAPI runs plain functions in a thread each.
+All are coroutines, though none awaits: FastAPI would run plain functions in threads.
 """
 
 from collections.abc import AsyncIterator
@@ -16,32 +16,32 @@ from index.answering.attribution import Attributor
 
 
 async def get_settings(request: Request) -> Settings:
-    """The app's settings."""
+    """Return the app's settings."""
     settings: Settings = request.app.state.settings
     return settings
 
 
 async def get_service(request: Request) -> Service:
-    """The app's service, there since startup."""
+    """Return the app's service, created at startup."""
     service: Service = request.app.state.service
     return service
 
 
 async def get_metrics(request: Request) -> Metrics:
-    """The app's metrics."""
+    """Return the app's metrics."""
     metrics: Metrics = request.app.state.metrics
     return metrics
 
 
 async def get_heatmaps(service: Annotated[Service, Depends(get_service)]) -> HeatmapStore:
-    """The heatmaps of the last minutes' answers."""
+    """Return the store of recent heatmaps."""
     return service.pipeline.heatmaps
 
 
 async def get_attributor(
     service: Annotated[Service, Depends(get_service)],
 ) -> AsyncIterator[Attributor]:
-    """The attributor of this request, the same from its first step to its last."""
+    """Yield an attributor, leased for the whole request: one answer has one index version."""
     with service.served.lease() as attributor:
         yield attributor
 

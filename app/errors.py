@@ -1,9 +1,9 @@
-"""Errors that only HTTP knows; they descend from `model.errors.WhenceError`, as all others do.
+"""Errors of HTTP requests; like all of the project's, they derive from `model.errors.WhenceError`.
 
-The tree of classes is the registry of the API's problems (RFC 9457): the HTTP status, the type's
-name, the title and an example of the message are attributes of each class, here, in `model.errors`
-and in `index.errors`. `app.http.problems` turns errors into answers and documents them. A message
-says what was wrong and what to do, and is sent as it is; that of an internal error is only logged.
+The class tree is the registry of the API's problems (RFC 9457): the HTTP status, the type's name,
+the title and an example message are attributes of each class, here, in `model.errors` and in
+`index.errors`. `app.http.problems` turns errors into answers and documents them. A message says
+what was wrong and what to do. It is sent to the client, except that of an internal error.
 """
 
 import http
@@ -14,7 +14,7 @@ from index.errors import NotFoundError
 from model.errors import WhenceError
 from whence_client.models import Fault
 
-RETRY_AFTER = 5  # seconds, where the error knows no better
+RETRY_AFTER = 5  # seconds, unless the error has its own
 RETRIED = frozenset({http.HTTPStatus.TOO_MANY_REQUESTS, http.HTTPStatus.SERVICE_UNAVAILABLE})
 AUTHENTICATE: Mapping[str, str] = {"WWW-Authenticate": "Bearer"}
 CLOSE: Mapping[str, str] = {"Connection": "close"}  # the rest of the body is not read
@@ -25,10 +25,10 @@ class InternalError(WhenceError):
 
 
 class RequestError(WhenceError):
-    """A request that cannot be answered as it was sent, or not now.
+    """A request that is refused.
 
     Attributes:
-        headers: of the answer, beside those of every answer.
+        headers: added to the answer.
     """
 
     headers: Mapping[str, str] = MappingProxyType({})
@@ -44,7 +44,7 @@ class MalformedFormError(RequestError):
 
 
 class MalformedJsonError(RequestError):
-    """A body that is no JSON."""
+    """A body that is not valid JSON."""
 
     status = 400
     type = "malformed-json"
@@ -60,7 +60,7 @@ class MalformedJsonError(RequestError):
 
 
 class MalformedRequestError(RequestError):
-    """Bytes that are no HTTP request; the proxy answers them: deploy/nginx.conf."""
+    """Bytes that are not an HTTP request; the proxy answers them: deploy/nginx.conf."""
 
     status = 400
     type = "malformed-request"
@@ -103,11 +103,11 @@ class ForbiddenError(RequestError):
 
 
 class HeatmapGoneError(NotFoundError):
-    """A heatmap that was never there or has expired."""
+    """A heatmap that does not exist or has expired."""
 
 
 class MethodNotAllowedError(RequestError):
-    """A method that the path does not take."""
+    """A method that the path does not allow."""
 
     status = 405
     type = "method-not-allowed"
@@ -131,7 +131,8 @@ class BodyTooSlowError(RequestError):
     type = "body-too-slow"
     title = "The body took too long to arrive"
     example = (
-        "the body was not here after 60 seconds: send a smaller image, or over a faster connection"
+        "the body did not arrive within 60 seconds: send a smaller image, or use a faster "
+        "connection"
     )
     headers = CLOSE
 
@@ -155,14 +156,12 @@ class BodyTooLargeError(RequestError):
     status = 413
     type = "body-too-large"
     title = "The body has too many bytes"
-    example = (
-        "the body is larger than 20,971,520 bytes, the most that is accepted: send a smaller image"
-    )
+    example = "the body is larger than 20,971,520 bytes, the limit: send less"
     headers = CLOSE
 
 
 class NotAFormError(RequestError):
-    """A body of another type than multipart/form-data."""
+    """A body whose type is not multipart/form-data."""
 
     status = 415
     type = "not-a-form"
@@ -194,16 +193,16 @@ class BusyError(RequestError):
 
 
 class QueueFullError(BusyError):
-    """An image for which there is no room now."""
+    """A request that exceeds the queue, or the capacity for uploads."""
 
     status = 429
     type = "queue-full"
     title = "There is no room for more images now"
-    example = "the server is answering 32 images, the most it takes at once; try again in 2 seconds"
+    example = "of the queue's 32 places 32 are taken and this needs 1; try again in 2 seconds"
 
 
 class RateLimitedError(BusyError):
-    """A caller that has asked too often."""
+    """A caller that exceeds its rate limit."""
 
     status = 429
     type = "rate-limited"
@@ -212,16 +211,16 @@ class RateLimitedError(BusyError):
 
 
 class ClientGoneError(RequestError):
-    """A connection that was closed before its answer; it is counted and logged."""
+    """A connection that was closed before its answer; counted and logged, never sent."""
 
     status = 499
     type = "client-gone"
-    title = "Nobody waits for the answer"
+    title = "The client has closed the connection"
     example = "the connection was closed before there was an answer"
 
 
 class UnavailableError(RequestError):
-    """A server that is stopping or, as the proxy tells, cannot be reached: deploy/nginx.conf."""
+    """A server that is stopping or that the proxy cannot reach: deploy/nginx.conf."""
 
     status = 503
     type = "unavailable"
@@ -230,19 +229,19 @@ class UnavailableError(RequestError):
 
 
 class DeadlineError(RequestError):
-    """A request that took longer than requests may."""
+    """A request that was not answered within its deadline."""
 
     status = 503
     type = "deadline"
     title = "The answer would have come too late"
     example = (
-        "the answer would have taken longer than 30 seconds, the most that a request may take "
-        "here; try again later"
+        "the answer would have taken longer than 30 seconds, the limit of a request; try again "
+        "later"
     )
 
 
 class StalledError(RequestError):
-    """An embedding that takes so long that it must be hanging."""
+    """An embedding that hangs, or always fails."""
 
     status = 503
     type = "stalled"
@@ -251,19 +250,19 @@ class StalledError(RequestError):
 
 
 class KeysError(RequestError):
-    """API keys that cannot be read, written or made."""
+    """API keys that cannot be read, written or created."""
 
     status = 503
     type = "keys-unusable"
     title = "The keys cannot be read"
     example = (
         "the file of keys data/keys.json is damaged; restore it from a backup, or remove it and "
-        "make the keys anew with `whence keys add`"
+        "create the keys again with `whence keys add`"
     )
 
 
 class OtherHttpError(RequestError):
-    """An HTTP error that FastAPI or Starlette raises and for which there is no class here."""
+    """An HTTP error of FastAPI or Starlette without a class of its own here."""
 
     def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None) -> None:
         super().__init__(detail)

@@ -1,4 +1,4 @@
-"""The HTTP service, put together: ``uvicorn --factory app.main:create_app``, or `whence serve`."""
+"""Assembles the HTTP service: ``uvicorn --factory app.main:create_app``, or `whence serve`."""
 
 import gc
 import logging
@@ -16,7 +16,7 @@ from app.http.headers import SecurityHeaders
 from app.http.paths import RootPath
 from app.http.problems import add_problem_handlers, document_problems
 from app.http.shedding import LoadShedding
-from app.http.uploads import BodyLimit, UploadRoom
+from app.http.uploads import BodyLimit, UploadCapacity
 from app.routes import (
     admin,
     attribute,
@@ -40,24 +40,24 @@ from index.building.embedding import ImageEmbedder
 from model.engines import set_threads
 
 DESCRIPTION = """\
-Tells which source concepts a generated image most plausibly derives from, and shows the exemplars
-that say so. Every error is an `application/problem+json`; its `type` tells the kinds apart.
+Ranks the source concepts that a generated image most plausibly derives from, with exemplars as
+evidence. Every error is an `application/problem+json`; its `type` identifies the kind of error.
 """
 UPLOADS = frozenset({"/attribute", "/attribute/batch", "/attribute/report"})
-OTHER_BODY = 64 * 2**10  # bytes at most: it is parsed before anybody looks at the key
+OTHER_BODY = 64 * 2**10  # bytes at most: it is parsed before the key is checked
 
 logger = logging.getLogger(__name__)
 
 
 def open_published_attributor(settings: Settings, embedder: ImageEmbedder | None) -> Attributor:
-    """The index published in the data folder, with its model.
+    """Open the index published in the data folder, with its model.
 
     Args:
         settings: of the server.
-        embedder: what is loaded already; used again if it is the index's.
+        embedder: an embedder in use; reused if the index has the same model.
 
     Raises:
-        SnapshotError: nothing is published yet, or it is damaged.
+        SnapshotError: no index is published yet, or it is damaged.
         ModelError: the index's model is missing or damaged.
         TakedownError: the log of takedowns cannot be read.
     """
@@ -69,8 +69,8 @@ def open_published_attributor(settings: Settings, embedder: ImageEmbedder | None
         rate=settings.false_attribution_rate,
         embedder=embedder,
     )
-    if embedder is None:  # the first one: model and libraries are here to stay
-        # Looking at all of PyTorch's objects stops every thread for a quarter of a second.
+    if embedder is None:  # at startup: these objects live as long as the process
+        # Traversing all of PyTorch's objects stops every thread for a quarter of a second.
         gc.collect()
         gc.freeze()
     return attributor
@@ -82,27 +82,27 @@ def create_app(
     *,
     load: Callable[[Settings, ImageEmbedder | None], Attributor] = open_published_attributor,
 ) -> FastAPI:
-    """The service.
+    """Create the application.
 
     Args:
         settings: by default those of the environment.
-        attributor: answers queries, whatever is published later, and stays the caller's to close;
-            by default what ``load`` gives, as soon as it gives one.
-        load: opens the published index, or raises an error named in `app.watchers.LoadError`.
+        attributor: answers every query, even after another index is published; the caller closes
+            it. By default ``load`` opens one as soon as an index is published.
+        load: opens the published index, or raises one of `app.watchers.LoadError`.
 
     Raises:
-        SettingsError: the environment holds a setting that cannot be.
+        SettingsError: the environment holds an invalid setting.
     """
     settings = settings or read_settings()
     if links := service_links():
-        logger.warning("%s: written by Kubernetes for a Service, and ignored", ", ".join(links))
-    counted = Metrics()
+        logger.warning("%s: set by Kubernetes for a Service, and ignored", ", ".join(links))
+    registry = Metrics()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         port = settings.metrics_port
-        with counted.served(settings.metrics_host, port) if port else nullcontext():
-            async with Service(settings, load, attributor, counted) as app.state.service:
+        with registry.served(settings.metrics_host, port) if port else nullcontext():
+            async with Service(settings, load, attributor, registry) as app.state.service:
                 yield
 
     app = FastAPI(
@@ -110,16 +110,18 @@ def create_app(
         version=_version(),
         description=DESCRIPTION,
         lifespan=lifespan,
-        docs_url=None,  # `add_docs` has it without a content delivery network
+        docs_url=None,  # `add_docs` needs no content delivery network
         redoc_url=None,
         telemetry=request_spans(settings.root_path),
     )
     app.state.settings = settings
-    app.state.metrics = counted
+    app.state.metrics = registry
     app.state.authenticator = Authenticator.of(settings)
     app.add_middleware(
         BodyLimit,
-        room=UploadRoom(settings.upload_memory, settings.largest_body, settings.max_uploads),
+        capacity=UploadCapacity(
+            settings.upload_memory, settings.largest_body, settings.max_uploads
+        ),
         max_bytes=OTHER_BODY,
         exceptions=dict.fromkeys(UPLOADS, settings.max_upload_bytes)
         | {"/attribute/batch": settings.max_batch_bytes},
@@ -129,7 +131,7 @@ def create_app(
     app.add_middleware(HeadAsGet)
     add_cors(app, settings.cors_origins)
     app.add_middleware(SecurityHeaders)
-    app.add_middleware(Telemetry, metrics=counted)
+    app.add_middleware(Telemetry, metrics=registry)
     app.add_middleware(RootPath, root_path=settings.root_path)  # the last is the outermost
     add_problem_handlers(app)
     for routes in (attribute, report, concepts, exemplars, samples):
@@ -145,5 +147,5 @@ def create_app(
 def _version() -> str:
     try:
         return metadata.version("whence-attribution")
-    except metadata.PackageNotFoundError:  # a checkout that is run without being installed
+    except metadata.PackageNotFoundError:  # a checkout that is not installed
         return "unknown"

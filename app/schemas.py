@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 def attribution_response(job: "ImageJob", *, metadata: bool = False) -> AttributionResponse:
-    """Convert an answered image, with the exemplars' own metadata where that is asked for."""
+    """Convert an answered image, if ``metadata`` with the exemplars' metadata."""
     attribution, snapshot = job.attribution, job.attributor.snapshot
     return AttributionResponse(
         verdict=attribution.verdict,
@@ -139,7 +139,7 @@ def exemplar_detail(exemplar: "Exemplar") -> ExemplarDetail:
 
 
 def exemplar_record(exemplar: "Exemplar", concept: "Concept", version: str) -> ExemplarRecord:
-    """Convert an exemplar with its metadata; its path on the server's disk is not told."""
+    """Convert an exemplar with its metadata, without its path on the server's disk."""
     return ExemplarRecord(
         **exemplar_detail(exemplar).model_dump(),
         concept_id=concept.id,
@@ -150,7 +150,7 @@ def exemplar_record(exemplar: "Exemplar", concept: "Concept", version: str) -> E
 
 
 def metadata_texts(exemplar: "Exemplar") -> dict[str, str]:
-    """Returns an exemplar's metadata for people, by name: texts as they are, all else as JSON."""
+    """Return an exemplar's metadata as text, by name: strings unchanged, other values as JSON."""
     return {
         name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         for name, value in sorted(exemplar.metadata.items())
@@ -158,7 +158,7 @@ def metadata_texts(exemplar: "Exemplar") -> dict[str, str]:
 
 
 def takedown_detail(takedown: "Takedown", hides: "Sequence[Hidden]") -> TakedownDetail:
-    """Convert a takedown and the exemplars that it newly hides."""
+    """Convert a takedown and the exemplars that it hides for the first time."""
     return TakedownDetail(
         id=takedown.id,
         at=takedown.at,

@@ -1,4 +1,4 @@
-"""What lives as long as the server: the pipeline, the index that is served, and its watchers."""
+"""The service: holds the pipeline, the served index and its watchers while the server runs."""
 
 import asyncio
 import logging
@@ -33,15 +33,14 @@ logger = logging.getLogger(__name__)
 
 
 class Service:
-    """Grants permits to requests, and carries out reloads and takedowns; an async context manager.
+    """Grants permits to requests, and performs reloads and takedowns; an async context manager.
 
     Args:
         settings: the limits, and the data folder to watch.
-        load: opens the published index, given the embedder that is loaded already, or raises one of
+        load: opens the published index, given the embedder in use, or raises one of
             `app.watchers.LoadError`.
-        attributor: answers instead of what ``load`` gives, whatever is published; takedowns reach
-            it all the same.
-        metrics: count and time what happens.
+        attributor: answers every query in place of the published index; takedowns apply to it.
+        metrics: of the server.
     """
 
     def __init__(
@@ -66,11 +65,11 @@ class Service:
             )
         stall = settings.stall_seconds
         metrics.watch_health(self._is_ready, lambda: self.watchdog.passes(stall))
-        self._threads = anyio.CapacityLimiter(THREADS)  # FastAPI's may all be held by slow reads
+        self._threads = anyio.CapacityLimiter(THREADS)  # slow reads may occupy all of FastAPI's
         self._polling: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> "Service":
-        """Load the index if there is one; a server without one still starts."""
+        """Load the published index, if any, and start the watchers."""
         self.pipeline.start()
         polls = [self._takedowns.poll, self._watch_embedding]
         if self._publications:
@@ -86,7 +85,7 @@ class Service:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Answer the images that were taken."""
+        """Stop the watchers, answer the accepted images and close the index."""
         for task in self._polling:
             task.cancel()
         if self._polling:
@@ -96,17 +95,18 @@ class Service:
 
     @property
     def reload_error(self) -> str | None:
-        """Why the last publication or takedown is not in effect; None when it is."""
+        """Return the reason why the last publication or takedown is not in effect, or None."""
         errors = [watcher.error for watcher in (self._publications, self._takedowns) if watcher]
         if self.served.attributor is None:
             errors.append(self.served.error)
         return "; ".join(dict.fromkeys(str(error) for error in errors if error)) or None
 
     def permit(self, request: Request, *, images: int = 1, explain: bool = False) -> Permit:
-        """Take places for a request whose body is here, the index of the moment, and a deadline.
+        """Return a permit: places in the queue, a lease of the served index, and a deadline.
 
-        An exemplar to explain costs about as much as a query, and so takes a place. No request
-        takes more than half of the queue, unless a single image does: its other images wait.
+        The request's body has been read. An exemplar to explain costs about as much as a query, so
+        each takes a place. A request takes at most half of the queue, or the places of one image;
+        its other images wait.
 
         Raises:
             QueueFullError: there are not enough places.
@@ -116,45 +116,45 @@ class Service:
         explained = self._settings.max_explained if explain else 0
         places = min(1 + explained, queue.capacity)
         at_once = min(images, max(1, queue.capacity // 2 // places))
-        with ExitStack() as held:
-            held.enter_context(queue.hold(at_once * places))
-            attributor = held.enter_context(self.served.lease())
+        with ExitStack() as resources:
+            resources.enter_context(queue.hold(at_once * places))
+            attributor = resources.enter_context(self.served.lease())
             deadline = Deadline(self._settings.deadline_seconds)
-            return Permit(request, attributor, deadline, at_once, held.pop_all())
+            return Permit(request, attributor, deadline, at_once, resources.pop_all())
 
     async def reload(self) -> tuple[str | None, str]:
-        """Load what is published, even if it seems to be served already.
+        """Load the published version, even if it seems to be served already.
 
         Returns:
             The versions served before and now.
 
         Raises:
-            ReloadError: it cannot be served; what was served before still is.
+            ReloadError: it cannot be served; the server keeps the version it had.
         """
         before = self.served.version
         if self._publications:
-            await self._publications.poll(again=True)
-        await self._takedowns.poll(again=True)
+            await self._publications.poll(force=True)
+        await self._takedowns.poll(force=True)
         after = self.served.version
         if self.reload_error or after is None:
-            goes_on = f"goes on with version {before}" if after else "has no index"
-            raise ReloadError(f"the server {goes_on}: {self.reload_error}")
+            state = f"goes on with version {before}" if after else "has no index"
+            raise ReloadError(f"the server {state}: {self.reload_error}")
         return before, after
 
     async def take_down(
         self, kind: Literal["concept", "exemplar"], target: str, *, reason: str
     ) -> tuple[Takedown, list[Hidden]]:
-        """Record a takedown; no request that begins after this returns sees what it names.
+        """Record a takedown, and hide its exemplars from every request that begins afterwards.
 
-        A server that waits for its vectors records it as well: that needs only the data folder.
+        This works while the vector store is unavailable, since it needs only the data folder.
 
         Returns:
-            The takedown, and what it hides.
+            The takedown, and the exemplars that it hides.
 
         Raises:
             SnapshotError, ModelError: see `ServedIndex.lease`.
             NotFoundError: no index version has such a concept or exemplar.
-            TakedownError: it cannot be recorded, or is recorded and not in force yet.
+            TakedownError: it cannot be recorded, or it is recorded but not in force yet.
         """
         waits = isinstance(self.served.error, VectorStoreUnavailableError)
         lease = nullcontext() if waits and not self.served.attributor else self.served.lease()
@@ -178,12 +178,12 @@ class Service:
             return takedown, hidden
 
     def _list_hidden(self, takedown: Takedown, served: Snapshot | None) -> list[Hidden]:
-        if served:  # as it was before
+        if served:  # the snapshot from before the takedown
             return hidden_by(takedown, served.catalog, served.pictures)
         try:
             [hidden] = hidden_in_published(self._data.index, [takedown])
-        except SnapshotError as error:  # it is recorded: that must not seem to have failed
-            logger.warning("what takedown %s hides cannot be listed: %s", takedown.id, error)
+        except SnapshotError as error:  # not raised, since the takedown is recorded
+            logger.warning("the exemplars of takedown %s cannot be listed: %s", takedown.id, error)
             return []
         return hidden
 
@@ -193,16 +193,16 @@ class Service:
         return self.served.attributor is not None and self.watchdog.passes(seconds)
 
     async def _watch_embedding(self) -> None:
-        """Have an image embedded now and then, to know that it can be."""
+        """Let the watchdog embed its test image, if it is time."""
         if self.served.attributor:
             with self.served.lease() as attributor:
                 await self.watchdog.poll(attributor)
 
     def _open(self, before: Attributor | None) -> Attributor:
-        """Open the published index, and have it answer a first query."""
+        """Open the published index, and warm it up by a first query."""
         attributor = self._load(self._settings, before.embedder if before else None)
-        with ExitStack() as if_it_fails:
-            if_it_fails.callback(attributor.snapshot.close)
+        with ExitStack() as on_error:
+            on_error.callback(attributor.snapshot.close)
             try:
                 attributor.warm()
             except VectorStoreUnavailableError:
@@ -212,5 +212,5 @@ class Service:
                     f"the index version {attributor.snapshot.version} cannot answer a first query "
                     f"({type(error).__name__}: {error}); run `whence verify`"
                 ) from error
-            if_it_fails.pop_all()
+            on_error.pop_all()
         return attributor

@@ -1,7 +1,7 @@
-"""Service links: variables such as WHENCE_PORT=tcp://10.0.0.7:8000, which are not settings.
+"""Service links: environment variables such as WHENCE_PORT=tcp://10.0.0.7:8000, not settings.
 
-Kubernetes writes them into every pod beside a Service named whence, or whence-metrics, and Docker's
-links do the same.
+Kubernetes sets them in every pod if there is a Service named whence or whence-metrics. Docker's
+links set them, too.
 """
 
 import os
@@ -18,13 +18,13 @@ class Environment(EnvSettingsSource):
     """Reads settings from environment variables that are not service links."""
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        """Return the value of a field, None without one; its name; and whether it is JSON."""
+        """Return a field's value or None, its name, and True if the value is JSON."""
         value, key, is_complex = super().get_field_value(field, field_name)
         return (None if _is_link(value) else value), key, is_complex
 
 
 def service_links() -> list[str]:
-    """Return the names of the variables that are passed over, as ``WHENCE_PORT``."""
+    """Return the names of the variables that are ignored, such as ``WHENCE_PORT``."""
     return sorted(n for n, v in os.environ.items() if n.startswith("WHENCE_") and _is_link(v))
 
 

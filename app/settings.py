@@ -1,4 +1,4 @@
-"""Settings of the server, each an environment variable: WHENCE_DATA, WHENCE_PORT, ..."""
+"""Settings, each read from an environment variable: WHENCE_DATA, WHENCE_PORT, ..."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,7 +33,7 @@ LogLevel = Annotated[
 ]
 
 
-def _decoders() -> int:
+def _default_decode_threads() -> int:
     return min(8, available_cores())
 
 
@@ -49,14 +49,14 @@ def _root_path(value: object) -> object:
     return "" if isinstance(value, str) else value
 
 
-ANYWHERE = {"0.0.0.0", "::"}  # noqa: S104
+ALL_ADDRESSES = {"0.0.0.0", "::"}  # noqa: S104
 
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
 
 class StoreSettings(BaseSettings):
-    """How to reach the vectors, where they lie outside the data folder."""
+    """Settings of a vector store outside the data folder."""
 
     model_config = SettingsConfigDict(
         env_prefix="WHENCE_", env_ignore_empty=True, frozen=True, hide_input_in_errors=True
@@ -64,15 +64,15 @@ class StoreSettings(BaseSettings):
 
     vector_store: str | None = Field(
         None,
-        description="Where rebuilds put vectors: milvus://HOST:PORT/COLLECTION (milvus+tls://... "
-        "encrypted) or a file FILE.db of Milvus Lite; by default the version's folder.",
+        description="Where rebuilds store vectors: milvus://HOST:PORT/COLLECTION (milvus+tls://... "
+        "for TLS) or a file FILE.db of Milvus Lite; by default the version's folder.",
     )
     vector_store_token: SecretStr | None = Field(
-        None, description="USER:PASSWORD or API key for a Milvus that asks for one."
+        None, description="USER:PASSWORD or API key, if Milvus requires one."
     )
     vector_store_seconds: Seconds = Field(
         10,
-        description="How long Milvus may take to answer before it counts as gone.",
+        description="Seconds to wait for Milvus before it counts as unavailable.",
     )
 
     @field_validator("vector_store")
@@ -91,12 +91,12 @@ class StoreSettings(BaseSettings):
         *_: PydanticBaseSettingsSource,
         **__: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Read what is given in code, then the environment without service links."""
+        """Read arguments first, then the environment without service links."""
         return init_settings, Environment(settings_cls)
 
     @property
     def stores(self) -> VectorStores:
-        """Opens vector stores with this token and time limit."""
+        """Return the vector stores, opened with this token and time limit."""
         token = self.vector_store_token
         return VectorStores(
             StoreAccess(token.get_secret_value() if token else "", self.vector_store_seconds)
@@ -107,186 +107,195 @@ Group = TypeVar("Group", bound=StoreSettings)
 
 
 class Settings(StoreSettings):
-    """What may differ from one deployment to the next."""
+    """Settings of the server."""
 
     data: Path = Field(Path("data"), description="Folder of models, index and caches.")
-    host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 is every one.")
+    host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all.")
     port: int = Field(8000, ge=1, le=65535, description="Port to listen on.")
     log_level: LogLevel = Field("info", description="Least severe message that is logged.")
     log_format: LogFormat = Field(
         "auto",
-        description="json: a JSON object a line; console: for people; auto: console on a terminal.",
+        description="json: one JSON object per line; console: readable text; auto: console on a "
+        "terminal, else json.",
     )
     metrics_port: int | None = Field(
-        None, ge=1, le=65535, description="Port for Prometheus alone, without a key; default none."
+        None,
+        ge=1,
+        le=65535,
+        description="Separate port for Prometheus, which needs no key; by default there is none.",
     )
     metrics_host: str = Field("127.0.0.1", description="Address that the metrics port listens on.")
     device: str = Field(
         "auto",
         pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",
-        description="Where images are embedded: auto takes CUDA if there is one, else the CPU.",
+        description="Device that embeds images; auto uses CUDA if available, else the CPU.",
     )
     engine: EngineName = Field(
         "auto",
-        description="What runs the model; auto takes the fastest that gives the same embeddings.",
+        description="Inference engine; auto uses the fastest that gives the same embeddings.",
     )
     threads: int = Field(
-        0, ge=0, le=1024, description="Threads of inference; 0 is one for each core there is."
+        0, ge=0, le=1024, description="Threads of inference; 0 means one per available core."
     )
     false_attribution_rate: float = Field(
         DEFAULT_RATE,
         gt=0,
         lt=1,
-        description="Share of images from no concept of the index that may pass as attributed.",
+        description="Accepted share of images from no concept of the index that get the verdict "
+        "attributed.",
     )
     max_upload_bytes: int = Field(
-        20 * 2**20, ge=1, description="Largest request body, multipart framing included."
+        20 * 2**20, ge=1, description="Largest request body in bytes, multipart framing included."
     )
     max_pixels: int = Field(
         DEFAULT_LIMITS.max_pixels,
         ge=1,
-        description="Most pixels an image may have, uploaded or read.",
+        description="Largest number of pixels of an image, uploaded or read from a file.",
     )
     max_side: int = Field(
-        DEFAULT_LIMITS.max_side, ge=1, description="Longest side of an image, in pixels."
+        DEFAULT_LIMITS.max_side, ge=1, description="Upper limit of an image's sides, in pixels."
     )
     min_side: int = Field(
-        DEFAULT_LIMITS.min_side, ge=1, description="Shortest side of an image, in pixels."
+        DEFAULT_LIMITS.min_side, ge=1, description="Lower limit of an image's sides, in pixels."
     )
-    max_top_k: int = Field(1000, ge=1, description="Most concepts that one answer may list.")
-    max_exemplars: int = Field(50, ge=0, description="Most exemplars listed for one concept.")
+    max_top_k: int = Field(1000, ge=1, description="Upper limit of the parameter top_k.")
+    max_exemplars: int = Field(50, ge=0, description="Upper limit of the parameter exemplars.")
     upload_seconds: Seconds = Field(
-        60, description="A request body must be here after so long, or the connection ends."
+        60, description="Time limit for a request body to arrive; later ones get 408."
     )
     keep_alive_seconds: int = Field(
         75,
         ge=1,
-        description="How long an idle connection stays open; longer than any proxy in front keeps "
-        "its own.",
+        description="Time after which an idle connection is closed; set it above the idle time of "
+        "a proxy in front.",
     )
     max_connections: int = Field(
         1000,
         ge=1,
-        description="Open connections, at most; a request on any beyond them gets a bare 503.",
+        description="Limit of open connections; requests on further ones get 503 without a "
+        "problem.",
     )
     root_path: Annotated[str, BeforeValidator(_root_path)] = Field(
         "",
         pattern=r"^(/[A-Za-z0-9._~-]+)*$",
-        description="Sub-path under which a proxy shows the server, as /whence; it may strip it.",
+        description="Sub-path at which a proxy publishes the server, such as /whence; the proxy "
+        "may strip it.",
     )
     keys_file: Path | None = Field(
-        None, description="File of API keys; by default keys.json in the data folder, if there."
+        None, description="File of API keys; by default keys.json in the data folder, if present."
     )
     allow_anonymous: bool = Field(
-        False, description="Without keys, answer whoever reaches the port, not this machine alone."
+        False, description="While there are no keys, answer other machines as well as this one."
     )
     rate_limit: Rate | None = Field(
-        None, description="Requests of one key, or of one address without keys, as 600/minute."
+        None,
+        description="Rate limit of each key, or of each address without keys, such as 600/minute.",
     )
     cors_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = Field(
-        (), description="Origins, separated by commas, whose pages may read answers; * is all."
+        (),
+        description="Origins whose pages may read answers, separated by commas; * for all origins.",
     )
     max_batch: int | None = Field(
         None,
         ge=1,
-        description="Images in one forward pass, at most; by default 8 on a CPU, else 64.",
+        description="Largest number of images in one forward pass; by default 8 on a CPU, else 64.",
     )
     batch_wait_ms: float = Field(
         2,
         ge=0,
         le=60_000,
-        description="Longest wait for images that are being decoded, to embed them together.",
+        description="Longest time that a batch waits for images that are being decoded.",
     )
     decode_threads: int = Field(
-        default_factory=_decoders,
+        default_factory=_default_decode_threads,
         ge=1,
-        description="Threads that decode; by default the cores that the process may use.",
+        description="Threads that decode images; by default one per available core, at most 8.",
     )
     max_queue: int = Field(
         0,
         ge=0,
-        description="Images taken and not answered, at most; beyond it requests get 429. 0 is "
-        "four batches.",
+        description="Limit of accepted images that are not answered yet; further requests get 429. "
+        "0 means four batches.",
     )
     max_uploads: int = Field(
         64,
         ge=1,
-        description="Uploads arriving at the same time, at most; beyond it requests get 429.",
+        description="Limit of uploads that arrive at the same time; further requests get 429.",
     )
     upload_memory: int = Field(
         512 * 2**20,
         ge=1,
-        description="Bytes of all bodies that arrive or are being answered; beyond it requests get "
-        "429.",
+        description="Limit of the bytes of all request bodies in memory; further requests get 429.",
     )
     max_batch_images: int = Field(
-        16, ge=1, description="Images in one request to /attribute/batch, at most."
+        16, ge=1, description="Largest number of images in one request to /attribute/batch."
     )
     max_batch_bytes: int = Field(
-        64 * 2**20, ge=1, description="Largest body of a request to /attribute/batch."
+        64 * 2**20, ge=1, description="Largest body of a request to /attribute/batch, in bytes."
     )
     deadline_seconds: Seconds = Field(
-        30, description="An image that is not begun by then is not computed and gets 503."
+        30, description="Time limit of a request after its body has arrived; later it gets 503."
     )
     watchdog_seconds: Seconds = Field(
         15,
-        description="Without requests for so long, an image is embedded to check it works.",
+        description="Time without requests after which the watchdog embeds a test image.",
     )
     max_explained: int = Field(
         6,
         ge=0,
-        description="Most exemplars explained in one answer; each costs about as much as a query.",
+        description="Largest number of exemplars explained in one answer; each costs about as much "
+        "as a query.",
     )
-    heatmap_seconds: Seconds = Field(
-        600, description="How long the heatmaps of an answer can be fetched."
-    )
+    heatmap_seconds: Seconds = Field(600, description="Time that heatmaps are kept.")
     heatmap_bytes: int = Field(
         64 * 2**20,
         ge=2**20,
-        description="Memory for heatmaps; when it is full, the oldest go before their time.",
+        description="Memory for heatmaps, in bytes; when it is full, the oldest are dropped first.",
     )
     stall_seconds: Seconds = Field(
-        120, description="An image embedding for longer counts as hung: not live, not ready."
+        120,
+        description="Time after which an embedding counts as hung; the server is then neither live "
+        "nor ready.",
     )
 
     @model_validator(mode="after")
-    def _metrics_have_a_port_of_their_own(self) -> Self:
+    def _check_metrics_port(self) -> Self:
         hosts = {self.host, self.metrics_host}
-        if self.metrics_port == self.port and (len(hosts) == 1 or hosts & ANYWHERE):
+        if self.metrics_port == self.port and (len(hosts) == 1 or hosts & ALL_ADDRESSES):
             raise ValueError(
-                f"WHENCE_METRICS_PORT is {self.metrics_port}, where the server itself listens: "
-                "give it another port"
+                f"WHENCE_METRICS_PORT is {self.metrics_port}, the server's own port: choose "
+                "another one"
             )
         return self
 
     @model_validator(mode="after")
-    def _largest_body_fits_the_memory(self) -> Self:
+    def _check_upload_memory(self) -> Self:
         if self.largest_body > self.upload_memory:
             raise ValueError(
-                f"WHENCE_UPLOAD_MEMORY is {self.upload_memory}, less than the {self.largest_body} "
-                "bytes that one request may have (WHENCE_MAX_UPLOAD_BYTES, WHENCE_MAX_BATCH_BYTES):"
-                " no such request would ever be taken"
+                f"WHENCE_UPLOAD_MEMORY is {self.upload_memory}, less than the largest request body "
+                f"of {self.largest_body} bytes (WHENCE_MAX_UPLOAD_BYTES, WHENCE_MAX_BATCH_BYTES): "
+                "such a request would always be refused"
             )
         return self
 
     @property
     def largest_body(self) -> int:
-        """Bytes of a request, at most, wherever it goes."""
+        """Return the limit of a request body in bytes, the highest of all routes."""
         return max(self.max_upload_bytes, self.max_batch_bytes)
 
     @property
     def folder(self) -> DataFolder:
-        """The data folder, with the vector stores that its index may refer to."""
+        """Return the data folder, with its vector stores."""
         return DataFolder(self.data, self.stores)
 
     @property
     def keys_path(self) -> Path:
-        """Where the API keys are, if there are any."""
+        """Return the path of the file of API keys, which need not exist."""
         return self.keys_file or self.folder.keys
 
     @property
     def image_limits(self) -> ImageLimits:
-        """What an uploaded image may measure."""
+        """Return the limits of an image's size."""
         return ImageLimits(self.max_pixels, self.max_side, self.min_side)
 
 
@@ -294,28 +303,28 @@ class SettingsError(WhenceError):
     """Invalid configuration."""
 
 
-def read_settings(**given: object) -> Settings:
-    """Return the environment's settings; those given here and not None take precedence.
+def read_settings(**overrides: object) -> Settings:
+    """Read the settings from the environment; ``overrides`` that are not None take precedence.
 
     Raises:
-        SettingsError: a value is not one the setting can have.
+        SettingsError: a value is invalid.
     """
-    return _read(Settings, given)
+    return _read(Settings, overrides)
 
 
 def read_stores() -> VectorStores:
-    """Return the vector stores as the environment's settings reach them.
+    """Read the settings of vector stores from the environment.
 
     Raises:
-        SettingsError: a value is not one the setting can have.
+        SettingsError: a value is invalid.
     """
     return _read(StoreSettings, {}).stores
 
 
-def _read(kind: type[Group], given: Mapping[str, object]) -> Group:
-    values: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+def _read(group: type[Group], overrides: Mapping[str, object]) -> Group:
+    values: dict[str, Any] = {name: value for name, value in overrides.items() if value is not None}
     try:
-        return kind(**values)
+        return group(**values)
     except (ValidationError, PydanticSettingsError) as error:
         raise SettingsError(f"Invalid configuration: {_describe(error)}") from error
 
@@ -326,9 +335,9 @@ def _describe(error: ValidationError | PydanticSettingsError) -> str:
         return str(error)
     faults = []
     for fault in error.errors():
-        # Checks of our own say what is wrong, without pydantic's "Value error, " before it.
+        # The message of an own check, without pydantic's prefix "Value error, ".
         text = str(fault.get("ctx", {}).get("error", fault["msg"]))
         name = "_".join(map(str, fault["loc"])).upper()
-        # A check across settings has no location, and names them itself.
+        # A check of several settings has no location; its message names them.
         faults.append(f"WHENCE_{name}: {text}" if name else text)
     return "; ".join(faults)

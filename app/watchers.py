@@ -1,4 +1,4 @@
-"""Keeps the index version that a server answers with in step with its data folder."""
+"""Watches the data folder: new index versions and takedowns reach the running server."""
 
 import asyncio
 import logging
@@ -24,7 +24,7 @@ from model.regular_files import read_file
 POLL_SECONDS = 0.25
 RETRY_SECONDS = 1.0
 
-LoadError = (SnapshotError, ModelError, TakedownError)  # why an index cannot be served
+LoadError = (SnapshotError, ModelError, TakedownError)  # of an index that cannot be served
 
 _Published = tuple[FileStamp, bytes]
 Result = TypeVar("Result")
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 class _Leased:
-    """An attributor and the number of requests that use it."""
+    """An attributor and its number of requests; closed after the last one, once retired."""
 
     def __init__(self, attributor: Attributor, *, owned: bool) -> None:
         self.attributor = attributor
@@ -60,33 +60,34 @@ class _Leased:
 
 
 class ServedIndex:
-    """Leases the index version that answers now; used on the event loop alone.
+    """Leases the served index version to requests; used on the event loop only.
 
     Args:
-        metrics: told which version that is.
-        attributor: answers first, and stays the caller's to close.
+        metrics: record the served version.
+        attributor: the first one to serve; the caller closes it.
     """
 
     def __init__(self, metrics: Metrics, attributor: Attributor | None = None) -> None:
-        self.error: WhenceError = SnapshotError("the index is not loaded yet")  # if none answers
+        # The reason while no version is served.
+        self.error: WhenceError = SnapshotError("the index is not loaded yet")
         self._metrics = metrics
         self._current = _Leased(attributor, owned=False) if attributor else None
         if attributor:
-            self._tell(attributor)
+            self._record(attributor)
 
     @property
     def attributor(self) -> Attributor | None:
-        """The attributor that answers now."""
+        """Return the served attributor."""
         return self._current.attributor if self._current else None
 
     @property
     def version(self) -> str | None:
-        """The index version that answers now."""
+        """Return the served index version."""
         return self._current.attributor.snapshot.version if self._current else None
 
     @contextmanager
     def lease(self) -> Iterator[Attributor]:
-        """Keep the attributor of the moment open for the block: an answer has one version.
+        """Keep the served attributor open for the block, so that an answer has one version.
 
         Raises:
             SnapshotError: there is no index yet, or it is damaged.
@@ -94,16 +95,16 @@ class ServedIndex:
             TakedownError: the log of takedowns cannot be read.
         """
         if self._current is None:
-            raise self.error.with_traceback(None)  # it is raised many times
+            raise self.error.with_traceback(None)  # raised repeatedly, its traceback would grow
         with self._current.lease() as attributor:
             yield attributor
 
     def replace(self, attributor: Attributor) -> None:
-        """Answer with ``attributor`` from the next request on, and close it in the end."""
+        """Serve ``attributor`` from the next request on; it is closed after its last request."""
         if attributor is self.attributor:
             return
         self._retire(_Leased(attributor, owned=True))
-        self._tell(attributor)
+        self._record(attributor)
         snapshot = attributor.snapshot
         logger.info(
             "serving index %s, model %s, %d exemplars taken down",
@@ -113,13 +114,13 @@ class ServedIndex:
         )
 
     def drop(self, error: WhenceError) -> None:
-        """Answer nothing from the next request on, for this reason."""
+        """Serve no version from the next request on; requests get ``error``."""
         self.error = error
         self._retire(None)
         self._metrics.index_lost()
 
     def close(self) -> None:
-        """Close the attributor as soon as its last request has ended."""
+        """Close the attributor after its last request."""
         self._retire(None)
 
     def _retire(self, successor: _Leased | None) -> None:
@@ -127,7 +128,7 @@ class ServedIndex:
         if retired:
             retired.retire()
 
-    def _tell(self, attributor: Attributor) -> None:
+    def _record(self, attributor: Attributor) -> None:
         snapshot, hidden = attributor.snapshot, len(attributor.snapshot.hidden)
         self._metrics.swapped(
             snapshot.version, snapshot.model_id, snapshot.manifest.exemplars - hidden, hidden
@@ -135,15 +136,15 @@ class ServedIndex:
 
 
 class _Watcher:
-    """Remembers why a part of the data folder is not in effect, and logs each reason once."""
+    """Base of the watchers; keeps the error of the last poll and logs each error once."""
 
     def __init__(self, served: ServedIndex, data: DataFolder, metrics: Metrics) -> None:
         self.error: WhenceError | None = None
         self._served = served
         self._data = data
         self._metrics = metrics
-        self._one_at_a_time = asyncio.Lock()
-        # Its own: slow reads may hold all those that FastAPI runs routes on.
+        self._lock = asyncio.Lock()
+        # Own threads: slow reads may occupy all of FastAPI's.
         self._threads = anyio.CapacityLimiter(1)
 
     async def _in_thread(self, work: Callable[..., Result], *arguments: object) -> Result:
@@ -160,28 +161,28 @@ class _Watcher:
 
 
 class TakedownWatcher(_Watcher):
-    """Hides from answers whatever the log of takedowns names.
+    """Applies the log of takedowns to the served version.
 
-    It does not wait for a version that is being opened: a takedown reaches the old version at once,
-    and the new one before it answers anything.
+    A takedown applies to the served version at once, even while another version is being opened,
+    and to that one before it is served.
     """
 
-    _seen: FileStamp | None = None  # of the log, as it is in effect
+    _seen: FileStamp | None = None  # of the log that is in effect
 
-    async def poll(self, *, again: bool = False) -> None:
-        """Bring the version that answers in step with the log, if the log has changed.
+    async def poll(self, *, force: bool = False) -> None:
+        """Apply the log to the served version, if it has changed.
 
         Args:
-            again: even if it seems unchanged.
+            force: apply it even if it seems unchanged.
         """
-        async with self._one_at_a_time:
+        async with self._lock:
             attributor = self._served.attributor
             stamp = await self._in_thread(FileStamp.of, self._data.takedowns)
-            if attributor is None or not (again or self.error or stamp != self._seen):
+            if attributor is None or not (force or self.error or stamp != self._seen):
                 return
             try:
                 await self._serve(attributor)
-            except SnapshotError as error:  # its files are gone, and so is its catalog
+            except SnapshotError as error:  # the files of the served version are gone
                 self.error = None
                 self._metrics.reload_failed()
                 self._served.drop(error)
@@ -190,17 +191,19 @@ class TakedownWatcher(_Watcher):
                 self._fail(error)
 
     async def serve(self, opened: Attributor) -> None:
-        """Answer with a version that was opened, without the exemplars that are taken down.
+        """Serve an opened version, with its taken-down exemplars hidden.
 
         Raises:
-            SnapshotError, TakedownError: it cannot be hidden what the log names.
+            SnapshotError, TakedownError: the takedowns cannot be applied.
         """
-        async with self._one_at_a_time:
+        async with self._lock:
             await self._serve(opened)
 
     async def _serve(self, attributor: Attributor) -> None:
         log = self._data.takedowns
-        stamp = await self._in_thread(FileStamp.of, log)  # first: it may change while it is read
+        stamp = await self._in_thread(
+            FileStamp.of, log
+        )  # before reading, during which it may change
         takedowns = await self._in_thread(TakedownLog(log).read)
         masked = await self._in_thread(attributor.masked, takedowns)
         self._seen, self.error = stamp, None
@@ -208,17 +211,17 @@ class TakedownWatcher(_Watcher):
 
 
 class PublicationWatcher(_Watcher):
-    """Opens and warms each published version beside the old one, and then answers with it.
+    """Opens and warms each newly published version, and then serves it in place of the old one.
 
-    Where that fails the old version goes on, and it is tried again: at most every second, and for a
-    fifth of the time; another publication is tried at once.
+    If that fails, the old version stays in service and the new one is retried, at most once a
+    second and for at most a fifth of the time. Another publication is tried at once.
 
     Args:
-        served: to replace.
+        served: the index to replace.
         data: the data folder.
-        metrics: told of failures.
-        load: opens the published version, given the embedder in use; raises one of `LoadError`.
-        takedowns: put a version in service.
+        metrics: count failures.
+        load: opens the published version, given the attributor in use; raises one of `LoadError`.
+        takedowns: applies takedowns to the version and serves it.
     """
 
     def __init__(
@@ -236,23 +239,23 @@ class PublicationWatcher(_Watcher):
         self._refused: _Published | None = None  # the publication that failed last
         self._retry_at = 0.0
 
-    async def poll(self, *, again: bool = False) -> None:
-        """Answer with the published version, if it is another one.
+    async def poll(self, *, force: bool = False) -> None:
+        """Serve the published version, if it has changed.
 
         Args:
-            again: even if it seems unchanged, or has just failed.
+            force: even if it seems unchanged, or has just failed.
         """
-        async with self._one_at_a_time:
+        async with self._lock:
             stamp = await self._in_thread(_published, self._data.index / CURRENT)
             began = time.monotonic()
             changed = self._served.attributor is None or stamp != self._seen
             waits = stamp == self._refused and began < self._retry_at
-            if not again and (waits or not (changed or self.error)):
+            if not force and (waits or not (changed or self.error)):
                 return
             try:
                 await self._open_and_serve()
             except LoadError as error:
-                # A log that cannot be read is the other watcher's, unless it keeps a version away.
+                # The takedown watcher reports an unreadable log, unless it blocks a new version.
                 if changed or not isinstance(error, TakedownError):
                     self._fail(error)
                 now = time.monotonic()
@@ -271,14 +274,14 @@ class PublicationWatcher(_Watcher):
             await self._takedowns.serve(opened)
         finally:
             if self._served.attributor is not opened:
-                opened.snapshot.close()  # a masked one is served instead, or still the old one
+                opened.snapshot.close()  # a copy with hidden rows, or the old version, is served
 
 
 def _published(current: Path) -> _Published:
-    """Return the stamp of ``CURRENT`` and its content, which is empty if it cannot be read.
+    """Return the stamp of ``CURRENT`` and its content, empty if unreadable.
 
-    Names of versions are equally long: of two that are published within one tick of the file
-    system's clock, the stamps alone could be alike.
+    Version names have equal lengths, so two of them published within one tick of the file system's
+    clock can have equal stamps.
     """
     stamp = FileStamp.of(current)
     try:
@@ -288,7 +291,7 @@ def _published(current: Path) -> _Published:
 
 
 async def repeat(poll: Callable[[], Awaitable[None]]) -> None:
-    """Poll without end; an unexpected error is logged when it is another one than before."""
+    """Poll forever; log an unexpected error unless it repeats the previous one."""
     logged = ""
     while True:
         await asyncio.sleep(POLL_SECONDS)

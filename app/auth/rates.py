@@ -12,18 +12,19 @@ from pydantic import AfterValidator
 from app.errors import RateLimitedError
 
 SWEEP = 10_000  # requests between two removals of inactive callers
-MOST = 10**9  # requests in a window
-LONGEST = 366 * 86_400  # seconds of a window
+MAX_REQUESTS = 10**9  # in a window
+MAX_WINDOW = 366 * 86_400  # seconds
 
 
 def _check(rate: str) -> str:
     try:
-        found = parse(rate)
+        limit = parse(rate)
     except ValueError as error:
         raise ValueError(f"{rate!r} is no rate; write it as 600/minute or 5/second") from error
-    if not (1 <= found.amount <= MOST and 1 <= found.get_expiry() <= LONGEST):
+    if not (1 <= limit.amount <= MAX_REQUESTS and 1 <= limit.get_expiry() <= MAX_WINDOW):
         raise ValueError(
-            f"{rate!r} is no rate that can be kept: from one request to {MOST:,}, in a year or less"
+            f"{rate!r} is out of range: a rate allows 1 to {MAX_REQUESTS:,} requests in at most a "
+            "year"
         )
     return rate
 
@@ -57,9 +58,9 @@ class RateLimiter:
         item = parse(rate)
         if self._limiter.hit(item, caller):
             return
-        # The window is full: it opens when its oldest request leaves it.
-        opens = self._limiter.get_window_stats(item, caller).reset_time
-        wait = max(1, math.ceil(opens - time.time()))
+        # The window is full until its oldest request leaves it.
+        free_at = self._limiter.get_window_stats(item, caller).reset_time
+        wait = max(1, math.ceil(free_at - time.time()))
         raise RateLimitedError(
             f"more than {rate} requests: wait {wait} seconds before the next", retry_after=wait
         )

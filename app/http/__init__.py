@@ -1,1 +1,1 @@
-"""HTTP around the routes: the server, uploads, headers, CORS and the API pages."""
+"""HTTP around the routes: server, middleware, uploads, error answers and documentation page."""

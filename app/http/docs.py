@@ -1,4 +1,4 @@
-"""``GET /docs``: the API's description as a page, with Swagger UI from this server alone."""
+"""``GET /docs``: the API's documentation, by Swagger UI with files from this server alone."""
 
 import base64
 import hashlib
@@ -12,13 +12,13 @@ from fastapi.staticfiles import StaticFiles
 from starlette.responses import HTMLResponse
 
 FILES = "docs/static"
-SWAGGER_UI = Path(fastapi_offline.__file__).parent / "static"  # all that the package is here for
+SWAGGER_UI = Path(fastapi_offline.__file__).parent / "static"  # the only use of the package
 
 
 def add_docs(app: FastAPI) -> None:
-    """Show the description of ``app``; the content security policy names the page's one script.
+    """Add the documentation page; its content security policy allows its one inline script.
 
-    Addresses in the page are relative, so that it works under any sub-path.
+    URLs in the page are relative, so that it works under any sub-path.
     """
     page = get_swagger_ui_html(
         openapi_url=str(app.openapi_url).removeprefix("/"),

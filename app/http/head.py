@@ -1,4 +1,4 @@
-"""HEAD wherever there is GET (RFC 9110, 9.1): FastAPI routes have only the methods they name."""
+"""HEAD for every route that answers GET (RFC 9110, 9.1), which FastAPI does not add by itself."""
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -16,7 +16,7 @@ class HeadAsGet:
             return
 
         async def send_head(message: Message) -> None:
-            scope["method"] = "HEAD"  # as the server and the log know it
+            scope["method"] = "HEAD"  # for the server and the log
             if message["type"] == "http.response.body":
                 message = {**message, "body": b""}
             await send(message)

@@ -1,12 +1,12 @@
-"""Headers that tell browsers what an answer may do."""
+"""Security headers of every answer: content type sniffing, referrer and content policy."""
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.http.paths import route_path
 
-NOTHING = "default-src 'none'; frame-ancestors 'none'"  # answers are data, and do nothing
-PAGE = (
+DATA_POLICY = "default-src 'none'; frame-ancestors 'none'"  # an API answer loads nothing
+PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
     "connect-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
 )
@@ -18,7 +18,7 @@ def security_headers(path: str) -> dict[str, str]:
     return {
         "X-Content-Type-Options": "nosniff",
         "Referrer-Policy": "no-referrer",
-        "Content-Security-Policy": PAGE if page else NOTHING,
+        "Content-Security-Policy": PAGE_POLICY if page else DATA_POLICY,
     }
 
 
@@ -29,7 +29,7 @@ class SecurityHeaders:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, and its answer back with the headers."""
+        """Pass the request on, and add the headers to its answer."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return

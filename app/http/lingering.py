@@ -1,7 +1,7 @@
-"""Lets clients see every answer, also one that is given before their whole body has arrived.
+"""Lingering close: after an early answer, the rest of the request's body is read and discarded.
 
-Closing a connection while its client still sends resets it, and the answer may be lost. Uvicorn
-closes at once; reverse proxies linger, as this module does for servers without one.
+Closing a connection while its client still sends resets it, and the client may lose the answer.
+Uvicorn closes at once. Reverse proxies linger, and this module does so for servers without one.
 """
 
 import asyncio
@@ -15,17 +15,17 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.errors import RETRY_AFTER, UnavailableError
 from app.http.problems import problem_response
 
-PROMPT_SECONDS = 1.0  # for the rest of a body, before the answer; then the connection is kept
-SILENCE_SECONDS = 5.0  # without any of the rest, after the answer
-LINGER_SECONDS = 30.0  # for the rest in all, after the answer
+PROMPT_SECONDS = 1.0  # before the answer; a body that ends within them keeps the connection open
+SILENCE_SECONDS = 5.0  # after the answer, without any data
+LINGER_SECONDS = 30.0  # after the answer, in all
 
 
 class LingeringClose:
     """ASGI wrapper that reads and discards the rest of a body whose request is answered.
 
-    If the rest comes within `PROMPT_SECONDS` the connection can be used again. Otherwise the answer
-    says ``Connection: close`` and is sent, and the connection is closed at the end of the body,
-    after `SILENCE_SECONDS` without any of it, or after `LINGER_SECONDS`.
+    If the rest arrives within `PROMPT_SECONDS`, the connection stays open. Otherwise the answer
+    has ``Connection: close``, and the connection is closed at the end of the body, after
+    `SILENCE_SECONDS` without data, or after `LINGER_SECONDS`.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -34,13 +34,13 @@ class LingeringClose:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on."""
         if scope["type"] != "http":
-            ignore_protocol_errors()  # of the loop that runs this, which starts now
+            ignore_protocol_errors()  # at startup, on the server's event loop
             await self.app(scope, receive, send)
             return
         exchange = _Exchange(Headers(scope=scope), receive, send)
         try:
             await self.app(scope, exchange.receive, exchange.send)
-        except asyncio.CancelledError:  # the server stops, and waits no longer for this answer
+        except asyncio.CancelledError:  # the server stops without waiting for this answer
             if not exchange.started:
                 response = problem_response(
                     UnavailableError("the server is stopping: try again later")
@@ -50,7 +50,7 @@ class LingeringClose:
 
 
 class _Exchange:
-    """One request and its answer."""
+    """The messages of one request and its answer."""
 
     def __init__(self, headers: Headers, receive: Receive, send: Send) -> None:
         self._receive, self._send = receive, send
@@ -58,18 +58,18 @@ class _Exchange:
         self._whole = (
             "transfer-encoding" not in headers and headers.get("content-length", "0") == "0"
         )
-        # A client that sent Expect: 100-continue sends its body once somebody reads.
+        # Reading asks a client that sent Expect: 100-continue for its body.
         self._may_read = "expect" not in headers
 
     async def receive(self) -> Message:
-        """Return the next part of the body, or that the client has left."""
+        """Return the next message: a part of the body, or a disconnect."""
         self._may_read = True
         message = await self._receive()
         self._whole = self._whole or not message.get("more_body", False)
         return message
 
     async def send(self, message: Message) -> None:
-        """Send a part of the answer; the last one once the rest of the body is discarded."""
+        """Send a part of the answer; the last one after the rest of the body is discarded."""
         starts = message["type"] == "http.response.start"
         if starts and not self._whole:
             if self._may_read:
@@ -91,15 +91,15 @@ class _Exchange:
 
     async def _deliver(self, message: Message) -> None:
         self.started = True
-        # Refused where the client broke the protocol and uvicorn has answered 400 and closed.
+        # Raised if the client broke the protocol: uvicorn has answered 400 and closed.
         with suppress(h11.LocalProtocolError):
             await self._send(message)
 
 
 def ignore_protocol_errors() -> None:
-    """Close connections that break HTTP after their answer began without a traceback in the log.
+    """Keep tracebacks out of the log for clients that break HTTP after their answer began.
 
-    Uvicorn tries to answer 400 then, which h11 refuses by an error of the event loop's callback.
+    Uvicorn tries to answer 400 then, and h11 raises an error in the event loop's callback.
     """
 
     def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

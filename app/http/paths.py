@@ -1,4 +1,4 @@
-"""Paths under a reverse proxy's sub-path, with its prefix stripped or not."""
+"""The root path: routes below a reverse proxy's sub-path, whether it strips the prefix or not."""
 
 from contextvars import ContextVar
 
@@ -26,11 +26,11 @@ def public_path(path: str) -> str:
 class RootPath:
     """Middleware that gives every request the root path, and a path that begins with it.
 
-    Proxies that strip the prefix and proxies that do not are then alike to what follows, as the
-    ASGI specification asks for: ``path`` includes ``root_path``.
+    The application then sees the same path whether or not the proxy strips the prefix. As the ASGI
+    specification requires, ``path`` includes ``root_path``.
 
     Args:
-        app: receives the requests.
+        app: the application.
         root_path: of the service, such as ``/whence``; empty at the root of its host.
     """
 

@@ -1,4 +1,4 @@
-"""Addresses to listen on: checked before any long work, and written as URLs."""
+"""Listening addresses: check that a port is free, and write an address as a URL."""
 
 import socket
 
@@ -6,11 +6,11 @@ from model.errors import WhenceError
 
 
 class PortError(WhenceError):
-    """Port that cannot be listened on."""
+    """An address that cannot be listened on."""
 
 
 def url_of(host: str, port: int) -> str:
-    """Return the URL of a server: IPv6 addresses are written in brackets."""
+    """Return the URL of a server, with IPv6 addresses in brackets."""
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
@@ -18,13 +18,13 @@ def require_port(host: str, port: int) -> None:
     """Return if the port can be listened on.
 
     Raises:
-        PortError: it is taken, not allowed, or the host is not of this machine.
+        PortError: the port is taken or not allowed, or the host is not an address of this machine.
     """
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, kind, protocol, _, address = found[0]
+        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, address = addresses[0]
         with socket.socket(family, kind, protocol) as probe:
-            # As the server does it: a connection that is just closing does not hold the port.
+            # As the server does: a connection in TIME_WAIT does not hold the port.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Errors as the API answers and documents them: RFC 9457 ``application/problem+json``."""
+"""Turns errors into problems (RFC 9457, ``application/problem+json``), and documents them."""
 
 import http
 import logging
@@ -34,7 +34,7 @@ from model.errors import WhenceError
 from whence_client.models import Fault, Problem
 
 MEDIA_TYPE = "application/problem+json"
-DETAIL = 1000  # characters; a message may repeat parts of a request, but not all of it
+MAX_DETAIL = 1000  # characters; a message may quote a long request
 EXAMPLE_ID = "6f2b1c1e-9d57-4c5b-8d1c-0d8c2a5b7e11"
 HEADERS = {
     http.HTTPStatus.UNAUTHORIZED: (
@@ -62,8 +62,8 @@ async def answer_error(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _answer_unexpected(request: Request, error: Exception) -> JSONResponse:
-    # The server that runs the app logs the traceback right after this. This answer is made outside
-    # of all middleware, and so bears their headers by itself.
+    # Uvicorn logs the traceback right after this. No middleware sees this answer, so the headers of
+    # all answers are added here.
     response = _answer(request, InternalError(type(error).__name__))
     response.headers.update(security_headers(route_path(request.scope)))
     return response
@@ -79,7 +79,7 @@ def problem_of(request: Request, error: Exception) -> Problem:
 
 
 def problem_response(error: WhenceError) -> JSONResponse:
-    """Answer a request that is refused before any route or log sees it."""
+    """Answer a request that is refused before routing and logging."""
     return _response(_problem(error, get_contextvars().get("request_id") or str(uuid.uuid4())))
 
 
@@ -106,7 +106,7 @@ def responses(*errors: type[WhenceError]) -> dict[int | str, dict[str, Any]]:
 
 
 def document_problems(app: FastAPI) -> None:
-    """Complete the OpenAPI description of an app whose routes are all there."""
+    """Complete the OpenAPI description, after all routes are added."""
     description = app.openapi()  # the app keeps and serves this object
     schemas = description["components"]["schemas"]
     schemas["Problem"] = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
@@ -119,7 +119,7 @@ def document_problems(app: FastAPI) -> None:
                 _document(operation, BodyTooSlowError)
                 if "application/json" in operation["requestBody"]["content"]:
                     _document(operation, MalformedJsonError)
-            # FastAPI announces its own form of 422, which `answer_error` replaces.
+            # `answer_error` replaces FastAPI's own form of 422.
             if "application/json" in operation["responses"].get("422", {}).get("content", {}):
                 del operation["responses"]["422"]
     for name in ("HTTPValidationError", "ValidationError"):
@@ -133,7 +133,7 @@ def _document(operation: dict[str, Any], *errors: type[WhenceError]) -> None:
 
 
 def _named(request: Request, error: Exception) -> WhenceError:
-    """Return the named error that stands for one that FastAPI or Starlette raised."""
+    """Return the error of this project for one that FastAPI or Starlette raised."""
     if isinstance(error, WhenceError):
         return error
     if isinstance(error, RequestValidationError):
@@ -149,7 +149,7 @@ def _named(request: Request, error: Exception) -> WhenceError:
     if error.status_code == MethodNotAllowedError.status:
         return MethodNotAllowedError(request.method, error.headers)
     if error.status_code == MalformedJsonError.status:
-        # FastAPI raises this for another encoding, too deep a nesting or too long a number.
+        # FastAPI raises this for other encodings, deep nesting and long numbers.
         return MalformedJsonError(type(error.__cause__).__name__)
     return OtherHttpError(error.status_code, error.detail, error.headers)
 
@@ -157,22 +157,22 @@ def _named(request: Request, error: Exception) -> WhenceError:
 def _fault(error: Mapping[str, Any]) -> Fault:
     place, *names = error["loc"]
     unknown = error["type"] == "extra_forbidden"
-    detail = "is not known here; /docs lists what is" if unknown else error["msg"]
+    detail = "is not a known name; /docs lists those that are" if unknown else error["msg"]
     return Fault(place=place, name=".".join(map(str, names))[:100], detail=detail)
 
 
 def _answer(request: Request, error: WhenceError) -> JSONResponse:
     problem = _problem(error, request.state.request_id)
     request.app.state.metrics.refused(error.type)
-    request.state.problem = error.type  # for the log's line of this request
-    # Messages below 500 may repeat what the caller sent, and do not belong in the log.
+    request.state.problem = error.type  # for the access log
+    # Messages below 500 may quote the request, and do not belong in the log.
     if error.status >= http.HTTPStatus.INTERNAL_SERVER_ERROR:
         logger.log(
             logging.ERROR if _is_internal(error) else logging.INFO,
             "answered %d %s: %r (%s)",
             error.status,
             error.type,
-            str(error)[:DETAIL],
+            str(error)[:MAX_DETAIL],
             problem.instance,
         )
     headers = {"X-Request-ID": request.state.request_id}
@@ -203,7 +203,7 @@ def _problem_with(
         type=f"urn:whence:problem:{kind.type}",
         title=kind.title,
         status=kind.status,
-        detail=detail[:DETAIL],
+        detail=detail[:MAX_DETAIL],
         instance=f"urn:whence:request:{request_id}",
         errors=faults,
     )

@@ -1,4 +1,4 @@
-"""Runs the application on uvicorn, with the settings of HTTP, and ends whatever hangs."""
+"""Runs the application on uvicorn, and ends the process if a thread hangs at shutdown."""
 
 import gc
 import logging
@@ -15,10 +15,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.http.lingering import LingeringClose
 from app.settings import Settings
 
-ANSWER_SECONDS = 5  # to finish answers that were begun at their deadline
+ANSWER_SECONDS = 5  # added to the deadline at shutdown, for answers that begin at their deadline
 CLOSE_SECONDS = 10  # to end threads, close the index and send the last spans
-HEADER_BYTES = 16 * 2**10  # of one request; deploy/nginx.conf lets less pass
-NOT_STARTED, HUNG = 3, 1  # exit statuses; uvicorn has the first one, too
+HEADER_BYTES = 16 * 2**10  # of one request; deploy/nginx.conf allows less
+NOT_STARTED, HUNG = 3, 1  # exit statuses; the first is uvicorn's
 
 logger = logging.getLogger(__name__)
 
@@ -26,35 +26,35 @@ logger = logging.getLogger(__name__)
 def run_server(app: FastAPI, settings: Settings) -> None:
     """Serve ``app`` until SIGTERM or SIGINT.
 
-    Requests in flight are answered first, within their deadline. If the process has not ended
-    `CLOSE_SECONDS` after that, because a thread hangs, it ends with exit status 1.
+    Requests in flight are answered first, within their deadline. If a thread hangs, the process
+    exits `CLOSE_SECONDS` after that with status 1.
     """
-    # Uvicorn warns of each malformed request and each Upgrade: a flood of them would fill the disk.
+    # Uvicorn warns of each malformed request and each Upgrade: many of them would fill the disk.
     logging.getLogger("uvicorn.error").addFilter(lambda line: line.levelno != logging.WARNING)
     server = make_server(_ending_what_hangs(app), settings)
-    with suppress(KeyboardInterrupt):  # raised again once everything is closed
+    with suppress(KeyboardInterrupt):  # uvicorn raises it again after shutdown
         server.run()
-    gc.unfreeze()  # `app.main.open_published_attributor` froze; some libraries complain at the end
+    gc.unfreeze()  # frozen by `app.main.open_published_attributor`; some libraries warn at exit
     if not server.started:
         sys.exit(NOT_STARTED)
 
 
 def make_server(app: ASGIApp, settings: Settings) -> uvicorn.Server:
-    """Return uvicorn's server, not yet started, with the settings of HTTP."""
+    """Return a uvicorn server for ``app``, not yet started."""
     config = uvicorn.Config(
         LingeringClose(app),
         host=settings.host,
         port=settings.port,
         log_config=None,
         access_log=False,
-        http="h11",  # httptools loses the body of a request with `Upgrade: h2c`
+        http="h11",  # httptools drops the body of a request with `Upgrade: h2c`
         ws="none",
         h11_max_incomplete_event_size=HEADER_BYTES,
         limit_concurrency=settings.max_connections,
         timeout_keep_alive=settings.keep_alive_seconds,
         server_header=False,
-        # Uvicorn would believe X-Forwarded-For from this machine, so that any caller here could
-        # choose the address that its requests are counted by.
+        # By default uvicorn trusts X-Forwarded-For from this machine: any local caller could then
+        # choose the address that its rate limit counts.
         proxy_headers="FORWARDED_ALLOW_IPS" in os.environ,
         timeout_graceful_shutdown=math.ceil(settings.deadline_seconds) + ANSWER_SECONDS,
     )
@@ -83,5 +83,5 @@ def _ending_what_hangs(app: ASGIApp) -> ASGIApp:
 
 def _end() -> None:
     hung = ", ".join(thread.name for thread in threading.enumerate())
-    logger.error("not stopped within %g s; still there: %s", CLOSE_SECONDS, hung)
+    logger.error("not stopped within %g s; still running: %s", CLOSE_SECONDS, hung)
     os._exit(HUNG)

@@ -1,4 +1,4 @@
-"""Load shedding: what there is no room for is refused before anything else is done for it."""
+"""Load shedding: uploads are refused while the queue is full, before any other work on them."""
 
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -11,11 +11,11 @@ from app.http.problems import answer_error
 class LoadShedding:
     """Middleware that refuses uploads while the queue is full.
 
-    Under a flood there are many times more requests to refuse than to answer, and the cost of each
-    is taken from those that are answered. So neither key nor form is read.
+    Under overload the server refuses many more requests than it answers, so a refusal must be
+    cheap: neither the key nor the form is read.
 
     Args:
-        app: what it guards.
+        app: the application.
         paths: of the routes that take uploads.
     """
 
@@ -33,7 +33,7 @@ class LoadShedding:
             try:
                 scope["app"].state.service.pipeline.queue.require()
             except QueueFullError as error:
-                scope["state"]["route"] = route_path(scope)  # no router will say so
+                scope["state"]["route"] = route_path(scope)  # no router sets it
                 response = await answer_error(Request(scope), error)
                 await response(scope, receive, send)
                 return

@@ -1,4 +1,4 @@
-"""Reads uploads: bounds their bytes and time while they arrive, and takes the form's one field."""
+"""Uploads: limits the size, time and memory of request bodies, and reads images from forms."""
 
 import asyncio
 from collections import Counter
@@ -26,24 +26,24 @@ from whence_client.models import Fault
 
 FIELD = "image"
 FORM = "multipart/form-data"
-MOST_PREAMBLE = 65_536  # bytes before the first boundary
-SPARE = 16  # parts beyond those that are right, so that what is wrong can be said
+MAX_PREAMBLE = 65_536  # bytes before the first boundary
+EXTRA_PARTS = 16  # parsed beyond the allowed ones, so that a message can name the wrong part
 EMPTY = "is empty: the file has 0 bytes"
-LEAST_SHARE = 4  # uploads that one caller may always have arriving
+MIN_SHARE = 4  # uploads that one caller may always have arriving
 
 
-class _Share:
-    """An amount that all callers share, and of which one may have a part.
+class _SharedLimit:
+    """Limits an amount for all callers together, and for each caller.
 
     Args:
-        most: of all callers together.
-        most_each: of one caller. Loopback addresses may be proxies of many, and have no such limit.
+        limit: of all callers together.
+        caller_limit: of one caller; this machine has none, since a proxy here stands for many.
         unit: for messages.
     """
 
-    def __init__(self, most: int, most_each: int, unit: str) -> None:
+    def __init__(self, limit: int, caller_limit: int, unit: str) -> None:
         self.taken = 0
-        self._most, self._most_each, self._unit = most, most_each, unit
+        self._limit, self._caller_limit, self._unit = limit, caller_limit, unit
         self._by_caller: Counter[str | None] = Counter()
 
     @contextmanager
@@ -51,15 +51,15 @@ class _Share:
         """Take an amount for the block.
 
         Raises:
-            QueueFullError: it is not there, or over the caller's part.
+            QueueFullError: a limit would be exceeded.
         """
-        why = ""
-        if self.taken + amount > self._most:
-            why = f"of {self._most:,} {self._unit} {self.taken:,} are taken"
-        elif caller and self._by_caller[caller] + amount > self._most_each:
-            why = f"one caller may take {self._most_each:,} {self._unit} at the same time"
-        if why:
-            raise QueueFullError(f"{why}; try again in 1 second", retry_after=1)
+        reason = ""
+        if self.taken + amount > self._limit:
+            reason = f"of {self._limit:,} {self._unit} {self.taken:,} are taken"
+        elif caller and self._by_caller[caller] + amount > self._caller_limit:
+            reason = f"one caller may take {self._caller_limit:,} {self._unit} at the same time"
+        if reason:
+            raise QueueFullError(f"{reason}; try again in 1 second", retry_after=1)
         self._add(caller, amount)
         try:
             yield
@@ -70,48 +70,48 @@ class _Share:
         self.taken += amount
         self._by_caller[caller] += amount
         if not self._by_caller[caller]:
-            del self._by_caller[caller]  # callers come and go
+            del self._by_caller[caller]  # the number of callers is not bounded
 
 
-class UploadRoom:
-    """Bounds the bodies that arrive at the same time, and the bytes of all that are held.
+class UploadCapacity:
+    """Limits the bodies that arrive at the same time, and the memory of all bodies.
 
-    A caller may have a quarter of each, so that nobody keeps out all others by sending slowly.
+    One caller may use a quarter of each, so that a slow sender cannot exclude all others.
 
     Args:
-        memory: bytes of all bodies, from when their reading begins to the end of their requests.
-        largest: bytes of the largest body, which one caller may send in any case.
+        memory: bytes of all bodies, from the first read to the end of the request.
+        largest: bytes of the largest body; one caller may always send one.
         uploads: bodies that may arrive at the same time.
     """
 
     def __init__(self, memory: int, largest: int, uploads: int) -> None:
-        self.bytes = _Share(memory, max(memory // 4, largest), "bytes of uploads")
-        self.arriving = _Share(uploads, max(LEAST_SHARE, uploads // 4), "arriving uploads")
+        self.bytes = _SharedLimit(memory, max(memory // 4, largest), "bytes of uploads")
+        self.arriving = _SharedLimit(uploads, max(MIN_SHARE, uploads // 4), "arriving uploads")
 
 
 class BodyLimit:
-    """Middleware that stops reading a body that is too large or too slow, or has no room.
+    """Middleware that refuses bodies that are too large or too slow, or exceed the capacity.
 
-    A body has as many bytes as are announced, and if none are, as many as it may have.
+    A body reserves the memory of its Content-Length, or, if sent in chunks, of the largest body.
 
     Args:
-        app: reads the bodies.
-        room: for all bodies.
+        app: the application; it reads the bodies.
+        capacity: of all bodies together.
         max_bytes: of a body.
-        exceptions: other limits of single paths.
+        exceptions: other limits, by path.
         seconds: from the end of the headers to the end of the body.
     """
 
     def __init__(
         self,
         app: ASGIApp,
-        room: UploadRoom,
+        capacity: UploadCapacity,
         max_bytes: int,
         exceptions: Mapping[str, int],
         seconds: float,
     ) -> None:
         self.app = app
-        self.room = room
+        self.capacity = capacity
         self.max_bytes = max_bytes
         self.exceptions = exceptions
         self.seconds = seconds
@@ -131,15 +131,15 @@ class BodyLimit:
 
         async def receive_within_limits() -> Message:
             nonlocal received, begun, whole
-            if whole:  # somebody waits for the client to leave
+            if whole:  # the caller waits for a disconnect
                 return await receive()
             if size > max_bytes:
                 raise _too_large(max_bytes)
             if not begun:
                 begun, caller = True, caller_of(scope)
-                arriving.enter_context(self.room.arriving.hold(caller, 1))
-                held.enter_context(self.room.bytes.hold(caller, size))
-            message = await self._before(deadline, receive)
+                arriving.enter_context(self.capacity.arriving.hold(caller, 1))
+                memory.enter_context(self.capacity.bytes.hold(caller, size))
+            message = await self._receive_before(deadline, receive)
             received += len(message.get("body", b""))
             if received > max_bytes:
                 raise _too_large(max_bytes)
@@ -148,60 +148,58 @@ class BodyLimit:
                 arriving.close()
             return message
 
-        with ExitStack() as held, ExitStack() as arriving:
+        with ExitStack() as memory, ExitStack() as arriving:
             await self.app(scope, receive_within_limits, send)
 
-    async def _before(self, deadline: float, receive: Receive) -> Message:
+    async def _receive_before(self, deadline: float, receive: Receive) -> Message:
         try:
             async with asyncio.timeout_at(deadline):
                 return await receive()
         except TimeoutError:
             raise BodyTooSlowError(
-                f"the body was not here after {self.seconds:g} seconds: send a smaller "
-                "image, or over a faster connection"
+                f"the body did not arrive within {self.seconds:g} seconds: send a smaller image, "
+                "or use a faster connection"
             ) from None
 
 
-def _too_large(most: int) -> BodyTooLargeError:
-    return BodyTooLargeError(
-        f"the body is larger than {most:,} bytes, the most that is accepted: send less"
-    )
+def _too_large(limit: int) -> BodyTooLargeError:
+    return BodyTooLargeError(f"the body is larger than {limit:,} bytes, the limit: send less")
 
 
 class _InMemoryParser(MultiPartParser):
-    """Keeps files in memory, whatever their size: `BodyLimit` bounds them all together."""
+    """Keeps files of any size in memory; `BodyLimit` limits their total."""
 
-    spool_max_size = 0  # how `tempfile.SpooledTemporaryFile` says "never on disk"
+    spool_max_size = 0  # `tempfile.SpooledTemporaryFile` then never writes to disk
     complete = False
-    _value = b""  # of the header that is being read
+    _value = b""  # of the current header
 
     def on_part_begin(self) -> None:
-        """Begin a part, of which no header has been read."""
+        """Begin a part with no header value."""
         self._value = b""
         super().on_part_begin()
 
     def on_header_value(self, data: bytes, start: int, end: int) -> None:
-        """Collect a header's value, which may come in pieces."""
+        """Collect a header's value, which may arrive in pieces."""
         self._value += data[start:end]
 
     def on_header_end(self) -> None:
-        """Give a part that has ``filename*`` alone (RFC 5987) the plain name that makes it a file.
+        """Add a plain ``filename`` to a part with only a coded one (RFC 2231, RFC 5987).
 
-        The name is not used.
+        The parser takes only parts with a plain name for files. The name itself is not used.
         """
         value, self._value = self._value, b""
-        if _has_coded_name(value):
+        if _has_only_coded_name(value):
             value += b"; filename=image"
         super().on_header_value(value, 0, len(value))
         super().on_header_end()
 
     def on_end(self) -> None:
-        """Note that the closing boundary was there."""
+        """Note the closing boundary."""
         self.complete = True
 
 
-def _has_coded_name(value: bytes) -> bool:
-    """Tell whether a header names a file in the coded forms alone (RFC 2231 and 5987)."""
+def _has_only_coded_name(value: bytes) -> bool:
+    """Return True if a header names a file only in a coded form (RFC 2231, RFC 5987)."""
     if b"*" not in value or b"filename" in parse_options_header(value)[1]:
         return False
     message = email_message.Message()
@@ -210,12 +208,12 @@ def _has_coded_name(value: bytes) -> bool:
 
 
 async def read_image_field(request: Request) -> bytes:
-    """Read the file in the form's one field, or the body itself where it is of a type ``image/*``.
+    """Read the file in the form's one field, or the whole body if its type is ``image/*``.
 
     Raises:
         NotAFormError: the body is of another type.
         MalformedFormError: the body is broken.
-        InvalidRequestError: the field is missing, empty, repeated, or there are others.
+        InvalidRequestError: the field is missing, empty or repeated, or there are other fields.
         BodyTooLargeError: the body exceeds the limit.
     """
     if _content_type(request).startswith("image/"):
@@ -224,22 +222,22 @@ async def read_image_field(request: Request) -> bytes:
         except ClientDisconnect as error:
             raise _cut_short() from error
     else:
-        [data] = await read_image_fields(request, most=1)
+        [data] = await read_image_fields(request, limit=1)
     if not data:
         raise _invalid(FIELD, EMPTY)
     return data
 
 
-async def read_image_fields(request: Request, *, most: int) -> list[bytes]:
-    """Read the files of the form's one field, repeated for each; some may be empty.
+async def read_image_fields(request: Request, *, limit: int) -> list[bytes]:
+    """Read the files in the form's one, repeated field; some may be empty.
 
     Raises:
         NotAFormError: the body is of another type.
         MalformedFormError: the body is broken.
-        InvalidRequestError: the field is missing, there are more than ``most``, or others.
+        InvalidRequestError: there is no such field, more than ``limit``, or another field.
         BodyTooLargeError: the body exceeds the limit.
     """
-    form = await _read_form(request, most)
+    form = await _read_form(request, limit)
     others = [name for name in form if name != FIELD]
     if others:
         raise _invalid(
@@ -248,8 +246,8 @@ async def read_image_fields(request: Request, *, most: int) -> list[bytes]:
     values = form.getlist(FIELD)
     if not values:
         raise _invalid(FIELD, f"is missing: send the image as a file of this name, in {FORM}")
-    if len(values) > most:
-        allowed = "one image" if most == 1 else f"at most {most} images"
+    if len(values) > limit:
+        allowed = "one image" if limit == 1 else f"at most {limit} images"
         raise _invalid(FIELD, f"was sent {len(values)} times: send {allowed} a request")
     files = [value for value in values if isinstance(value, UploadFile)]
     if len(files) < len(values):
@@ -257,15 +255,15 @@ async def read_image_fields(request: Request, *, most: int) -> list[bytes]:
     return [await file.read() for file in files]
 
 
-def _announced(headers: Headers, most: int) -> int:
-    """Return the bytes that a body is said to have, ``most`` where it comes in chunks."""
+def _announced(headers: Headers, max_bytes: int) -> int:
+    """Return a body's Content-Length, or ``max_bytes`` if it is sent in chunks."""
     length = headers.get("content-length", "")
     if length.isdecimal():
         return int(length[:20])
-    return most if "transfer-encoding" in headers else 0
+    return max_bytes if "transfer-encoding" in headers else 0
 
 
-async def _read_form(request: Request, most: int) -> FormData:
+async def _read_form(request: Request, limit: int) -> FormData:
     content_type = _content_type(request)
     if not content_type:
         return FormData()
@@ -275,7 +273,9 @@ async def _read_form(request: Request, most: int) -> FormData:
         )
     options = parse_options_header(request.headers["content-type"])[1]
     stream = _without_preamble(request.stream(), options.get(b"boundary", b""))
-    parser = _InMemoryParser(request.headers, stream, max_files=most + SPARE, max_fields=SPARE)
+    parser = _InMemoryParser(
+        request.headers, stream, max_files=limit + EXTRA_PARTS, max_fields=EXTRA_PARTS
+    )
     try:
         form = await parser.parse()
     except ClientDisconnect as error:
@@ -290,20 +290,20 @@ async def _read_form(request: Request, most: int) -> FormData:
 async def _without_preamble(
     stream: AsyncIterator[bytes], boundary: bytes
 ) -> AsyncGenerator[bytes, None]:
-    """Leave out what stands before the first boundary, which means nothing (RFC 2046, 5.1.1)."""
-    mark = b"--" + boundary
-    begin: bytes | None = b""
+    """Skip the preamble before the first boundary, as RFC 2046, 5.1.1 requires."""
+    delimiter = b"--" + boundary
+    begin: bytes | None = b""  # until the delimiter
     async for chunk in stream:
         if begin is None:
             yield chunk
             continue
         begin += chunk
-        place = 0 if begin.startswith(mark) else begin.find(b"\r\n" + mark) + 2
+        place = 0 if begin.startswith(delimiter) else begin.find(b"\r\n" + delimiter) + 2
         if place != 1:
             yield begin[place:]
             begin = None
-        elif len(begin) > MOST_PREAMBLE:
-            yield begin  # and the parser says what is wrong
+        elif len(begin) > MAX_PREAMBLE:
+            yield begin  # the parser reports the error
             begin = None
     if begin:
         yield begin
@@ -314,7 +314,7 @@ def _content_type(request: Request) -> str:
 
 
 def _cut_short() -> MalformedFormError:
-    return MalformedFormError("the connection closed before the whole body was here")
+    return MalformedFormError("the connection closed before the end of the body")
 
 
 def _invalid(name: str, detail: str) -> InvalidRequestError:

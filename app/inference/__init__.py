@@ -1,1 +1,1 @@
-"""From an upload to its answer: decoding, batching, deadlines and heatmaps."""
+"""Inference: queue, decoding, batching, deadlines, heatmaps and the watchdog."""

@@ -1,7 +1,7 @@
-"""Micro-batching: jobs that arrive one by one are worked on several at a time.
+"""Micro-batching: jobs that arrive one by one are processed in batches.
 
-A batch takes two steps. Only one batch at a time is in its first step, the forward pass; the second
-step, the search, goes on beside the next batch's forward pass.
+A batch takes two steps, the forward pass and the search. Forward passes run one at a time. A search
+runs in parallel with the next batch's forward pass.
 """
 
 import asyncio
@@ -16,15 +16,15 @@ from typing import Generic, Protocol, TypeVar
 from app.inference.deadline import Deadline
 from model.errors import WhenceError
 
-THREADS = 2  # one searches while the other is in the forward pass
+THREADS = 2  # one for the forward pass, one for the search of the batch before
 
 
 class HasDeadline(Protocol):
-    """A job as the batcher knows it."""
+    """A job for the batcher."""
 
     @property
     def deadline(self) -> Deadline:
-        """After which the job is not worked on."""
+        """Return the job's deadline."""
 
 
 Job = TypeVar("Job", bound=HasDeadline)
@@ -34,17 +34,17 @@ Entry = tuple[Job, "Future[None]"]
 class Batcher(Generic[Job]):
     """Collects jobs into batches and runs ``forward`` and then ``search`` on each batch.
 
-    A batch begins as soon as the forward pass of the one before has ended and a job is there. It
-    waits for others only while some are `expected`, and then for ``wait`` seconds at most: a lone
-    request never waits. Jobs that nobody waits for any more are dropped. A batch that fails is
-    tried once more, job by job, so that one job cannot spoil the others.
+    A batch begins as soon as there is a job and the previous forward pass has ended. It waits for
+    more jobs only while some are `expected`, for at most ``wait`` seconds: a lone request never
+    waits. Jobs past their deadline are dropped. If a batch fails, each of its jobs is retried
+    alone, so that one job cannot make the others fail.
 
     Args:
-        forward: works on a batch in place, under `forward_lock`.
-        search: works on a batch in place, after ``forward``.
-        size: jobs in a batch, at most.
+        forward: processes a batch in place, under `forward_lock`.
+        search: processes a batch in place, after ``forward``.
+        size: largest number of jobs in a batch.
         wait: seconds.
-        shared_errors: met by every job of a batch alike, so that it is not tried again.
+        shared_errors: errors that every job would meet, so that a retry is useless.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Batcher(Generic[Job]):
         self._changed = threading.Condition()  # guards the queue and the two below
         self._expected = 0
         self._closing = False
-        self._busy: dict[int, float] = {}  # by thread, when it took its batch
+        self._busy: dict[int, float] = {}  # by thread, the time when its batch began
         self._threads: list[threading.Thread] = []
 
     def start(self) -> None:
@@ -75,7 +75,7 @@ class Batcher(Generic[Job]):
             self._threads[-1].start()
 
     def close(self, seconds: float) -> None:
-        """Finish the jobs that were submitted; block until then, for ``seconds`` at most."""
+        """Finish the submitted jobs; block for at most ``seconds``."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
@@ -85,12 +85,12 @@ class Batcher(Generic[Job]):
 
     @property
     def busy_since(self) -> float | None:
-        """`time.monotonic` when the oldest batch in hand was taken."""
+        """Return the time, by `time.monotonic`, when the oldest unfinished batch began."""
         return min(self._busy.copy().values(), default=None)
 
     @property
     def waiting(self) -> int:
-        """Jobs that no batch has taken yet."""
+        """Return the number of jobs in no batch yet."""
         return len(self._queue)
 
     @contextmanager
@@ -109,7 +109,7 @@ class Batcher(Generic[Job]):
         """Return when the job is done.
 
         Raises:
-            ClientGoneError, DeadlineError: nobody waits for the job any more.
+            ClientGoneError, DeadlineError: the answer is no longer needed.
             Exception: of ``forward`` or ``search``.
         """
         done: Future[None] = Future()
@@ -119,20 +119,20 @@ class Batcher(Generic[Job]):
         await asyncio.wrap_future(done)
 
     def _run(self) -> None:
-        me = threading.get_ident()
+        thread = threading.get_ident()
         while self._wait_for_jobs():
             with self.forward_lock:
                 batch = self._next_batch()
                 if not batch:  # the other thread took the jobs
                     continue
-                self._busy[me] = time.monotonic()
+                self._busy[thread] = time.monotonic()
                 error = _error_of(self._forward, batch)
             error = error or _error_of(self._search, batch)
             if error and len(batch) > 1 and not isinstance(error, self._shared_errors):
-                outcomes = [self._try_again(entry) for entry in batch]
+                outcomes = [self._retry(entry) for entry in batch]
             else:
                 outcomes = [error] * len(batch)
-            del self._busy[me]
+            del self._busy[thread]
             for (_, done), outcome in zip(batch, outcomes, strict=True):
                 if outcome:
                     done.set_exception(outcome)
@@ -140,13 +140,13 @@ class Batcher(Generic[Job]):
                     done.set_result(None)
 
     def _wait_for_jobs(self) -> bool:
-        """Block until a job is there; return False when the batcher closes instead."""
+        """Block until there is a job; return False if the batcher is closing instead."""
         with self._changed:
             self._changed.wait_for(lambda: self._queue or self._closing)
             return bool(self._queue)
 
     def _next_batch(self) -> list[Entry[Job]]:
-        """Take the next jobs, and fail those that nobody waits for."""
+        """Take the next jobs, and fail those past their deadline."""
         with self._changed:
             until = time.monotonic() + self._wait
             while self._expected and len(self._queue) < self._size and not self._closing:
@@ -165,19 +165,19 @@ class Batcher(Generic[Job]):
                 batch.append((job, done))
         return batch
 
-    def _try_again(self, entry: Entry[Job]) -> Exception | None:
-        """Work on one job of a batch that failed."""
+    def _retry(self, entry: Entry[Job]) -> Exception | None:
+        """Process one job of a failed batch alone; return its error."""
         try:
             entry[0].deadline.check()
         except WhenceError as error:
             return error
         with self.forward_lock:
-            failure = _error_of(self._forward, [entry])
-        return failure or _error_of(self._search, [entry])
+            error = _error_of(self._forward, [entry])
+        return error or _error_of(self._search, [entry])
 
 
 def _error_of(step: Callable[[list[Job]], None], batch: list[Entry[Job]]) -> Exception | None:
-    """Run a step and return what it raised."""
+    """Run a step and return its error."""
     try:
         step([job for job, _ in batch])
     except Exception as error:

@@ -1,4 +1,4 @@
-"""The deadline of a request, and the end of the wait for its answer."""
+"""The deadline of a request: it ends the wait for the answer, and work that is not needed."""
 
 import asyncio
 import time
@@ -10,10 +10,10 @@ Result = TypeVar("Result")
 
 
 class Deadline:
-    """Tells every step, on any thread, whether the answer is still waited for.
+    """Ends a request's work when its time is over or its client has left. Thread-safe.
 
     Args:
-        seconds: from now on.
+        seconds: until the deadline.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -22,7 +22,7 @@ class Deadline:
         self.gone = False  # whether the client has left
 
     def check(self) -> None:
-        """Return while the answer is waited for.
+        """Raise an error if the answer is no longer needed.
 
         Raises:
             ClientGoneError: the client closed the connection.
@@ -32,8 +32,8 @@ class Deadline:
             raise ClientGoneError("the connection was closed before there was an answer")
         if time.monotonic() >= self._until:
             raise DeadlineError(
-                f"the answer would have taken longer than {self._seconds:g} seconds, the most that "
-                "a request may take here; try again later"
+                f"the answer would have taken longer than {self._seconds:g} seconds, the limit of "
+                "a request; try again later"
             )
 
     def give_up(self) -> None:
@@ -41,7 +41,7 @@ class Deadline:
         self.gone = True
 
     async def wait_for(self, task: "asyncio.Task[Result]") -> Result:
-        """Return the result of ``task``, which goes on where this stops waiting.
+        """Return the result of ``task``; at the deadline the task continues without a waiter.
 
         Raises:
             DeadlineError: the task did not end in time.

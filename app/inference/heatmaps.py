@@ -1,4 +1,4 @@
-"""Heatmaps between the answer that names them and the page that shows them: in memory, not long."""
+"""The store of heatmaps: keeps PNGs in memory for a limited time, until clients fetch them."""
 
 import secrets
 import threading
@@ -11,12 +11,12 @@ from datetime import UTC, datetime, timedelta
 from app.errors import HeatmapGoneError
 from index.answering.explanation import Explanation
 
-OVERHEAD = 512  # bytes of an entry beside its picture, roughly
+OVERHEAD = 512  # approximate bytes of an entry beside its PNG
 
 
 @dataclass(frozen=True)
 class HeatmapPair:
-    """The stored heatmaps of a query and an exemplar."""
+    """The identifiers of the stored heatmaps of a query and an exemplar."""
 
     query_id: str
     exemplar_id: str
@@ -24,12 +24,12 @@ class HeatmapPair:
 
 
 class HeatmapStore:
-    """PNGs by an identifier that cannot be guessed; each lives for a set time. Thread-safe.
+    """Stores PNGs under random identifiers for a limited time. Thread-safe.
 
     Args:
-        seconds: how long each is kept.
-        max_bytes: of all; when a new one does not fit, the oldest go before their time.
-        clock: seconds that only rise.
+        seconds: lifetime of each.
+        max_bytes: of all; when it is exceeded, the oldest are dropped early.
+        clock: monotonic, in seconds.
     """
 
     def __init__(
@@ -40,11 +40,11 @@ class HeatmapStore:
         self._clock = clock
         self._lock = threading.Lock()
         self._bytes = 0
-        # All live equally long, so the order of arrival is the order of expiry.
+        # All lifetimes are equal, so insertion order is the order of expiry.
         self._entries: OrderedDict[str, tuple[bytes, float]] = OrderedDict()
 
     def put(self, png: bytes) -> str:
-        """Keep a picture; its identifier: 192 random bits."""
+        """Store a PNG and return its identifier of 192 random bits."""
         identifier = secrets.token_urlsafe(24)
         with self._lock:
             self._bytes += len(png) + OVERHEAD
@@ -53,25 +53,25 @@ class HeatmapStore:
         return identifier
 
     def get(self, identifier: str) -> tuple[bytes, float]:
-        """A picture and the seconds it has left.
+        """Return a PNG and its remaining lifetime in seconds.
 
         Raises:
-            HeatmapGoneError: there is none of that identifier, or not any more.
+            HeatmapGoneError: there is none of that identifier, or it has expired.
         """
         with self._lock:
             self._drop_old()
-            found = self._entries.get(identifier)
+            entry = self._entries.get(identifier)
             now = self._clock()
-        if found is None:
+        if entry is None:
             raise HeatmapGoneError(
-                "there is no heatmap at this address, or not any more: they are kept for "
-                f"{self.seconds:.0f} seconds at most; ask again with explain=true"
+                "this heatmap does not exist or has expired: heatmaps are kept for at most "
+                f"{self.seconds:.0f} seconds; ask again with explain=true"
             )
-        png, expires = found
+        png, expires = entry
         return png, expires - now
 
     def put_all(self, explanations: Mapping[str, Explanation]) -> dict[str, HeatmapPair]:
-        """Draw and keep the heatmaps of an answer, by exemplar id."""
+        """Draw and store the heatmaps of an answer; return their identifiers by exemplar id."""
         expires_at = datetime.now(UTC) + timedelta(seconds=self.seconds)
         return {
             exemplar: HeatmapPair(

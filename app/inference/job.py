@@ -1,4 +1,4 @@
-"""One image between its upload and its answer, and the steps that a batch of them takes."""
+"""The job of one query image, and its steps: decode, embed, search and explain."""
 
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -23,29 +23,29 @@ from model.errors import ImageError
 from model.explain import Patches
 from model.images import DEFAULT_LIMITS, DecodedImage, ImageLimits, read_image
 
-FILES = 8  # embedded together where there is no server
-DECODERS = 2  # threads that decode them
+FILES = 8  # in one forward pass of `answer_files`
+DECODERS = 2  # threads of `answer_files`
 
 
 @dataclass(eq=False)
 class ImageJob:
-    """Holds the question about one image and, step by step, what is found out.
+    """Holds one query image's parameters and the results of its steps.
 
     Attributes:
-        attributor: answers.
-        deadline: after which no step begins.
-        top_k: concepts in the answer, at most.
-        exemplars: shown for each concept, at most.
-        explained: exemplars to explain, at most.
+        attributor: answers the query.
+        deadline: no step begins after it.
+        top_k: largest number of concepts in the answer.
+        exemplars: largest number of exemplars listed for each concept.
+        explained: largest number of exemplars to explain.
         sha256: of the encoded image.
         size: width and height of the upright image, in pixels.
-        pixels: (3, S, S) float32, as the embedder's `preprocess` gives them.
-        vectors: of each facet (1, D) float32 of unit norm.
-        patches: of the image, where its answer is explained.
+        pixels: (3, S, S) float32, from the embedder's `preprocess`.
+        vectors: (1, D) float32 of unit norm, by facet.
+        patches: of the image, if its answer is explained.
         attribution: the answer.
         explanations: by exemplar id.
         heatmaps: by exemplar id.
-        created_at: when the answer was complete.
+        created_at: time when the answer was complete, UTC.
         spans: stage, begin and end of each step, in seconds of `time.perf_counter`.
     """
 
@@ -67,12 +67,12 @@ class ImageJob:
     _began: float = field(default_factory=time.perf_counter)
 
     def end(self, stage: Stage) -> None:
-        """Note the end of a step, which began where the one before ended."""
+        """Record the end of a step, which began at the end of the previous step."""
         began = self.spans[-1][2] if self.spans else self._began
         self.spans.append((stage, began, time.perf_counter()))
 
     def complete(self) -> None:
-        """Note that the answer is complete."""
+        """Record the time of the complete answer."""
         self.created_at = datetime.now(UTC)
         self.spans.append(("total", self._began, time.perf_counter()))
 
@@ -87,7 +87,7 @@ class ImageJob:
         """Decode and preprocess the image.
 
         Args:
-            decode: given the embedder's `min_decode_side`.
+            decode: decodes the image, given the embedder's `min_decode_side`.
 
         Raises:
             ImageError: it cannot be decoded, or is outside the limits.
@@ -101,7 +101,7 @@ class ImageJob:
 
 
 def embed(jobs: Sequence[ImageJob]) -> None:
-    """Embed a batch: one forward pass for all jobs of one embedder, and one for those explained."""
+    """Embed a batch: per embedder one forward pass, and another for the jobs to explain."""
     for group in _groups(jobs, lambda job: (id(job.attributor.embedder), job.explained > 0)):
         for job in group:
             job.end("queue")
@@ -120,14 +120,14 @@ def embed(jobs: Sequence[ImageJob]) -> None:
 def search(
     jobs: Sequence[ImageJob], forward_lock: AbstractContextManager[object] | None = None
 ) -> None:
-    """Search for a batch that is embedded, and explain the answers of which that is asked.
+    """Search the index for an embedded batch, and explain the answers that ask for it.
 
-    One search serves all jobs that ask the same of the same index: `top_k` decides how deep it is,
+    Jobs with the same attributor and parameters share one search: its depth follows from `top_k`,
     so that an answer does not depend on the rest of its batch.
 
     Args:
         jobs: from `embed`.
-        forward_lock: held for the forward passes of an explanation.
+        forward_lock: held during the forward passes of an explanation.
     """
     for group in _groups(jobs, lambda job: (id(job.attributor), job.top_k, job.exemplars)):
         first = group[0]
@@ -171,12 +171,12 @@ def answer_files(
     exemplars: int,
     limits: ImageLimits = DEFAULT_LIMITS,
 ) -> Iterator[ImageJob | ImageError]:
-    """Answer image files without a server, or say why one cannot be; yields one each, in order.
+    """Answer the queries of image files without a server; yield a job or an error each, in order.
 
-    Threads decode the next `FILES` while these are embedded together.
+    Threads decode the next `FILES` while the current ones are embedded together.
     """
 
-    def decoded(path: Path) -> ImageJob | ImageError:
+    def decode(path: Path) -> ImageJob | ImageError:
         job = ImageJob(attributor, Deadline(inf), top_k, exemplars)
         try:
             job.decode(lambda side: read_image(path, limits, min_decode_side=side))
@@ -185,14 +185,14 @@ def answer_files(
         return job
 
     with ThreadPoolExecutor(DECODERS) as pool:
-        coming = [pool.submit(decoded, path) for path in paths[:FILES]]
+        decoding = [pool.submit(decode, path) for path in paths[:FILES]]
         for start in range(0, len(paths), FILES):
-            found = [future.result() for future in coming]
-            coming = [pool.submit(decoded, path) for path in paths[start + FILES :][:FILES]]
-            jobs = [one for one in found if isinstance(one, ImageJob)]
+            decoded = [future.result() for future in decoding]
+            decoding = [pool.submit(decode, path) for path in paths[start + FILES :][:FILES]]
+            jobs = [one for one in decoded if isinstance(one, ImageJob)]
             if jobs:
                 embed(jobs)
                 search(jobs)
             for job in jobs:
                 job.complete()
-            yield from found
+            yield from decoded

@@ -1,4 +1,4 @@
-"""Permits: a request holds one while its images are worked on."""
+"""Admission to the pipeline: the queue's places, and the permit that a request holds."""
 
 import asyncio
 import math
@@ -16,22 +16,22 @@ Result = TypeVar("Result")
 
 
 class Queue:
-    """Counts the places of images that are taken in and not answered yet, on the event loop alone.
+    """Counts the places of accepted, unanswered images; used on the event loop only.
 
     Args:
-        capacity: places there are.
+        capacity: number of places.
     """
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self.taken = 0
-        self.seconds = 0.0  # of work a place, lately
+        self.seconds = 0.0  # of work per place, a moving average
 
     def require(self, places: int = 1) -> None:
-        """Return if so many places are free.
+        """Raise an error unless so many places are free.
 
         Raises:
-            QueueFullError: they are not.
+            QueueFullError: fewer places are free.
         """
         if self.taken + places > self.capacity:
             seconds = math.ceil(max(1.0, self.taken * self.seconds))
@@ -46,7 +46,7 @@ class Queue:
         """Take places for the block.
 
         Raises:
-            QueueFullError: not as many are free.
+            QueueFullError: fewer places are free.
         """
         self.require(places)
         self.taken += places
@@ -55,23 +55,23 @@ class Queue:
         finally:
             self.taken -= places
 
-    def worked(self, seconds: float) -> None:
-        """Note how long a place was worked on."""
+    def record(self, seconds: float) -> None:
+        """Record the seconds of work on a place."""
         self.seconds += (seconds - self.seconds) / 8 if self.seconds else seconds
 
 
 class Permit:
-    """Holds places in the queue, the lease of an index version and a deadline for one request.
+    """Holds a request's places in the queue, its lease of an index version and its deadline.
 
-    The context manager watches the connection, and releases what is held at its end or, where work
-    goes on after the request was answered, at the end of that work.
+    The context manager watches the connection. It releases places and lease at its end, or, if work
+    continues after the deadline, at the end of that work.
 
     Args:
-        request: its body was read.
-        attributor: answers for the index version that is leased.
+        request: a request whose body has been read.
+        attributor: of the leased index version.
         deadline: of the request.
-        at_once: images of the request that may be worked on at the same time.
-        held: closed to release the places and the lease.
+        at_once: number of the request's images that may be processed at the same time.
+        resources: the places and the lease, released by closing it.
     """
 
     def __init__(
@@ -80,13 +80,13 @@ class Permit:
         attributor: Attributor,
         deadline: Deadline,
         at_once: int,
-        held: ExitStack,
+        resources: ExitStack,
     ) -> None:
         self.attributor = attributor
         self.deadline = deadline
         self.at_once = at_once
         self._request = request
-        self._held = held
+        self._resources = resources
         self._work: asyncio.Task[Any] | None = None
 
     async def __aenter__(self) -> Self:
@@ -95,27 +95,27 @@ class Permit:
         return self
 
     async def __aexit__(self, *error: object) -> None:
-        """Release what is held, now or when the work has ended."""
+        """Release the resources, now or at the end of the work."""
         self._watch.cancel()
         if self._work and not self._work.done():
             self._work.add_done_callback(self._release)
         else:
-            self._held.close()
+            self._resources.close()
 
     async def run(self, work: Coroutine[Any, Any, Result]) -> Result:
-        """Return the result of ``work``, which no deadline and no client that leaves interrupts.
+        """Return the result of ``work``; it continues even if the deadline passes.
 
         Raises:
             DeadlineError: the deadline passed first.
-            Exception: of the work.
+            Exception: raised by the work.
         """
         self._work = asyncio.create_task(work)
         return await self.deadline.wait_for(self._work)
 
     def _release(self, work: "asyncio.Task[Any]") -> None:
-        self._held.close()
+        self._resources.close()
         if not work.cancelled():
-            work.exception()  # asyncio logs an exception that nobody has looked at
+            work.exception()  # else asyncio logs it as never retrieved
 
     async def _watch_connection(self) -> None:
         while (await self._request.receive())["type"] != "http.disconnect":

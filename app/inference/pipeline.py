@@ -1,4 +1,4 @@
-"""From uploaded bytes to an answer: decoding on several threads, then batches."""
+"""The inference pipeline: decodes uploads on several threads, then answers them in batches."""
 
 import asyncio
 import time
@@ -19,17 +19,17 @@ from model.errors import ModelError
 from model.images import decode_image
 from whence_client.models import AttributeParameters
 
-CPU_BATCH = 8  # images in one forward pass, where more gain nothing
+CPU_BATCH = 8  # images in one forward pass; larger ones are not faster on a CPU
 DEVICE_BATCH = 64
-BATCHES = 4  # that the queue holds: decoded, embedded, searched for, and one of a burst
+BATCHES = 4  # in the queue: one in decoding, in embedding and in the search, and one of a burst
 
 
 class Pipeline:
-    """Answers images: decodes on a few threads, embeds and searches for a batch at a time.
+    """Answers query images: decodes each on a thread, then embeds and searches in batches.
 
     Args:
         settings: the limits.
-        metrics: told of every step.
+        metrics: record every step.
     """
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
@@ -54,24 +54,24 @@ class Pipeline:
         self._batcher.start()
 
     async def close(self) -> None:
-        """Finish the images that were taken, then end the threads."""
+        """Finish the accepted images, then end the threads."""
         await anyio.to_thread.run_sync(self._batcher.close, self._settings.deadline_seconds)
         self._decoders.shutdown(wait=False)
 
     @property
     def busy_since(self) -> float | None:
-        """`time.monotonic` when the oldest batch in hand was taken."""
+        """Return the time, by `time.monotonic`, when the oldest unfinished batch began."""
         return self._batcher.busy_since
 
     async def attribute(
         self, permit: Permit, image: bytes, parameters: AttributeParameters
     ) -> ImageJob:
-        """Answer one uploaded image; `heatmaps` keeps those of the answer, where it is explained.
+        """Answer one uploaded image; if explained, its heatmaps are put into `heatmaps`.
 
         Raises:
             ImageError: the image cannot be decoded, or is outside the limits.
-            ClientGoneError, DeadlineError: the answer is not waited for any more.
-            VectorStoreUnavailableError: the index's vectors are out of reach.
+            ClientGoneError, DeadlineError: the answer is no longer needed.
+            VectorStoreUnavailableError: the index's vector store is unavailable.
         """
         job = ImageJob(
             permit.attributor,
@@ -80,7 +80,7 @@ class Pipeline:
             parameters.exemplars,
             self._settings.max_explained if parameters.explain else 0,
         )
-        await self.work_on(job, image)
+        await self.process(job, image)
         if job.explanations:
             job.heatmaps = await anyio.to_thread.run_sync(self.heatmaps.put_all, job.explanations)
             job.end("explain")
@@ -88,8 +88,8 @@ class Pipeline:
         self._record(job)
         return job
 
-    async def work_on(self, job: ImageJob, image: bytes) -> None:
-        """Take a job through all its steps.
+    async def process(self, job: ImageJob, image: bytes) -> None:
+        """Run all steps of a job.
 
         Raises: see `attribute`.
         """
@@ -112,10 +112,10 @@ class Pipeline:
         search(jobs, self._batcher.forward_lock)
         places = sum(1 + job.explained for job in jobs)
         [began, *_] = [begin for stage, begin, _ in jobs[0].spans if stage == "embed"]
-        self.queue.worked((time.perf_counter() - began) / places)
+        self.queue.record((time.perf_counter() - began) / places)
 
     def _record(self, job: ImageJob) -> None:
-        """Tell metrics and traces how long each step took."""
+        """Record the duration of each step in metrics and traces."""
         self._metrics.verdict(job.attribution.verdict)
         for stage, seconds in job.seconds().items():
             if job.explained or stage != "explain":
@@ -126,8 +126,8 @@ class Pipeline:
 
 
 def default_batch(device: str) -> int:
-    """Return the images to embed at once on a device as `choose_device` knows it."""
+    """Return the default batch size on a device, named as for `choose_device`."""
     try:
         return CPU_BATCH if choose_device(device).type == "cpu" else DEVICE_BATCH
-    except ModelError:  # said again, as the reason for not being ready, when the model is loaded
+    except ModelError:  # reported when the model is loaded
         return CPU_BATCH

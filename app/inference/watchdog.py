@@ -1,4 +1,4 @@
-"""The watchdog: it notices when images are no longer decoded or embedded, or when all fail."""
+"""The watchdog: detects that decoding or embedding hangs, or fails for every image."""
 
 import io
 import logging
@@ -29,63 +29,64 @@ def noise_image() -> bytes:
 
 
 class Watchdog:
-    """Has a test image answered whenever none was embedded for a while.
+    """Embeds a test image whenever no image was embedded for some time.
 
-    Only the test image counts as a failure: an image of a caller may be odd.
+    Only failures of the test image count, since a caller's image can itself be at fault.
 
     Args:
         pipeline: to watch.
-        every: seconds.
+        interval: seconds without an embedding before the test image is embedded.
     """
 
-    def __init__(self, pipeline: Pipeline, every: float) -> None:
+    def __init__(self, pipeline: Pipeline, interval: float) -> None:
         self._pipeline = pipeline
-        self._every = every
-        self._asked: float | None = None  # when the test image in hand was sent
-        self._failure: tuple[str, float] | None = None  # kind and time of the last one
+        self._interval = interval
+        self._test_began: float | None = None  # start of the unfinished test
+        self._failure: tuple[str, float] | None = None  # type and time of the last error
 
     async def poll(self, attributor: Attributor) -> None:
-        """Have the test image answered, if it is time."""
+        """Embed the test image, if it is time."""
         pipeline = self._pipeline
-        if self._asked is not None or time.monotonic() - pipeline.embedded_at < self._every:
+        idle = time.monotonic() - pipeline.embedded_at
+        if self._test_began is not None or idle < self._interval:
             return
-        self._asked = time.monotonic()
+        self._test_began = time.monotonic()
         try:
             job = ImageJob(attributor, Deadline(math.inf), top_k=1, exemplars=0)
-            await pipeline.work_on(job, noise_image())
+            await pipeline.process(job, noise_image())
         except SnapshotError:
-            pass  # it was embedded; /health/ready tells that there is nothing to search in
+            pass  # embedding worked; /health/ready reports the index
         except Exception as error:
             name = type(error).__name__
-            if self._failure is None or self._failure[0] != name:  # it is tried every time
+            if self._failure is None or self._failure[0] != name:  # logged once
                 logger.exception("the watchdog's image cannot be embedded")
             self._failure = name, time.monotonic()
         else:
             self._failure = None
         finally:
-            self._asked = None
+            self._test_began = None
 
     def check(self, seconds: float) -> None:
-        """Return if no image has taken longer than ``seconds`` and the test image did not fail.
+        """Raise an error if the pipeline hangs or fails.
 
         Raises:
-            StalledError: otherwise.
+            StalledError: an image has taken longer than ``seconds``, or the test image failed.
         """
-        began = [since for since in (self._pipeline.busy_since, self._asked) if since is not None]
+        started = (self._pipeline.busy_since, self._test_began)
+        began = [start for start in started if start is not None]
         taken = time.monotonic() - min(began) if began else 0.0
         if taken > seconds:
             raise StalledError(
-                f"an image has been embedding for {taken:.0f} seconds; if that goes on, restart "
+                f"an image has been embedding for {taken:.0f} seconds; if this continues, restart "
                 "the server"
             )
         if self._failure and self._failure[1] > self._pipeline.embedded_at:
             raise StalledError(
-                f"every embedding fails ({self._failure[0]}; the log tells more); restart the "
-                "server"
+                f"every embedding fails ({self._failure[0]}; see the log); restart the server"
             )
 
     def passes(self, seconds: float) -> bool:
-        """Return whether `check` does."""
+        """Return True if `check` raises no error."""
         try:
             self.check(seconds)
         except StalledError:

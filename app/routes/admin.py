@@ -1,4 +1,4 @@
-"""What changes the running server: takedowns, and loading another index version at once."""
+"""Admin routes: take works down, and reload the published index."""
 
 from typing import Annotated, Literal
 from urllib.parse import unquote
@@ -33,24 +33,24 @@ def _decoded(reason: str) -> str:
     return decoded
 
 
-# Not in the path or query: those end up in access logs.
+# A header, since access logs record the path and query.
 Reason = Annotated[
     str,
     Header(
         alias="X-Whence-Reason",
         min_length=1,
         max_length=1500,
-        description="Why; kept in the log of takedowns. Percent-encode what is not ASCII.",
+        description="The reason, kept in the log of takedowns; percent-encoded if not ASCII.",
     ),
     AfterValidator(_decoded),
 ]
 
 
 class NoParameters(RequestModel):
-    """Refuses every query parameter, a reason above all."""
+    """An empty set of query parameters; a reason in the query is refused."""
 
 
-Nothing = Annotated[NoParameters, Query()]
+EmptyQuery = Annotated[NoParameters, Query()]
 
 
 @router.post(
@@ -59,21 +59,21 @@ Nothing = Annotated[NoParameters, Query()]
     status_code=status.HTTP_201_CREATED,
     responses=TAKEDOWN_PROBLEMS,
 )
-async def take_down(wanted: TakedownRequest, service: ServiceDep) -> TakedownDetail:
-    """Withdraw it, and copies of it, now and for every later version of the index.
+async def take_down(body: TakedownRequest, service: ServiceDep) -> TakedownDetail:
+    """Withdraw a concept or an exemplar, and its copies, now and from every later index version.
 
-    The answer lists what it hides. `whence takedown lift` brings it back.
+    The answer lists the exemplars that are hidden. `whence takedown lift` shows them again.
     """
-    return await _take_down(service, wanted.kind, wanted.id, wanted.reason)
+    return await _take_down(service, body.kind, body.id, body.reason)
 
 
 @router.delete("/concepts/{concept_id}", summary="Take a concept down", responses=TAKEDOWN_PROBLEMS)
 async def take_down_concept(
-    concept_id: str, reason: Reason, _: Nothing, service: ServiceDep
+    concept_id: str, reason: Reason, _: EmptyQuery, service: ServiceDep
 ) -> TakedownDetail:
     """Withdraw a concept with all its exemplars, as `POST /takedowns` does.
 
-    Its images, and copies of them, are hidden in every other concept, too.
+    Its images and their copies are hidden in other concepts, too.
     """
     return await _take_down(service, "concept", concept_id, reason)
 
@@ -82,9 +82,9 @@ async def take_down_concept(
     "/exemplars/{exemplar_id}", summary="Take an exemplar down", responses=TAKEDOWN_PROBLEMS
 )
 async def take_down_exemplar(
-    exemplar_id: str, reason: Reason, _: Nothing, service: ServiceDep
+    exemplar_id: str, reason: Reason, _: EmptyQuery, service: ServiceDep
 ) -> TakedownDetail:
-    """Withdraw an image, and copies of it, as `POST /takedowns` does."""
+    """Withdraw an image and its copies, as `POST /takedowns` does."""
     return await _take_down(service, "exemplar", exemplar_id, reason)
 
 
@@ -104,10 +104,11 @@ async def _take_down(
     ),
 )
 async def reload_index(service: ServiceDep) -> Reloaded:
-    """Load the published version beside the present one, warm it, and answer from it.
+    """Load the published version beside the current one, warm it up, and serve it.
 
-    The server notices a new version by itself within a second; this waits until it is served, or
-    says why it cannot be. Requests in flight end on the version they began with.
+    The server finds a new version by itself within a second. This request returns when it is
+    served, or with the reason why it cannot be. Requests in flight finish on the version they began
+    with.
     """
     before, after = await service.reload()
     return Reloaded(index_version=after, previous_version=before)

@@ -1,4 +1,4 @@
-"""``POST /attribute`` and ``/attribute/batch`` rank the source concepts of images."""
+"""``POST /attribute`` and ``/attribute/batch``: rank the source concepts of images."""
 
 import asyncio
 from collections.abc import Sequence
@@ -45,13 +45,13 @@ router = APIRouter(tags=["attribution"])
 IMAGE = {
     "type": "string",
     "format": "binary",
-    "description": "One image: JPEG, PNG, WebP, GIF, TIFF, BMP or AVIF. Of an animation the first "
-    "frame is taken; EXIF orientation is applied; transparency is laid over white.",
+    "description": "One image: JPEG, PNG, WebP, GIF, TIFF, BMP or AVIF. The first frame of an "
+    "animation is used, EXIF orientation is applied, and transparency is replaced by white.",
 }
 
 
 def upload(schema: dict[str, Any]) -> dict[str, Any]:
-    """Describe, for OpenAPI, a form with the one field that there is."""
+    """Return the OpenAPI description of a form with the one field `FIELD`."""
     form = {
         "type": "object",
         "required": [FIELD],
@@ -84,7 +84,7 @@ REFUSALS_OF_ONE = (
 @router.post(
     "/attribute",
     summary="Attribute an image",
-    response_description="The concepts it most plausibly derives from",
+    response_description="The ranked concepts",
     openapi_extra=upload(IMAGE),
     responses=responses(*REFUSALS_OF_ONE),
 )
@@ -95,7 +95,7 @@ async def attribute(
     settings: SettingsDep,
     service: ServiceDep,
 ) -> AttributionResponse:
-    """Rank the concepts that an image most plausibly derives from, with the exemplars that say so.
+    """Rank the concepts that an image most plausibly derives from, with exemplars as evidence.
 
     The answer is evidence of similarity. It does not prove that an image was used in training, and
     it does not name the generator that made the image.
@@ -113,7 +113,7 @@ async def attribute(
 @router.post(
     "/attribute/batch",
     summary="Attribute several images",
-    response_description="One answer or problem an image, in order",
+    response_description="An answer or a problem for each image, in order",
     openapi_extra=upload({"type": "array", "items": IMAGE, "minItems": 1}),
     responses=responses(*REFUSALS),
 )
@@ -124,27 +124,26 @@ async def attribute_batch(
     settings: SettingsDep,
     service: ServiceDep,
 ) -> BatchResponse:
-    """Rank concepts for each of several images, sent as one field that is repeated.
+    """Rank concepts for each of several images, sent in one repeated form field.
 
-    An image that cannot be answered has its problem in its place; the others are answered. All
-    answers are of one version of the index. Up to 16 images and 64 MiB a request, unless the server
-    is set up otherwise.
+    An image that cannot be answered gets a problem; the others are answered. All answers are from
+    one version of the index. By default a request may have 16 images and 64 MiB.
     """
     check_caps(parameters, settings)
-    images = await read_image_fields(request, most=settings.max_batch_images)
+    images = await read_image_fields(request, limit=settings.max_batch_images)
     async with service.permit(request, images=len(images), explain=parameters.explain) as permit:
         outcomes = await permit.run(_attribute_each(service.pipeline, permit, images, parameters))
     response.headers["Cache-Control"] = "no-store"
     metadata = parameters.metadata
     return BatchResponse(
-        answers=[_in_its_place(request, outcome, metadata=metadata) for outcome in outcomes]
+        answers=[_batch_answer(request, outcome, metadata=metadata) for outcome in outcomes]
     )
 
 
 async def _attribute_each(
     pipeline: Pipeline, permit: Permit, images: Sequence[bytes], parameters: AttributeParameters
 ) -> list[ImageJob | BaseException]:
-    """Answer each image, as many at once as the permit allows; all of them end."""
+    """Answer all images, in parallel as far as the permit allows; return answers or errors."""
     turns = asyncio.Semaphore(permit.at_once)
 
     async def attribute_one(image: bytes) -> ImageJob:
@@ -154,13 +153,13 @@ async def _attribute_each(
     return await asyncio.gather(*map(attribute_one, images), return_exceptions=True)
 
 
-def _in_its_place(
+def _batch_answer(
     request: Request, outcome: ImageJob | BaseException, *, metadata: bool
 ) -> BatchAnswer:
     """Return the answer to one image of a batch, or its problem.
 
     Raises:
-        VectorStoreUnavailableError: none of the others was answered either.
+        VectorStoreUnavailableError: the outcome of every image of the batch.
     """
     if isinstance(outcome, ImageJob):
         response = attribution_response(outcome, metadata=metadata)
@@ -171,10 +170,10 @@ def _in_its_place(
 
 
 def check_caps(parameters: AttributeParameters, settings: Settings) -> None:
-    """Refuse parameters over the operator's limits.
+    """Refuse parameters above the server's limits.
 
     Raises:
-        InvalidRequestError: a parameter is.
+        InvalidRequestError: a parameter exceeds its limit.
     """
     caps = {"top_k": settings.max_top_k, "exemplars": settings.max_exemplars}
     faults = [

@@ -1,4 +1,4 @@
-"""``GET /concepts``: what the index knows."""
+"""``GET /concepts``: list and show the concepts of the index."""
 
 from typing import Annotated
 

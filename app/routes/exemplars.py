@@ -1,4 +1,4 @@
-"""``GET /exemplars/{id}``: the works behind an answer, their metadata and their pictures."""
+"""``GET /exemplars/{id}``: show an exemplar's metadata and thumbnail."""
 
 from typing import Annotated
 
@@ -14,17 +14,17 @@ from whence_client.models import ExemplarRecord
 
 router = APIRouter(prefix="/exemplars", tags=["exemplars"])
 
-# The picture never changes, but it can be taken down: whoever keeps it asks each time.
+# Thumbnails never change but can be taken down, so a cache must revalidate each time.
 CACHING = "private, no-cache"
 
 
 @router.get(
     "/{exemplar_id}",
-    summary="Show what is known about an exemplar",
+    summary="Show an exemplar",
     responses=responses(NotFoundError, InternalError, NotReadyError),
 )
 def show_record(exemplar_id: str, response: Response, attributor: AttributorDep) -> ExemplarRecord:
-    """Show an exemplar's concept, size, source, licence, and the metadata that its source gave."""
+    """Show an exemplar's concept, size, source, licence and metadata."""
     catalog = attributor.snapshot.catalog
     exemplar = catalog.exemplar(exemplar_id)
     response.headers["Cache-Control"] = CACHING
@@ -34,14 +34,14 @@ def show_record(exemplar_id: str, response: Response, attributor: AttributorDep)
 
 @router.get(
     "/{exemplar_id}/image",
-    summary="Show an exemplar's picture",
+    summary="Show an exemplar's thumbnail",
     response_class=Response,
     responses={
         status.HTTP_200_OK: {
             "description": "A thumbnail",
             "content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}},
         },
-        status.HTTP_304_NOT_MODIFIED: {"description": "The copy named by If-None-Match is good"},
+        status.HTTP_304_NOT_MODIFIED: {"description": "The copy named by If-None-Match is valid"},
         **responses(NotFoundError, InternalError, NotReadyError),
     },
 )
@@ -54,7 +54,7 @@ def show_exemplar(
     catalog = attributor.snapshot.catalog
     tag = f'"{catalog.exemplar(exemplar_id).sha256}"'
     headers = {"ETag": tag, "Cache-Control": CACHING, "X-Content-Type-Options": "nosniff"}
-    known = {known.strip().removeprefix("W/") for known in if_none_match.split(",")}
-    if known & {tag, "*"}:
+    cached = {etag.strip().removeprefix("W/") for etag in if_none_match.split(",")}
+    if cached & {tag, "*"}:
         return Response(status_code=status.HTTP_304_NOT_MODIFIED, headers=headers)
     return Response(catalog.thumbnail(exemplar_id), headers=headers, media_type="image/jpeg")

@@ -1,4 +1,4 @@
-"""``GET /health``: for those who start, restart and balance servers."""
+"""``GET /health/live`` and ``/health/ready``: probes for orchestrators and load balancers."""
 
 from fastapi import APIRouter
 
@@ -18,20 +18,20 @@ router = APIRouter(prefix="/health", tags=["health"])
     responses=responses(StalledError),
 )
 async def live(service: ServiceDep, settings: SettingsDep) -> Live:
-    """Answer 503 when only a restart helps: an image has been embedding for far too long."""
+    """Answer 503 if the server must be restarted: an embedding hangs, or every embedding fails."""
     service.watchdog.check(settings.stall_seconds)
     return Live()
 
 
 @router.get(
     "/ready",
-    summary="Can it answer?",
+    summary="Can the server answer?",
     responses=responses(NotReadyError, VectorStoreUnavailableError, StalledError, InternalError),
 )
 def ready(service: ServiceDep, settings: SettingsDep, attributor: AttributorDep) -> Ready:
-    """Answer 503 while there is no index, its vectors are out of reach, or answers come too late.
+    """Answer 503 without an index or its vector store, and while embedding hangs or fails.
 
-    The first two mend themselves.
+    The server recovers by itself once index and vector store are available.
     """
     service.watchdog.check(min(settings.deadline_seconds, settings.stall_seconds))
     snapshot = attributor.snapshot

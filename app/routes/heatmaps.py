@@ -1,4 +1,4 @@
-"""``GET /heatmaps/{id}.png``: what an answer with ``explain`` points to."""
+"""``GET /heatmaps/{id}.png``: show a heatmap of an answer with ``explain``."""
 
 from fastapi import APIRouter, Response, status
 
@@ -16,18 +16,17 @@ router = APIRouter(prefix="/heatmaps", tags=["attribution"])
     response_class=Response,
     responses={
         status.HTTP_200_OK: {
-            "description": "The heatmap, to be laid over the picture it explains",
+            "description": "The heatmap, an overlay for the image that it explains",
             "content": {"image/png": {"schema": {"type": "string", "format": "binary"}}},
         },
         **responses(NotFoundError, InternalError),
     },
 )
 def show_heatmap(heatmap_id: str, heatmaps: HeatmapsDep) -> Response:
-    """Show a heatmap, a PNG of the whole picture's shape: the more opaque, the more it explains.
+    """Show a heatmap, a PNG with the image's aspect ratio; opaque regions explain the most.
 
-    No key is asked for. The address holds 192 random bits that only the answer told, so whoever
-    has it was given it; a page can then show the heatmap by an `<img>`, which sends no key; and
-    it soon expires.
+    This needs no key, so that an `<img>`, which sends none, can show it. The URL holds 192 random
+    bits from the answer, and expires.
     """
     png, seconds = heatmaps.get(heatmap_id)
     headers = {

@@ -1,4 +1,4 @@
-"""``GET /metrics``: for Prometheus."""
+"""``GET /metrics``: export metrics to Prometheus."""
 
 from typing import Annotated
 
@@ -13,28 +13,28 @@ router = APIRouter(tags=["health"])
 
 
 async def require_scrape(request: Request, credentials: Credentials) -> None:
-    """Let whoever may ask pass while the server has no keys, else only keys of scope admin."""
+    """Require a key of scope admin; without any keys, admit the same requests as elsewhere."""
     configured = request.app.state.authenticator.keys.configured
     await (require_admin if configured else require_attribute)(request, credentials)
 
 
 @router.get(
     "/metrics",
-    summary="Count and time everything",
+    summary="Export metrics",
     dependencies=[Depends(require_scrape)],
     response_class=Response,
     responses={
         status.HTTP_200_OK: {
-            "description": "In the Prometheus text format, or OpenMetrics if that is asked for",
+            "description": "The Prometheus text format, or OpenMetrics if Accept asks for it",
             "content": {"text/plain": {"schema": {"type": "string"}}},
         },
         **responses(UnauthorizedError, ForbiddenError, InternalError),
     },
 )
 def show_metrics(metrics: MetricsDep, accept: Annotated[str, Header()] = "") -> Response:
-    """Show the server's metrics, for Prometheus.
+    """Export the server's metrics to Prometheus.
 
-    With `WHENCE_METRICS_PORT` they are also on a port of their own, where no key is asked for.
+    `WHENCE_METRICS_PORT` exports them on a separate port as well, which needs no key.
     """
     text, media_type = metrics.render(accept)
     return Response(text, headers={"Content-Type": media_type, "Cache-Control": "no-store"})

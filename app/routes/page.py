@@ -1,4 +1,4 @@
-"""``GET /``: the page for people, plain files that the browser runs as they are."""
+"""``GET /``: the web page, static files without a build step."""
 
 import os
 from pathlib import Path
@@ -11,14 +11,14 @@ from starlette.types import Scope
 
 STATIC = Path(__file__).parents[1] / "page"
 
-HEADERS = {"Cache-Control": "no-cache"}  # asked for again, and answered 304 while it is the same
+HEADERS = {"Cache-Control": "no-cache"}  # browsers revalidate, and get 304 if nothing changed
 
 router = APIRouter()
 
 
 @router.get("/", include_in_schema=False)
 def show_page() -> FileResponse:
-    """The page."""
+    """Return the page."""
     return FileResponse(STATIC / "index.html", headers=HEADERS)
 
 
@@ -35,7 +35,7 @@ class PageFiles(StaticFiles):
         scope: Scope,
         status_code: int = 200,
     ) -> Response:
-        """The file, which browsers ask for again."""
+        """Return the response of a file, with `HEADERS`."""
         response = super().file_response(full_path, stat_result, scope, status_code)
         response.headers.update(HEADERS)
         return response

@@ -1,4 +1,4 @@
-"""``POST /attribute/report``: an answer with its evidence, as a file to keep."""
+"""``POST /attribute/report``: an answer with its evidence, as a self-contained file."""
 
 from functools import partial
 from typing import Annotated, Literal
@@ -23,7 +23,7 @@ class ReportParameters(AttributeParameters):
     """Query parameters of ``POST /attribute/report``."""
 
     format: Literal["json", "html"] = Field(
-        "html", description="A page to read and print, or the same as data."
+        "html", description="`html`: a page to read and print; `json`: the same as data."
     )
 
 
@@ -47,17 +47,17 @@ async def report(
     settings: SettingsDep,
     service: ServiceDep,
 ) -> Response:
-    """Attribute an image and give the answer as evidence that can be filed.
+    """Attribute an image, and return the answer as an evidence report.
 
-    The file holds the image as it was uploaded, its metadata included, the exemplars' thumbnails,
-    the identities of model, index and calibration, and a SHA-256 over all of it. `whence
-    verify-report` checks it against the index.
+    The file holds the uploaded image with its metadata, the exemplars' thumbnails, the identities
+    of model, index and calibration, and a SHA-256 over all of it. `whence verify-report` checks it
+    against the index.
     """
     check_caps(parameters, settings)
     image = await read_image_field(request)
     async with service.permit(request, explain=parameters.explain) as permit:
         job = await permit.run(service.pipeline.attribute(permit, image, parameters))
-        made = await permit.run(
+        evidence = await permit.run(
             anyio.to_thread.run_sync(
                 partial(
                     make_report,
@@ -72,8 +72,8 @@ async def report(
             )
         )
     write = as_html if parameters.format == "html" else as_json
-    file = await anyio.to_thread.run_sync(write, made)
-    name = f"whence-report-{made.sha256[:12]}.{parameters.format}"
+    file = await anyio.to_thread.run_sync(write, evidence)
+    name = f"whence-report-{evidence.sha256[:12]}.{parameters.format}"
     return Response(
         file.encode(),
         media_type=MEDIA_TYPES[parameters.format],

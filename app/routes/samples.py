@@ -1,4 +1,4 @@
-"""``GET /samples``: images to try, where the index comes with some, as the demo's does."""
+"""``GET /samples``: sample query images, if the index has some, as the demo's does."""
 
 from pathlib import Path
 from urllib.parse import quote
@@ -21,7 +21,7 @@ router = APIRouter(prefix="/samples", tags=["samples"])
 
 
 def _files(root: Path, attributor: Attributor) -> dict[str, Path]:
-    """The sample images of the index version that is served, by file name."""
+    """Return the sample images of the served index version, by file name."""
     folder = DataFolder(root).samples(attributor.snapshot.version)
     return {path.name: path for path in find_images(folder)} if folder.is_dir() else {}
 
@@ -32,7 +32,7 @@ def _files(root: Path, attributor: Attributor) -> dict[str, Path]:
     responses=responses(InternalError, NotReadyError),
 )
 def list_samples(settings: SettingsDep, attributor: AttributorDep) -> SampleList:
-    """List images to try this index with."""
+    """List the sample query images of this index."""
     return SampleList(
         samples=[
             Sample(name=name.rpartition(".")[0], image_url=public_path(f"/samples/{quote(name)}"))
@@ -51,7 +51,7 @@ def list_samples(settings: SettingsDep, attributor: AttributorDep) -> SampleList
     },
 )
 def show_sample(name: str, settings: SettingsDep, attributor: AttributorDep) -> FileResponse:
-    """Show an image to try."""
+    """Show a sample query image."""
     files = _files(settings.data, attributor)
     if name not in files:
         raise NotFoundError(f"there is no sample {name!r} in this index")

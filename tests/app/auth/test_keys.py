@@ -278,7 +278,7 @@ def test_keys_can_lie_in_a_file_of_their_own(tmp_path: Path, attributor: Attribu
 
 def test_a_file_that_was_named_must_be_there(tmp_path: Path, attributor: Attributor) -> None:
     settings = Settings(data=tmp_path, keys_file=tmp_path / "gone")
-    with pytest.raises(KeysError, match="gone is not there"):
+    with pytest.raises(KeysError, match="gone is missing"):
         require_closed(settings)
     with TestClient(create_app(settings, attributor)) as client:
         assert client.get("/concepts").status_code == 503
@@ -449,7 +449,7 @@ def test_keys_that_could_not_be_read_once_count_again_when_they_can(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its permissions alone change: neither its time nor its size."""
-    monkeypatch.setattr("app.auth.keys.LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("app.auth.keys.CHECK_SECONDS", 0.0)
     file = KeyFile(tmp_path / "keys.json")
     token = file.add("ann")
     ring = KeyRing(file.path)

@@ -194,5 +194,5 @@ def test_a_server_stops_in_time_whatever_hangs_or_still_arrives(data: Path) -> N
         process.kill()
         process.wait()
     assert stopped < 20
-    assert "still there: MainThread" in log
+    assert "still running: MainThread" in log
     assert "Traceback" not in log

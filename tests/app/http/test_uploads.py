@@ -14,7 +14,7 @@ from PIL import Image
 from starlette.types import Message
 
 from app.errors import QueueFullError
-from app.http.uploads import BodyLimit, UploadRoom
+from app.http.uploads import BodyLimit, UploadCapacity
 from app.main import OTHER_BODY, create_app
 from app.settings import Settings
 from index.answering.attribution import Attributor
@@ -377,7 +377,7 @@ def test_bytes_of_a_body_in_chunks_count_as_the_most_it_may_have(
     )
     app = create_app(settings, attributor)
     [middleware] = [m for m in app.user_middleware if m.cls is BodyLimit]
-    with begin_upload(middleware.kwargs["room"], None, BYTES + 1):
+    with begin_upload(middleware.kwargs["capacity"], None, BYTES + 1):
         response = post_to(app, aiter(Chunks(100 + len(HEAD) + len(TAIL))))
     check_problem(response, 429, "queue-full")
 
@@ -399,45 +399,45 @@ def test_other_bodies_are_small(client: TestClient, check_problem: CheckProblem)
     assert response.headers["connection"] == "close"
 
 
-# Room
+# Capacity
 
 
-def begin_upload(room: UploadRoom, caller: str | None, size: int) -> ExitStack:
+def begin_upload(capacity: UploadCapacity, caller: str | None, size: int) -> ExitStack:
     """A body that is arriving until the stack is closed."""
     with ExitStack() as stack:
-        stack.enter_context(room.arriving.hold(caller, 1))
-        stack.enter_context(room.bytes.hold(caller, size))
+        stack.enter_context(capacity.arriving.hold(caller, 1))
+        stack.enter_context(capacity.bytes.hold(caller, size))
         return stack.pop_all()
 
 
 def test_bodies_have_so_many_bytes_together() -> None:
-    room = UploadRoom(memory=1000, largest=500, uploads=64)
-    first, _second = begin_upload(room, None, 400), begin_upload(room, None, 500)
+    capacity = UploadCapacity(memory=1000, largest=500, uploads=64)
+    first, _second = begin_upload(capacity, None, 400), begin_upload(capacity, None, 500)
     with pytest.raises(QueueFullError, match="of 1,000 bytes of uploads 900 are taken"):
-        begin_upload(room, None, 101)
-    assert room.arriving.taken == 2  # the refused one has left
+        begin_upload(capacity, None, 101)
+    assert capacity.arriving.taken == 2  # the refused one has left
     first.close()
-    assert room.bytes.taken == 500
-    begin_upload(room, None, 500)
+    assert capacity.bytes.taken == 500
+    begin_upload(capacity, None, 500)
 
 
 def test_one_caller_has_a_part_of_the_uploads_and_their_bytes() -> None:
-    room = UploadRoom(memory=4000, largest=100, uploads=24)
-    held = [begin_upload(room, "key a", 1) for _ in range(6)]
+    capacity = UploadCapacity(memory=4000, largest=100, uploads=24)
+    held = [begin_upload(capacity, "key a", 1) for _ in range(6)]
     with pytest.raises(QueueFullError, match="one caller may take 6 arriving uploads"):
-        begin_upload(room, "key a", 1)
-    begin_upload(room, "key b", 1000).close()
+        begin_upload(capacity, "key a", 1)
+    begin_upload(capacity, "key b", 1000).close()
     with pytest.raises(QueueFullError, match="1,000 bytes"):
-        begin_upload(room, "key b", 1001)
+        begin_upload(capacity, "key b", 1001)
     held.pop().close()
-    begin_upload(room, "key a", 995).close()
+    begin_upload(capacity, "key a", 995).close()
     # On this machine it may be a proxy of many.
-    held += [begin_upload(room, None, 1) for _ in range(24 - len(held))]
+    held += [begin_upload(capacity, None, 1) for _ in range(24 - len(held))]
     with pytest.raises(QueueFullError, match="of 24 arriving uploads 24 are taken"):
-        begin_upload(room, None, 1)
+        begin_upload(capacity, None, 1)
     for one in held:
         one.close()
-    assert room.bytes.taken == room.arriving.taken == 0
+    assert capacity.bytes.taken == capacity.arriving.taken == 0
 
 
 def test_a_body_for_which_there_is_no_room_is_not_read(
@@ -448,8 +448,8 @@ def test_a_body_for_which_there_is_no_room_is_not_read(
     )
     app = create_app(settings, attributor)
     [middleware] = [m for m in app.user_middleware if m.cls is BodyLimit]
-    room = middleware.kwargs["room"]
-    with TestClient(app) as client, begin_upload(room, None, BYTES - 100):
+    capacity = middleware.kwargs["capacity"]
+    with TestClient(app) as client, begin_upload(capacity, None, BYTES - 100):
         response = client.post("/attribute", files={"image": bytes(1000)})
         problem = check_problem(response, 429, "queue-full")
         assert "199,900 are taken" in problem["detail"]
@@ -457,7 +457,7 @@ def test_a_body_for_which_there_is_no_room_is_not_read(
         body = {"kind": "concept", "id": "x", "reason": "r"}
         assert client.get("/concepts").status_code == 200
         check_problem(client.post("/takedowns", json={**body, "x": "a" * 100}), 429, "queue-full")
-    assert room.bytes.taken == room.arriving.taken == 0
+    assert capacity.bytes.taken == capacity.arriving.taken == 0
 
 
 def test_uploads_that_arrive_are_bounded(
@@ -466,7 +466,7 @@ def test_uploads_that_arrive_are_bounded(
     app = create_app(Settings(data=tmp_path, max_uploads=1), attributor)
     [middleware] = [m for m in app.user_middleware if m.cls is BodyLimit]
     with TestClient(app) as client:
-        with begin_upload(middleware.kwargs["room"], None, 1):
+        with begin_upload(middleware.kwargs["capacity"], None, 1):
             refused = check_problem(
                 client.post("/attribute", files={"image": query}), 429, "queue-full"
             )

@@ -252,7 +252,7 @@ def test_stopping_answers_what_was_taken(
         held_back = Attributor(embedder, attributor.snapshot)
         async with Service(Settings(data=tmp_path), never, held_back, Metrics()) as service:
             job = ImageJob(held_back, Deadline(math.inf), top_k=1, exemplars=0)
-            asked = asyncio.create_task(service.pipeline.work_on(job, query))
+            asked = asyncio.create_task(service.pipeline.process(job, query))
             await asyncio.to_thread(embedder.entered.wait, 30)
             asyncio.get_running_loop().call_later(0.2, embedder.let.set)
         await asked
