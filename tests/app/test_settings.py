@@ -98,7 +98,7 @@ def test_numbers_without_meaning_are_refused_by_name(
         ({"port": 8000, "metrics_port": 8000}, "WHENCE_METRICS_PORT is 8000, the server's"),
         ({"upload_memory": 1000}, "WHENCE_UPLOAD_MEMORY is 1000, less"),
         ({"vector_store": "http://milvus"}, "WHENCE_VECTOR_STORE: the vector store 'http://mil"),
-        ({"rate_limit": "0/minute"}, "WHENCE_RATE_LIMIT: '0/minute' is no rate"),
+        ({"rate_limit": "0/minute"}, "WHENCE_RATE_LIMIT: '0/minute' is out of range"),
         ({"rate_limit": "1/9999 year"}, "WHENCE_RATE_LIMIT: '1/9999 year' is out of range"),
     ],
 )
