@@ -172,8 +172,8 @@ class Batcher(Generic[Job]):
         except WhenceError as error:
             return error
         with self.forward_lock:
-            error = _error_of(self._forward, [entry])
-        return error or _error_of(self._search, [entry])
+            failure = _error_of(self._forward, [entry])
+        return failure or _error_of(self._search, [entry])
 
 
 def _error_of(step: Callable[[list[Job]], None], batch: list[Entry[Job]]) -> Exception | None:
