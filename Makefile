@@ -5,7 +5,7 @@ BIN := .venv/bin
 UV := build/lock/bin/uv
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-fast test-lowest lint check format screenshots lock clean
+.PHONY: help venv demo test test-fast test-lowest lint check format docs screenshots lock clean
 
 help:  ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ check: lint test  ## Everything a change must pass: format, lint, types, tests
 format: .venv/.installed  ## Rewrite the code in the project's format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: .venv/.installed  ## Write docs/configuration.md from the settings
+	$(BIN)/python docs/configuration.py
 
 screenshots: .venv/.installed  ## Draw the README's pictures of the page anew, from the demo
 	$(BIN)/python docs/screenshots.py
