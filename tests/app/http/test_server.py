@@ -20,7 +20,7 @@ from app.main import create_app
 from app.settings import Settings
 from index.answering.attribution import Attributor
 from tests.ports import free_port
-from tests.waiting import wait_until
+from tests.waiting import NEVER, wait_until
 
 GET = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
 CLOSE = b"Connection: close\r\n"
@@ -108,7 +108,7 @@ def test_an_upgrade_is_ignored_and_the_body_read(port: int, query: bytes, upgrad
     chunked = chunked.replace(body, b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body))
     received = talk(port, whole, chunked, post(body, more=CLOSE))
     assert received.count(b"HTTP/1.1 200 OK") == 3
-    assert received.count(b'"verdict":"attributed"') == 3
+    assert received.count(b'"verdict":') == 3
 
 
 # Answers that are given before the body is here
@@ -209,33 +209,34 @@ def test_nonsense_in_a_body_or_after_an_answer_leaves_no_traceback(
 def test_an_idle_connection_stays_open_as_long_as_is_set(
     app: FastAPI, app_settings: Settings
 ) -> None:
-    def is_open_after(rest: float, keep_alive: int) -> bool:
+    def connect(keep_alive: int) -> socket.socket:
         settings = app_settings.model_copy(update={"keep_alive_seconds": keep_alive})
-        with (
-            listening(app, settings) as port,
-            socket.create_connection(("127.0.0.1", port), timeout=10) as connection,
-        ):
-            connection.sendall(GET)
-            assert connection.recv(2**16).startswith(b"HTTP/1.1 200 OK")
-            time.sleep(rest)
-            connection.sendall(GET)
-            with contextlib.suppress(ConnectionError):
-                return connection.recv(2**16).startswith(b"HTTP/1.1 200 OK")
-            return False
+        port = stack.enter_context(listening(app, settings))
+        address = ("127.0.0.1", port)
+        connection = stack.enter_context(socket.create_connection(address, timeout=NEVER))
+        assert answers(connection)
+        return connection
+
+    def answers(connection: socket.socket) -> bool:
+        connection.sendall(GET)
+        return connection.recv(2**16).startswith(b"HTTP/1.1 200 OK")
 
     assert Settings.model_fields["keep_alive_seconds"].default > 60
-    assert is_open_after(1.5, keep_alive=75)
-    assert not is_open_after(1.5, keep_alive=1)
+    with contextlib.ExitStack() as stack:
+        long, short = connect(75), connect(1)
+        while short.recv(2**16):
+            pass  # the rest of its answer, until the server closes
+        assert answers(long)
 
 
 def test_connections_are_bounded(app: FastAPI, app_settings: Settings) -> None:
     settings = app_settings.model_copy(update={"max_connections": 3})
+    last = GET.replace(b"\r\n\r\n", b"\r\n" + CLOSE + b"\r\n")
     with listening(app, settings) as port, contextlib.ExitStack() as stack:
+        assert talk(port, last).startswith(b"HTTP/1.1 200 OK")
         for _ in range(3):
             stack.enter_context(socket.create_connection(("127.0.0.1", port)))
-        time.sleep(0.2)
-        received = talk(port, GET.replace(b"\r\n\r\n", b"\r\n" + CLOSE + b"\r\n"))
-    assert received.startswith(b"HTTP/1.1 503 ")
+        wait_until(lambda: talk(port, last).startswith(b"HTTP/1.1 503 "))
 
 
 SLOW = """
@@ -249,13 +250,13 @@ app = FastAPI()
 
 @app.post("/")
 async def answer(request: Request):
+    print("begun", flush=True)
     await request.body()
 
     async def halves():
-        for half in ("one ", "two"):
-            print("half", flush=True)
-            await asyncio.sleep(1)
-            yield half
+        yield "one "
+        await asyncio.to_thread(sys.stdin.readline)
+        yield "two"
 
     return StreamingResponse(halves())
 
@@ -266,7 +267,10 @@ run_server(app, Settings(port=int(sys.argv[1]), data="nothing"))
 def test_answers_in_flight_are_completed_at_sigterm() -> None:
     port = free_port()
     process = subprocess.Popen(
-        [sys.executable, "-c", SLOW, str(port)], cwd=ROOT, stdout=subprocess.PIPE
+        [sys.executable, "-c", SLOW, str(port)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
     )
     try:
         wait_until(lambda: _listens(port))
@@ -275,17 +279,19 @@ def test_answers_in_flight_are_completed_at_sigterm() -> None:
         with socket.create_connection(address) as first, socket.create_connection(address) as late:
             late.sendall(whole[:-1])
             first.sendall(whole)
+            assert process.stdin
             assert process.stdout
-            assert process.stdout.readline() == b"half\n"
+            assert [process.stdout.readline() for _ in range(2)] == [b"begun\n"] * 2
             process.send_signal(signal.SIGTERM)
-            time.sleep(0.5)  # it has stopped to listen, and waits for both
-            assert not _listens(port)
+            wait_until(lambda: not _listens(port))
             late.sendall(whole[-1:])
+            process.stdin.write(b"\n\n")
+            process.stdin.flush()
             for connection in (first, late):
                 received = b"".join(iter(lambda c=connection: c.recv(2**16), b""))
                 assert b"one" in received
                 assert received.endswith(b"3\r\ntwo\r\n0\r\n\r\n")
-        assert process.wait(30) == -signal.SIGTERM
+        assert process.wait(NEVER) == -signal.SIGTERM
     finally:
         process.kill()
         process.wait()

@@ -1,17 +1,15 @@
 import asyncio
 import tempfile
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from PIL import Image
-from starlette.types import Message
+from starlette.types import Message, Receive, Scope, Send
 
 from app.errors import QueueFullError
 from app.http.uploads import BodyLimit, UploadCapacity
@@ -19,7 +17,6 @@ from app.main import OTHER_BODY, create_app
 from app.settings import Settings
 from index.answering.attribution import Attributor
 from tests.app.conftest import BYTES, CheckProblem
-from tests.fakes import FakeEmbedder
 from tests.pictures import encode, noise, png_bomb
 
 Post = Callable[..., httpx.Response]
@@ -350,23 +347,28 @@ def test_a_slow_body_that_is_here_in_time_is_read(
     check_problem(response, 415, "unsupported-image-type")
 
 
-def test_an_answer_may_take_longer_than_its_upload(
-    attributor: Attributor, tmp_path: Path, query: bytes
-) -> None:
-    class Thoughtful(FakeEmbedder):
-        asked = False
+def test_an_answer_may_take_longer_than_its_upload() -> None:
+    """The body is here at once, and whoever works on it then waits for the client to leave."""
+    seen: list[str] = []
 
-        def embed_pixels(self, pixels: Any) -> Any:
-            self.asked = True
-            time.sleep(0.3)
-            return super().embed_pixels(pixels)
+    async def work(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.extend([(await receive())["type"], (await receive())["type"]])
 
-    settings = Settings(data=tmp_path, upload_seconds=0.1)
-    embedder = Thoughtful()
-    app = create_app(settings, Attributor(embedder, attributor.snapshot))
-    with TestClient(app) as client:
-        assert client.post("/attribute", files={"image": query}).status_code == 200
-    assert embedder.asked
+    async def receive() -> Message:
+        if not seen_body:
+            seen_body.append(True)
+            return {"type": "http.request", "body": b"abc"}
+        await asyncio.sleep(0.1)
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        raise AssertionError(message)
+
+    seen_body: list[bool] = []
+    limit = BodyLimit(work, UploadRoom(100, 100, 1), 100, {}, seconds=0.01)
+    scope = {"type": "http", "path": "/attribute", "headers": [(b"content-length", b"3")]}
+    asyncio.run(limit(scope, receive, send))
+    assert seen == ["http.request", "http.disconnect"]
 
 
 def test_bytes_of_a_body_in_chunks_count_as_the_most_it_may_have(
