@@ -19,6 +19,7 @@ LINKS = {
     "WHENCE_PORT_8000_TCP_ADDR": "10.0.0.7",
     "WHENCE_METRICS_PORT": "udp://[fd00::7]:9100",
     "WHENCE_HOST": "tcp://10.0.0.7:8000",
+    "OTHER_PORT": "tcp://10.0.0.7:8000",  # of no concern here
 }
 
 

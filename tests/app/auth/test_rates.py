@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
+from pydantic import ValidationError
 
 from app.auth import rates
 from app.auth.keys import KeyFile
@@ -85,6 +86,31 @@ def test_callers_that_are_gone_are_forgotten(monkeypatch: pytest.MonkeyPatch, cl
         return len(limiter._storage.events) <= 20
 
     wait_until(forgotten)
+
+
+def test_callers_that_are_still_in_their_window_are_not_forgotten(
+    monkeypatch: pytest.MonkeyPatch, clock: Clock
+) -> None:
+    monkeypatch.setattr(rates, "SWEEP", 1)
+    limiter = RateLimiter("1/minute")
+    limiter.admit("a")
+    clock.now += 59.5
+    for number in range(3):
+        limiter.admit(f"address {number}")
+    with pytest.raises(RateLimitedError) as caught:
+        limiter.admit("a")
+    assert caught.value.retry_after == 1  # whole seconds, and never none
+
+
+@pytest.mark.parametrize("rate", ["0/minute", "1000000001/minute", "5 per 367 days"])
+def test_a_rate_that_cannot_be_kept_is_refused(rate: str) -> None:
+    with pytest.raises(ValidationError, match=r"one request to 1,000,000,000, in a year or less"):
+        Settings(rate_limit=rate)
+
+
+def test_the_largest_rates_are_kept() -> None:
+    for rate in ("1/second", "1000000000 per 366 days"):
+        assert Settings(rate_limit=rate).rate_limit == rate
 
 
 @pytest.mark.parametrize("rate", ["often", "600", "10 per fortnight", "-1/minute"])

@@ -188,7 +188,7 @@ def test_a_server_stops_in_time_whatever_hangs_or_still_arrives(data: Path) -> N
             next(line for line in process.stderr if line == "decoding\n")
             slow.settimeout(NEVER)
             slow.sendall(head % 1000 + b"Expect: 100-continue\r\n\r\n")
-            assert slow.recv(2**16) == b"HTTP/1.1 100 \r\n\r\n"  # the rest is waited for
+            assert slow.recv(2**16).startswith(b"HTTP/1.1 100 ")  # the rest is waited for
             process.send_signal(signal.SIGINT)
             assert slow.recv(2**16).startswith(b"HTTP/1.1 503 ")
             log = process.stderr.read()

@@ -255,7 +255,7 @@ async def answer(request: Request):
 
     async def halves():
         yield "one "
-        await asyncio.to_thread(sys.stdin.readline)
+        await asyncio.to_thread(sys.stdin.read)
         yield "two"
 
     return StreamingResponse(halves())
@@ -285,8 +285,7 @@ def test_answers_in_flight_are_completed_at_sigterm() -> None:
             process.send_signal(signal.SIGTERM)
             wait_until(lambda: not _listens(port))
             late.sendall(whole[-1:])
-            process.stdin.write(b"\n\n")
-            process.stdin.flush()
+            process.stdin.close()
             for connection in (first, late):
                 received = b"".join(iter(lambda c=connection: c.recv(2**16), b""))
                 assert b"one" in received
