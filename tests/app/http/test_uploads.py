@@ -352,11 +352,11 @@ def test_an_answer_may_take_longer_than_its_upload() -> None:
     seen: list[str] = []
 
     async def work(scope: Scope, receive: Receive, send: Send) -> None:
-        seen.extend([(await receive())["type"], (await receive())["type"]])
+        for _ in range(2):
+            seen.append((await receive())["type"])
 
     async def receive() -> Message:
-        if not seen_body:
-            seen_body.append(True)
+        if not seen:
             return {"type": "http.request", "body": b"abc"}
         await asyncio.sleep(0.1)
         return {"type": "http.disconnect"}
@@ -364,7 +364,6 @@ def test_an_answer_may_take_longer_than_its_upload() -> None:
     async def send(message: Message) -> None:
         raise AssertionError(message)
 
-    seen_body: list[bool] = []
     limit = BodyLimit(work, UploadRoom(100, 100, 1), 100, {}, seconds=0.01)
     scope = {"type": "http", "path": "/attribute", "headers": [(b"content-length", b"3")]}
     asyncio.run(limit(scope, receive, send))
