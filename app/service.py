@@ -179,7 +179,7 @@ class Service:
 
     def _list_hidden(self, takedown: Takedown, served: Snapshot | None) -> list[Hidden]:
         if served:  # the snapshot from before the takedown
-            return hidden_by(takedown, served.catalog, served.pictures)
+            return hidden_by(takedown, served.catalog, served.fingerprint_index)
         try:
             [hidden] = hidden_in_published(self._data.index, [takedown])
         except SnapshotError as error:  # not raised, since the takedown is recorded

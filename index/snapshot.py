@@ -1,4 +1,4 @@
-"""One immutable, checksummed version of the index on disk: build, publish, open.
+"""Immutable, checksummed index versions on disk: build, publish, open and list them.
 
 index/<version>/     manifest.json, catalog.sqlite, <facet>.faiss,
                      <facet>.neighbours.npy, fingerprints, cohort, calibration
@@ -38,7 +38,7 @@ from index.errors import SnapshotError, VectorStoreError
 from index.stores.registry import LOCAL, VectorStores
 from index.stores.vectors import Rows, VectorStore, read_address
 from index.takedowns.fingerprints import LENGTH, FingerprintIndex, Fingerprints
-from index.takedowns.in_force import Reached, rows_of
+from index.takedowns.in_force import HiddenRows, all_rows
 from index.takedowns.records import Extent
 from model.config import Facet, Frozen
 from model.files import sync_to_disk
@@ -46,9 +46,9 @@ from model.files import sync_to_disk
 MANIFEST, CATALOG, COHORT = "manifest.json", "catalog.sqlite", "cohort.safetensors"
 CALIBRATION, FINGERPRINTS, CURRENT = "calibration.json", "fingerprints.npy", "CURRENT"
 BUILDING = ".building-"  # before the name of a version that is not complete
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # of a version: a folder here and nowhere else
-REMOVED = "removed-"  # after it, before the name of one that was, and is being deleted
-PROBED = 16  # vectors that are fetched when a version is opened, to see that they are its own
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # of a version; never a path to elsewhere
+REMOVED = "removed-"  # between BUILDING and the name of a version that is being deleted
+CHECKED_VECTORS = 16  # vectors of a remote store compared when a version is opened
 
 
 class FileRecord(Frozen):
@@ -64,15 +64,15 @@ class Manifest(Frozen):
     format: Literal[3] = 3
     version: str
     model_id: str
-    build_id: str  # of the method and options that made it of its images
+    build_id: str  # of the method and options of the rebuild
     created_at: AwareDatetime
     dimensions: dict[Facet, int]
-    probes: dict[Facet, int]  # lists that a search looks into, of facets with an inverted file
-    store: str | None = None  # address of the store that has the vectors; None: they lie here
+    probes: dict[Facet, int]  # number of lists to probe, of facets with an inverted file
+    store: str | None = None  # address of the vector store; None: files in this folder
     concepts: int
     exemplars: int
     sources: list[str]
-    takedowns: Extent = Extent()  # of the log when this was built: since then it has only grown
+    takedowns: Extent = Extent()  # of the takedown log at the rebuild; the log only grows
     files: dict[str, FileRecord]
 
     @model_serializer(mode="wrap")
@@ -99,7 +99,7 @@ class Manifest(Frozen):
 class Snapshot:
     """An opened version: its catalog, vectors and calibration.
 
-    Nothing in it ever changes; `without` gives another one that shares its vectors.
+    It is immutable; `masked` returns another one that shares its vectors.
     """
 
     def __init__(
@@ -108,11 +108,11 @@ class Snapshot:
         manifest: Manifest,
         catalog: Catalog,
         vectors: VectorStore,
-        pictures: FingerprintIndex,
+        fingerprint_index: FingerprintIndex,
         cohort: Cohort,
         neighbours: Neighbours,
         calibration: Calibration,
-        reached: Reached | None = None,
+        hidden_rows: HiddenRows | None = None,
         hidden: Rows | None = None,
         concept_numbers: Rows | None = None,
     ) -> None:
@@ -120,35 +120,35 @@ class Snapshot:
         self.manifest = manifest
         self.catalog = catalog
         self.vectors = vectors
-        self.pictures = pictures
+        self.fingerprint_index = fingerprint_index
         self.cohort = cohort
         self.neighbours = neighbours
         self.calibration = calibration
-        self.reached: Reached = reached or {}  # what takedowns hide
-        # Those, and what was deleted: that stays hidden when its takedown is lifted.
+        self.hidden_rows: HiddenRows = hidden_rows or {}
+        # With erased rows, which stay hidden when their takedown is lifted.
         self.hidden: Rows = vectors.erased if hidden is None else hidden
         if concept_numbers is None:
             concept_numbers = np.asarray(catalog.concept_numbers(), dtype=np.int64)
         self._concept_numbers = concept_numbers
         self.ranker = Ranker(vectors, concept_numbers, cohort, neighbours, self.hidden)
 
-    def without(self, reached: Reached) -> "Snapshot":
-        """Return the same version with exactly the rows hidden that takedowns reach.
+    def masked(self, hidden_rows: HiddenRows) -> "Snapshot":
+        """Return the same version with the rows hidden that takedowns in force hide.
 
         Raises:
             SnapshotError: the version's files are gone.
         """
-        hidden = np.union1d(self.vectors.erased, rows_of(reached))
+        hidden = np.union1d(self.vectors.erased, all_rows(hidden_rows))
         return Snapshot(
             self.folder,
             self.manifest,
             Catalog(self.folder / CATALOG, hidden),
             self.vectors,
-            self.pictures,
+            self.fingerprint_index,
             self.cohort,
             self.neighbours,
             self.calibration,
-            reached,
+            hidden_rows,
             hidden,
             self._concept_numbers,
         )
@@ -156,7 +156,7 @@ class Snapshot:
     @property
     def fingerprints(self) -> Fingerprints:
         """Return the (N, LENGTH) fingerprints of its rows, memory-mapped."""
-        return self.pictures.fingerprints
+        return self.fingerprint_index.fingerprints
 
     @property
     def version(self) -> str:
@@ -179,7 +179,7 @@ class Snapshot:
 
         Args:
             folder: of the version.
-            stores: opens its vectors, where they lie elsewhere.
+            stores: opens remote vector stores.
 
         Raises:
             SnapshotError: a file is missing, changed, or does not fit the others.
@@ -235,10 +235,10 @@ class Snapshot:
         )
 
     def require_model(self, model_id: str) -> None:
-        """Raise `SnapshotError` if its embeddings are another model's.
+        """Check that its embeddings are of a model.
 
         Raises:
-            SnapshotError: it is another model.
+            SnapshotError: they are of another model.
         """
         if model_id != self.model_id:
             raise SnapshotError(
@@ -259,7 +259,7 @@ def read_manifest(folder: Path) -> Manifest:
     """
     try:
         manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
-    except (OSError, ValueError) as error:  # a ValidationError, or a name that none can be
+    except (OSError, ValueError) as error:  # also a ValidationError
         raise SnapshotError(
             f"the index version {folder.name!r} has no readable {MANIFEST} ({error}); "
             "run `whence rebuild`"
@@ -291,7 +291,7 @@ def new_version() -> str:
 
 @contextmanager
 def building(index: Path, version: str, stores: VectorStores = LOCAL) -> Iterator[Path]:
-    """Yield a folder to build a version in; on success it gets its final name, else it goes."""
+    """Yield a folder to build a version in; rename it on success, remove it on failure."""
     folder = index / f"{BUILDING}{version}"
     folder.mkdir(parents=True)
     try:
@@ -316,7 +316,7 @@ def clear_unfinished(index: Path, stores: VectorStores = LOCAL) -> None:
 def remove_version(folder: Path, version: str, stores: VectorStores = LOCAL) -> None:
     """Delete an incomplete version, and its vectors in any store.
 
-    A folder whose vectors cannot be deleted now stays, so that another attempt can be made.
+    A folder whose vectors cannot be deleted now is kept for another attempt.
     """
     try:
         if address := read_address(folder):
@@ -344,12 +344,12 @@ def published_version(index: Path) -> str | None:
     except (OSError, UnicodeDecodeError) as error:
         raise SnapshotError(
             f"{index / CURRENT}, which names the published version, cannot be read ({error}); "
-            "mend its permissions, or name a version again with `whence rollback VERSION`"
+            "mend its permissions, or publish a version again with `whence rollback VERSION`"
         ) from error
     if version and not NAME.fullmatch(version):
         raise SnapshotError(
-            f"{index / CURRENT} holds {version[:80]!r}, which is no version's name; name one again "
-            "with `whence rollback VERSION`"
+            f"{index / CURRENT} holds {version[:80]!r}, which is no version's name; publish a "
+            "version again with `whence rollback VERSION`"
         )
     return version or None
 
@@ -369,7 +369,7 @@ def open_published(index: Path, stores: VectorStores = LOCAL) -> Snapshot:
 def list_versions(index: Path) -> list[Manifest]:
     """Return the manifests of all complete versions, oldest first.
 
-    Left out are unreadable ones, and folders of another name than their version's, as copies are.
+    Unreadable versions and folders of another name than their version's (copies) are left out.
     """
     found = []
     for path in sorted(index.glob(f"[!.]*/{MANIFEST}")):
@@ -404,8 +404,8 @@ def _checksum(content: dict[str, Any]) -> str:
 
 
 def _check_vectors(version: str, vectors: VectorStore, cohort: Cohort) -> None:
-    """Raise `SnapshotError` if the vectors are not those that the version was built with."""
-    rows = np.setdiff1d(cohort.rows, vectors.erased)[:PROBED]
+    """Raise `SnapshotError` if the store's vectors differ from the version's cohort."""
+    rows = np.setdiff1d(cohort.rows, vectors.erased)[:CHECKED_VECTORS]
     places = np.searchsorted(cohort.rows, rows)
     for facet, known in cohort.vectors.items():
         if not np.allclose(vectors.vectors(facet, rows), known[places], atol=1e-6):

@@ -12,7 +12,7 @@ from index.defaults import SAMPLE
 from index.errors import SnapshotError, TakedownError
 from index.layout import DataFolder
 from index.snapshot import CATALOG, Snapshot, published_version
-from index.takedowns.in_force import rows_of
+from index.takedowns.in_force import all_rows
 from index.takedowns.log import TakedownLog
 from index.versions import require_version
 from model.checkpoint import load_embedder
@@ -98,9 +98,9 @@ def verify(
         try:
             in_force = TakedownLog(data.takedowns).read()
             in_force.require(manifest.takedowns, f"the manifest of the version {version}")
-            reached = in_force.reached(snapshot.catalog, snapshot.pictures, {})
-            hidden = len(rows_of(reached))
-            text = f"{len(in_force.active)} takedowns in force hide {hidden} exemplars"
+            hidden = in_force.hidden_rows(snapshot.catalog, snapshot.fingerprint_index, {})
+            count = len(all_rows(hidden))
+            text = f"{len(in_force.active)} takedowns in force hide {count} exemplars"
             checks.append(Check("takedowns", True, text))
         except TakedownError as error:
             checks.append(Check("takedowns", False, str(error)))

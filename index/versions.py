@@ -23,7 +23,7 @@ from index.snapshot import (
     remove_version,
 )
 from index.stores.registry import LOCAL, VectorStores
-from index.takedowns.in_force import Takedowns, rows_of
+from index.takedowns.in_force import Takedowns, all_rows
 from index.takedowns.log import TakedownLog
 from model.errors import ModelError
 from model.saved import list_models
@@ -153,8 +153,8 @@ def erase_withdrawn(index: Path, takedowns: Takedowns, stores: VectorStores = LO
         if manifest.store and takedowns.active:
             try:
                 with closing(Snapshot.open(index / manifest.version, stores)) as old:
-                    reached = takedowns.reached(old.catalog, old.pictures, {})
-                    old.vectors.erase(rows_of(reached))
+                    hidden = takedowns.hidden_rows(old.catalog, old.fingerprint_index, {})
+                    old.vectors.erase(all_rows(hidden))
             except (SnapshotError, sqlite3.DatabaseError):
                 left.append(manifest.version)
     return left

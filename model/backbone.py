@@ -116,7 +116,7 @@ class Backbone(nn.Module):
         return BackboneFeatures(pooled.flatten(1), list(stages), final)
 
     def pool_positions(self, features: BackboneFeatures) -> torch.Tensor:
-        """Pool each position alone, as if the whole picture looked like it.
+        """Pool each position alone, as if the whole image were like it.
 
         Where the network averages its last map and does no more than a linear step after, their
         mean over the positions is the pooled features. A class token is no such mean.

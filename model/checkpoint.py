@@ -27,7 +27,7 @@ ABANDONED = 24 * 60 * 60  # seconds after which an unfinished model is taken for
 
 
 def model_identity(config: ModelConfig, state: dict[str, torch.Tensor]) -> str:
-    """The backbone's name and a hash of everything that changes an embedding."""
+    """Return a model's id: its backbone's name and a hash of all inputs to an embedding."""
     digest = hashlib.sha256(config.model_dump_json().encode())
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
@@ -87,7 +87,7 @@ def load_embedder(
     engine: EngineName = "eager",
     engines: Path | None = None,
 ) -> Embedder:
-    """The embedder of a saved model; ``device``, ``engine`` and ``engines`` as in `Embedder`.
+    """Load the embedder of a saved model; ``device``, ``engine``, ``engines`` as in `Embedder`.
 
     Raises:
         ModelError: there is no such model, its files are damaged or do not fit together, or the

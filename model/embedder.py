@@ -101,7 +101,7 @@ class Embedder:
 
     @property
     def min_decode_side(self) -> int:
-        """Pixels on an image's shorter side beyond which more do not change its embedding."""
+        """Return the shorter side in pixels to which images may be decoded reduced."""
         return OVERSAMPLING * self._model.backbone.resized_side
 
     def preprocess(self, image: Image.Image) -> torch.Tensor:

@@ -48,7 +48,7 @@ class Listing:
 
 
 def ignore(_: Skipped) -> None:
-    """A `Skip` for callers that need no list."""
+    """Ignore a skipped file: a `Skip` for callers that need no list."""
 
 
 def unused_name(name: str, *, folder: bool) -> str | None:
@@ -211,7 +211,7 @@ def list_training_images(paths: Iterable[Path], skip: Skip = ignore) -> list[Pat
 
 
 def is_folder(path: Path) -> bool:
-    """Tells a folder to train on from a file.
+    """Returns True for a folder, False for a file.
 
     Raises:
         TrainingError: ``path`` is neither, or cannot be read.
@@ -252,7 +252,7 @@ def first_of(skipped: list[Skipped]) -> str:
 
 
 def _entry_fault(path: Path, error: OSError) -> str:
-    """Tells a link without a target from another fault."""
+    """Returns the fault of an entry that cannot be read: a link without a target, or another."""
     try:
         target = path.readlink()
     except OSError:
@@ -263,6 +263,6 @@ def _entry_fault(path: Path, error: OSError) -> str:
 
 
 def _identity(folder: Path) -> tuple[int, int] | str:
-    """Equal for one folder under several names; some file systems number no folders."""
+    """Return a key of a folder, equal under all its names; some file systems lack inodes."""
     stat = folder.stat()
     return (stat.st_dev, stat.st_ino) if stat.st_ino else os.path.realpath(folder)

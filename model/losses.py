@@ -25,7 +25,7 @@ class InfoNCELoss(nn.Module):
         self.temperature = temperature
 
     def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        """Loss of two matched batches of unit vectors, each (B, D); a scalar."""
+        """Return the loss of two matched batches of unit vectors, each (B, D); a scalar."""
         logits = a @ b.T / self.temperature  # (B, B)
         target = torch.arange(len(a), device=a.device)
         return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
@@ -56,7 +56,7 @@ class InfomaxLoss(nn.Module):
     def forward(
         self, u: torch.Tensor, weight: torch.Tensor, covariance: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Loss of a batch of components.
+        """Return the loss of a batch of components.
 
         Args:
             u: (B, K) = (x - mu) @ weight.T, before any normalisation.

@@ -8,7 +8,7 @@ CONFIG, WEIGHTS, TRAINING = "config.json", "model.safetensors", "training.json"
 
 
 def list_models(models: Path) -> list[str]:
-    """Ids of the saved models, oldest first."""
+    """List the ids of the saved models, oldest first."""
     return sorted(
         (path.parent.name for path in models.glob(f"[!.]*/{TRAINING}")),
         key=lambda name: (models / name / TRAINING).stat().st_mtime_ns,

@@ -40,11 +40,11 @@ class RandomViews:
         return f"RandomViews(count={self.count}, size={self.size}, seed={self.seed})"
 
     def __call__(self, image: Image.Image, key: str) -> list[Image.Image]:
-        """``count`` views of an RGB image, each ``size`` x ``size``."""
+        """Return ``count`` views of an RGB image, each ``size`` x ``size``."""
         return [self.view(image, key, number) for number in range(self.count)]
 
     def view(self, image: Image.Image, key: str, number: int) -> Image.Image:
-        """One view, the same at every call."""
+        """Return one view, the same at every call."""
         digest = hashlib.sha256(f"{self.seed}/{key}/{number}".encode()).digest()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int.from_bytes(digest[:8], "little", signed=True))
@@ -53,12 +53,12 @@ class RandomViews:
 
 
 def blur(image: Image.Image) -> Image.Image:
-    """An image after a Gaussian blur of a radius drawn from 0.1 to 1.5 pixels."""
+    """Blur an image by a Gaussian with a radius drawn from 0.1 to 1.5 pixels."""
     return image.filter(ImageFilter.GaussianBlur(0.1 + 1.4 * float(torch.rand(()))))
 
 
 def recompress(image: Image.Image) -> Image.Image:
-    """An image after JPEG at a quality drawn from 30 to 90."""
+    """Compress an image as JPEG at a quality drawn from 30 to 90."""
     quality = int(torch.randint(30, 91, ()).item())
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=quality)

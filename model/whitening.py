@@ -25,7 +25,7 @@ class PrincipalMap:
 def principal_map(
     features: torch.Tensor, *, power: float, components: int, standardise: bool = False
 ) -> PrincipalMap:
-    """Principal axes times variance^-power: 0 leaves distances as they are, 1/2 whitens.
+    """Return principal axes times variance^-power: 0 keeps distances, 1/2 whitens.
 
     The variance along small axes, estimated from few images, is mostly noise: a power under 1/2 and
     a limit on the components keep whitening from blowing it up. Axes without variance are left out,
@@ -62,7 +62,7 @@ def principal_map(
 def _centre(
     features: torch.Tensor, standardise: bool
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Mean (D,), centred features (N, D) and the scale (D,) they were divided by; float64."""
+    """Return the mean (D,), centred features (N, D) and their scale (D,), float64."""
     if len(features) < 2:
         raise TrainingError(
             f"{len(features)} image is too few to train on; give at least 2, better thousands"

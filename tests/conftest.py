@@ -8,10 +8,10 @@ import torch
 
 import index.building.rebuild
 
-# The tests' tensors are so small that a second thread costs more than it brings.
+# The tests' tensors are so small that a second thread costs time.
 torch.set_num_threads(1)
 
-# A busy machine is no failure, and every run tries the same examples.
+# No deadlines, for busy machines, and the same examples in every run.
 hypothesis.settings.register_profile("whence", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("whence")
 
@@ -34,7 +34,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _quick_calibration() -> Iterator[None]:
-    """Fewer null queries than a real rebuild asks, but enough for a match at 1%."""
+    """Use fewer null queries than a real rebuild, but enough for a match at 1%."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(index.building.rebuild, "NULL_QUERIES", 200)
         yield
@@ -42,7 +42,7 @@ def _quick_calibration() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _normal_priority() -> Iterator[None]:
-    """Keep commands that run in this process from lowering its priority for all later tests."""
+    """Keep commands that run in this process from lowering its priority."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "setpriority", lambda *_: None, raising=False)
         yield

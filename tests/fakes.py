@@ -1,4 +1,4 @@
-"""Stand-ins that need no weights: pictures, two models, and an index built with one of them."""
+"""Test doubles that need no weights: images, two models, and a small index."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,7 +22,7 @@ from model.head import AttributionHead
 
 
 class FakeEmbedder:
-    """Describes an image by its colours on a coarse grid: same picture, same vector."""
+    """Embeds an image by its colours on a coarse grid; equal images have equal vectors."""
 
     model_id = "fake-colours"
     input_size = 32
@@ -67,7 +67,7 @@ class FakeEmbedder:
 
 
 def patches(seed: int, side: int = 32, cells: int = 4) -> Image.Image:
-    """A picture of ``cells`` x ``cells`` coloured patches, another one for every seed."""
+    """Return an image of ``cells`` x ``cells`` coloured patches, drawn with a seed."""
     colours = np.random.default_rng(seed).integers(0, 256, (cells, cells, 3), dtype=np.uint8)
     return Image.fromarray(colours).resize((side, side), Image.Resampling.NEAREST)
 
@@ -75,7 +75,7 @@ def patches(seed: int, side: int = 32, cells: int = 4) -> Image.Image:
 def tiny_model(
     name: str = "test_efficientnet", *, seed: int = 0, dimension: int = 8, input_size: int = 32
 ) -> AttributionModel:
-    """A real model with the product's own facets, small and with random weights."""
+    """Return a small model with random weights and the product's facets."""
     backbone = create_random_backbone(name, seed=seed, options={"input_size": input_size})
     generator = torch.Generator().manual_seed(seed)
     with torch.inference_mode():
@@ -98,7 +98,7 @@ def tiny_model(
 def build_snapshot(
     data: Path, images: Mapping[str, Sequence[Image.Image]], embedder: FakeEmbedder | None = None
 ) -> Snapshot:
-    """The published index of a real rebuild over ``images`` (concept name -> exemplars)."""
+    """Rebuild an index of ``images`` (concept name -> exemplars) and open it."""
     source = data / "source"
     for name, pictures in images.items():
         folder = source / name
@@ -115,7 +115,7 @@ def _unit(x: torch.Tensor) -> NDArray[np.float32]:
 
 
 def neighbours_of(vectors: Mapping[Facet, NDArray[np.float32]], concepts: object) -> Neighbours:
-    """Compare every exemplar with all others, one at a time; the lists name all strangers."""
+    """Return lists of all exemplars of other concepts, computed one exemplar at a time."""
     numbers = np.asarray(concepts)
     lists = {}
     for facet, matrix in vectors.items():

@@ -1,4 +1,4 @@
-"""Image files made for a test, in every dress that a decoder has to see through."""
+"""Encoded test images, in usual and rare variants of formats."""
 
 import io
 import struct
@@ -14,7 +14,7 @@ RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
 
 
 def encode(image: Image.Image, format_name: str = "PNG", **options: Any) -> bytes:
-    """An image as the bytes of a file."""
+    """Encode an image as a file's bytes."""
     if format_name == "JXL":
         exif = options.pop("exif", None)
         icc = options.pop("icc_profile", None)
@@ -29,14 +29,14 @@ def encode(image: Image.Image, format_name: str = "PNG", **options: Any) -> byte
 
 
 def red_and_blue(width: int = 64, height: int = 32) -> Image.Image:
-    """Left half red, right half blue."""
+    """Return an image whose left half is red and right half blue."""
     image = Image.new("RGB", (width, height), RED)
     image.paste(BLUE, (width // 2, 0, width, height))
     return image
 
 
 def noise(width: int = 64, height: int = 64, seed: int = 0) -> Image.Image:
-    """An image that hardly compresses."""
+    """Return an image of random pixels, which hardly compresses."""
     values = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     return Image.fromarray(values)
 
@@ -44,7 +44,7 @@ def noise(width: int = 64, height: int = 64, seed: int = 0) -> Image.Image:
 def png(
     width: int, height: int, depth: int, color_type: int, rows: bytes, more: bytes = b""
 ) -> bytes:
-    """A PNG of raw rows (each begins with a filter byte), in variants that Pillow never writes."""
+    """Encode raw rows (each begins with a filter byte) as a PNG of a variant unknown to Pillow."""
     header = struct.pack(">IIBBBBB", width, height, depth, color_type, 0, 0, 0)
     return (
         b"\x89PNG\r\n\x1a\n"
@@ -56,19 +56,19 @@ def png(
 
 
 def png_chunk(kind: bytes, data: bytes) -> bytes:
-    """One chunk of a PNG."""
+    """Encode one chunk of a PNG."""
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
 def png_bomb(side: int) -> bytes:
-    """A few kilobytes that claim ``side`` x ``side`` pixels."""
+    """Return a PNG of a few kilobytes whose header has ``side`` x ``side`` pixels."""
     return png(side, side, 1, 0, bytes(2**20))
 
 
 def gray_tiff(
     width: int, height: int, bits: int, samples: bytes, *, sample_format: int = 1
 ) -> bytes:
-    """A little-endian grey TIFF of raw samples, in depths that Pillow never writes.
+    """Encode raw samples as a little-endian grey TIFF, in depths that Pillow does not write.
 
     ``sample_format`` is 1 for unsigned integers, 2 for signed ones and 3 for floats.
     """
@@ -81,7 +81,7 @@ def gray_tiff(
 
 
 def oriented(orientation: int) -> Image.Exif:
-    """EXIF that says how the image is turned."""
+    """Return EXIF data with an orientation."""
     exif = Image.Exif()
     exif[0x0112] = orientation
     return exif

@@ -1,4 +1,4 @@
-"""The errors that the API answers, found in the tree of their classes."""
+"""List the error classes that the API can answer with."""
 
 from collections.abc import Iterator
 

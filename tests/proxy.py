@@ -1,4 +1,4 @@
-"""Runs a real nginx with deploy/nginx.conf, its places and addresses changed for this machine."""
+"""Run nginx with deploy/nginx.conf, its paths and addresses changed for a test."""
 
 import os
 import shutil
@@ -26,7 +26,7 @@ def configure(folder: Path, *servers: str, changes: dict[str, str] | None = None
     Args:
         folder: of the configuration, the pid and temporary files.
         servers: host and port of each server behind the proxy.
-        changes: further texts to replace, which must be there.
+        changes: further texts to replace.
 
     Raises:
         AssertionError: deploy/nginx.conf lacks a text that must be replaced.
@@ -50,7 +50,7 @@ def configure(folder: Path, *servers: str, changes: dict[str, str] | None = None
 
 def command(folder: Path, *options: str) -> list[str]:
     """Return nginx's command line for a configured folder."""
-    # As root, its workers would become a user who may not look into a test's folder.
+    # As root, nginx's workers would run as a user who cannot read a test's folder.
     user = " user root;" if os.geteuid() == 0 else ""
     return [
         str(NGINX), "-p", str(folder), "-e", f"{folder}/error.log", "-c", "nginx.conf",
@@ -62,7 +62,7 @@ def command(folder: Path, *options: str) -> list[str]:
 def proxy(
     folder: Path, *servers: str, changes: dict[str, str] | None = None
 ) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """Run nginx in front of ``servers`` until the block ends; give its URL and its process."""
+    """Run nginx in front of ``servers``; yield its URL and its process."""
     url = configure(folder, *servers, changes=changes)
     process = subprocess.Popen(command(folder))
     try:
@@ -80,7 +80,7 @@ def proxy(
 def _answers(url: str) -> bool:
     with httpx.Client(trust_env=False) as client:
         try:
-            client.request("TRACE", url)  # which nginx answers by itself
+            client.request("TRACE", url)  # answered by nginx itself
         except httpx.TransportError:
             return False
         return True

@@ -1,4 +1,4 @@
-"""Waits for other threads and processes, however busy the machine is."""
+"""Wait for other threads and processes without timing assumptions."""
 
 import asyncio
 import time
@@ -11,7 +11,7 @@ Found = TypeVar("Found")
 
 
 def wait_until(condition: Callable[[], Found]) -> Found:
-    """Call ``condition`` until it returns something true, and return that."""
+    """Call ``condition`` until it returns a true value, and return the value."""
     until = time.monotonic() + NEVER
     while not (found := condition()):
         assert time.monotonic() < until, f"it did not happen within {NEVER:g} seconds"
@@ -20,7 +20,7 @@ def wait_until(condition: Callable[[], Found]) -> Found:
 
 
 async def wait_in_loop_until(condition: Callable[[], Found]) -> Found:
-    """Do as `wait_until` does, and let the event loop run meanwhile."""
+    """Wait as `wait_until` does, while the event loop runs."""
     async with asyncio.timeout(NEVER):
         while not (found := condition()):
             await asyncio.sleep(0.001)

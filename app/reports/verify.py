@@ -257,8 +257,8 @@ def _against_index(
         return
     with closing(snapshot):
         then = takedowns_at(takedowns, report.created_at)
-        reached = then.reached(snapshot.catalog, snapshot.pictures, {})
-        with closing(snapshot.without(reached)) as masked:
+        hidden = then.hidden_rows(snapshot.catalog, snapshot.fingerprint_index, {})
+        with closing(snapshot.masked(hidden)) as masked:
             yield _identity(report, masked)
             yield _catalog(report, masked.catalog)
             yield from _taken_down_since(report, snapshot, takedowns)
@@ -392,8 +392,8 @@ def _elsewhere(report: Report, data: DataFolder, takedowns: Takedowns) -> Iterat
 
 def _shown(report: Report, snapshot: Snapshot, takedowns: Takedowns) -> set[str]:
     """Ids of the report's exemplars whose content the index holds and no takedown reaches."""
-    reached = takedowns.reached(snapshot.catalog, snapshot.pictures, {})
-    hidden = {int(row) for rows in reached.values() for row in rows}
+    hidden_rows = takedowns.hidden_rows(snapshot.catalog, snapshot.fingerprint_index, {})
+    hidden = {int(row) for rows in hidden_rows.values() for row in rows}
     return {
         name
         for name, exemplar in report.exemplars.items()

@@ -1,4 +1,4 @@
-"""The whole answer: images -> embeddings -> hits -> ranked concepts -> calibrated evidence."""
+"""Attribute images: embed them, rank concepts, and return calibrated evidence."""
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,30 +20,30 @@ from model.config import EngineName, Facet
 from model.errors import ModelError
 from model.images import ImageLimits, decode_image
 
-ANY_SIZE = ImageLimits(min_side=1)  # of a thumbnail, which can be narrow
+ANY_SIZE = ImageLimits(min_side=1)  # of thumbnails, which can be narrow
 
 
 @dataclass(frozen=True)
 class ExemplarEvidence:
-    """An exemplar that speaks for a concept."""
+    """An exemplar's evidence for its concept."""
 
     exemplar: Exemplar
     similarity: float  # cosine, -1 to 1, in ``facet``
-    facet: Facet  # the one in which it stands out most
+    facet: Facet  # its dominant facet
 
 
 @dataclass(frozen=True)
 class ConceptEvidence:
-    """A concept and what speaks for it."""
+    """A ranked concept and its evidence."""
 
     rank: int  # 1, 2, ...
     concept: Concept
     score: float  # combined over facets; higher is stronger; comparable within one index version
     share: float  # 0 to 1; with the other concepts' shares and the unattributed share sums to 1
-    p_value: float  # how often a query from no concept of the index scores this high
+    p_value: float  # probability that a query whose source is absent scores this high
     likelihood_ratio: float  # of the image drawing on it, against its source not being here
     facets: Mapping[Facet, float]  # standard deviations above the cohort, of each facet's best
-    found_by: tuple[Facet, ...]  # the facets that speak for it, the stronger first
+    found_by: tuple[Facet, ...]  # facets with a notable part of its lead, the stronger first
     exemplars: tuple[ExemplarEvidence, ...]
 
 
@@ -58,7 +58,7 @@ class Attribution:
 
     @property
     def statement(self) -> str:
-        """The evidence for the first concept in a sentence."""
+        """Return a sentence on the evidence for the first concept."""
         if not self.concepts:
             return statement([], 1)
         named = {found.concept.id: found.concept.name for found in self.concepts}
@@ -68,7 +68,7 @@ class Attribution:
 
 
 class Attributor:
-    """Answers queries with one model and one snapshot; neither ever changes under it.
+    """Answers queries with one model and one snapshot; immutable.
 
     Args:
         embedder: of the model that the snapshot was built with.
@@ -88,10 +88,11 @@ class Attributor:
         self.rate = rate
 
     def masked(self, takedowns: Takedowns) -> "Attributor":
-        """One that answers as if nothing of what these reach were in the index.
+        """Return an attributor that hides taken-down rows.
 
         Returns:
-            This one, if it does already; else another one, which shares model and vectors.
+            This one, if it hides them already; otherwise another one, which shares its model and
+            vectors.
 
         Raises:
             SnapshotError: the index version's files are gone.
@@ -100,13 +101,15 @@ class Attributor:
         snapshot = self.snapshot
         version = f"the manifest of the index version {snapshot.version}"
         takedowns.require(snapshot.manifest.takedowns, version)
-        reached = takedowns.reached(snapshot.catalog, snapshot.pictures, snapshot.reached)
-        if reached.keys() == snapshot.reached.keys():
+        hidden = takedowns.hidden_rows(
+            snapshot.catalog, snapshot.fingerprint_index, snapshot.hidden_rows
+        )
+        if hidden.keys() == snapshot.hidden_rows.keys():
             return self
-        return Attributor(self.embedder, snapshot.without(reached), rate=self.rate)
+        return Attributor(self.embedder, snapshot.masked(hidden), rate=self.rate)
 
     def warm(self) -> None:
-        """Answer a first query, so that the next one does not wait for pages and kernels."""
+        """Answer one query, so that pages and kernels are loaded before the next one."""
         catalog = self.snapshot.catalog
         for concept in catalog.concepts(limit=1):
             thumbnail = catalog.thumbnail(catalog.exemplars_of(concept.id)[0].id)
@@ -115,7 +118,7 @@ class Attributor:
     def attribute(
         self, images: Sequence[Image.Image], *, top_k: int = 5, exemplars: int = 3
     ) -> list[Attribution]:
-        """Answer a batch of RGB images, one answer each, in order."""
+        """Attribute a batch of RGB images; return one answer each, in order."""
         if not images:
             return []
         return self.rank(self.embedder.embed(images), top_k=top_k, exemplars=exemplars)
@@ -129,14 +132,14 @@ class Attributor:
         depth: int = DEPTH,
         excluded: Sequence[frozenset[int]] | None = None,
     ) -> list[Attribution]:
-        """Answer queries that are embedded already.
+        """Attribute embedded queries.
 
         Args:
             queries: facet -> (N, D) unit vectors.
-            top_k: concepts in an answer, at most.
-            exemplars: exemplars shown for each concept, at most.
-            depth: nearest exemplars of each facet that name the concepts to rank, more where they
-                name fewer than ``top_k``; with as many as the index holds every concept is ranked.
+            top_k: most concepts in an answer.
+            exemplars: most exemplars of each concept in an answer.
+            depth: nearest exemplars of each facet whose concepts are ranked; it is increased if
+                these are fewer than ``top_k``. The index's size ranks every concept.
             excluded: for each query the numbers of concepts to leave out.
         """
         rankings = self.snapshot.ranker.rank(
@@ -169,7 +172,7 @@ class Attributor:
         return Attribution(
             verdict=calibration.verdict(ranking.scores, self.rate),
             concepts=tuple(evidence),
-            # What the concepts beyond top_k hold is attributed to none that is shown.
+            # The shares of concepts beyond top_k count as unattributed.
             unattributed_share=unattributed + float(shares[top_k:].sum()),
             candidates=tuple(
                 found.concept.id for found in evidence[: calibration.candidates(ranking.scores)]
@@ -185,19 +188,19 @@ def open_attributor(
     rate: float = DEFAULT_RATE,
     embedder: ImageEmbedder | None = None,
 ) -> Attributor:
-    """The published index with the model it was built with, without what was taken down.
+    """Open the published index with its model, and hide taken-down rows.
 
     Args:
         data: the data folder.
-        device: where to embed.
-        engine: what runs the model; see `model.engines`.
+        device: ``auto``, ``cpu``, ``cuda``, ...
+        engine: runs the model; see `model.engines`.
         rate: see `Attributor`.
         embedder: used instead of loading the model, if it is the index's.
 
     Raises:
-        SnapshotError: nothing is published yet, or it is damaged.
+        SnapshotError: no version is published, or it is damaged.
         ModelError: the index's model is missing or damaged.
-        TakedownError: the log of takedowns cannot be read.
+        TakedownError: the takedown log cannot be read.
     """
     takedowns = TakedownLog(data.takedowns).read()
     snapshot = open_published(data.index, data.stores)

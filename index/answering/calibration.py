@@ -1,10 +1,10 @@
-"""From a score to a p-value, a likelihood ratio, a share and a verdict; without known pairs.
+"""Calibration: turn a score into a p-value, a likelihood ratio, a share and a verdict.
 
-The null distribution says how high the best concept scores when the true source is not in the
-index: exemplars and augmented views of them are asked with their own concept left out. Its upper
-tail is not theirs alone: some exemplars have near-twins in other concepts, which are sources that
-are present under another name. So the tail is continued from the middle, as an empirical null is
-fitted to the centre where it is clean (Efron 2004).
+It needs no known pairs. The null distribution is that of the best concept's score when the true
+source is not in the index: exemplars and augmented views of them are ranked with their own concept
+left out. Some exemplars have near-duplicates in other concepts, so that their source is present
+under another name, and the null's upper tail is too heavy. So an exponential tail is fitted to the
+centre, as for an empirical null (Efron 2004).
 """
 
 import math
@@ -21,52 +21,52 @@ Doubles = NDArray[np.float64]
 Verdict = Literal["attributed", "uncertain", "no_match"]
 
 DEFAULT_RATE = 0.01
-MEDIAN, TAIL = 0.5, 0.25  # parts of the null above the levels between which the tail is fitted
-FITTED = 40  # null scores from which on a tail is fitted; fewer are only counted
-SHAPE = 0.1  # of the p-values of images whose source is present: p <= x in x^SHAPE of them
-SUPPORTS = 2  # the ratio from which on a score supports a source in the index
-CREDIBLE = 0.9  # part of what the concepts share that the named candidates hold
+MEDIAN, TAIL = 0.5, 0.25  # tail probabilities at the two scores that determine the tail's scale
+MIN_FITTED = 40  # null scores needed to fit a tail; fewer are counted
+SHAPE = 0.1  # of the p-values with the source present: P(p <= x) = x^SHAPE
+MIN_SUPPORT = 2  # likelihood ratio from which on a score supports a source in the index
+CREDIBLE = 0.9  # part of the concepts' shares that the candidates hold together
 
 
 class Calibration(Frozen):
     """The null distribution of a snapshot's best scores.
 
     Attributes:
-        null_scores: best score of each null query, highest first; empty when the index has fewer
-            than two concepts, so that nothing can be left out. Then every p-value is 1.
+        null_scores: best score of each null query, highest first; empty if the index has fewer than
+            two concepts, of which none can be left out. Then every p-value is 1.
     """
 
     format: Literal[2] = 2
     null_scores: tuple[float, ...]
 
     def p_value(self, score: float) -> float:
-        """How often a query from no concept of the index scores this high: never 0.
+        """Return the probability of a score this high if the source is not in the index; above 0.
 
-        In the lower three quarters of the null the conformal count, (1 + number of null scores >=
-        score) / (n + 1) (Vovk et al. 2005); above, an exponential tail with the scale that the null
-        has between its median and its upper quartile, but no less than 1 / (n + 1): n images
-        cannot tell of anything rarer.
+        In the lower three quarters of the null this is the conformal p-value, (1 + number of null
+        scores >= score) / (n + 1) (Vovk et al. 2005). Above, it is an exponential tail, with the
+        null's scale between its median and its upper quartile, and at least 1 / (n + 1), since n
+        images are no evidence of rarer events.
         """
         count = len(self.null_scores)
         least = 1 / (count + 1)
-        if count >= FITTED and score > self._quartile:
+        if count >= MIN_FITTED and score > self._quartile:
             return max(least, TAIL * math.exp((self._quartile - score) / self._scale))
         above = int(np.searchsorted(-self._null, -score, side="right"))
         return (1 + above) * least
 
     def threshold(self, rate: float = DEFAULT_RATE) -> float:
-        """The score from which p <= rate; infinite if the null is too small to tell.
+        """Return the lowest score with p <= rate; infinite if the null is too small for this rate.
 
-        For a rate of 1 it lies below every score: every p-value is at most 1.
+        For a rate of 1 it is -infinity, since no p-value is above 1.
         """
         count = len(self.null_scores)
         if rate >= 1:
             return -math.inf
         if math.floor(rate * (count + 1) + 1e-9) < 1:
             return math.inf
-        if count >= FITTED and rate < TAIL:
+        if count >= MIN_FITTED and rate < TAIL:
             limit = self._quartile + self._scale * math.log(TAIL / rate)
-            while self.p_value(limit) > rate:  # by rounding alone
+            while self.p_value(limit) > rate:  # due to rounding
                 limit = float(np.nextafter(limit, math.inf))
             return limit
         # p <= rate needs at most rate * (n + 1) - 1 null scores at or above the score.
@@ -74,43 +74,43 @@ class Calibration(Frozen):
         return float(np.nextafter(self.null_scores[allowed], math.inf))
 
     def likelihood_ratio(self, score: float) -> float:
-        """How much likelier such a score is with the source in the index than without.
+        """Return the likelihood ratio of a score: source in the index against source absent.
 
-        p-values are uniform without; with it they are taken to have the density SHAPE p^(SHAPE-1)
-        (Sellke, Bayarri & Berger 2001), so the ratio is that density. n null images support no
-        ratio beyond n + 1, nor one below 1 / (n + 1).
+        With the source absent p-values are uniform. With it present their density is modelled as
+        SHAPE p^(SHAPE-1) (Sellke, Bayarri & Berger 2001), which is the ratio. n null images support
+        no ratio above n + 1 or below 1 / (n + 1).
         """
-        p_value, most = self.p_value(score), len(self.null_scores) + 1
+        p_value, limit = self.p_value(score), len(self.null_scores) + 1
         ratio: float = SHAPE * p_value ** (SHAPE - 1)
-        return min(max(ratio, 1 / most), float(most))
+        return min(max(ratio, 1 / limit), float(limit))
 
     def shares(self, scores: Sequence[float] | Doubles) -> tuple[Doubles, float]:
-        """Divide the answer among concepts (C,) and what stays unattributed; the sum is 1.
+        """Return the concepts' shares (C,) and the unattributed share; their sum is 1.
 
-        With even odds beforehand, a source in the index has the probability R / (1 + R), R being
-        the best score's likelihood ratio. Concepts take of it in proportion to exp(score / scale),
-        the scale being that of the null's tail: to the reciprocals of their tail probabilities.
+        With prior odds of 1, the probability of a source in the index is R / (1 + R), where R is
+        the best score's likelihood ratio. It is divided in proportion to exp(score / scale), the
+        reciprocal of a score's tail probability, with the scale of the null's tail.
 
         Args:
-            scores: the best first.
+            scores: (C,) the best first.
         """
         values = np.asarray(scores, dtype=np.float64)
         if not len(values) or not self.null_scores:
             return np.zeros(len(values)), 1.0
         ratio = self.likelihood_ratio(float(values[0]))
         above = np.maximum(values, 0) / self._scale
-        most = above.max()
-        weights = np.exp(above - most) - np.exp(-most)  # against overflow
+        top = above.max()
+        weights = np.exp(above - top) - np.exp(-top)  # against overflow
         if not weights.sum():
             return np.zeros(len(values)), 1.0
         return weights / weights.sum() * (ratio / (1 + ratio)), 1 / (1 + ratio)
 
     def candidates(self, scores: Sequence[float] | Doubles) -> int:
-        """How many of the first concepts hold `CREDIBLE` of what the concepts share.
+        """Return the number of first concepts that hold `CREDIBLE` of the concepts' shares.
 
-        None if the best score does not support a source in the index (a ratio under 2).
+        It is 0 if the best score does not support a source in the index (a ratio under 2).
         """
-        if not len(scores) or self.likelihood_ratio(float(scores[0])) < SUPPORTS:
+        if not len(scores) or self.likelihood_ratio(float(scores[0])) < MIN_SUPPORT:
             return 0
         shares, _ = self.shares(scores)
         if not shares.sum():
@@ -119,11 +119,11 @@ class Calibration(Frozen):
         return int(np.searchsorted(held, CREDIBLE - 1e-12)) + 1
 
     def verdict(self, scores: Sequence[float] | Doubles, rate: float = DEFAULT_RATE) -> Verdict:
-        """The answer in one word, from the ranked scores, best first.
+        """Return the verdict on ranked scores, best first.
 
-        ``no_match``: the best score has p > rate. ``uncertain``: it has p <= rate, but no concept
-        holds the larger part of what the concepts share, so that more than one may be the source.
-        ``attributed``: the rest.
+        ``no_match``: the best score has p > rate. ``uncertain``: p <= rate, but no concept has at
+        least half of the concepts' shares, so that more than one may be the source.
+        ``attributed``: otherwise.
         """
         if not len(scores) or self.p_value(float(scores[0])) > rate:
             return "no_match"

@@ -1,4 +1,4 @@
-"""Why an exemplar speaks for its concept: which regions of it and of the query correspond."""
+"""Explain an exemplar's similarity to a query: heatmaps of the regions that correspond."""
 
 import io
 from collections.abc import Mapping
@@ -17,30 +17,29 @@ from model.images import decode_image
 
 SIDE = 64  # pixels, the longer side of a drawn heatmap
 COLOUR = (255, 64, 0)
-PEAK = 0.99  # the quantile of a heatmap from which on it is drawn opaque
+OPAQUE = 0.99  # quantile of a heatmap from which on it is drawn opaque
 
 
 @dataclass(frozen=True)
 class Heatmap:
-    """How much each region of a picture adds to a similarity; the cells sum to it."""
+    """Contributions of an image's regions to a similarity, which is their sum."""
 
-    values: NDArray[np.float32]  # (G, G) over ``box``; below 0 what speaks against
-    size: tuple[int, int]  # width and height of the upright picture
-    box: tuple[float, float, float, float]  # left, top, right, bottom of what the model saw of it
+    values: NDArray[np.float32]  # (G, G) over ``box``; negative ones lower the similarity
+    size: tuple[int, int]  # width and height of the upright image
+    box: tuple[float, float, float, float]  # left, top, right, bottom of the model's input in it
 
     def png(self) -> bytes:
-        """A picture of the whole picture's shape, `SIDE` pixels long, to be laid over it.
+        """Return a PNG overlay with the image's aspect ratio, `SIDE` pixels on the longer side.
 
-        One colour everywhere; how opaque it is says how much a region adds, relative to the
-        region of this heatmap that adds most. What adds nothing, speaks against or was not seen
-        is transparent.
+        It has one colour, whose opacity is a region's contribution relative to this heatmap's
+        highest. Regions without a positive contribution, or outside ``box``, are transparent.
         """
         scale = SIDE / max(self.size)
         width, height = (max(1, round(side * scale)) for side in self.size)
         left, top, right, bottom = (round(edge * scale) for edge in self.box)
         inside = max(1, right - left), max(1, bottom - top)
         added = np.maximum(self.values, 0)
-        opaque = np.quantile(added, PEAK) or added.max() or 1.0
+        opaque = np.quantile(added, OPAQUE) or added.max() or 1.0
         levels = (255 * np.minimum(added / opaque, 1)).round().astype(np.uint8)
         alpha = Image.new("L", (width, height))
         seen = Image.fromarray(levels).resize(inside, Image.Resampling.BILINEAR)
@@ -70,19 +69,18 @@ def explain_answer(
     *,
     most: int = 6,
 ) -> dict[str, Explanation]:
-    """Explain the exemplars of an answer, each in the facet it stands out in.
+    """Explain the exemplars of an answer, each in its dominant facet.
 
-    The exemplars' thumbnails are embedded in one more forward pass: they are all that an index
-    keeps of its pictures. So each exemplar costs about as much as a query, and nothing else should
-    be embedded meanwhile.
+    The exemplars' thumbnails, since an index stores no larger images, are embedded in one more
+    forward pass. So an exemplar costs about as much as a query. Embed nothing else meanwhile.
 
     Args:
-        attributor: that gave the answer.
+        attributor: of the answer.
         attribution: the answer.
         patches: the query's, from the forward pass that embedded it.
         embedding: the query's, each facet (D,) of unit norm.
         size: width and height of the query.
-        most: exemplars to explain at most: the first of each concept, then the second ones, ...
+        most: most exemplars to explain: the first of each concept, then the second ones, ...
 
     Returns:
         exemplar id -> its explanation.

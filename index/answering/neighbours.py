@@ -1,10 +1,10 @@
-"""How near each exemplar's own neighbourhood is: local scaling.
+"""Local scaling: each exemplar's mean cosine with its nearest exemplars of other concepts.
 
-Some exemplars are close to much: a plain sneaker is near every sneaker, a photograph taken in a
-room near all others of that room. An exemplar's *usual similarity* in a facet is its mean cosine
-with the `NEIGHBOURS` nearest exemplars of other concepts. Local scaling by it goes back to
-cross-domain similarity local scaling (Conneau et al. 2018) and to adaptive score normalisation in
-speaker recognition (Matejka et al. 2017).
+Some exemplars are near many others: a plain sneaker is near every sneaker, a photograph of a room
+near all others of that room. An exemplar's *usual similarity* in a facet is its mean cosine with
+the `NEIGHBOURS` nearest exemplars of other concepts. The method follows cross-domain similarity
+local scaling (Conneau et al. 2018) and adaptive score normalisation in speaker recognition
+(Matejka et al. 2017).
 """
 
 from collections.abc import Callable, Mapping
@@ -17,16 +17,16 @@ from numpy.typing import NDArray
 from index.stores.vectors import Floats, Rows
 from model.config import Facet
 
-NEIGHBOURS = 5  # whose mean cosine is an exemplar's usual similarity
-LISTED = 16  # kept, so that takedowns hide some and enough are left
+NEIGHBOURS = 5  # in the mean of the usual similarity
+LISTED = 16  # stored neighbours; more than NEIGHBOURS, since takedowns hide some
 
 ENTRY = np.dtype([("row", "<i4"), ("similarity", "<f4")])
-Lists = NDArray[np.void]  # (N, LISTED) of ENTRY, the nearest first; row -1 where there are fewer
+Lists = NDArray[np.void]  # (N, LISTED) of ENTRY, the nearest first; padded with row -1
 
 
 @dataclass(frozen=True, eq=False)
 class Neighbours:
-    """Of every exemplar the nearest ones of other concepts.
+    """Holds each exemplar's nearest exemplars of other concepts.
 
     Attributes:
         lists: facet -> (N, LISTED) entries.
@@ -37,14 +37,14 @@ class Neighbours:
     def usual(
         self, facet: Facet, rows: Rows, absent: Callable[[Rows], NDArray[np.bool_]] | None = None
     ) -> NDArray[np.float64]:
-        """The usual similarity of some exemplars.
+        """Return the usual similarity of some exemplars.
 
         Args:
-            facet: which cosines.
+            facet: facet of the cosines.
             rows: (R,) the exemplars.
-            absent: tells of an array of rows which are as if they were not in the index. Where it
-                leaves fewer than `NEIGHBOURS` of a full list, the lowest cosine of the list stands
-                for those beyond it, which are at most as near.
+            absent: maps an array of rows to True for rows to ignore. If fewer than `NEIGHBOURS` of
+                a full list are left, its lowest cosine stands for the neighbours beyond the list,
+                which are at most as near.
 
         Returns:
             (R,); NaN where there is no exemplar of another concept.
@@ -66,18 +66,18 @@ class Neighbours:
 
 
 def write_neighbours(folder: Path, neighbours: Neighbours) -> None:
-    """Write one file a facet."""
+    """Write the lists, one file a facet."""
     for facet, lists in neighbours.lists.items():
         np.save(folder / file_name(facet), lists)
 
 
 def read_neighbours(folder: Path, facets: Mapping[Facet, int], count: int) -> Neighbours:
-    """Map what `write_neighbours` wrote into memory.
+    """Map the files of `write_neighbours` into memory.
 
     Args:
         folder: of the version.
-        facets: that it has.
-        count: exemplars that it has.
+        facets: of the version.
+        count: number of its exemplars.
 
     Raises:
         OSError: a file is missing.
@@ -93,14 +93,14 @@ def read_neighbours(folder: Path, facets: Mapping[Facet, int], count: int) -> Ne
 
 
 def file_name(facet: Facet) -> str:
-    """The file of a facet's lists in a version's folder."""
+    """Return the file name of a facet's lists."""
     return f"{facet}.neighbours.npy"
 
 
 def nearest(cosines: Floats, columns: Rows) -> Lists:
-    """Turn cosines (R, C) into lists (R, LISTED); ``columns`` (C,) names the row of each column.
+    """Return the lists (R, LISTED) of cosines (R, C); ``columns`` (C,) is the row of each column.
 
-    Cosines of -inf, and columns of row -1, count as absent.
+    Cosines of -inf and columns of row -1 are left out.
     """
     import torch
 

@@ -1,20 +1,19 @@
-"""From exemplar hits of every facet to ranked concepts.
+"""Rank concepts by the similarities of their exemplars to a query.
 
 For each query:
 
 1. The *standardised similarity* of an exemplar in a facet is its cosine in standard deviations
-   above the mean of a fixed cohort of exemplars kept with the snapshot. Some queries are close to
-   everything; this makes them comparable, and needs no score but the cohort's.
-2. The *evidence* of an exemplar is the mean over facets. What it has beyond the exemplar's *usual
-   level*, the standardised similarity of its nearest strangers (`index.answering.neighbours`),
-   counts twice: an exemplar that is near everything of its category says less.
-3. A concept adds up its best exemplars, each counting less than the one before, since exemplars of
-   a concept repeat one another. Its *score* is that sum less the mean of the query's third to
-   eighth concepts: the usual mistake is another thing of the same category, and then several
-   concepts stand equally high.
+   above the mean cosine with a fixed cohort of exemplars stored in the snapshot. This makes queries
+   comparable, some of which are near all exemplars.
+2. The *evidence* of an exemplar is the mean over facets. The part above the exemplar's *usual
+   level*, the standardised usual similarity (`index.answering.neighbours`), counts twice, since an
+   exemplar near all of its category is weaker evidence.
+3. A concept adds up its best exemplars with decreasing weights, since exemplars of a concept are
+   redundant. Its *score* is that sum less the mean of the query's third to eighth concepts: a
+   typical error is another concept of the same category, and then several have similar sums.
 
-Candidates are the concepts of each facet's nearest exemplars. All their similarities are computed
-exactly, so a sum does not depend on how the candidates were found.
+Candidates are the concepts of each facet's nearest exemplars. Their similarities are all computed
+exactly, so a sum does not depend on the search that found the candidates.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,15 +32,15 @@ Embeddings = Mapping[Facet, Floats]  # facet -> (N, D) of unit norm
 Doubles = NDArray[np.float64]
 Numbers = NDArray[np.int32]  # of concepts or rows: a million take 4 MB
 
-DEPTH = 200  # nearest exemplars of each facet that name the candidates
-CONCEPTS = 8  # candidates to find at least
-WHOLE = 64  # of a concept with more exemplars, in a large index, only those found are compared
-COMPLETED = 1024  # exemplars of smaller concepts compared beside those found, at most
-BLOCK = 2**25  # cosines computed at once, at most
-RIVALS = slice(2, CONCEPTS)  # places of a query's concepts that others are measured against
-DECAY = 0.7  # each further exemplar counts this much of the one before
-COUNTED = 8  # exemplars that count, at most
-SPEAKS = 0.25  # part of the evidence from which on a facet is said to have found a concept
+DEPTH = 200  # nearest exemplars of each facet whose concepts are candidates
+CONCEPTS = 8  # fewest candidates
+MAX_COMPLETED = 64  # in a large index, exemplars of a concept whose exemplars are all compared
+MAX_ADDED = 1024  # most exemplars compared to complete such concepts
+BLOCK = 2**25  # most cosines computed at once
+RIVALS = slice(2, CONCEPTS)  # ranks of the concepts whose mean is subtracted
+DECAY = 0.7  # weight of an exemplar relative to the one before
+COUNTED = 8  # most exemplars that count
+NOTABLE = 0.25  # part of a concept's lead from which on a facet is in `found_by`
 
 
 @dataclass(frozen=True)
@@ -51,26 +50,26 @@ class RankedConcept:
     number: int  # in the catalog
     score: float  # over facets and exemplars, above the query's rivals
     facets: dict[Facet, float]  # highest standardised similarity in each
-    found_by: tuple[Facet, ...]  # the facets that speak for it, the stronger first
+    found_by: tuple[Facet, ...]  # facets with a notable part of its lead, the stronger first
     rows: Rows  # its exemplars, the one with the most evidence first
     similarities: dict[Facet, Floats]  # cosine of each of ``rows``
     levels: dict[Facet, Doubles]  # the same, standardised
-    rivals: Mapping[Facet, float]  # the level that the query's rivals reach in each facet
+    rivals: Mapping[Facet, float]  # mean level of the query's rivals in each facet
 
     def dominant_facet(self, place: int) -> Facet:
-        """The facet that holds most of the evidence of the exemplar at a place of ``rows``."""
+        """Return the facet with most of the evidence of the exemplar at a position of ``rows``."""
         return max(self.levels, key=lambda facet: self.levels[facet][place] - self.rivals[facet])
 
 
 @dataclass(frozen=True, eq=False)
 class Ranking(Sequence[RankedConcept]):
-    """The candidate concepts of one query, best first: arrays, made into objects when looked at.
+    """The candidate concepts of one query, best first, in arrays; items are made on access.
 
     Attributes:
         numbers: (C,) the concepts' numbers.
-        sums: (C,) what their exemplars add up to, descending.
-        starts: (C,) where the exemplars of each begin in the arrays below.
-        sizes: (C,) how many exemplars each has.
+        sums: (C,) sums of their exemplars' evidence, descending.
+        starts: (C,) position of each concept's first exemplar in the arrays below.
+        sizes: (C,) number of each concept's exemplars.
         rows: (R,) exemplars.
         similarities: facet -> (R,) their cosines with the query.
         levels: facet -> (R,) the same, standardised.
@@ -92,7 +91,7 @@ class Ranking(Sequence[RankedConcept]):
 
     @property
     def scores(self) -> Doubles:
-        """(C,) the concepts' scores, descending: their sums above the rivals'."""
+        """Return the concepts' scores (C,), descending: their sums less the rivals' mean."""
         scores: Doubles = self.sums - self.rival
         return scores
 
@@ -115,7 +114,7 @@ class Ranking(Sequence[RankedConcept]):
             number=int(self.numbers[place]),
             score=float(self.sums[place] - self.rival),
             facets=best,
-            found_by=_speakers({facet: best[facet] - self.rivals[facet] for facet in best}),
+            found_by=_notable({facet: best[facet] - self.rivals[facet] for facet in best}),
             rows=self.rows[own][order],
             similarities={facet: s[own][order] for facet, s in self.similarities.items()},
             levels=levels,
@@ -132,12 +131,12 @@ class Cohort:
 
 
 class _Compared:
-    """A query's view of an index that is compared with it as a whole, in one facet.
+    """A query's cosines with all exemplars, in one facet.
 
     Args:
         cosines: (N,) of every exemplar.
         cohort: (C,) the rows of the cohort.
-        hidden: (H,) rows to pass over.
+        hidden: (H,) hidden rows.
     """
 
     def __init__(self, cosines: Floats, cohort: Rows, hidden: Rows) -> None:
@@ -146,7 +145,7 @@ class _Compared:
         self._hidden = hidden
 
     def nearest(self, depth: int, passed: Rows) -> Rows:
-        """The ``depth`` nearest exemplars, those of ``passed`` and hidden ones left out."""
+        """Return the ``depth`` nearest exemplars without ``passed`` and hidden ones."""
         distances = -self._cosines
         distances[self._hidden] = np.inf
         distances[passed] = np.inf
@@ -157,23 +156,23 @@ class _Compared:
         return rows[np.isfinite(distances[rows])]
 
     def cosines(self, rows: Rows) -> Floats:
-        """(R,) exact cosines of exemplars."""
+        """Return the exact cosines (R,) of exemplars."""
         return self._cosines[rows]
 
     def cohort(self) -> Floats:
-        """(C,) cosines of the cohort."""
+        """Return the cosines (C,) of the cohort."""
         return self._cosines[self._cohort]
 
 
 class _Searched:
-    """A query's view of an index that is searched, in one facet.
+    """A query's cosines by searches of a vector store, in one facet.
 
     Args:
         store: the exemplars' vectors.
-        facet: which of them.
+        facet: to search.
         query: (D,) unit vector.
         cohort: (C, D) the cohort's vectors.
-        hidden: (H,) rows to pass over.
+        hidden: (H,) hidden rows.
         hits: (K,) the nearest visible exemplars, best first, from the first search.
     """
 
@@ -194,9 +193,9 @@ class _Searched:
         self._hits: Rows | None = hits[hits >= 0]
 
     def nearest(self, depth: int, passed: Rows) -> Rows:
-        """The ``depth`` nearest exemplars, those of ``passed`` and hidden ones left out.
+        """Return the ``depth`` nearest exemplars without ``passed`` and hidden ones.
 
-        The first time they are taken from the first search.
+        The first call uses the hits of the first search.
         """
         if self._hits is not None:
             hits, self._hits = self._hits, None
@@ -206,11 +205,11 @@ class _Searched:
         return rows[rows >= 0]
 
     def cosines(self, rows: Rows) -> Floats:
-        """(R,) exact cosines of exemplars."""
+        """Return the exact cosines (R,) of exemplars."""
         return self._store.similarities(self._facet, self._query, rows)
 
     def cohort(self) -> Floats:
-        """(C,) cosines of the cohort."""
+        """Return the cosines (C,) of the cohort."""
         # Imported here: commands read snapshots without FAISS.
         from index.stores.faiss_files import inner_products
 
@@ -226,9 +225,9 @@ class Ranker:
     Args:
         vectors: the exemplars' embeddings.
         concept_of_row: (N,) each exemplar's concept number.
-        cohort: what queries are compared with.
-        neighbours: what each exemplar is near of other concepts.
-        hidden: rows that are as if they were not in the index.
+        cohort: exemplars that standardise similarities.
+        neighbours: each exemplar's nearest exemplars of other concepts.
+        hidden: (H,) hidden rows.
     """
 
     def __init__(
@@ -256,11 +255,9 @@ class Ranker:
         self._concepts = int(np.count_nonzero(counts))
         self._neighbours = neighbours
         self._visible = visible
-        everything = np.arange(len(visible))
-        gone = self._gone if len(self._hidden) else None
-        self._usual = {
-            facet: neighbours.usual(facet, everything, gone) for facet in neighbours.lists
-        }
+        every = np.arange(len(visible))
+        absent = self._absent if len(self._hidden) else None
+        self._usual = {facet: neighbours.usual(facet, every, absent) for facet in neighbours.lists}
         self._large = any(
             wants_inverted("auto", vectors.count, vectors.dimension(facet))
             for facet in cohort.vectors
@@ -278,11 +275,11 @@ class Ranker:
 
         Args:
             queries: facet -> (Q, D) unit vectors.
-            depth: nearest exemplars of each facet that name candidates; at the size of the index
-                every concept is ranked.
-            concepts: candidates to find at least, if there are as many: where the nearest exemplars
-                name fewer, the nearest of the remaining concepts are searched.
-            excluded: for each query the concepts to leave out, as if they were not in the index.
+            depth: nearest exemplars of each facet whose concepts are candidates; the size of the
+                index ranks every concept.
+            concepts: fewest candidates, if there are as many; until they are found, the search is
+                repeated among the remaining concepts.
+            excluded: for each query the concepts to leave out.
 
         Yields:
             One ranking a query, in order.
@@ -295,19 +292,19 @@ class Ranker:
         block = max(1, BLOCK // max(1, len(self._concept_of_row)))
         for start in range(0, count, block):
             part = slice(start, start + block)
-            gone = left_out[part]
-            extra = max(int(self._sizes(numbers).sum()) for numbers in gone)
+            own_excluded = left_out[part]
+            extra = max(int(self._sizes(numbers).sum()) for numbers in own_excluded)
             views = [
                 self._views(facet, vectors[part], depth + extra)
                 for facet, vectors in queries.items()
             ]
-            for own, numbers in zip(zip(*views, strict=True), gone, strict=True):
+            for own, numbers in zip(zip(*views, strict=True), own_excluded, strict=True):
                 yield self._rank_one(dict(zip(queries, own, strict=True)), numbers, depth, concepts)
 
     def _views(
         self, facet: Facet, queries: Floats, depth: int
     ) -> Sequence[_Compared] | Sequence[_Searched]:
-        """Each query's (Q, D) view of the exemplars in one facet."""
+        """Return the view of each of the queries (Q, D) in one facet."""
         every = self._vectors.compare(facet, queries)
         if every is not None:
             return [_Compared(one, self._cohort_rows, self._hidden) for one in every]
@@ -322,10 +319,10 @@ class Ranker:
     def _rank_one(self, query: Views, excluded: Numbers, depth: int, concepts: int) -> Ranking:
         """Rank one query's candidates.
 
-        Where the nearest exemplars are of too few concepts, they are searched again without the
-        concepts known so far, twice as deep each time, so that a few large concepts cost a few
-        searches. No search looks at how many concepts are wanted: the concepts found first, and
-        their scores, are the same for any number.
+        If the nearest exemplars are of too few concepts, the search is repeated without the
+        concepts found so far, with twice the depth each time. So a few large concepts cost a few
+        searches. No search depends on the number of concepts wanted, so that the first concepts
+        and their scores do not, either.
         """
         concepts_of_cohort = self._concept_of_row[self._cohort_rows]
         members = _members(~np.isin(concepts_of_cohort, excluded))
@@ -347,9 +344,9 @@ class Ranker:
     ) -> Ranking:
         """Score the concepts of the exemplars ``found`` (F,), in the order of their numbers.
 
-        All exemplars of these concepts are compared where the index is small. In a large one those
-        that were found are, and so are, concept after concept as these rank them, the rest of
-        concepts of up to `WHOLE` exemplars, `COMPLETED` exemplars in all.
+        In a small index all exemplars of these concepts are compared. In a large one the exemplars
+        found are compared and rank the concepts; in this order, concepts of up to `MAX_COMPLETED`
+        exemplars are completed, by at most `MAX_ADDED` exemplars in all.
         """
         numbers, counts = np.unique(self._concept_of_row[found], return_counts=True)
         sizes = self._sizes(numbers)
@@ -358,8 +355,8 @@ class Ranker:
         rows = found[np.argsort(self._concept_of_row[found], kind="stable")]
         ranking = self._compare(query, rows, counts, sizes, cohort, excluded)
         order = np.lexsort((numbers, -ranking.scores))
-        missing = np.where(sizes <= WHOLE, sizes - counts, 0)[order]
-        chosen = np.sort(order[(missing > 0) & (np.cumsum(missing) <= COMPLETED)])
+        missing = np.where(sizes <= MAX_COMPLETED, sizes - counts, 0)[order]
+        chosen = np.sort(order[(missing > 0) & (np.cumsum(missing) <= MAX_ADDED)])
         if not len(chosen):
             return ranking
         whole = self._rows(numbers[chosen])
@@ -381,9 +378,9 @@ class Ranker:
 
         Args:
             query: each facet's view.
-            rows: (R,) the exemplars, concept after concept.
-            counts: (C,) how many there are of each concept, at least 1.
-            sizes: (C,) how many exemplars each concept has in the index.
+            rows: (R,) the exemplars, grouped by concept.
+            counts: (C,) number of these for each concept, at least 1.
+            sizes: (C,) number of exemplars of each concept in the index.
             cohort: facet -> the cohort's cosines.
             excluded: concepts to leave out.
         """
@@ -394,7 +391,7 @@ class Ranker:
         )
         levels = {facet: level[: len(rows)] for facet, level in both.items()}
         evidence = combine(levels)
-        # An exemplar without neighbours is measured against the cohort alone.
+        # Without neighbours the usual level is the cohort's mean.
         usual_level = np.nan_to_num(
             combine({facet: level[len(rows) :] for facet, level in both.items()}), nan=0.0
         )
@@ -404,22 +401,22 @@ class Ranker:
         return Ranking(numbers, sums, starts, counts, rows, similarities, levels, evidence)
 
     def _usual_similarities(self, rows: Rows, excluded: Numbers) -> Mapping[Facet, Doubles]:
-        """The usual similarity of exemplars, as if excluded concepts were not in the index."""
+        """Return the usual similarity of exemplars, without hidden rows and excluded concepts."""
         if not len(excluded):
             return {facet: usual[rows] for facet, usual in self._usual.items()}
         return {
-            facet: self._neighbours.usual(facet, rows, lambda near: self._gone(near, excluded))
+            facet: self._neighbours.usual(facet, rows, lambda near: self._absent(near, excluded))
             for facet in self._usual
         }
 
-    def _gone(self, rows: Rows, excluded: Numbers | None = None) -> NDArray[np.bool_]:
-        gone = ~self._visible[rows]
+    def _absent(self, rows: Rows, excluded: Numbers | None = None) -> NDArray[np.bool_]:
+        absent = ~self._visible[rows]
         if excluded is not None:
-            gone |= np.isin(self._concept_of_row[rows], excluded)
-        return gone
+            absent |= np.isin(self._concept_of_row[rows], excluded)
+        return absent
 
     def _rows(self, numbers: Numbers) -> Rows:
-        """Concept after concept its rows, which lie side by side in the order."""
+        """Return the visible rows of concepts, grouped by concept."""
         sizes = self._sizes(numbers)
         shifts = self._starts[numbers] - (np.cumsum(sizes) - sizes)
         rows: Rows = self._order[np.repeat(shifts, sizes) + np.arange(sizes.sum())].astype(np.int64)
@@ -431,7 +428,7 @@ class Ranker:
 
 
 def _joined(parts: Sequence[Ranking]) -> Ranking:
-    """One ranking of all concepts, best first, those of equal sum by their number."""
+    """Join rankings into one, best first, concepts of equal sums by number."""
     numbers = np.concatenate([part.numbers for part in parts])
     sums = np.concatenate([part.sums for part in parts])
     sizes = np.concatenate([part.sizes for part in parts])
@@ -457,21 +454,21 @@ def _joined(parts: Sequence[Ranking]) -> Ranking:
 
 
 def _members(kept: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The members of a cohort to keep: all if fewer than two would be, which have no deviation."""
+    """Return the cohort's members to keep: all if fewer than two, which have no deviation."""
     return kept if np.count_nonzero(kept) > 1 else np.ones_like(kept)
 
 
 def standardise(
     similarities: Mapping[Facet, Floats], cohort: Mapping[Facet, Floats]
 ) -> tuple[dict[Facet, Doubles], dict[Facet, Doubles]]:
-    """Cosines in standard deviations above the cohort's mean.
+    """Return cosines in standard deviations above the cohort's mean.
 
     Args:
         similarities: facet -> (..., N) cosines of queries with exemplars.
         cohort: facet -> (..., C) cosines of the same queries with the cohort.
 
     Returns:
-        The same for the exemplars, and for the cohort itself; float64.
+        The exemplars' levels and the cohort's own, in the same shapes; float64.
     """
     levels: dict[Facet, Doubles] = {}
     background: dict[Facet, Doubles] = {}
@@ -484,15 +481,15 @@ def standardise(
 
 
 def cohort_moments(cosines: Doubles) -> tuple[Doubles, Doubles]:
-    """Mean and deviation of each query's cosines with the cohort: (..., C) -> (...) twice.
+    """Return the mean and deviation of cosines with the cohort: (..., C) -> (...) twice.
 
-    The deviation of a cohort that is all alike counts as 10^-6.
+    The deviation is at least 10^-6.
     """
     return cosines.mean(axis=-1), np.maximum(cosines.std(axis=-1), 1e-6)
 
 
 def combine(levels: Mapping[Facet, Doubles]) -> Doubles:
-    """Each exemplar's evidence: the mean of its standardised similarities over facets."""
+    """Return each exemplar's evidence: the mean of its standardised similarities over facets."""
     return np.asarray(np.mean(np.stack(list(levels.values())), axis=0), dtype=np.float64)
 
 
@@ -503,22 +500,22 @@ def score_concepts(
     background: Doubles,
     sizes: Rows | None = None,
 ) -> Doubles:
-    """Add up each concept's exemplars.
+    """Return each concept's sum of evidence.
 
-    sum over k = 1 ... `COUNTED` of DECAY^(k-1) g_k, g_k being the k-th highest of its exemplars'
-    g = max(0, e) + max(0, e - u), e the evidence and u the usual level of the exemplar. The k-th
-    best of n unrelated exemplars rises with n by chance alone, from the background's quantile at
-    1 - k / (`COUNTED` + 1) to that at 1 - k / (n + 1); beyond `COUNTED` exemplars as much is taken
-    from e: a concept does not climb just by being large. A trace of the highest e orders the
-    concepts that have nothing else.
+    The sum is over k = 1 ... `COUNTED` of DECAY^(k-1) g_k, where g_k is the k-th highest value of
+    g = max(0, e) + max(0, e - u) over its exemplars, e the evidence and u the usual level. By
+    chance the k-th best of n unrelated exemplars rises with n, from the background's quantile at
+    1 - k / (`COUNTED` + 1) to that at 1 - k / (n + 1). For n above `COUNTED` this difference is
+    subtracted from e, so that large concepts have no advantage. 10^-3 of the highest e is added,
+    to order concepts whose sums are 0.
 
     Args:
         evidence: (R,) some exemplars of concept 0, then some of concept 1, ...
         usual: (R,) their usual levels.
-        counts: (C,) how many of each concept, each at least 1, R in all.
+        counts: (C,) number of these for each concept, at least 1, R in all.
         background: (B,) evidence of the cohort, ascending.
-        sizes: (C,) the exemplars that each concept has, n; by default those that are given. The
-            ones that are not given count as evidence below 0.
+        sizes: (C,) number of exemplars n of each concept; by default ``counts``. Exemplars not in
+            ``evidence`` count as evidence below 0.
 
     Returns:
         (C,) float64.
@@ -528,7 +525,7 @@ def score_concepts(
     starts = np.cumsum(counts) - counts
     weight = np.maximum(evidence, 0) + np.maximum(evidence - usual, 0)
     order = np.lexsort((-evidence, -weight, np.repeat(np.arange(len(counts)), counts)))
-    # Of each concept the exemplars that count: place k = 0, 1, ... in its own order.
+    # The exemplars that count, with their rank k = 0, 1, ... in their concept.
     counted = np.minimum(counts, COUNTED)
     first = np.cumsum(counted) - counted
     k = np.arange(counted.sum()) - np.repeat(first, counted)
@@ -544,25 +541,27 @@ def score_concepts(
 
 
 def _rivals(descending: Doubles) -> float:
-    """The mean of the third to eighth value; 0 where there are fewer than three."""
+    """Return the mean of the third to eighth value; 0 if there are fewer than three."""
     rivals = descending[RIVALS]
     return float(rivals.mean()) if len(rivals) else 0.0
 
 
 def _quantile(ascending: Doubles, level: Doubles) -> Doubles:
-    """Quantiles of sorted values; levels under 0 count as 0."""
+    """Return quantiles of sorted values; levels under 0 count as 0."""
     places = (np.maximum(level, 0) * (len(ascending) - 1)).astype(np.int64)
     return np.asarray(ascending[places], dtype=np.float64)
 
 
-def _speakers(leads: Mapping[Facet, float]) -> tuple[Facet, ...]:
-    """The facets that hold a notable part of a concept's lead over its rivals, the stronger first.
+def _notable(leads: Mapping[Facet, float]) -> tuple[Facet, ...]:
+    """Return the facets with a notable part of a concept's lead over its rivals, strongest first.
 
     Args:
-        leads: facet -> how far its best exemplar lies above the rivals' in it.
+        leads: facet -> level of the concept's best exemplar less the rivals' level.
     """
     order = sorted(leads, key=lambda facet: -leads[facet])
     whole = sum(max(lead, 0.0) for lead in leads.values())
     return tuple(
-        facet for place, facet in enumerate(order) if not place or leads[facet] > SPEAKS * whole > 0
+        facet
+        for place, facet in enumerate(order)
+        if not place or leads[facet] > NOTABLE * whole > 0
     )

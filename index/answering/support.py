@@ -32,13 +32,13 @@ NAMED = 3  # candidates that a sentence names, at most
 
 
 def degree(ratio: float) -> Support:
-    """The degree of support that a likelihood ratio gives the likelier proposition."""
+    """Return the degree of support of a likelihood ratio for the likelier proposition."""
     either = max(ratio, 1 / ratio)
     return next((words for least, words in SCALE if either >= least), "none")
 
 
 def times(ratio: float) -> str:
-    """A ratio of 1 or more to two digits, as is said of something estimated."""
+    """Return a ratio of 1 or more as text, rounded to two digits since it is an estimate."""
     if ratio < 9.95:
         return f"{math.floor(10 * ratio + 0.5) / 10:g}"
     whole = round(ratio)
@@ -47,7 +47,7 @@ def times(ratio: float) -> str:
 
 
 def statement(names: Sequence[str], ratio: float) -> str:
-    """One sentence, to be read aloud, on the first concept; another if it shares the evidence.
+    """Return a sentence on the first concept, and another if others share the evidence.
 
     Args:
         names: the first concept, then others that share the evidence with it.

@@ -1,9 +1,8 @@
-"""Finding each exemplar's neighbours of other concepts at a rebuild, or only what changed of them.
+"""Find each exemplar's nearest exemplars of other concepts at a rebuild, reusing earlier lists.
 
-Every exemplar is compared with every other one, up to `SAMPLE` of them; in a larger index with a
-sample of that size, drawn by content, so that the work grows with the index and not with its
-square. Lists of the version before are taken over: what has gone leaves them, what is new joins
-them, and a list is made anew only where too few are left.
+In an index of up to `SAMPLE` exemplars all are compared with all; in a larger one with a sample of
+that size, drawn by content, so that the cost is linear. Lists of the version before are updated:
+removed exemplars are deleted, new ones are merged, and a list with too few entries is recomputed.
 """
 
 from collections.abc import Mapping
@@ -24,19 +23,19 @@ from index.answering.neighbours import (
 from index.stores.vectors import Floats, Rows
 from model.config import Facet
 
-SAMPLE = 16_384  # exemplars that all are compared with, at most
-BLOCK = 1024  # exemplars compared at a time
-LEAST = 2 * NEIGHBOURS  # entries of a list taken over, or it is made anew
+SAMPLE = 16_384  # most exemplars that each is compared with
+BLOCK = 1024  # exemplars compared at once
+MIN_ENTRIES = 2 * NEIGHBOURS  # of an updated list; with fewer it is recomputed
 
 
 @dataclass(frozen=True, eq=False)
 class Known:
-    """Lists of the version before in the numbering of this one.
+    """Lists of the version before, with the rows of this one.
 
     Attributes:
-        lists: facet -> (N, LISTED); entries that have gone have row -1.
-        complete: (N,) whether the exemplar was there before.
-        compared: (N,) whether it was among those that all were compared with.
+        lists: facet -> (N, LISTED); removed entries have row -1.
+        complete: (N,) True if that version has the exemplar.
+        compared: (N,) True if the exemplar was in that version's sample.
     """
 
     lists: Mapping[Facet, Lists]
@@ -47,14 +46,14 @@ class Known:
 def known_lists(
     folder: Path, facets: Mapping[Facet, int], before: list[str], now: list[str], sample: Rows
 ) -> Known | None:
-    """Read the lists of a version and number them anew; None where they cannot be taken over.
+    """Read the lists of a version with this version's rows; None if they cannot be reused.
 
     Args:
         folder: of that version.
-        facets: that this one has.
+        facets: of this version.
         before: ids of that version's exemplars, by row.
         now: ids of this version's, by row.
-        sample: rows of this version that all are compared with.
+        sample: this version's sample, rows.
     """
     place = {identifier: row for row, identifier in enumerate(now)}
     new_row = np.array([place.get(identifier, -1) for identifier in before], dtype=np.int64)
@@ -86,7 +85,7 @@ def known_lists(
 
 
 def sample_rows(ids: list[str]) -> Rows:
-    """Rows of the exemplars that all are compared with, ascending; ids are as good as random."""
+    """Return the rows of the sample, ascending: the lowest ids, which are hashes."""
     if len(ids) <= SAMPLE:
         return np.arange(len(ids))
     return np.sort(np.argsort(np.array(ids), kind="stable")[:SAMPLE])
@@ -101,16 +100,16 @@ def find_neighbours(
     sampled: Floats,
     known: Known | None = None,
 ) -> Lists:
-    """The nearest exemplars of other concepts among the sample, of some exemplars.
+    """Find the nearest exemplars of other concepts in the sample.
 
     Args:
         facet: of the vectors.
         rows: (R,) the exemplars.
-        vectors: (R, D) theirs.
+        vectors: (R, D) their vectors.
         concepts: (N,) the concept of every exemplar.
         sample: (M,) rows to compare with.
         sampled: (M, D) their vectors.
-        known: lists to take over.
+        known: lists to reuse.
 
     Returns:
         (R, LISTED).
@@ -129,10 +128,10 @@ def find_neighbours(
         order = np.argsort(-both, axis=1, kind="stable")[:, :LISTED]
         found["similarity"] = np.take_along_axis(both, order, axis=1)
         found["row"] = np.take_along_axis(merged, order, axis=1)
-        # Beyond the end of the old list others may lie that it does not name.
+        # Below the old list's last cosine there may be exemplars that it does not list.
         lost = (found["similarity"] < least) | ~np.isfinite(found["similarity"])
         found["row"][lost], found["similarity"][lost] = -1, -1
-        anew = ~known.complete[rows] | ((found["row"] >= 0).sum(axis=1) < LEAST)
+        anew = ~known.complete[rows] | ((found["row"] >= 0).sum(axis=1) < MIN_ENTRIES)
     todo = np.flatnonzero(anew)
     for start in range(0, len(todo), BLOCK):
         part = todo[start : start + BLOCK]
@@ -142,7 +141,7 @@ def find_neighbours(
 
 
 def _compare(vectors: Floats, concepts: Rows, others: Floats, of_others: Rows) -> Floats:
-    """Cosines (R, C), -inf within a concept."""
+    """Return cosines (R, C), -inf within a concept."""
     import torch
 
     cosines: Floats = (torch.from_numpy(vectors) @ torch.from_numpy(others).T).numpy()

@@ -1,4 +1,4 @@
-"""The batch rebuild: scan, embed what is new, write, ask the canaries, publish."""
+"""The batch rebuild: scan, embed new images, write a version, check it by canaries, publish."""
 
 import math
 import sqlite3
@@ -47,24 +47,24 @@ from index.versions import erase_withdrawn, named_failures, prune, rebuild_lock,
 from model.folders import Skipped
 from model.images import DEFAULT_LIMITS, ImageLimits
 
-METHOD = 2  # raise it with any change that makes another index of the same images and options
-NULL_QUERIES = 1500  # images asked without their own concept, half of them unchanged
+METHOD = 2  # increase it with any change that gives another index of the same images and options
+NULL_QUERIES = 1500  # images ranked without their own concept, half of them unaugmented
 
 
 @dataclass(frozen=True)
 class RebuildOptions:
-    """How to rebuild.
+    """Options of a rebuild.
 
     Attributes:
         sources: names of the sources, for the manifest.
         workers: processes that decode; 0 decodes in this one.
-        limits: what an exemplar may measure.
+        limits: limits on an exemplar's size.
         keep: versions to keep, the new one included; older ones are removed.
         canary_rate: share of the canary queries that must find their own concept.
-        index_type: how to search; ``auto`` is exact up to `index.stores.lists.EXACT_FLOATS`.
-        engine: keeps the vectors; by default files in the version's folder.
+        index_type: ``exact``, ``ivf``, or ``auto``: exact up to `index.stores.lists.EXACT_FLOATS`.
+        engine: stores the vectors; by default files in the version's folder.
         embed: fills the embedding cache; by default in this process.
-        force: write a new version even if the published one is the very same.
+        force: write a new version even if the published one has the same content.
     """
 
     sources: Sequence[str] = ()
@@ -80,7 +80,7 @@ class RebuildOptions:
 
 @dataclass(frozen=True)
 class RebuildSummary:
-    """The result of a rebuild."""
+    """Result of a rebuild."""
 
     version: str
     model_id: str
@@ -89,10 +89,10 @@ class RebuildSummary:
     added: int  # exemplars that the version before did not have
     kept: int
     removed: int
-    embedded: int  # images that had to be embedded; the others were known by their content
+    embedded: int  # images embedded; the cache had the others
     skipped: list[Skipped] = field(default_factory=list)
-    empty_concepts: list[str] = field(default_factory=list)  # every one of their images skipped
-    unchanged: bool = False  # the published version is this very one, so that it stays
+    empty_concepts: list[str] = field(default_factory=list)  # all their images were skipped
+    unchanged: bool = False  # the published version has this content and is kept
     canaries: float | None = None  # share of canaries that found their concept; None if unchanged
     not_erased: list[str] = field(default_factory=list)  # versions that keep withdrawn vectors
     seconds: float = 0.0
@@ -113,16 +113,15 @@ def rebuild(
 ) -> RebuildSummary:
     """Build a new version of the index from ``exemplars`` and publish it.
 
-    Unreadable images are skipped, counted and listed. Nothing is visible before the one atomic
-    publish; a run that is killed leaves the published version untouched, and the next one goes on
-    with the embeddings that were already made.
+    Unreadable images are skipped and listed. The version becomes visible by one atomic publish. A
+    killed run leaves the published version untouched, and the next one reuses its embeddings.
 
     Args:
         data: the data folder.
         exemplars: from `index.building.source.read_sources`.
-        embedder: its model becomes the index's.
+        embedder: of the index's model.
         options: see `RebuildOptions`.
-        skipped: images that `read_sources` left out, to be listed in the summary.
+        skipped: images that `read_sources` skipped, for the summary.
         progress: called with (stage, done, total).
 
     Raises:
@@ -148,7 +147,7 @@ def rebuild(
 
 @dataclass
 class _Run:
-    """One rebuild: what it works with, and what it has found so far."""
+    """State of one rebuild."""
 
     data: DataFolder
     model_id: str
@@ -158,11 +157,11 @@ class _Run:
     embed: Callable[..., EmbeddingReport]
     report: Progress
     takedowns: Takedowns
-    published: str | None  # version that is published when the rebuild begins
+    published: str | None  # version published when the rebuild begins
     before: set[str]  # ids of its exemplars
     concept_ids: set[str] = field(default_factory=set)  # of all concepts of the sources
     embedded: int = 0
-    renewed: int = 0  # images known before, but decoded otherwise than now
+    renewed: int = 0  # images embedded before, by another version of the decoding
     skipped: list[Skipped] = field(default_factory=list)
 
 
@@ -174,7 +173,7 @@ def _begin(
 
     Raises:
         RebuildError: another rebuild is running.
-        TakedownError: the log cannot be read, or a version tells of records that it lacks.
+        TakedownError: the log cannot be read, or lacks records of a version's extent.
     """
     with (
         named_failures(data),
@@ -204,7 +203,7 @@ def _begin(
 
 
 def _scan(run: _Run, exemplars: Sequence[SourceExemplar]) -> list[Identified]:
-    """Return the exemplars whose files can be read and that no takedown names."""
+    """Return the readable exemplars that are not taken down."""
     run.concept_ids = {exemplar.concept.id for exemplar in exemplars}
     found, unreadable = identify(exemplars, run.cache, run.report)
     run.renewed = forget_outdated(found, run.cache)
@@ -216,10 +215,10 @@ def _scan(run: _Run, exemplars: Sequence[SourceExemplar]) -> list[Identified]:
 
 
 def _embed(run: _Run, found: Sequence[Identified]) -> list[Identified]:
-    """Fill the cache, and return one exemplar per image and concept, in the order of the rows.
+    """Fill the cache; return one exemplar per image and concept, in the order of the rows.
 
     Raises:
-        RebuildError: none is left to index.
+        RebuildError: no exemplar is left.
     """
     files = [item.file for item in found]
     outcome = run.embed(run.cache, files, progress=partial(run.report, "embedding"))
@@ -234,7 +233,7 @@ def _embed(run: _Run, found: Sequence[Identified]) -> list[Identified]:
             chosen[item.id] = item
             continue
         run.skipped.append(Skipped(str(item.source.path), reason))
-    # Takedowns a second time, now that new pictures have fingerprints.
+    # Apply takedowns again, now that new images have fingerprints.
     add_fingerprints((item.file.sha256 for item in chosen.values()), run.cache)
     kept, copies = leave_out(list(chosen.values()), run.takedowns, run.cache, run.concept_ids)
     run.skipped += copies
@@ -284,7 +283,7 @@ def _publish(run: _Run, version: str) -> None:
     try:
         run.engine.publish(version)
     except SnapshotError:
-        # Kept, versions that never answered would push out those that did.
+        # Otherwise unpublished versions would count among those kept.
         remove(run.data.index, version, run.data.stores)
         raise
     publish(run.data.index, version)
@@ -336,7 +335,7 @@ def _read_published(data: DataFolder) -> tuple[str | None, set[str]]:
 
 
 def _is_published(run: _Run, content: VersionContent) -> bool:
-    """Return True if the published version has this content and is whole."""
+    """Return True if the published version has this content and is intact."""
     if {exemplar.id for exemplar in content.exemplars} != run.before:
         return False
     try:
@@ -358,7 +357,7 @@ def _is_published(run: _Run, content: VersionContent) -> bool:
 def _catalog(
     chosen: Sequence[Identified], cache: EmbeddingCache
 ) -> tuple[list[Concept], list[Exemplar]]:
-    """Return the catalog's records; an exemplar's row is its place in ``chosen``."""
+    """Return the catalog's records; an exemplar's row is its position in ``chosen``."""
     counts: dict[str, int] = {}
     named: dict[str, SourceConcept] = {}
     for item in chosen:
@@ -390,10 +389,10 @@ def _catalog(
 
 
 def _draw_null_files(chosen: Sequence[Identified]) -> list[ImageFile]:
-    """Draw the null queries: exemplars as they are, and augmented views of them.
+    """Draw the null queries: exemplars and augmented views of them.
 
-    Synthetic queries are cleaner than augmented views and stranger than the exemplars themselves
-    (docs/method.md).
+    Synthetic queries are less distorted than augmented views, and differ more from exemplars than
+    exemplars do (docs/method.md).
     """
     order = random_order([item.id for item in chosen], "null")[: NULL_QUERIES // 2]
     drawn = [chosen[place].file for place in order]

@@ -1,4 +1,4 @@
-"""Write the files of one index version, and question it before it is published."""
+"""Write the files of one index version, and check it by canaries before it is published."""
 
 import hashlib
 import sqlite3
@@ -36,34 +36,34 @@ from index.takedowns.fingerprints import LENGTH
 from index.takedowns.records import Extent
 from model.config import Facet
 
-COHORT_SIZE = 1024  # exemplars that queries are compared with
-CANARIES = 100  # augmented exemplars, asked of the finished version before it is published
-CANARY_PLACES = 5  # places among which a canary's own concept counts as found
-BLOCK = 10_000  # vectors taken from the cache to the index at once
+COHORT_SIZE = 1024  # exemplars that standardise similarities
+CANARIES = 100  # augmented exemplars, ranked by the finished version before it is published
+CANARY_PLACES = 5  # ranks at which a canary's own concept counts as found
+BLOCK = 10_000  # vectors copied from the cache to the index at once
 SEED = 0
 
 
 @dataclass(frozen=True)
 class VersionContent:
-    """Everything that decides the bytes of a version, apart from its name and time."""
+    """The inputs of a version; with its name and time they determine its bytes."""
 
     model_id: str
     build_id: str
     sources: tuple[str, ...]
     index_type: IndexType
-    store: str | None  # address of the engine that keeps the vectors
+    store: str | None  # address of the vector store
     concepts: list[Concept]
     exemplars: list[Exemplar]  # each at its row
     null_files: list[ImageFile]  # images and augmented views that calibrate the version
 
     @property
     def keys(self) -> list[str]:
-        """The exemplars' keys in the embedding cache, row by row."""
+        """Return the exemplars' keys in the embedding cache, by row."""
         return [exemplar.sha256 for exemplar in self.exemplars]
 
     @property
     def canaries(self) -> list[ImageFile]:
-        """The augmented views to question the version with."""
+        """Return the augmented views that serve as canaries."""
         return [file for file in self.null_files if file.view is not None][:CANARIES]
 
 
@@ -82,10 +82,10 @@ def write_version(
         folder: of the version, being built.
         version: its name.
         content: of the version.
-        engine: keeps its vectors.
+        engine: stores its vectors.
         cache: holds the vectors, thumbnails and fingerprints of all its images.
-        takedowns: how far the log of takedowns was written when ``content`` was chosen.
-        before: folder of a version whose lists of neighbours are taken over where they hold.
+        takedowns: extent of the takedown log when ``content`` was chosen.
+        before: folder of a version whose lists of neighbours are reused where they are valid.
     """
     thumbnails = cache.thumbnails(list(dict.fromkeys(content.keys)))
     write_catalog(folder / CATALOG, content.concepts, content.exemplars, thumbnails)
@@ -126,7 +126,7 @@ def ask_canaries(
 ) -> float:
     """Return the share of canaries that find a concept of theirs among `CANARY_PLACES`.
 
-    The version is opened from the disk as a server opens it.
+    The version is opened from the disk, as by a server.
     """
     snapshot = Snapshot.open(folder, stores)
     try:
@@ -146,10 +146,9 @@ def ask_canaries(
 
 
 def random_order(ids: Sequence[str], purpose: str) -> list[int]:
-    """Return the places of ``ids`` in a random order that few changes change little.
+    """Return the positions of ``ids`` in a random order, ordered by a hash of each id.
 
-    A place depends on its id alone, so that a sample of an index to which a few images were added
-    is nearly the sample of before, and its views are embedded already.
+    So a sample changes little if a few images are added, and its views are in the cache already.
     """
     keys = [hashlib.sha256(f"{SEED}/{purpose}/{one}".encode()).digest() for one in ids]
     return sorted(range(len(ids)), key=keys.__getitem__)
@@ -171,10 +170,10 @@ def _write_vectors(
     dimensions: dict[Facet, int],
     finder: "_NeighbourFinder",
 ) -> dict[Facet, int]:
-    """Write the vectors, show them to ``finder``, and return how many lists a search looks into.
+    """Write the vectors and pass them to ``finder``.
 
     Returns:
-        That number, of each facet that has an inverted file.
+        The number of probed lists of each facet that has an inverted file.
     """
     keys = content.keys
     asked = [file.key for file in content.canaries]
@@ -191,7 +190,7 @@ def _write_vectors(
 
 
 class _NeighbourFinder:
-    """Finds the neighbours of exemplars as their vectors pass by, block after block."""
+    """Finds the neighbours of exemplars, block by block."""
 
     def __init__(
         self,
@@ -209,7 +208,7 @@ class _NeighbourFinder:
         self._vectors = {facet: cache.vectors(facet, sampled) for facet in dimensions}
         self._known: Known | None = None
         if before is not None:
-            with suppress(SnapshotError, sqlite3.DatabaseError):  # else they are found anew
+            with suppress(SnapshotError, sqlite3.DatabaseError):  # then all are computed
                 if read_manifest(before).model_id == content.model_id:
                     with closing(Catalog(before / CATALOG)) as catalog:
                         old = catalog.exemplar_ids()
@@ -217,7 +216,7 @@ class _NeighbourFinder:
         self._lists: dict[Facet, list[Lists]] = {facet: [] for facet in dimensions}
 
     def add(self, rows: Rows, vectors: Mapping[Facet, Floats]) -> None:
-        """Find those of the next rows (R,), with their vectors: facet -> (R, D)."""
+        """Find the neighbours of the next rows (R,), with vectors: facet -> (R, D)."""
         for facet, found in self._lists.items():
             found.append(
                 find_neighbours(
@@ -232,7 +231,7 @@ class _NeighbourFinder:
             )
 
     def found(self) -> Neighbours:
-        """Return all of them."""
+        """Return all neighbours."""
         return Neighbours({facet: np.concatenate(lists) for facet, lists in self._lists.items()})
 
 
@@ -243,7 +242,7 @@ def _calibrate(
     near: Neighbours,
     cache: EmbeddingCache,
 ) -> Calibration:
-    """Ask the null queries, each without every concept that its image belongs to."""
+    """Rank the null queries, each without all concepts of its image."""
     number = {concept.id: concept.number for concept in content.concepts}
     numbers = [number[exemplar.concept_id] for exemplar in content.exemplars]
     owners: dict[str, set[int]] = {}

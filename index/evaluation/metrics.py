@@ -30,7 +30,7 @@ def macro_mean(values: Mapping[str, Sequence[float]]) -> float:
 
 
 def cllr(present: Sequence[float], absent: Sequence[float]) -> float | None:
-    """The log-likelihood-ratio cost in bits (Brummer & du Preez 2006).
+    """Return the log-likelihood-ratio cost in bits (Brummer & du Preez 2006).
 
     The mean of what ratios cost where the proposition holds, log2(1 + 1 / R), and where it does
     not, log2(1 + R). 0 is perfect; 1 is what a ratio of 1 costs, whatever is asked.
@@ -49,7 +49,7 @@ def cllr(present: Sequence[float], absent: Sequence[float]) -> float | None:
 
 
 def min_cllr(present: Sequence[float], absent: Sequence[float]) -> float | None:
-    """`cllr` after the best monotone recalibration, which looks at the answers: discrimination.
+    """Return `cllr` after the optimal monotone recalibration: the cost of discrimination alone.
 
     Isotonic regression by pooling adjacent violators (Ayer et al. 1955), both kinds weighing alike.
     """

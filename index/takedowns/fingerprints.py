@@ -75,13 +75,13 @@ class FingerprintIndex:
             for first in range(0, len(self.fingerprints), BLOCK):
                 block = self._quarters[first : first + BLOCK].astype(np.float32)
                 ends = np.stack([np.square(block).sum(axis=1), np.ones(len(block))], axis=1)
-                perhaps = np.concatenate([block, ends], axis=1, dtype=np.float32) @ asked <= 0
-                theirs, ours = np.nonzero(perhaps)
+                possible = np.concatenate([block, ends], axis=1, dtype=np.float32) @ asked <= 0
+                theirs, ours = np.nonzero(possible)
                 rows, again = np.unique(theirs, return_inverse=True)
-                pictures = self.fingerprints[first + rows].astype(np.float32)
+                candidates = self.fingerprints[first + rows].astype(np.float32)
                 for part in range(0, len(theirs), BLOCK):
                     i, j = ours[part : part + BLOCK], again[part : part + BLOCK]
-                    distances = np.sqrt(np.square(reference[i] - pictures[j]).mean(axis=1))
+                    distances = np.sqrt(np.square(reference[i] - candidates[j]).mean(axis=1))
                     same = distances <= limits[i]
                     found.append((start + i[same], first + rows[j[same]]))
         places, rows = (np.concatenate(each) for each in zip(*found, strict=True))

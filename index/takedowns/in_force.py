@@ -20,7 +20,7 @@ from index.takedowns.fingerprints import FingerprintIndex, Fingerprints, as_fing
 from index.takedowns.records import Extent, Lift, Takedown
 
 How = Literal["named", "same content", "near-duplicate"]
-Reached = Mapping[str, Rows]  # id of a takedown -> the rows of an index that it hides, ascending
+HiddenRows = Mapping[str, Rows]  # id of a takedown -> the rows of an index that it hides, ascending
 
 
 @dataclass(frozen=True)
@@ -96,21 +96,20 @@ class Takedowns:
             found[row] = found[row] or self._owners[place]
         return found
 
-    def reached(
-        self, catalog: Catalog, pictures: FingerprintIndex, before: Reached
+    def hidden_rows(
+        self, catalog: Catalog, fingerprints: FingerprintIndex, before: HiddenRows
     ) -> dict[str, Rows]:
         """Return the rows of an index that each takedown in force hides.
 
         Args:
             catalog: of the index.
-            pictures: fingerprints of its rows.
-            before: results for takedowns that were compared with the index before; they are
-                reused.
+            fingerprints: of its rows.
+            before: an earlier result for this index, reused for takedowns in it.
         """
         fresh = [takedown for takedown in self.active if takedown.id not in before]
         found = {takedown.id: [_named(takedown, catalog)] for takedown in fresh}
         owners = [takedown.id for takedown in fresh for _ in takedown.contents]
-        places, rows = pictures.near_duplicates(_fingerprints(fresh))
+        places, rows = fingerprints.near_duplicates(_fingerprints(fresh))
         for place in np.unique(places):
             found[owners[place]].append(rows[places == place])
         fresh_rows = {identifier: np.unique(np.concatenate(r)) for identifier, r in found.items()}
@@ -125,15 +124,15 @@ class Hidden:
     how: How
 
 
-def hidden_by(takedown: Takedown, catalog: Catalog, pictures: FingerprintIndex) -> list[Hidden]:
+def hidden_by(takedown: Takedown, catalog: Catalog, fingerprints: FingerprintIndex) -> list[Hidden]:
     """Return the exemplars of an index that a takedown hides, by row, each with the reason.
 
     Args:
         takedown: to look up.
         catalog: the exemplars visible now; hidden ones are not listed.
-        pictures: fingerprints of the index's rows.
+        fingerprints: of the index's rows.
     """
-    [rows] = Takedowns((takedown,)).reached(catalog, pictures, {}).values()
+    [rows] = Takedowns((takedown,)).hidden_rows(catalog, fingerprints, {}).values()
     contents = {content.sha256 for content in takedown.contents}
     hidden = []
     for _, exemplar in sorted(catalog.exemplars_by_row(rows.tolist()).items()):
@@ -147,9 +146,9 @@ def hidden_by(takedown: Takedown, catalog: Catalog, pictures: FingerprintIndex) 
     return hidden
 
 
-def rows_of(reached: Reached) -> Rows:
+def all_rows(hidden: HiddenRows) -> Rows:
     """Return all rows that takedowns hide, ascending."""
-    return np.unique(np.concatenate([[], *reached.values()]).astype(np.int64))
+    return np.unique(np.concatenate([[], *hidden.values()]).astype(np.int64))
 
 
 def _named(takedown: Takedown, catalog: Catalog) -> Rows:

@@ -21,7 +21,7 @@ from index.layout import DataFolder
 from index.snapshot import BUILDING, CATALOG, Snapshot, clear_unfinished, published_version
 from index.stores.registry import VectorStores
 from index.stores.vectors import read_address
-from index.takedowns.in_force import Takedowns, rows_of
+from index.takedowns.in_force import Takedowns, all_rows
 from index.takedowns.log import TakedownLog
 from index.versions import named_failures, rebuild_lock, remove
 
@@ -99,8 +99,8 @@ def _withdrawn(
     """
     try:
         with closing(Snapshot.open(folder, stores)) as snapshot:
-            reached = takedowns.reached(snapshot.catalog, snapshot.pictures, {})
-            rows = rows_of(reached)
+            hidden = takedowns.hidden_rows(snapshot.catalog, snapshot.fingerprint_index, {})
+            rows = all_rows(hidden)
             if erase:
                 snapshot.vectors.erase(rows)
         # The snapshot's own catalog hides rows whose vectors are erased already.

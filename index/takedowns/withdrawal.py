@@ -142,11 +142,11 @@ def hidden_in_published(index: Path, takedowns: Sequence[Takedown]) -> list[list
         return [[] for _ in takedowns]
     folder = index / version
     try:
-        pictures = FingerprintIndex(
+        fingerprints = FingerprintIndex(
             np.load(folder / FINGERPRINTS, mmap_mode="r", allow_pickle=False)
         )
         with closing(Catalog(folder / CATALOG, read_erased(folder))) as catalog:
-            return [hidden_by(one, catalog, pictures) for one in takedowns]
+            return [hidden_by(one, catalog, fingerprints) for one in takedowns]
     except (sqlite3.DatabaseError, OSError, ValueError, IndexError) as error:
         raise SnapshotError(
             f"the index version {version} cannot be read ({error}); run `whence verify`"

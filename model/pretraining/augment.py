@@ -12,7 +12,7 @@ LUMA = (0.299, 0.587, 0.114)
 
 
 def draw_crop(image: Image.Image, size: int, generator: np.random.Generator) -> torch.Tensor:
-    """A random crop of an RGB image, resized: (3, size, size) uint8.
+    """Draw a random crop of an RGB image and resize it: (3, size, size) uint8.
 
     The crop has an aspect from 3:4 to 4:3 and an area from a smallest share to the whole. The
     smallest share is that of ``size`` pixels a side, at least `SMALLEST_CROP`, and at most

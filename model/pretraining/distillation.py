@@ -89,7 +89,7 @@ class Distiller(nn.Module):
 
     @property
     def teacher(self) -> Backbone:
-        """The frozen teacher."""
+        """Return the frozen teacher."""
         return self._teacher[0]
 
     def forward(self, student: BackboneFeatures, pixels: torch.Tensor) -> DistillationLoss:

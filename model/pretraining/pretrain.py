@@ -88,7 +88,7 @@ class Learner(nn.Module):
         self._fade = config.fade
 
     def forward(self, views: torch.Tensor) -> Loss:
-        """Losses of (2, B, 3, S, S) float in [0, 1]: two views of each image."""
+        """Return the losses of (2, B, 3, S, S) float in [0, 1], two views of each image."""
         pixels = views.flatten(0, 1)
         with _bfloat16(pixels.device):
             features = self.backbone(normalised(pixels, self.backbone))

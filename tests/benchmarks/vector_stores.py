@@ -233,8 +233,9 @@ def compare_answers(data: Path, pairs: Path) -> Result:
                     address, Path(name), "exact", vectors, next(iter(vectors.values()))
                 )
                 attributor.snapshot = Snapshot(
-                    snapshot.folder, manifest, snapshot.catalog, written, snapshot.pictures,
-                    snapshot.cohort, snapshot.calibration, snapshot.reached, snapshot.hidden,
+                    snapshot.folder, manifest, snapshot.catalog, written,
+                    snapshot.fingerprint_index, snapshot.cohort, snapshot.neighbours,
+                    snapshot.calibration, snapshot.hidden_rows, snapshot.hidden,
                 )  # fmt: skip
             began, spent = time.perf_counter(), time.process_time()
             answers[store] = attributor.rank(queries, top_k=manifest.concepts, depth=DEPTH)

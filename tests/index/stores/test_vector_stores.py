@@ -514,7 +514,7 @@ def test_a_server_sees_what_was_erased_since_it_opened(house: House, milvus, bui
         elsewhere.vectors.erase(masked.snapshot.hidden)
     log.lift(takedown.id, reason="r")
     lifted = masked.masked(log.read()).snapshot
-    assert not lifted.reached
+    assert not lifted.hidden_rows
     assert lifted.hidden.tolist() == [own.row]
     assert own.id not in lifted.catalog.exemplar_ids()
 

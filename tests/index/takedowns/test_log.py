@@ -546,7 +546,7 @@ def test_a_takedown_tells_what_it_hides_and_why(house: House) -> None:
     one = take_down(house, "exemplar", exemplar_id(house, "one"))
     told = {
         (hidden.exemplar.concept_id, Path(hidden.exemplar.path).name): hidden.how
-        for hidden in hidden_by(one, snapshot.catalog, snapshot.pictures)
+        for hidden in hidden_by(one, snapshot.catalog, snapshot.fingerprint_index)
     }
     assert told == {
         ("one", "000.png"): "named",
@@ -554,9 +554,11 @@ def test_a_takedown_tells_what_it_hides_and_why(house: House) -> None:
         ("three", "like.jpg"): "near-duplicate",
     }
     masked = answering(house).snapshot
-    assert hidden_by(one, masked.catalog, masked.pictures) == []  # hidden already
+    assert hidden_by(one, masked.catalog, masked.fingerprint_index) == []  # hidden already
     two = take_down(house, "concept", "three")
-    assert [h.how for h in hidden_by(two, snapshot.catalog, snapshot.pictures)].count("named") == 2
+    assert [h.how for h in hidden_by(two, snapshot.catalog, snapshot.fingerprint_index)].count(
+        "named"
+    ) == 2
 
 
 def test_only_a_new_takedown_is_compared_with_the_index(
@@ -579,5 +581,5 @@ def test_only_a_new_takedown_is_compared_with_the_index(
     log.lift(first.id, reason="r")
     left = both.masked(log.read())
     assert sum(compared) == 2  # nothing at all is compared for a lift
-    assert sorted(left.snapshot.reached) == [second.id]
+    assert sorted(left.snapshot.hidden_rows) == [second.id]
     assert np.array_equal(left.snapshot.hidden, answering(house).snapshot.hidden)
