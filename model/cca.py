@@ -31,7 +31,7 @@ class CanonicalMap:
 def canonical_map(
     first: torch.Tensor, second: torch.Tensor, *, components: int = 512
 ) -> CanonicalMap:
-    """CCA between matched views, with one A for both since they are of one kind.
+    """Compute the CCA of matched views, with one map A for both, since they are of one kind.
 
     Solves (S_xy + S_yx) / 2 a = rho S a, S being the covariance of both views together, within its
     first principal axes: without that limit, noise axes correlate by chance.
