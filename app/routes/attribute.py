@@ -45,20 +45,27 @@ router = APIRouter(tags=["attribution"])
 IMAGE = {
     "type": "string",
     "format": "binary",
-    "description": "One image: JPEG, PNG, WebP, GIF, TIFF, BMP or AVIF. The first frame of an "
-    "animation is used, EXIF orientation is applied, and transparency is replaced by white.",
+    "description": "One image: JPEG, PNG, WebP, GIF, TIFF, BMP, AVIF, HEIC or JPEG XL. The first "
+    "frame of an animation is used, EXIF orientation is applied, and transparency is replaced by "
+    "white.",
 }
 
 
 def upload(schema: dict[str, Any]) -> dict[str, Any]:
-    """Return the OpenAPI description of a form with the one field `FIELD`."""
+    """Return the OpenAPI description of a form with the one field `FIELD`.
+
+    Where that is one image, the body may also be the image itself, as `read_image_field` accepts.
+    """
     form = {
         "type": "object",
         "required": [FIELD],
         "additionalProperties": False,
         "properties": {FIELD: schema},
     }
-    return {"requestBody": {"required": True, "content": {FORM: {"schema": form}}}}
+    content: dict[str, Any] = {FORM: {"schema": form}}
+    if schema is IMAGE:
+        content["image/*"] = {"schema": IMAGE}
+    return {"requestBody": {"required": True, "content": content}}
 
 
 REFUSALS = (  # of any request with images

@@ -2,9 +2,10 @@
 
     python -m tests.benchmarks.same_picture --count 2000
 
-Each picture is drawn at random from all formats, modes, orientations and profiles. Compared are the
-file by its path, its bytes, the PIL image that the client sends, the exemplar as a rebuild prepares
-it, and its thumbnail. The embedding is the picture's colours on a grid of 8 x 8.
+Each picture is drawn at random from all formats, modes, depths, orientations and profiles.
+Compared are the file by its path, its bytes, the PIL image that the client sends, the upload in a
+form and as the whole body of a request, the exemplar as a rebuild prepares it, and its thumbnail.
+The embedding is the picture's colours on a grid of 8 x 8.
 """
 
 import argparse
@@ -12,19 +13,30 @@ import hashlib
 import io
 import tempfile
 from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from fastapi.testclient import TestClient
+from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
+from app.main import create_app
+from app.settings import Settings
+from index.answering.attribution import Attributor
 from index.building.embedding import ImageFile, Preparer
+from model.config import Facet
 from model.decoding.colour import PRIMARIES, rgb_profile
 from model.errors import ImageError
-from model.images import decode_image, read_image
-from tests.pictures import encode, oriented
+from model.images import DecodedImage, decode_image, read_image
+from tests.fakes import FakeEmbedder, build_snapshot
+from tests.pictures import encode, noise, oriented
 from whence_client.images import image_bytes
 
+Vector = NDArray[np.float64]
+Outcome = Vector | str  # an embedding, or an error's kind and message
 MODES = {
     "JPEG": ("L", "RGB", "CMYK", "YCbCr"),
     "PNG": ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"),
@@ -40,14 +52,16 @@ PROFILES = [None, rgb_profile(PRIMARIES[12], None), rgb_profile(PRIMARIES[9], 1.
 TURNED = ("JPEG", "PNG", "WEBP", "TIFF", "AVIF")
 
 
-class Grid:
-    """Stands for a model; of what a rebuild needs, this much is used."""
+class Grid(FakeEmbedder):
+    """Describes a picture by its colours on a grid, and keeps the pixels that it was last given."""
 
-    input_size = 8
+    grid = 8
+    min_decode_side = 32
+    given: Sequence[torch.Tensor] = ()
 
-    def preprocess(self, image: Image.Image) -> torch.Tensor:
-        small = image.convert("RGB").resize((8, 8), Image.Resampling.BOX)
-        return torch.from_numpy(np.asarray(small, np.float32) / 255)
+    def embed_pixels(self, pixels: Sequence[torch.Tensor]) -> dict[Facet, NDArray[np.float32]]:
+        self.given = pixels
+        return super().embed_pixels(pixels)
 
 
 def draw(seed: int) -> tuple[str, bytes]:
@@ -86,37 +100,73 @@ def draw(seed: int) -> tuple[str, bytes]:
     return f"{name} {mode}", data
 
 
-def ways(path: Path, data: bytes) -> dict[str, np.ndarray | str]:
-    """Returns the embedding, or the name of the error, of each way in which a file can come."""
-    grid = Grid()
-    found: dict[str, np.ndarray | str] = {}
+class Ways:
+    """Hands a picture over in each way in which it can come.
 
-    def note(name: str, read: object) -> None:
-        try:
-            found[name] = np.asarray(read(), np.float64).ravel()  # type: ignore[operator]
-        except ImageError as error:
-            found[name] = type(error).__name__
+    Args:
+        folder: for the picture and for an index that a server answers from.
+    """
 
-    def by_pillow() -> torch.Tensor:
-        try:
-            with Image.open(path) as image:
-                sent = image_bytes(image)
-        except Exception:  # Pillow does not read it: the client cannot have such an image
-            return grid.preprocess(decode_image(data).pixels)
-        return grid.preprocess(decode_image(sent).pixels)
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "picture"
+        self._grid = Grid()
+        pictures = {"one": [noise(seed=1)], "two": [noise(seed=2)]}
+        snapshot = build_snapshot(folder, pictures, self._grid)
+        app = create_app(Settings(data=folder / "served"), Attributor(self._grid, snapshot))
+        self.client = TestClient(app)
 
-    note("path", lambda: grid.preprocess(read_image(path).pixels))
-    note("bytes", lambda: grid.preprocess(decode_image(data).pixels))
-    note("PIL", by_pillow)
-    prepared = Preparer(grid)(ImageFile(path, hashlib.sha256(data).hexdigest()))  # type: ignore[arg-type]
-    if isinstance(prepared, tuple):
-        found["exemplar"] = found["thumbnail"] = str(found["path"])
-        assert isinstance(found["path"], str), prepared
-    else:
-        found["exemplar"] = prepared.pixels.numpy().astype(np.float64).ravel()
+    def __call__(self, data: bytes) -> dict[str, Outcome]:
+        """Returns the embedding, or the name of the error, by the way in which a file comes."""
+        self._path.write_bytes(data)
+        found = {
+            "path": self._decoded(lambda: read_image(self._path)),
+            "bytes": self._decoded(lambda: decode_image(data)),
+            "PIL": self._decoded(lambda: decode_image(self._by_pillow(data))),
+            "form": self._uploaded(files={"image": data}),
+            "body": self._uploaded(content=data, headers={"content-type": "image/unknown"}),
+        }
+        file = ImageFile(self._path, hashlib.sha256(data).hexdigest())
+        prepared = Preparer(self._grid)(file)
+        if isinstance(prepared, tuple):
+            kind = str(found["path"]).partition(":")[0]  # a rebuild notes the message alone
+            return found | {"exemplar": f"{kind}: {prepared[1]}"}
         with Image.open(io.BytesIO(prepared.thumbnail)) as small:
-            found["thumbnail"] = grid.preprocess(small).numpy().astype(np.float64).ravel()
-    return found
+            thumbnail = self._grid.preprocess(small.convert("RGB"))
+        return found | {"exemplar": _values(prepared.pixels), "thumbnail": _values(thumbnail)}
+
+    def _decoded(self, read: Callable[[], DecodedImage]) -> Outcome:
+        try:
+            return _values(self._grid.preprocess(read().pixels))
+        except ImageError as error:
+            return f"{error.type}: {error}"
+
+    def _by_pillow(self, data: bytes) -> bytes:
+        try:
+            with Image.open(self._path) as image:
+                return image_bytes(image)
+        except Exception:  # Pillow does not read it: the client cannot have such an image
+            return data
+
+    def _uploaded(self, **request: Any) -> Outcome:
+        self._grid.given = ()
+        answer = self.client.post("/attribute", **request)
+        if answer.status_code != 200:
+            problem = answer.json()
+            return f"{problem['type'].rpartition(':')[2]}: {problem['detail']}"
+        [pixels] = self._grid.given
+        return _values(pixels)
+
+
+def _values(pixels: torch.Tensor) -> Vector:
+    return pixels.numpy().astype(np.float64).ravel()
+
+
+def same(first: Outcome, other: Outcome) -> bool:
+    """Tells whether two ways give one embedding (cosine at least 0.999) or one error."""
+    if isinstance(first, str) or isinstance(other, str):
+        return isinstance(first, str) and isinstance(other, str) and first == other
+    lengths = np.linalg.norm(first) * np.linalg.norm(other)
+    return bool(lengths == 0 or first @ other / lengths >= 0.999)
 
 
 def check(seeds: range) -> tuple[Counter[str], list[str]]:
@@ -124,21 +174,18 @@ def check(seeds: range) -> tuple[Counter[str], list[str]]:
     outcomes: Counter[str] = Counter()
     faults = []
     with tempfile.TemporaryDirectory() as folder:
-        for seed in seeds:
-            label, data = draw(seed)
-            path = Path(folder) / "picture"
-            path.write_bytes(data)
-            found = ways(path, data)
-            first = found["path"]
-            outcomes[first if isinstance(first, str) else "answered"] += 1
-            for name, value in found.items():
-                if isinstance(first, str) or isinstance(value, str):
-                    same = isinstance(value, str) and value == first
-                else:
-                    lengths = np.linalg.norm(first) * np.linalg.norm(value)
-                    same = lengths == 0 or float(first @ value / lengths) >= 0.999
-                if not same:
-                    faults.append(f"{seed} {label}: {name}")
+        ways = Ways(Path(folder))
+        with ways.client:
+            for seed in seeds:
+                label, data = draw(seed)
+                found = ways(data)
+                first = found["path"]
+                outcomes[first.partition(":")[0] if isinstance(first, str) else "answered"] += 1
+                faults += [
+                    f"{seed} {label}: {name}"
+                    for name, outcome in found.items()
+                    if not same(first, outcome)
+                ]
     return outcomes, faults
 
 

@@ -191,10 +191,23 @@ def test_an_image_can_be_the_whole_body(
         raw = client.post("/attribute", headers={"content-type": kind}, content=query)
         assert raw.status_code == 200, raw.text
         assert raw.json()["concepts"] == form.json()["concepts"]
+    report = client.post("/attribute/report", headers={"content-type": "image/png"}, content=query)
+    assert report.status_code == 200, report.text
     empty = client.post("/attribute", headers={"content-type": "image/png"}, content=b"")
     assert "is empty" in check_problem(empty, 422, "invalid-request")["detail"]
     text = client.post("/attribute", headers={"content-type": "image/png"}, content=b"text")
     check_problem(text, 415, "unsupported-image-type")
+
+
+def test_the_description_has_each_type_of_body(client: TestClient) -> None:
+    paths = client.get("/openapi.json").json()["paths"]
+    form = "multipart/form-data"
+    for path, kinds in {
+        "/attribute": {form, "image/*"},
+        "/attribute/report": {form, "image/*"},
+        "/attribute/batch": {form},
+    }.items():
+        assert set(paths[path]["post"]["requestBody"]["content"]) == kinds
 
 
 def post_raw(
