@@ -11,6 +11,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from functools import cache
+from itertools import count
 
 from slugify import slugify
 
@@ -42,8 +43,9 @@ def former_id(text: str) -> str:
 def distinct_ids(texts: Iterable[str]) -> Mapping[str, str]:
     """Returns a distinct id for each of ``texts``.
 
-    A text whose slug is unique has `concept_id`. Texts that share a slug get their hash appended,
-    so that no id depends on the order of the texts.
+    A text whose slug is unique has `concept_id`. Texts that share a slug get their hash appended;
+    an id that is the slug of another text, too, gets a further hash. No id depends on the order of
+    the texts.
 
     Args:
         texts: in NFC, without repeats.
@@ -52,9 +54,16 @@ def distinct_ids(texts: Iterable[str]) -> Mapping[str, str]:
     for text in texts:
         sharing[concept_id(text)].append(text)
     ids: dict[str, str] = {}
+    taken = set(sharing)
     for slug, group in sharing.items():
-        for text in group:
-            ids[text] = slug if len(group) == 1 else f"{slug}-{_hash(text)}"
+        if len(group) == 1:
+            ids[group[0]] = slug
+            continue
+        # Ids of two slugs differ in what comes before the last dash, so groups need no order.
+        for text in sorted(group):
+            hashes = (_hash(text, attempt) for attempt in count())
+            ids[text] = next(own for end in hashes if (own := f"{slug}-{end}") not in taken)
+            taken.add(ids[text])
     return ids
 
 
@@ -73,8 +82,10 @@ def fold(text: str) -> str:
     return nfc(unicodedata.normalize("NFD", text).casefold())
 
 
-def _hash(text: str) -> str:
-    return hashlib.sha256(nfc(text).encode("utf-8", "surrogatepass")).hexdigest()[:_DIGITS]
+def _hash(text: str, attempt: int = 0) -> str:
+    """Returns digits made of a text; other digits for each attempt."""
+    hashed = nfc(text) + f"\0{attempt}" * (attempt > 0)
+    return hashlib.sha256(hashed.encode("utf-8", "surrogatepass")).hexdigest()[:_DIGITS]
 
 
 def _slug(text: str) -> str:

@@ -5,9 +5,10 @@ Rebuild, training and pre-training use these functions, so that all three find a
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 from model.content import HEAD, PICTURE_SUFFIXES, RAW_SUFFIXES, describe
 from model.errors import TrainingError
@@ -25,6 +26,9 @@ MACHINE_FOLDERS = frozenset(
 )  # fmt: skip
 
 NOT_AN_IMAGE = "not an image"
+
+Identity = tuple[int, int] | str  # of a folder: see `identity`
+NONE: Mapping[Identity, Path] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,9 @@ def list_folder(folder: Path, skip: Skip = ignore) -> Listing:
     return listing
 
 
-def list_files(folder: Path, skip: Skip = ignore) -> list[Path]:
+def list_files(
+    folder: Path, skip: Skip = ignore, other: Mapping[Identity, Path] = NONE
+) -> list[Path]:
     """Returns all regular files below ``folder``, to any depth, in a stable order.
 
     Links are followed, to files and to folders alike; those to folders last, so that a folder that
@@ -109,22 +115,22 @@ def list_files(folder: Path, skip: Skip = ignore) -> list[Path]:
     Args:
         folder: where to begin; its own name may be any.
         skip: called with everything that is not used.
+        other: folders that are not read, even if a link leads there.
 
     Raises:
         OSError: ``folder`` itself cannot be read.
     """
-    known = {_identity(parent): parent for parent in folder.resolve().parents}
-    known[_identity(folder)] = folder
+    known = {**other, **folders_above(folder), identity(folder): folder}
     first = list_folder(folder, skip)
     files, waiting, links = first.files, first.folders[::-1], deque(first.links)
     while waiting or links:  # no recursion: folders can be nested deeper than calls
         place = waiting.pop() if waiting else links.popleft()
         try:
-            identity = _identity(place)
-            if identity in known:
-                skip(Skipped(shown(place), f"the same folder as {shown(known[identity])}"))
+            own = identity(place)
+            if own in known:
+                skip(same_folder(place, known[own]))
                 continue
-            known[identity] = place
+            known[own] = place
             listing = list_folder(place, skip)
         except OSError as error:
             skip(Skipped(shown(place), fault(error)))
@@ -135,13 +141,36 @@ def list_files(folder: Path, skip: Skip = ignore) -> list[Path]:
     return sorted(files)
 
 
-def find_images(folder: Path, skip: Skip = ignore) -> list[Path]:
+def identity(folder: Path) -> Identity:
+    """Returns a value that is equal for one folder under several names.
+
+    Raises:
+        OSError: the folder cannot be reached.
+    """
+    stat = folder.stat()
+    # Some file systems number no folders.
+    return (stat.st_dev, stat.st_ino) if stat.st_ino else os.path.realpath(folder)
+
+
+def folders_above(folder: Path) -> dict[Identity, Path]:
+    """Returns the folders that lie above one, with links followed, each by its identity."""
+    return {identity(parent): parent for parent in Path(os.path.realpath(folder)).parents}
+
+
+def same_folder(folder: Path, known: Path) -> Skipped:
+    """Returns the record of a folder that is not used, as it is another under a second name."""
+    return Skipped(shown(folder), f"the same folder as {shown(known)}")
+
+
+def find_images(
+    folder: Path, skip: Skip = ignore, other: Mapping[Identity, Path] = NONE
+) -> list[Path]:
     """Returns all image files below ``folder``: see `list_files` and `only_images`.
 
     Raises:
         OSError: ``folder`` itself cannot be read.
     """
-    return only_images(list_files(folder, skip), skip)
+    return only_images(list_files(folder, skip, other), skip)
 
 
 def only_images(files: Iterable[Path], skip: Skip = ignore) -> list[Path]:
@@ -260,9 +289,3 @@ def _entry_fault(path: Path, error: OSError) -> str:
     if isinstance(error, FileNotFoundError):
         return f"a link to {shown(target)}, which is not there"
     return f"a link to {shown(target)}, which cannot be followed: {error.strerror}"
-
-
-def _identity(folder: Path) -> tuple[int, int] | str:
-    """Return a key of a folder, equal under all its names; some file systems lack inodes."""
-    stat = folder.stat()
-    return (stat.st_dev, stat.st_ino) if stat.st_ino else os.path.realpath(folder)

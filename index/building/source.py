@@ -16,9 +16,12 @@ from model.folders import (
     fault,
     find_images,
     first_of,
+    folders_above,
+    identity,
     ignore,
     list_folder,
     only_images,
+    same_folder,
 )
 from model.regular_files import shown
 
@@ -174,9 +177,14 @@ def _read_folder(
                 f"{image.name} would both be {image.stem!r}; rename one"
             )
         yield _Found(image, names.describe(source, f"{source.name}/{image.stem}"))
+    # A link to the source or to a folder above it would make one concept of all that lies there.
+    around = {**folders_above(source), identity(source): source}
     for folder in sorted(listing.folders + listing.links):
         try:
-            found = find_images(folder, skip)
+            if same := around.get(identity(folder)):
+                skip(same_folder(folder, same))
+                continue
+            found = find_images(folder, skip, around)
         except OSError as error:
             skip(Skipped(shown(folder), fault(error)))
             continue

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+import index.names
 from index.names import concept_id, distinct_ids, fold, former_id
 
 # Made by the code as it was before combining marks counted, of names of many kinds and of every
@@ -87,6 +88,30 @@ def test_ids_of_one_slug_depend_on_their_text_alone() -> None:
     assert distinct_ids(reversed(texts)) == ids
     assert distinct_ids(["C++", "C#"]) == {text: ids[text] for text in ("C++", "C#")}
     assert all(concept_id(identifier) == identifier for identifier in ids.values())
+
+
+def test_an_id_that_is_the_slug_of_another_text_is_left_to_it() -> None:
+    first = distinct_ids(["C++", "C#"])
+    texts = ["C++", "C#", first["C++"]]
+    ids = distinct_ids(texts)
+    assert ids[first["C++"]] == first["C++"]
+    assert ids["C#"] == first["C#"]
+    assert len(set(ids.values())) == 3
+    assert distinct_ids(reversed(texts)) == ids
+
+    # The id that was given instead may be a text's slug, too, or a slug that several share.
+    texts += [ids["C++"], first["C#"], first["C#"].upper()]
+    ids = distinct_ids(texts)
+    assert len(set(ids.values())) == len(texts)
+    assert distinct_ids(reversed(texts)) == ids
+
+
+def test_texts_of_one_slug_and_one_hash_have_ids_of_their_own(monkeypatch) -> None:
+    monkeypatch.setattr(index.names, "_DIGITS", 2)
+    texts = [f"C{'+' * number}" for number in range(200)]  # of 256 hashes: some agree
+    ids = distinct_ids(texts)
+    assert len(set(ids.values())) == len(texts)
+    assert distinct_ids(reversed(texts)) == ids
 
 
 def test_names_compare_in_one_form_and_without_case() -> None:

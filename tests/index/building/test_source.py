@@ -222,6 +222,41 @@ def test_linked_folders_give_their_images_at_any_depth(tmp_path: Path) -> None:
     assert found == [source / name for name in names]
 
 
+def test_links_to_the_source_or_above_it_make_no_concept(tmp_path: Path) -> None:
+    source, store = tmp_path / "pictures" / "source", tmp_path / "store"
+    picture(tmp_path / "pictures" / "private" / "p.png")
+    picture(source / "Ada" / "a.png", 1)
+    picture(store / "zed" / "z.png", 2)
+    links = {
+        "absolute": tmp_path / "pictures",
+        "far": tmp_path,
+        "other-way": Path("Ada/../../source"),
+        "top": Path(),
+        "up": Path(".."),
+    }
+    for name, target in links.items():
+        (source / name).symlink_to(target)
+    (source / "Zed").symlink_to(store / "zed")  # outside, and leads back
+    (store / "zed" / "back").symlink_to(source)
+    (store / "zed" / "above").symlink_to(source.parent)
+
+    notes: list[str] = []
+    skipped: list[Skipped] = []
+    exemplars = read_sources([source], report=notes.append, skip=skipped.append)
+
+    assert [exemplar.path.name for exemplar in exemplars] == ["a.png", "z.png"]
+    assert {one.path: one.reason for one in skipped} == {
+        f"{source}/absolute": f"the same folder as {source.parent}",
+        f"{source}/far": f"the same folder as {tmp_path}",
+        f"{source}/other-way": f"the same folder as {source}",
+        f"{source}/top": f"the same folder as {source}",
+        f"{source}/up": f"the same folder as {source.parent}",
+        f"{source}/Zed/back": f"the same folder as {source}",
+        f"{source}/Zed/above": f"the same folder as {source.parent}",
+    }
+    assert notes == []
+
+
 def test_a_source_that_is_not_there_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="nowhere: there is no such"):
         read_sources([tmp_path / "nowhere"])
