@@ -115,7 +115,7 @@ class DrawnOn:
 
 @dataclass(frozen=True)
 class Summary:
-    """What a collection's answers say together.
+    """The summary of a collection's answers.
 
     Attributes:
         verdicts: pictures by verdict.

@@ -83,7 +83,7 @@ class Picture(Wire):
 
 
 class Software(Wire):
-    """What made the report."""
+    """The software that made the report."""
 
     name: Literal["whence"] = Field("whence", description="Always `whence`.")
     version: str = Field(description="Its version.")
@@ -91,7 +91,7 @@ class Software(Wire):
 
 
 class Parameters(Wire):
-    """What was asked for."""
+    """The parameters of the request."""
 
     top_k: Count = Field(description="Concepts to list, at most.")
     exemplars: Count = Field(description="Exemplars to list for each concept, at most.")
@@ -143,7 +143,7 @@ class ReportedIndex(Wire):
 
 
 class ReportedCalibration(Wire):
-    """What turned scores into p-values and a verdict."""
+    """The calibration that turned scores into p-values and a verdict."""
 
     id: str = Field(description="Identity of the calibration.")
     rate: float = Field(
@@ -286,7 +286,7 @@ def as_html(report: Report) -> str:
 
 
 def read_report(text: str) -> tuple[Report, dict[str, Any]]:
-    """What `as_json` or `as_html` wrote, and the JSON in it as it stands there.
+    """Parse the output of `as_json` or `as_html`; return the report and its raw JSON.
 
     Raises:
         ReportError: it is neither.

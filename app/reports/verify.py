@@ -1,4 +1,4 @@
-"""``whence verify-report``: does a report agree with itself, and does the index agree?"""
+"""``whence verify-report``: checks an evidence report by itself and against its index."""
 
 import math
 from collections.abc import Iterator
@@ -40,7 +40,7 @@ from model.errors import ImageError, ModelError
 from model.images import DEFAULT_LIMITS, ImageLimits, decode_image, media_type
 from whence_client.models import ExemplarHit, RankedConcept
 
-MOST_BYTES = 256 * 2**20  # of a report's file
+MAX_BYTES = 256 * 2**20  # of a report's file
 SIMILARITY = 0.005  # another device or batch size moves a cosine less
 SCORE = 0.05  # of a score, relative to itself or absolute, whichever is more
 SHARE = 0.05
@@ -52,41 +52,41 @@ PREVIEW = 6.0  # mean difference of two encodings of one picture, of 255
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at, or could not be."""
+    """The result of one check."""
 
     name: str
-    passed: bool | None  # None: could not be checked, or is worth knowing
+    passed: bool | None  # None: could not be checked, or for information only
     text: str
 
 
 @dataclass(frozen=True)
 class ReportVerification:
-    """All that was looked at."""
+    """The results of all checks of a report."""
 
-    report: str  # its hash, as it names it
+    report: str  # the hash that the report states
     findings: tuple[Finding, ...]
 
     @property
     def passed(self) -> bool:
-        """Whether nothing was found wrong."""
+        """Return True if no check failed."""
         return all(finding.passed is not False for finding in self.findings)
 
     @property
     def complete(self) -> bool:
-        """Whether all could be checked: the page, if it is one, and the index asked again."""
+        """Return True if the page (of an HTML report) and the scores were checked."""
         return self.page_checked and any(
             finding.name == "scores" and finding.passed for finding in self.findings
         )
 
     @property
     def page_checked(self) -> bool:
-        """Whether what the file shows was checked: always, if it is JSON."""
+        """Return True if the page was checked, or the report is JSON."""
         return all(
             finding.passed is not None for finding in self.findings if finding.name == "page"
         )
 
     def as_dict(self) -> dict[str, object]:
-        """For JSON."""
+        """Return the record to write as JSON."""
         return {"passed": self.passed, "complete": self.complete, **asdict(self)}
 
 
@@ -98,17 +98,16 @@ def verify_report(
     embedder: ImageEmbedder | None = None,
     limits: ImageLimits = DEFAULT_LIMITS,
 ) -> ReportVerification:
-    """Check a report, first by itself, then against the index that it names.
+    """Check a report, first by itself, then against its index version.
 
-    The takedowns are taken as they were when the report was made, so that what was withdrawn since
-    is no reason to doubt it.
+    The takedowns of the report's time are applied, so that later ones do not make a check fail.
 
     Args:
-        file: as `POST /attribute/report` gave it, JSON or HTML.
-        data: the data folder of the server that gave it.
-        device: where to embed.
+        file: a report of `POST /attribute/report`, JSON or HTML.
+        data: the data folder of the server that made it.
+        device: embeds the image.
         embedder: used instead of loading the index's model.
-        limits: sizes that the image may have, as the server had them; small ones are allowed.
+        limits: of the image's size on that server; the lower limit is ignored.
 
     Raises:
         ReportError: the file is no report.
@@ -116,12 +115,12 @@ def verify_report(
     limits = replace(limits, min_side=1)
     try:
         with file.open("rb") as opened:
-            content = opened.read(MOST_BYTES + 1)
-        if len(content) > MOST_BYTES:
+            content = opened.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
             raise ReportError(
-                f"{file} is no evidence report: it has more than {MOST_BYTES // 2**20} MiB"
+                f"{file} is no evidence report: it has more than {MAX_BYTES // 2**20} MiB"
             )
-        text = content.decode("utf-8-sig")  # an editor may have put a mark first
+        text = content.decode("utf-8-sig")  # an editor may have added a byte order mark
     except OSError as error:
         raise ReportError(f"{file} cannot be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
@@ -143,7 +142,7 @@ def verify_report(
 def _whole(
     report: Report, record: dict[str, Any], text: str, limits: ImageLimits
 ) -> Iterator[Finding]:
-    """What the file alone tells."""
+    """Check a report by itself."""
     same = content_hash(record) == report.sha256
     yield Finding(
         "hash",
@@ -174,7 +173,7 @@ def _whole(
 
 
 def _is_page_of(report: Report, text: str) -> bool:
-    """Whether a page is the one of a report; one with senseless values has none."""
+    """Return True if rendering the report's data gives the page."""
     try:
         return as_html(report) == text
     except (TemplateError, ArithmeticError):
@@ -182,7 +181,7 @@ def _is_page_of(report: Report, text: str) -> bool:
 
 
 def _statements(report: Report) -> Finding:
-    """Whether what every report says is said, and the times can be."""
+    """Check the fixed statements and the times of a report."""
     wrong = ""
     if report.limits != list(LIMITS):
         wrong = "what the report does not say is worded otherwise than reports word it"
@@ -197,7 +196,7 @@ def _statements(report: Report) -> Finding:
 
 
 def _pictures(report: Report, limits: ImageLimits) -> Finding:
-    """Whether the images are those that the report names, and the answer is about them."""
+    """Check the query image, its preview and the list of exemplars."""
     query = report.query
     wrong = ""
     try:
@@ -236,7 +235,7 @@ def _against_index(
     embedder: ImageEmbedder | None,
     limits: ImageLimits,
 ) -> Iterator[Finding]:
-    """What the index says of it."""
+    """Check a report against its index version."""
     version = report.index.version
     try:
         takedowns = TakedownLog(data.takedowns).read()
@@ -281,7 +280,7 @@ def _against_index(
 
 
 def takedowns_at(takedowns: Takedowns, when: datetime) -> Takedowns:
-    """Those that were in force at a moment."""
+    """Return the takedowns in force at a time."""
     return Takedowns(
         active=(
             *(one for one in takedowns.active if one.at <= when),
@@ -291,10 +290,10 @@ def takedowns_at(takedowns: Takedowns, when: datetime) -> Takedowns:
 
 
 def _identity(report: Report, snapshot: Snapshot) -> Finding:
-    """Whether index, model and calibration are those that the report names."""
+    """Check the identities of index, model and calibration."""
     manifest = snapshot.manifest
     evidence = report.answer.evidence
-    named = {
+    identities = {  # (the report's, the index's)
         "version": ({report.index.version, evidence.index_version}, manifest.version),
         "build time": ({report.index.created_at}, manifest.created_at),
         "manifest": (
@@ -310,7 +309,7 @@ def _identity(report: Report, snapshot: Snapshot) -> Finding:
         "concepts": ({report.index.concepts}, snapshot.catalog.concept_count()),
         "exemplars": ({report.index.exemplars}, snapshot.catalog.exemplar_count()),
     }
-    wrong = [name for name, (said, is_) in named.items() if said != {is_}]
+    wrong = [name for name, (stated, actual) in identities.items() if stated != {actual}]
     return Finding(
         "index",
         not wrong,
@@ -321,12 +320,12 @@ def _identity(report: Report, snapshot: Snapshot) -> Finding:
 
 
 def _catalog(report: Report, catalog: Catalog) -> Finding:
-    """Whether concepts and exemplars are in the index as the report shows them."""
+    """Check the concepts and exemplars against the catalog."""
     wrong: list[str] = []
     for concept in report.answer.concepts:
         try:
-            found = catalog.concept(concept.id)
-            if (found.id, found.name) != (concept.id, concept.name):
+            indexed = catalog.concept(concept.id)
+            if (indexed.id, indexed.name) != (concept.id, concept.name):
                 wrong.append(f"concept {concept.id} has another name")
         except NotFoundError:
             wrong.append(f"there is no concept {concept.id}")
@@ -375,7 +374,7 @@ def _taken_down_since(report: Report, snapshot: Snapshot, now: Takedowns) -> Ite
 
 
 def _elsewhere(report: Report, data: DataFolder, takedowns: Takedowns) -> Iterator[Finding]:
-    """Whether the exemplars are in the published version, when the report's own is gone."""
+    """Look the exemplars up in the published version, since the report's version is gone."""
     try:
         snapshot = open_published(data.index, data.stores)
     except SnapshotError as error:
@@ -391,7 +390,7 @@ def _elsewhere(report: Report, data: DataFolder, takedowns: Takedowns) -> Iterat
 
 
 def _shown(report: Report, snapshot: Snapshot, takedowns: Takedowns) -> set[str]:
-    """Ids of the report's exemplars whose content the index holds and no takedown reaches."""
+    """Return the ids of the report's exemplars that are in the index and not taken down."""
     hidden_rows = takedowns.hidden_rows(snapshot.catalog, snapshot.fingerprint_index, {})
     hidden = {int(row) for rows in hidden_rows.values() for row in rows}
     return {
@@ -404,25 +403,25 @@ def _shown(report: Report, snapshot: Snapshot, takedowns: Takedowns) -> set[str]
 def _scores(
     report: Report, record: dict[str, Any], attributor: Attributor, limits: ImageLimits
 ) -> Finding:
-    """Whether the same question gets the same answer, and that the same report."""
-    asked, data = report.parameters, report.query.original.file
+    """Attribute the query image again, and compare the reports."""
+    parameters, data = report.parameters, report.query.original.file
     pixels = decode_image(data, limits).pixels
     shown = attributor.snapshot.catalog
-    [again] = attributor.attribute(
+    [attribution] = attributor.attribute(
         [pixels],
-        top_k=min(asked.top_k, shown.concept_count()),
-        exemplars=min(asked.exemplars, shown.exemplar_count()),
+        top_k=min(parameters.top_k, shown.concept_count()),
+        exemplars=min(parameters.exemplars, shown.exemplar_count()),
     )
-    made = make_report(
-        again,
+    repeated = make_report(
+        attribution,
         attributor,
         data,
         created_at=report.created_at,
-        parameters=asked,
+        parameters=parameters,
         software=report.software.version,
         limits=limits,
     )
-    wrong = list(_differences(report, record, made, attributor))
+    wrong = list(_differences(report, record, repeated, attributor))
     verdict = report.answer.verdict.replace("_", " ")
     text = (
         f"the image embedded again gives the same answer: {verdict}, "
@@ -432,51 +431,51 @@ def _scores(
 
 
 def _differences(
-    report: Report, record: dict[str, Any], made: Report, attributor: Attributor
+    report: Report, record: dict[str, Any], repeated: Report, attributor: Attributor
 ) -> Iterator[str]:
-    """What a report says otherwise than the one made again."""
-    said, now = record["answer"], made.model_dump(mode="json")
-    # The first three are checked to the byte or by what they show, the concepts one by one below.
-    yield from _unlike(
+    """Yield the differences between a report and its repetition."""
+    stated, actual = record["answer"], repeated.model_dump(mode="json")
+    # Software, exemplars and preview have their own checks; concepts are compared below.
+    yield from _compare(
         _without(record, "sha256", "software", "exemplars", "query", "answer"),
-        _without(now, "sha256", "software", "exemplars", "query", "answer"),
+        _without(actual, "sha256", "software", "exemplars", "query", "answer"),
     )
-    yield from _unlike(
-        _without(record["query"], "preview"), _without(now["query"], "preview"), "query"
+    yield from _compare(
+        _without(record["query"], "preview"), _without(actual["query"], "preview"), "query"
     )
-    yield from _unlike(
-        _without(said, "concepts", "statement"),
-        _without(now["answer"], "concepts", "statement"),
+    yield from _compare(
+        _without(stated, "concepts", "statement"),
+        _without(actual["answer"], "concepts", "statement"),
         "answer",
     )
-    concepts, again = report.answer.concepts, made.answer.concepts
+    concepts, again = report.answer.concepts, repeated.answer.concepts
     if report.answer.statement != _statement(report):
         yield "the sentence does not follow from the figures"
     if [one.rank for one in concepts] != list(range(1, len(concepts) + 1)):
         yield "the ranks are not in order"
-    found = {concept.id: concept for concept in again}
-    if sorted(found) != sorted(concept.id for concept in concepts):
+    by_id = {concept.id: concept for concept in again}
+    if sorted(by_id) != sorted(concept.id for concept in concepts):
         yield "other concepts are listed"
         return
     if concepts and concepts[0].id != again[0].id:
         yield f"the first concept is {again[0].id}, not {concepts[0].id}"
     if any(one.score < after.score for one, after in pairwise(concepts)) or not all(
-        _near(found[one.id].score, there.score) for one, there in zip(concepts, again, strict=True)
+        _near(by_id[one.id].score, other.score) for one, other in zip(concepts, again, strict=True)
     ):
         yield "the concepts are not in the order of their scores"
-    for one, shown in zip(concepts, said["concepts"], strict=True):
-        yield from _unlike(
+    for one, shown in zip(concepts, stated["concepts"], strict=True):
+        yield from _compare(
             _without(shown, *CHECKED),
-            _without(found[one.id].model_dump(mode="json"), *CHECKED),
+            _without(by_id[one.id].model_dump(mode="json"), *CHECKED),
             one.id,
         )
         if not _fits(one, attributor):
-            now_p, now_ratio = found[one.id].p_value, found[one.id].likelihood_ratio
+            p_value, ratio = by_id[one.id].p_value, by_id[one.id].likelihood_ratio
             yield (
-                f"{one.id} has p {now_p:.4f} and likelihood ratio {now_ratio:.3g}, not "
+                f"{one.id} has p {p_value:.4f} and likelihood ratio {ratio:.3g}, not "
                 f"{one.p_value:.4f} and {one.likelihood_ratio:.3g}"
             )
-        if not _similar(one.exemplars, found[one.id].exemplars):
+        if not _similar(one.exemplars, by_id[one.id].exemplars):
             yield f"the exemplars of {one.id} are similar in another measure"
 
 
@@ -484,23 +483,23 @@ def _without(record: dict[str, Any], *names: str) -> dict[str, Any]:
     return {name: value for name, value in record.items() if name not in names}
 
 
-def _unlike(said: Any, found: Any, where: str = "") -> Iterator[str]:
-    """Where two records differ; shares, scores and facets by more than they may."""
-    if isinstance(said, dict) and isinstance(found, dict):
-        for name in sorted(said.keys() | found.keys()):
-            path = f"{where}.{name}".lstrip(".")
-            if name not in said or name not in found:
-                yield f"{path} is {'missing' if name in found else 'no field of a report'}"
+def _compare(stated: Any, actual: Any, field: str = "") -> Iterator[str]:
+    """Yield the fields in which two records differ, shares and scores beyond the tolerances."""
+    if isinstance(stated, dict) and isinstance(actual, dict):
+        for name in sorted(stated.keys() | actual.keys()):
+            path = f"{field}.{name}".lstrip(".")
+            if name not in stated or name not in actual:
+                yield f"{path} is {'missing' if name in actual else 'no field of a report'}"
             else:
-                yield from _unlike(said[name], found[name], path)
+                yield from _compare(stated[name], actual[name], path)
         return
-    name = where.rpartition(".")[2]
-    if name in MEASURED and None not in (said, found):
-        same = abs(said - found) <= SHARE if "share" in name else _near(said, found)
+    name = field.rpartition(".")[2]
+    if name in MEASURED and None not in (stated, actual):
+        same = abs(stated - actual) <= SHARE if "share" in name else _near(stated, actual)
     else:
-        same = said == found
+        same = stated == actual
     if not same:
-        yield f"{where} is {_brief(found)}, not {_brief(said)}"
+        yield f"{field} is {_brief(actual)}, not {_brief(stated)}"
 
 
 def _brief(value: Any) -> str:
@@ -508,27 +507,26 @@ def _brief(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:80]}…"
 
 
-def _near(said: float, found: float) -> bool:
-    return math.isclose(said, found, rel_tol=SCORE, abs_tol=SCORE)
+def _near(stated: float, actual: float) -> bool:
+    return math.isclose(stated, actual, rel_tol=SCORE, abs_tol=SCORE)
 
 
-def _fits(said: RankedConcept, attributor: Attributor) -> bool:
-    """Whether p-value, ratio and degree belong to the score, as exactly as that is known."""
-    calibration = attributor.snapshot.calibration
-    slack = max(SCORE, SCORE * abs(said.score))
-    low = calibration.p_value(said.score + slack)
-    high = calibration.p_value(said.score - slack)
-    least = calibration.likelihood_ratio(said.score - slack)
-    most = calibration.likelihood_ratio(said.score + slack)
+def _fits(concept: RankedConcept, attributor: Attributor) -> bool:
+    """Return True if p-value, ratio and degree follow from the score, within its tolerance."""
+    calibration, score = attributor.snapshot.calibration, concept.score
+    slack = max(SCORE, SCORE * abs(score))
+    p_min, p_max = calibration.p_value(score + slack), calibration.p_value(score - slack)
+    ratio_min = calibration.likelihood_ratio(score - slack)
+    ratio_max = calibration.likelihood_ratio(score + slack)
     return (
-        low - 1e-9 <= said.p_value <= high + 1e-9
-        and least - 1e-9 <= said.likelihood_ratio <= most + 1e-9
-        and said.support == degree(said.likelihood_ratio)
+        p_min - 1e-9 <= concept.p_value <= p_max + 1e-9
+        and ratio_min - 1e-9 <= concept.likelihood_ratio <= ratio_max + 1e-9
+        and concept.support == degree(concept.likelihood_ratio)
     )
 
 
 def _statement(report: Report) -> str:
-    """The sentence that a report's figures give."""
+    """Return the sentence that follows from a report's figures."""
     answer = report.answer
     if not answer.concepts:
         return statement([], 1)
@@ -537,17 +535,17 @@ def _statement(report: Report) -> str:
     return statement(names or [answer.concepts[0].name], answer.concepts[0].likelihood_ratio)
 
 
-def _similar(said: list[ExemplarHit], found: list[ExemplarHit]) -> bool:
-    """Whether these exemplars are near in the measure named; near ties may change places."""
-    now = {hit.id: hit for hit in found}
+def _similar(stated: list[ExemplarHit], actual: list[ExemplarHit]) -> bool:
+    """Return True if the exemplars agree in facet and similarity; near ties may change places."""
+    by_id = {hit.id: hit for hit in actual}
     return (
-        len(said) == len(found)
-        and len({hit.id for hit in said}) == len(said)
+        len(stated) == len(actual)
+        and len({hit.id for hit in stated}) == len(stated)
         and all(
-            # One that is not found any more was as near as the one that took its place.
-            (hit.id not in now or hit.facet == now[hit.id].facet)
-            and abs(hit.similarity - now.get(hit.id, there).similarity) <= SIMILARITY
-            and (hit.id == there.id or abs(hit.similarity - there.similarity) <= SIMILARITY)
-            for hit, there in zip(said, found, strict=True)
+            # An exemplar that is absent now must be as similar as the one in its place.
+            (hit.id not in by_id or hit.facet == by_id[hit.id].facet)
+            and abs(hit.similarity - by_id.get(hit.id, other).similarity) <= SIMILARITY
+            and (hit.id == other.id or abs(hit.similarity - other.similarity) <= SIMILARITY)
+            for hit, other in zip(stated, actual, strict=True)
         )
     )

@@ -1,6 +1,6 @@
-"""The messages of the API: parameters, answers and errors, as client and server both read them.
+"""The wire models of the API: parameters, answers and problems, shared by client and server.
 
-Field descriptions and the classes' docstrings are the text of the API's documentation.
+Descriptions of fields and docstrings of classes are the text of the API's documentation.
 """
 
 from datetime import datetime
@@ -16,7 +16,7 @@ Support = Literal[
 
 
 def _rounded(value: object) -> object:
-    """Round a float; what else a message may hold is left to pydantic to refuse."""
+    """Round a float; leave other types to pydantic's validation."""
     return round(value, 9) if isinstance(value, float) else value  # 1.0000000000000002 is no share
 
 
@@ -24,25 +24,25 @@ Fraction = Annotated[float, BeforeValidator(_rounded), Field(ge=0, le=1)]
 
 
 class Fault(BaseModel):
-    """One part of a request that is wrong."""
+    """An invalid part of a request."""
 
     place: Literal["query", "path", "body", "header", "cookie"] = Field(
         description="Part of the request."
     )
     name: str = Field(description="Name of the parameter or form field; empty for the whole part.")
-    detail: str = Field(description="What is wrong with it.")
+    detail: str = Field(description="The reason why it is invalid.")
 
 
 class Problem(BaseModel):
     """An error, as RFC 9457 describes it."""
 
-    type: str = Field(description="Stable URN of the kind of error, for programs to tell apart.")
+    type: str = Field(description="Stable URN of the kind of error, for programs.")
     title: str = Field(description="The kind of error in words; the same for every occurrence.")
     status: int = Field(description="The HTTP status code.")
-    detail: str = Field(description="What was wrong this time and what to do about it.")
+    detail: str = Field(description="The cause of this occurrence, and how to correct it.")
     instance: str = Field(
-        description="URN of this occurrence; it ends with the answer's X-Request-ID, under which "
-        "the server's log tells more."
+        description="URN of this occurrence; it ends with the answer's X-Request-ID, by which the "
+        "server's log can be searched."
     )
     errors: list[Fault] | None = Field(
         None, description="Each faulty part; only with type `urn:whence:problem:invalid-request`."
@@ -50,7 +50,7 @@ class Problem(BaseModel):
 
 
 class Wire(BaseModel):
-    """Base of the answers: every field is always there."""
+    """Base of the answers: every field is always present."""
 
     model_config = ConfigDict(json_schema_serialization_defaults_required=True)
 
@@ -65,23 +65,24 @@ class AttributeParameters(RequestModel):
     """Query parameters of ``POST /attribute``."""
 
     top_k: int = Field(
-        5, ge=1, description="Concepts to list, at most; the server caps it (1000 by default)."
+        5,
+        ge=1,
+        description="Largest number of concepts to list; the server's limit is 1000 by default.",
     )
     exemplars: int = Field(
         3,
         ge=0,
-        description="Exemplars to list for each concept, at most; the server caps it (50 by "
-        "default).",
+        description="Largest number of exemplars to list for each concept; the server's limit is "
+        "50 by default.",
     )
     explain: bool = Field(
         False,
-        description="Ask for heatmaps of the regions that correspond, for the best exemplar of "
-        "each concept first; the server caps how many are explained (6 by default).",
+        description="Add heatmaps of corresponding regions, for the best exemplar of each concept "
+        "first; the server's limit is 6 exemplars by default.",
     )
     metadata: bool = Field(
         False,
-        description="Ask for the metadata of each exemplar, as its source gave them; they can be "
-        "large.",
+        description="Add the metadata of each exemplar from its source; they can be large.",
     )
 
 
@@ -98,37 +99,37 @@ class ConceptParameters(RequestModel):
 class TakedownRequest(RequestModel):
     """Body of ``POST /takedowns``."""
 
-    kind: Literal["concept", "exemplar"] = Field(description="What `id` names.")
-    id: str = Field(min_length=1, max_length=1000, description="Of the concept or exemplar.")
+    kind: Literal["concept", "exemplar"] = Field(description="The kind of object that `id` names.")
+    id: str = Field(min_length=1, max_length=1000, description="Id of the concept or exemplar.")
     reason: str = Field(
         min_length=1,
         max_length=500,
         pattern=r"\S",
-        description="Why; kept in the log of takedowns.",
+        description="The reason, kept in the log of takedowns.",
     )
 
 
 class FacetScores(Wire):
     """A concept's score in each facet; null where the model has no such facet."""
 
-    subject: float | None = Field(description="By what is shown.")
-    style: float | None = Field(description="By how it is drawn, painted or photographed.")
+    subject: float | None = Field(description="Score by the depicted subject.")
+    style: float | None = Field(description="Score by the style of drawing, painting or photo.")
 
 
 class Heatmaps(Wire):
-    """Which regions of the query and the exemplar make them similar.
+    """Heatmaps of the regions that make the query and an exemplar similar.
 
-    Each is a PNG of one colour and the whole picture's shape, to be laid over it: the more opaque,
-    the more a region adds to the similarity, relative to the rest of the same picture.
+    Each is a PNG of one colour with the image's aspect ratio, to be shown as an overlay. The more
+    opaque a region, the more it adds to the similarity, relative to the rest of its image.
     """
 
-    query_url: str = Field(description="Path of the one for the query.")
-    exemplar_url: str = Field(description="Path of the one for the exemplar's thumbnail.")
-    expires_at: datetime = Field(description="From when on they may be gone, UTC.")
+    query_url: str = Field(description="Path of the query's heatmap.")
+    exemplar_url: str = Field(description="Path of the heatmap for the exemplar's thumbnail.")
+    expires_at: datetime = Field(description="Time after which they may be gone, UTC.")
 
 
 class ExemplarHit(Wire):
-    """An exemplar that speaks for a concept."""
+    """An exemplar that is evidence for a concept."""
 
     id: str = Field(description="Identifies the exemplar in `/exemplars/{id}/image`.")
     similarity: float = Field(
@@ -136,15 +137,14 @@ class ExemplarHit(Wire):
     )
     facet: Facet = Field(description="The facet in which it stands out most.")
     image_url: str = Field(description="Path of its thumbnail on this server.")
-    source_url: str | None = Field(description="Where the exemplar was found.")
+    source_url: str | None = Field(description="URL of the exemplar's source.")
     license: str | None = Field(description="Terms under which it may be used.")
     heatmaps: Heatmaps | None = Field(
-        description="Why they are similar, in `facet`; null unless asked for with `explain`."
+        description="Heatmaps of the similarity in `facet`; null without `explain`."
     )
     metadata: dict[str, Any] | None = Field(
         None,
-        description="What else its source says of it, as it is written there; null unless asked "
-        "for with `metadata`.",
+        description="Further metadata from its source; null without `metadata`.",
     )
 
 
@@ -182,17 +182,17 @@ class RankedConcept(Wire):
 
 
 class Evidence(Wire):
-    """What the answer rests on, enough to repeat it."""
+    """The identities of model, index, calibration and image, which make an answer repeatable."""
 
     model_id: str = Field(description="Model that embedded the image.")
     index_version: str = Field(description="Version of the index that was searched.")
-    calibration: str = Field(description="Identifies what turned scores into p-values.")
+    calibration: str = Field(description="Identifies the calibration of scores to p-values.")
     image_sha256: str = Field(description="SHA-256 of the uploaded file, hexadecimal.")
     created_at: AwareDatetime = Field(description="When this answer was made, UTC.")
 
 
 class TimingMs(Wire):
-    """Where the time went, in milliseconds, once the whole upload was here."""
+    """The duration of each stage after the upload, in milliseconds."""
 
     decode: float = Field(ge=0, description="Decoding the image.")
     queue: float = Field(ge=0, description="Waiting for other requests.")
@@ -282,10 +282,10 @@ class AttributionResponse(Wire):
 
 
 class BatchAnswer(Wire):
-    """What became of one image of a batch: an attribution, or the problem with it."""
+    """The result for one image of a batch: an attribution or a problem."""
 
     attribution: AttributionResponse | None = Field(description="The answer, if there is one.")
-    problem: Problem | None = Field(description="Why there is none; as an error alone would be.")
+    problem: Problem | None = Field(description="The problem, if there is no answer.")
 
 
 class BatchResponse(Wire):
@@ -299,18 +299,18 @@ class ConceptSummary(Wire):
 
     id: str = Field(description="Identifies the concept in `/concepts/{id}`.")
     name: str = Field(description="The concept's name.")
-    kind: str | None = Field(description="What it is, in the source's own words: artist, ...")
-    exemplar_count: int = Field(ge=0, description="How many exemplars it has.")
+    kind: str | None = Field(description="Its kind in the source's own words: artist, ...")
+    exemplar_count: int = Field(ge=0, description="Number of its exemplars.")
     image_url: str = Field(description="Path of its first exemplar's thumbnail on this server.")
 
 
 class ConceptList(Wire):
     """A page of concepts, by name."""
 
-    total: int = Field(ge=0, description="How many concepts match, on all pages.")
-    offset: int = Field(ge=0, description="How many come before this page.")
-    limit: int = Field(ge=1, description="How many this page can hold.")
-    concepts: list[ConceptSummary] = Field(description="This page.")
+    total: int = Field(ge=0, description="Number of matching concepts, on all pages.")
+    offset: int = Field(ge=0, description="Number of concepts before this page.")
+    limit: int = Field(ge=1, description="Largest number of concepts on a page.")
+    concepts: list[ConceptSummary] = Field(description="The concepts of this page.")
     index_version: str = Field(description="Version of the index that was read.")
 
 
@@ -327,13 +327,11 @@ class ExemplarDetail(Wire):
 
 
 class ExemplarRecord(ExemplarDetail):
-    """An exemplar with all that is known about it."""
+    """An exemplar with its concept and metadata."""
 
     concept_id: str = Field(description="Identifies its concept in `/concepts/{id}`.")
     concept_name: str = Field(description="The concept's name.")
-    metadata: dict[str, Any] = Field(
-        description="What else its source says of it, as it is written there."
-    )
+    metadata: dict[str, Any] = Field(description="Further metadata from its source.")
     index_version: str = Field(description="Version of the index that was read.")
 
 
@@ -361,15 +359,15 @@ class Ready(Wire):
     exemplars: int = Field(ge=0, description="Exemplars in the index, without those taken down.")
     taken_down: int = Field(ge=0, description="Exemplars that takedowns hide in this version.")
     reload_error: str | None = Field(
-        description="Why the published version, or the newest takedown, is not in effect; null "
-        "when they are."
+        description="The reason why the published version or the newest takedown is not in effect; "
+        "null if both are."
     )
 
 
 class HiddenExemplar(Wire):
     """An exemplar that a takedown hides."""
 
-    id: str = Field(description="The exemplar's id, which is no longer answered for.")
+    id: str = Field(description="The exemplar's id, which is now unknown to the API.")
     concept_id: str = Field(description="Its concept.")
     sha256: str = Field(description="SHA-256 of the original file, hexadecimal.")
     how: Literal["named", "same content", "near-duplicate"] = Field(
@@ -400,13 +398,13 @@ class Reloaded(Wire):
 
 
 class Sample(Wire):
-    """An image to try."""
+    """A sample query image."""
 
-    name: str = Field(description="What to call it.")
+    name: str = Field(description="Its name.")
     image_url: str = Field(description="Path of the image on this server.")
 
 
 class SampleList(Wire):
-    """Images to try."""
+    """Sample query images."""
 
-    samples: list[Sample] = Field(description="None, for most indexes.")
+    samples: list[Sample] = Field(description="The samples; most indexes have none.")

@@ -640,7 +640,7 @@ def test_times_without_a_zone_are_refused(
 
 
 def test_no_more_of_a_file_is_read_than_a_report_may_have(monkeypatch, whole: Gallery) -> None:
-    monkeypatch.setattr("app.reports.verify.MOST_BYTES", 2**20)
+    monkeypatch.setattr("app.reports.verify.MAX_BYTES", 2**20)
     with pytest.raises(ReportError, match="more than 1 MiB"):
         verify_report(Path("/dev/zero"), whole.data)
 
