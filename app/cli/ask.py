@@ -1,4 +1,4 @@
-"""Ask a running server, or the index in a data folder where there is none."""
+"""Answers queries for commands: by a running server, or by the index in a data folder."""
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from index.evaluation.pairs import Answer, Pair
 
 CONNECTIONS = 4
-SILENT = 8  # pictures without any answer after which a server is given up
-RANKED = 1000  # concepts asked of a server when evaluating
+MAX_UNANSWERED = 8  # consecutive images without any answer from a server
+RANKED = 1000  # concepts requested from a server in an evaluation
 
 
 @contextmanager
@@ -37,35 +37,37 @@ def connect(url: str, key: str | None = None) -> Iterator[Whence]:
 
 
 @dataclass(frozen=True)
-class Asker:
-    """Answers pictures by one index."""
+class Backend:
+    """Answers query images, by a server or by the index in a data folder."""
 
     version: Callable[[], str]  # of the index
-    ask: Callable[[Sequence[Path]], Iterator[tuple[Path, dict[str, Any]]]]
+    attribute: Callable[[Sequence[Path]], Iterator[tuple[Path, dict[str, Any]]]]
 
 
 @contextmanager
-def asker(
+def open_backend(
     *, url: str | None, key: str | None, data: Path, limits: ImageLimits = DEFAULT_LIMITS
-) -> Iterator[Asker]:
-    """Give what answers each picture as the API does, or with ``{"error": why}``, in order.
+) -> Iterator[Backend]:
+    """Open a backend; it yields the API's answer to each image or ``{"error": reason}``.
 
     Raises:
-        WhenceError: there is no index to ask; or `SILENT` pictures in a row had no answer from the
-            server.
+        WhenceError: there is no index, or the server left `MAX_UNANSWERED` consecutive images
+            unanswered.
     """
     if url:
         with connect(url, key) as whence:
-            yield Asker(lambda: whence.concepts(limit=1).index_version, partial(_served, whence))
+            yield Backend(
+                lambda: whence.concepts(limit=1).index_version, partial(_attribute_remotely, whence)
+            )
         return
-    # A model is loaded only here: to ask a server takes neither PyTorch nor FAISS.
+    # PyTorch and FAISS are imported only here; a query to a server needs neither.
     from app.inference.job import answer_files
     from app.schemas import attribution_response
     from index.answering.attribution import open_attributor
 
     attributor = open_attributor(data_folder(data))
 
-    def ask(images: Sequence[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
+    def attribute(images: Sequence[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
         jobs = answer_files(attributor, images, top_k=TOP_K, exemplars=EXEMPLARS, limits=limits)
         for path, job in zip(images, jobs, strict=True):
             if isinstance(job, ImageError):
@@ -73,36 +75,38 @@ def asker(
             else:
                 yield path, attribution_response(job).model_dump(mode="json")
 
-    yield Asker(lambda: attributor.snapshot.version, ask)
+    yield Backend(lambda: attributor.snapshot.version, attribute)
 
 
-def _served(whence: Whence, images: Sequence[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
+def _attribute_remotely(
+    whence: Whence, images: Sequence[Path]
+) -> Iterator[tuple[Path, dict[str, Any]]]:
     def ask(path: Path) -> dict[str, Any] | ServerError | OSError:
         try:
             return whence.attribute(path).model_dump(mode="json")
         except (ServerError, OSError) as error:
             return error
 
-    silent = 0
+    consecutive = 0
     with ThreadPoolExecutor(CONNECTIONS) as pool:
         for path, answer in zip(images, pool.map(ask, images), strict=True):
             unanswered = isinstance(answer, ServerError) and answer.status is None
-            silent = silent + 1 if unanswered else 0
-            if silent == SILENT:
+            consecutive = consecutive + 1 if unanswered else 0
+            if consecutive == MAX_UNANSWERED:
                 pool.shutdown(wait=False, cancel_futures=True)
-                raise WhenceError(f"{_why(answer)}, {SILENT} times in a row")  # type: ignore[arg-type]
-            yield path, answer if isinstance(answer, dict) else {"error": _why(answer)}
+                raise WhenceError(f"{_reason(answer)}, {MAX_UNANSWERED} times in a row")  # type: ignore[arg-type]
+            yield path, answer if isinstance(answer, dict) else {"error": _reason(answer)}
 
 
 def ask_server(url: str, key: str | None, pairs: "Sequence[Pair]") -> "Iterator[Answer]":
-    """Yield answers to pairs over HTTP, several requests at once, failed ones too."""
+    """Yield the answers of a server to pairs, including failures; requests run in parallel."""
     from index.evaluation.pairs import Answer
 
     def ask(pair: "Pair") -> "Answer":
         try:
             answer = whence.attribute(pair.path, top_k=RANKED, exemplars=0)
         except (ServerError, OSError) as error:
-            return Answer(error=_why(error))
+            return Answer(error=_reason(error))
         first = answer.concepts[0] if answer.concepts else None
         return Answer(
             ranked=tuple(concept.id for concept in answer.concepts),
@@ -118,7 +122,7 @@ def ask_server(url: str, key: str | None, pairs: "Sequence[Pair]") -> "Iterator[
         yield from pool.map(ask, pairs)
 
 
-def _why(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     if isinstance(error, OSError):
         return f"the file could not be read: {error.strerror or error}"
     return str(error)

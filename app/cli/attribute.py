@@ -1,4 +1,4 @@
-"""``whence attribute``: ask which source concepts images come from."""
+"""``whence attribute``: rank the source concepts of images."""
 
 import glob
 import json
@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from app.cli.ask import Asker, asker
+from app.cli.ask import Backend, open_backend
 from app.cli.console import err, out, print_error, stages
 from app.cli.options import (
     ApiKey,
@@ -23,93 +23,97 @@ from app.cli.skipped import print_skipped
 from model.errors import WhenceError
 from model.folders import Skipped, find_images
 
-SHOWN = 20  # concepts of a summary that are printed
+MAX_PRINTED = 20  # concepts and failures of a summary
 
 
 def attribute(
     images: Annotated[
         list[str],
         typer.Argument(
-            help="Images, folders of them (to any depth), patterns such as '*.png', or - for paths "
-            "on the standard input, one a line.",
+            help="Images, folders of images (searched recursively), patterns such as '*.png', or - "
+            "for paths on standard input, one per line.",
             metavar="IMAGE...",
         ),
     ],
     url: Annotated[
-        str | None, typer.Option(help="Ask this server; default: answer from --data, without one.")
+        str | None, typer.Option(help="Query this server; default: the index in --data.")
     ] = None,
     key: ApiKey = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, one line an image.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON, one line per image.")
+    ] = False,
     jsonl_file: Annotated[
         Path | None,
-        typer.Option("--jsonl", help="Write whole answers, one line each.", callback=writable),
+        typer.Option(
+            "--jsonl", help="Write full answers, one JSON object per line.", callback=writable
+        ),
     ] = None,
     csv_file: Annotated[
         Path | None,
-        typer.Option("--csv", help="Write a table, one line an image.", callback=writable),
+        typer.Option("--csv", help="Write a table, one row per image.", callback=writable),
     ] = None,
     html_file: Annotated[
         Path | None,
-        typer.Option("--html", help="Write a page with summary and table.", callback=writable),
+        typer.Option("--html", help="Write a page with a summary and a table.", callback=writable),
     ] = None,
     data: Data = Path("data"),
     max_pixels: MaxPixels = None,
     max_side: MaxSide = None,
 ) -> None:
-    """Ask which source concepts images come from.
+    """Rank the source concepts of images.
 
-    With --jsonl, --csv or --html the answers go into these files and a summary is printed; the same
-    command continues a run that was interrupted, and asks again about images that failed.
+    With --jsonl, --csv or --html the answers are written to these files and a summary is printed.
+    The same command continues an interrupted run, and retries images that failed.
     """
     skipped: list[Skipped] = []
     paths = find_pictures(images, skipped)
     print_skipped(skipped)
     limits = image_limits(max_pixels, max_side)
-    with asker(url=url, key=key, data=data, limits=limits) as whom:
+    with open_backend(url=url, key=key, data=data, limits=limits) as backend:
         files = [path for path in (jsonl_file, csv_file, html_file) if path]
         if files:
             journal = jsonl_file or files[0].with_name(f"{files[0].name}.partial.jsonl")
-            failed = _collect(paths, whom, journal, csv_file, html_file)
+            failed = _collect(paths, backend, journal, csv_file, html_file)
             if journal != jsonl_file and not failed:
                 journal.unlink()
         else:
-            failed = _print(paths, whom, as_json=as_json)
+            failed = _print(paths, backend, as_json=as_json)
     if failed:
         raise typer.Exit(1)
 
 
-def find_pictures(words: Sequence[str], skipped: list[Skipped]) -> list[Path]:
-    """Return the pictures that arguments name, each once, in order.
+def find_pictures(arguments: Sequence[str], skipped: list[Skipped]) -> list[Path]:
+    """Return the images that arguments name, in order and without duplicates.
 
     Args:
-        words: paths of files and folders, patterns, or ``-`` for paths on the standard input.
-        skipped: takes what was found in folders and is not used.
+        arguments: paths of files and folders, patterns, or ``-`` for paths on standard input.
+        skipped: receives the files of folders that are not used.
 
     Raises:
-        WhenceError: nothing was named.
+        WhenceError: there are no images.
     """
-    found: dict[Path, None] = {}
-    for word in words:
-        lines = sys.stdin.read().splitlines() if word == "-" else [word]
+    images: dict[Path, None] = {}
+    for argument in arguments:
+        lines = sys.stdin.read().splitlines() if argument == "-" else [argument]
         for line in filter(None, lines):
-            # A file of that very name comes before a pattern.
+            # An existing file takes precedence over a pattern.
             matches = [line] if Path(line).exists() else _matches(line)
             for path in map(Path, matches or [line]):
-                for picture in find_images(path, skipped.append) if path.is_dir() else [path]:
-                    found.setdefault(picture)
-    if not found:
-        raise WhenceError(f"no images were found in {', '.join(words)}")
-    return list(found)
+                for image in find_images(path, skipped.append) if path.is_dir() else [path]:
+                    images.setdefault(image)
+    if not images:
+        raise WhenceError(f"no images were found in {', '.join(arguments)}")
+    return list(images)
 
 
 def _matches(pattern: str) -> list[str]:
-    # Path.glob takes no absolute patterns.
+    # Path.glob refuses absolute patterns.
     return sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207
 
 
-def _print(paths: Sequence[Path], whom: Asker, *, as_json: bool) -> bool:
+def _print(paths: Sequence[Path], backend: Backend, *, as_json: bool) -> bool:
     failed = False
-    for path, answer in whom.ask(paths):
+    for path, answer in backend.attribute(paths):
         failed |= "error" in answer
         if as_json:
             sys.stdout.write(json.dumps({"image": str(path), **answer}) + "\n")
@@ -119,20 +123,24 @@ def _print(paths: Sequence[Path], whom: Asker, *, as_json: bool) -> bool:
 
 
 def _collect(
-    paths: Sequence[Path], whom: Asker, journal: Path, csv_file: Path | None, html_file: Path | None
+    paths: Sequence[Path],
+    backend: Backend,
+    journal: Path,
+    csv_file: Path | None,
+    html_file: Path | None,
 ) -> bool:
-    """Ask about all pictures without an answer yet, write the files and print the summary."""
+    """Query the images without an answer yet, write the files and print the summary."""
     from app.reports.collection import Journal, summarise, write_csv, write_html
 
     try:
-        opened = Journal(journal, whom.version())
+        opened = Journal(journal, backend.version())
     except (OSError, ValueError) as error:
         raise WhenceError(f"{journal} cannot be continued: {error}") from error
     with opened as book, stages() as report:
         left = [path for path in paths if not book.has(path)]
         done = len(paths) - len(left)
         report("attributing", done, len(paths))
-        for path, answer in whom.ask(left):
+        for path, answer in backend.attribute(left):
             book.add(path, answer)
             done += 1
             report("attributing", done, len(paths))
@@ -149,17 +157,17 @@ def _collect(
         f"{summary.matched:,} have a concept with p <= 0.01; by chance alone at most "
         f"{summary.expected:.1f} would"
     )
-    for one in summary.concepts[:SHOWN]:
+    for one in summary.concepts[:MAX_PRINTED]:
         out.print(f"{one.pictures:7,}  {one.name}  (by chance as many: {one.p_value:.2g} at most)")
-    if len(summary.concepts) > SHOWN:
-        out.print(f"... and {len(summary.concepts) - SHOWN:,} more concepts")
-    for row in [row for row in rows if "error" in row][:SHOWN]:
+    if len(summary.concepts) > MAX_PRINTED:
+        out.print(f"... and {len(summary.concepts) - MAX_PRINTED:,} more concepts")
+    for row in [row for row in rows if "error" in row][:MAX_PRINTED]:
         err.print(f"failed {row['image']}: {row['error']}")
     return bool(summary.failed)
 
 
 def print_answer(path: Path, answer: dict[str, object]) -> None:
-    """Print one answer for people."""
+    """Print one answer as text."""
     if "error" in answer:
         print_error(str(answer["error"]), about=str(path))
         return

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class PlainConsole(Console):
-    """Prints names and paths that may hold anything: no markup, no control characters.
+    """A console for untrusted text: without markup, and with control characters escaped.
 
     Args:
         stderr: print there instead of to stdout.
@@ -39,11 +39,11 @@ class PlainConsole(Console):
 
 
 def printable(text: str, kept: str = "\n") -> str:
-    """Return a text with Python's escapes for characters that change what a terminal shows.
+    """Escape control characters in a text, as Python writes them.
 
     Args:
-        text: of any source.
-        kept: characters to keep all the same.
+        text: from any source.
+        kept: characters that are not escaped.
     """
     return "".join(
         one if one.isprintable() or one in kept else one.encode("unicode_escape").decode()
@@ -54,11 +54,11 @@ def printable(text: str, kept: str = "\n") -> str:
 out = PlainConsole()
 err = PlainConsole(stderr=True)
 
-Stages = Callable[..., None]  # (stage, done, total), and a note to show behind them
+Stages = Callable[..., None]  # (stage, done, total, note="")
 
 
 def print_error(text: str, about: str = "") -> None:
-    """Print one line of what went wrong and what to do."""
+    """Print an error in one line."""
     about, text = printable(about, ""), printable(text)
     err.print(Text.assemble(f"{about}: " if about else "", ("error:", "bold red"), f" {text}"))
 
@@ -80,17 +80,17 @@ def print_step(step: "TrainingStep") -> None:
 
 
 class RateColumn(ProgressColumn):
-    """Shows how many are done in a second."""
+    """A progress column with the rate per second."""
 
     def render(self, task: Task) -> Text:
-        """Return the rate of late, or of the whole once it is done."""
+        """Return the recent rate, or the mean rate of a finished task."""
         speed = task.finished_speed or task.speed
         return Text(f"{speed:.0f}/s" if speed else "", style="progress.data.speed")
 
 
 @contextmanager
 def stages() -> Iterator[Stages]:
-    """Show a progress bar for each stage of a long work."""
+    """Show a progress bar for each stage of a long task."""
     with Progress(
         TextColumn("{task.description:>12}"),
         BarColumn(),
@@ -110,5 +110,5 @@ def stages() -> Iterator[Stages]:
         try:
             yield report
         except KeyboardInterrupt:
-            err.print("interrupted; what was finished is kept, and the same command continues")
+            err.print("interrupted; finished work is kept, and the same command continues it")
             raise

@@ -1,4 +1,4 @@
-"""``whence demo``: from nothing to a first answer."""
+"""``whence demo``: train, rebuild, serve and query on a small gallery."""
 
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +13,7 @@ def demo(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
     backbone: BackboneName = None,
 ) -> None:
-    """Train on a small gallery, rebuild, serve, and ask a first question."""
+    """Train on a small gallery, rebuild, serve, and send a first query."""
     from app.cli.demonstration import run_demo
 
     run_demo(data, port=port, backbone=backbone)

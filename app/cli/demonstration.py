@@ -1,4 +1,4 @@
-"""The demo: from nothing to a first answer, on the pictures in ``app/demo``."""
+"""The demo: trains, rebuilds, serves and queries on the images in ``app/demo``."""
 
 import shutil
 import threading
@@ -38,11 +38,11 @@ STARTUP = 60.0  # seconds until the server must answer
 
 
 class DemoError(WhenceError):
-    """A data folder that is not the demo's to write to."""
+    """A data folder that holds files of others, which the demo must not replace."""
 
 
 def run_demo(data: Path, *, port: int = 8000, backbone: str | None = None) -> None:
-    """Copy pictures, train, rebuild, serve on 127.0.0.1 and ask one question, until interrupted."""
+    """Copy images, train, rebuild, serve on 127.0.0.1 and send one query; run until interrupted."""
     folder = data_folder(data)
     require_port(HOST, port)
     pictures = data / "demo"
@@ -88,10 +88,10 @@ def run_demo(data: Path, *, port: int = 8000, backbone: str | None = None) -> No
 
 
 def require_own_index(folder: DataFolder, demo: Path) -> None:
-    """Return if the published index, if any, is the demo's own.
+    """Raise an error if the published index is not the demo's own.
 
     Raises:
-        DemoError: it is not, and the demo would put its own in its place.
+        DemoError: the demo would replace another index.
     """
     published = published_version(folder.index)
     for manifest in list_versions(folder.index):
@@ -125,13 +125,13 @@ def _count(verdicts: dict[str, int]) -> str:
 
 
 def _example(measured: PairsReport) -> Path:
-    """The first query that is answered as a match, to show what a match looks like."""
+    """Return the first query with the verdict attributed, or else the first query."""
     matched = [answer for answer in measured.answers if answer["verdict"] == "attributed"]
     return Path(str((matched or measured.answers)[0]["path"]))
 
 
 def _lay_out_samples(folder: Path, measured: PairsReport) -> None:
-    """Put queries where the page offers them: some of every verdict, the right answers first."""
+    """Copy queries to the page's samples: some of every verdict, correct answers first."""
     chosen: dict[str, list[Path]] = {"attributed": [], "uncertain": [], "no_match": []}
     for answer in sorted(measured.answers, key=_is_wrong):
         chosen[str(answer["verdict"])].append(Path(str(answer["path"])))
@@ -162,7 +162,7 @@ def _serve(data: Path, port: int, attributor: Attributor, query: Path) -> None:
 
 @contextmanager
 def _running(server: uvicorn.Server) -> Iterator[threading.Thread]:
-    """The server in a thread of its own, answering when the block begins."""
+    """Run the server in a thread, started when the block begins."""
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     deadline = time.monotonic() + STARTUP

@@ -1,4 +1,4 @@
-"""``whence evaluate pairs | abc | robustness``."""
+"""``whence evaluate pairs | abc | robustness``: measure attribution on known answers."""
 
 from functools import partial
 from pathlib import Path
@@ -36,7 +36,7 @@ evaluate = typer.Typer(help="Measure attribution against known answers.", no_arg
 @evaluate.command(name="pairs")
 def pairs_command(
     pairs_file: PairsFile,
-    url: Annotated[str | None, typer.Option(help="Ask this server instead of --data.")] = None,
+    url: Annotated[str | None, typer.Option(help="Query this server instead of --data.")] = None,
     key: ApiKey = None,
     json_file: JsonFile = None,
     data: Data = Path("data"),
@@ -134,7 +134,7 @@ def robustness_command(
     max_pixels: MaxPixels = None,
     max_side: MaxSide = None,
 ) -> None:
-    """Ask about images of known origin after compression, resizing, cropping and the like."""
+    """Rank concepts for images of known origin after compression, resizing, cropping etc."""
     from index.answering.attribution import open_attributor
     from index.evaluation.local import ask_attributor
     from index.evaluation.pairs import read_pairs

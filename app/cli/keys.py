@@ -1,4 +1,4 @@
-"""``whence keys``: make, list and revoke API keys."""
+"""``whence keys``: create, list and revoke API keys."""
 
 import sys
 from datetime import UTC, datetime, timedelta
@@ -13,22 +13,25 @@ from app.cli.options import Data, JsonFile, finite, write_json
 from index.layout import DataFolder
 
 keys = typer.Typer(
-    help="API keys: with one, every request but health checks needs a key.", no_args_is_help=True
+    help="API keys; if there is one, every request except health checks needs a key.",
+    no_args_is_help=True,
 )
 Keys = Annotated[
     Path | None,
     typer.Option(
         "--file",
         envvar="WHENCE_KEYS_FILE",
-        help="The file of keys; default keys.json in the data folder.",
+        help="File of keys; default keys.json in the data folder.",
     ),
 ]
 
 
 @keys.command()
 def add(
-    name: Annotated[str, typer.Argument(help="Whose key, or what for; shown in lists and logs.")],
-    scope: Annotated[Scope, typer.Option(help="What it may do: ask, or everything.")] = "attribute",
+    name: Annotated[
+        str, typer.Argument(help="Owner or purpose of the key; shown in lists and logs.")
+    ],
+    scope: Annotated[Scope, typer.Option(help="Queries only, or everything.")] = "attribute",
     days: Annotated[
         float | None,
         typer.Option(
@@ -36,12 +39,13 @@ def add(
         ),
     ] = None,
     rate: Annotated[
-        str | None, typer.Option(help="Its own limit, as 600/minute, not WHENCE_RATE_LIMIT.")
+        str | None,
+        typer.Option(help="Rate limit, such as 600/minute, in place of WHENCE_RATE_LIMIT."),
     ] = None,
     file: Keys = None,
     data: Data = Path("data"),
 ) -> None:
-    """Make a key and print it; this is the only time that it is shown."""
+    """Create a key and print it; it cannot be shown again."""
     expires_at = None if days is None else datetime.now(UTC) + timedelta(days=days)
     place = _file(file, data)
     token = place.add(name, scope=scope, expires_at=expires_at, rate=rate)
@@ -51,7 +55,7 @@ def add(
 
 @keys.command(name="list")
 def list_keys(file: Keys = None, json_file: JsonFile = None, data: Data = Path("data")) -> None:
-    """List the keys; their text is kept nowhere."""
+    """List the keys; the keys themselves are not stored."""
     place = _file(file, data)
     known = place.read()
     for key in known or ():
@@ -68,11 +72,11 @@ def list_keys(file: Keys = None, json_file: JsonFile = None, data: Data = Path("
 
 @keys.command()
 def revoke(
-    name: Annotated[str, typer.Argument(help="As `keys list` names it.")],
+    name: Annotated[str, typer.Argument(help="Name of the key, from `keys list`.")],
     file: Keys = None,
     data: Data = Path("data"),
 ) -> None:
-    """End a key; running servers refuse it within a second."""
+    """Revoke a key; running servers refuse it within a second."""
     key = _file(file, data).revoke(name)
     out.print(f"revoked {_line(key)}")
 

@@ -1,7 +1,7 @@
-"""The ``whence`` command, put together of its sub-commands.
+"""The ``whence`` command: assembles its sub-commands.
 
-Their modules import PyTorch, FAISS and other heavy libraries within the functions that need them,
-so that help, and commands that need none, start at once.
+Their modules import PyTorch, FAISS and other heavy libraries inside functions, so that help and
+commands without them start at once.
 """
 
 import io
@@ -43,7 +43,9 @@ for name, group in {"evaluate": evaluate, "takedown": takedown, "keys": keys}.it
 def main() -> None:
     """Run the command; named errors become one line on stderr and exit status 1."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # file names may hold what no terminal can show
+        if isinstance(
+            stream, io.TextIOWrapper
+        ):  # file names may hold characters that cannot be encoded
             stream.reconfigure(errors="backslashreplace")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:

@@ -47,7 +47,7 @@ ApiKey = Annotated[
 
 
 def data_folder(data: Path) -> DataFolder:
-    """Return the data folder, with the vector stores as WHENCE_VECTOR_STORE_* let it reach them.
+    """Return the data folder, with vector stores by the settings WHENCE_VECTOR_STORE_*.
 
     Raises:
         SettingsError: one of those settings is invalid.
@@ -63,7 +63,7 @@ def finite(number: float | None) -> float | None:
 
 
 def writable(path: Path | None) -> Path | None:
-    """Refuse a path that cannot be written, before the work."""
+    """Refuse a path that cannot be written, before the work begins."""
     if path is not None:
         nearest = next(folder for folder in path.absolute().parents if folder.exists())
         if path.is_dir() or not nearest.is_dir() or not os.access(nearest, os.W_OK):
@@ -73,7 +73,7 @@ def writable(path: Path | None) -> Path | None:
 
 JsonFile = Annotated[
     Path | None,
-    typer.Option("--json", help="Write the whole outcome to this file, too.", callback=writable),
+    typer.Option("--json", help="Also write the full result to this file.", callback=writable),
 ]
 PairsFile = Annotated[
     Path, typer.Option("--pairs", help="Manifest with path, concepts (separated by ;) and kind.")
@@ -82,16 +82,16 @@ DEFAULT_WORKERS = min(4, os.cpu_count() or 1)
 
 
 def image_limits(max_pixels: int | None, max_side: int | None) -> ImageLimits:
-    """Returns what an image may measure: the server's own settings, after the options.
+    """Return the limits of an image's size: from options, else from the server's settings.
 
     Raises:
-        SettingsError: a value in the environment is not one that a setting can have.
+        SettingsError: a setting in the environment is invalid.
     """
     return read_settings(max_pixels=max_pixels, max_side=max_side).image_limits
 
 
 def write_json(path: Path | None, record: dict[str, Any]) -> None:
-    """Write a record, and the folders it lies in; nothing where there is no path."""
+    """Write a record, and create its folders; without a path do nothing."""
     if path is None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)

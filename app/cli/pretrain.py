@@ -1,4 +1,4 @@
-"""``whence pretrain``: a small backbone of one's own, from unlabelled images."""
+"""``whence pretrain``: pre-train a small backbone on unlabelled images."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -59,7 +59,7 @@ def pretrain(
             min=1,
             max=64,
             callback=finite,
-            help="How much a small image may be enlarged to fill the input.",
+            help="Largest factor by which a small image is enlarged to fill the input.",
         ),
     ] = 1.0,
     batch_size: Annotated[

@@ -1,4 +1,4 @@
-"""The priority of commands that compute for long: lower than that of a server beside them."""
+"""CPU priority of long commands, lower than that of a server on the same machine."""
 
 import os
 import sys
@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-NICENESS = 10  # as `nice` adds where no other is given
+NICENESS = 10  # the default of `nice`
 
 Niceness = Annotated[
     int,
@@ -23,10 +23,10 @@ Niceness = Annotated[
 
 
 def lower_priority(niceness: int) -> None:
-    """Raise the niceness of this process, and of all that it starts, to ``niceness``.
+    """Raise the niceness of this process and its future children to ``niceness``.
 
-    Linux keeps a niceness for each thread, and libraries start threads while they are imported, so
-    each is set. A higher niceness than that stays; other systems than Linux and macOS have none.
+    Linux has a niceness per thread, and libraries start threads at import, so each thread is set. A
+    higher niceness is kept. Windows has no niceness.
     """
     if sys.platform == "win32":
         return

@@ -1,4 +1,4 @@
-"""``whence rebuild``: make a new version of the index from exemplars, and publish it."""
+"""``whence rebuild``: build a new version of the index from exemplars, and publish it."""
 
 from contextlib import nullcontext
 from functools import partial
@@ -83,7 +83,7 @@ def rebuild(
     data: Data = Path("data"),
     device: Device = "auto",
     engine: Annotated[
-        EngineName, typer.Option(help="What runs the model; see WHENCE_ENGINE.")
+        EngineName, typer.Option(help="Inference engine; see WHENCE_ENGINE.")
     ] = "eager",
     workers: Workers = DEFAULT_WORKERS,
     max_pixels: MaxPixels = None,
@@ -145,7 +145,7 @@ def rebuild(
 
 
 def print_rebuild(summary: "RebuildSummary") -> None:
-    """Print a rebuild's outcome."""
+    """Print the result of a rebuild."""
     end = "nothing changed, so it stays published"
     if summary.canaries is not None:
         end = f"{summary.canaries:.0%} of the canaries found their concept; published"

@@ -16,7 +16,7 @@ def rollback(
     ] = None,
     data: Data = Path("data"),
 ) -> None:
-    """Publish an earlier index version again; a running server swaps to it by itself."""
+    """Publish an earlier index version again; running servers load it by themselves."""
     manifest = publish_again(data_folder(data), version)
     out.print(
         f"index {manifest.version} is published again: {manifest.concepts} concepts, "

@@ -1,4 +1,4 @@
-"""``whence serve``: answer over HTTP."""
+"""``whence serve``: run the HTTP server."""
 
 import os
 from pathlib import Path
@@ -17,7 +17,7 @@ def serve(
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port to listen on.")] = None,
     data: Annotated[Path | None, typer.Option(help="Data folder.")] = None,
 ) -> None:
-    """Answer POST /attribute; settings come from WHENCE_*, options go before them."""
+    """Run the HTTP server; settings come from WHENCE_*, and options override them."""
     from app.auth.security import require_closed
 
     settings = read_settings(host=host, port=port, data=data)
@@ -29,7 +29,7 @@ def serve(
     os.environ.setdefault("OTEL_SERVICE_NAME", "whence")
     address = f"{url_of(settings.host, settings.port)}{settings.root_path}"
     out.print(f"whence at {address} (API at {settings.root_path}/docs)")
-    # PyTorch alone takes seconds to import: only after it was said what goes on.
+    # After the line above, since importing PyTorch takes seconds.
     from app.http.server import run_server
     from app.main import create_app
 

@@ -1,4 +1,4 @@
-"""Shows what a command has not used: a line for each kind, not for each file."""
+"""Prints the files that a command skipped, with similar ones combined in one line."""
 
 import re
 from collections import defaultdict
@@ -8,13 +8,13 @@ from pathlib import PurePath
 from app.cli.console import err
 from model.folders import NOT_AN_IMAGE, Skipped
 
-EACH = 3  # up to so many of one kind have a line each; of more the first are named in one line
+EACH = 3  # largest group with a line for each file; of larger groups the first files are named
 LINES = 20
 _PARTICULARS = re.compile(r"\S*/\S*|\d[\d,]*")  # paths and numbers within a reason
 
 
 def print_skipped(skipped: Iterable[Skipped]) -> None:
-    """Print what was skipped and why, in `LINES` lines and one more at most."""
+    """Print skipped files and reasons, in at most `LINES` lines and one more."""
     lines = skipped_lines(list(skipped))
     for line in lines[:LINES]:
         err.print(line)
@@ -23,10 +23,10 @@ def print_skipped(skipped: Iterable[Skipped]) -> None:
 
 
 def skipped_lines(skipped: Sequence[Skipped]) -> list[str]:
-    """Returns a line for each skipped file, and one for all of a kind where there are many.
+    """Return a line for each skipped file, or one line for a large group of similar files.
 
-    Files are of a kind if they were skipped for one reason, paths and numbers in it apart, and, of
-    those that are no images at all, if their names end alike. These come last.
+    A group has one reason, apart from paths and numbers in it. Files that are no images are also
+    grouped by suffix, and come last.
     """
     kinds: dict[tuple[bool, str, str], list[Skipped]] = defaultdict(list)
     for one in skipped:

@@ -17,11 +17,11 @@ from model.saved import list_models
 
 def status(
     url: Annotated[
-        str | None, typer.Option(help="Ask this server, too, which version it serves.")
+        str | None, typer.Option(help="Also show the version that this server serves.")
     ] = None,
     data: Data = Path("data"),
 ) -> None:
-    """List models and index versions, which is published and, with --url, which is served."""
+    """List models and index versions, and mark the published one and, with --url, the served."""
     folder = DataFolder(data)
     models, versions = list_models(folder.models), list_versions(folder.index)
     marks = {published_version(folder.index): "published"}

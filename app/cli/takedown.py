@@ -25,10 +25,10 @@ from index.takedowns.records import Content, Kind, Takedown, content_of_file
 from index.takedowns.withdrawal import Named, canonical, contents_of, hidden_in_published
 
 takedown = typer.Typer(
-    help="Withdraw works: hidden by running servers within a second, and from every rebuild.",
+    help="Withdraw works; running servers hide them within a second, and rebuilds leave them out.",
     no_args_is_help=True,
 )
-Reason = Annotated[str, typer.Option(help="Why; kept in the log.")]
+Reason = Annotated[str, typer.Option(help="The reason, kept in the log.")]
 
 
 @takedown.command()
@@ -45,7 +45,7 @@ def add(
     max_pixels: MaxPixels = None,
     max_side: MaxSide = None,
 ) -> None:
-    """Take concepts, exemplars or images down, with every copy of theirs: all, or none on error."""
+    """Take down concepts, exemplars or images with their copies: all, or none on error."""
     if not (concept or exemplar or image):
         raise typer.BadParameter("name at least one --concept, --exemplar or --image")
     limits = image_limits(max_pixels, max_side)
@@ -73,7 +73,7 @@ def add(
 
 @takedown.command(name="list")
 def list_takedowns(
-    lifted: Annotated[bool, typer.Option(help="Those that were lifted, too.")] = False,
+    lifted: Annotated[bool, typer.Option(help="List lifted takedowns, too.")] = False,
     json_file: JsonFile = None,
     data: Data = Path("data"),
 ) -> None:
@@ -102,18 +102,18 @@ def list_takedowns(
 
 @takedown.command()
 def lift(
-    takedown_id: Annotated[str, typer.Argument(metavar="ID", help="As `takedown list` names it.")],
+    takedown_id: Annotated[str, typer.Argument(metavar="ID", help="From `takedown list`.")],
     reason: Reason,
     data: Data = Path("data"),
 ) -> None:
-    """End a takedown; its images are shown again where the index still holds them."""
+    """Lift a takedown; its images are shown again if the index still holds them."""
     one = TakedownLog(DataFolder(data).takedowns).lift(takedown_id, reason=reason)
     out.print(f"lifted {one.id}: {one.kind} {one.target}")
 
 
 @takedown.command(name="purge")
 def purge_command(json_file: JsonFile = None, data: Data = Path("data")) -> None:
-    """Erase what caches, feature banks and older index versions hold of withdrawn works."""
+    """Erase withdrawn works from caches, feature banks and older index versions."""
     from index.takedowns.purge import purge
 
     done = purge(data_folder(data))
@@ -131,10 +131,10 @@ def purge_command(json_file: JsonFile = None, data: Data = Path("data")) -> None
 
 @takedown.command()
 def accept(reason: Reason, data: Data = Path("data")) -> None:
-    """Go on with a log that has lost records and of which there is no backup."""
+    """Accept a log that has lost records and has no backup."""
     folder = DataFolder(data)
-    told = [manifest.takedowns for manifest in list_versions(folder.index)]
-    accepted = TakedownLog(folder.takedowns).accept(told, reason=reason)
+    extents = [manifest.takedowns for manifest in list_versions(folder.index)]
+    accepted = TakedownLog(folder.takedowns).accept(extents, reason=reason)
     lost = max(extent.records for extent in accepted.extents)
     out.print(
         f"the log is accepted without what it held once, {lost} records; name lost works again "

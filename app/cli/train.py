@@ -51,7 +51,7 @@ def train(
     max_side: MaxSide = None,
     nice: Niceness = NICENESS,
 ) -> None:
-    """Train aligned and disentangled embeddings on unlabelled images, withdrawn ones left out."""
+    """Train aligned and disentangled embeddings on unlabelled images, without withdrawn ones."""
     lower_priority(nice)
     limits = image_limits(max_pixels, max_side)
     from model.backbone import parse_options

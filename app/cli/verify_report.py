@@ -16,10 +16,10 @@ def verify_report(
     data: Data = Path("data"),
     device: Device = "auto",
 ) -> None:
-    """Check an evidence report: its hash, and what the index in --data says of it.
+    """Check an evidence report by itself and against the index in --data.
 
-    Exit status: 0 if all was checked and is right, 1 if something is wrong, 2 if nothing is wrong
-    but not all could be checked.
+    Exit status: 0 if all checks passed, 1 if one failed, 2 if none failed but some could not be
+    made.
     """
     from app.reports.verify import verify_report as check_report
 

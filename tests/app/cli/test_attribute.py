@@ -67,9 +67,11 @@ def test_a_run_that_was_cut_short_is_continued(
     kept = whole.splitlines(keepends=True)
     out.write_bytes(b"".join(kept[:4]) + kept[4][:50])  # killed while writing the fifth
     asked: list[Path] = []
-    served_by = ask._served
+    remote = ask._attribute_remotely
     monkeypatch.setattr(
-        ask, "_served", lambda whom, images: asked.extend(images) or served_by(whom, images)
+        ask,
+        "_attribute_remotely",
+        lambda whence, images: asked.extend(images) or remote(whence, images),
     )
     shade("Emerald", 30).save(folder / "deep" / "0.png")  # has changed since
     assert run(*words) == 0
