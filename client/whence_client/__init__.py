@@ -1,4 +1,4 @@
-"""A typed client of Whence: it needs httpx and pydantic alone.
+"""A typed client of Whence, which needs only httpx and pydantic.
 
 from whence_client import Whence
 

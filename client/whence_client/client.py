@@ -34,7 +34,7 @@ from whence_client.models import (
 )
 from whence_client.retries import Retries
 
-TOP_K, EXEMPLARS = 5, 3  # the API's own defaults
+TOP_K, EXEMPLARS = 5, 3  # the API's defaults
 BATCH = 16  # images that a server accepts in one request, unless its settings say otherwise
 BATCH_BYTES = 60 * 2**20  # bytes of those images; a server accepts 64 MiB with what is around them
 TIMEOUT, CONNECT_TIMEOUT = 60.0, 5.0  # seconds
@@ -58,7 +58,7 @@ class _Call(Generic[T]):
     repeatable: bool = True
 
     def files(self) -> Files:
-        """Read and encode the images as form fields; this can take a while."""
+        """Read and encode the images as form fields; this can take long."""
         return [("image", ("image", image_bytes(image))) for image in self.images]
 
     def request(
@@ -447,7 +447,7 @@ def _timeout(request: httpx.Request) -> httpx.ReadTimeout:
 
 
 def _options(url: str, key: str | None) -> dict[str, Any]:
-    """Return the options of both httpx clients; a server on this machine is asked without proxy."""
+    """Return the options of both httpx clients; a server on this machine is used without proxy."""
     try:
         parts = httpx.URL(url)
     except httpx.InvalidURL as error:
@@ -455,15 +455,16 @@ def _options(url: str, key: str | None) -> dict[str, Any]:
     if parts.scheme not in {"http", "https"} or not parts.host:
         raise ServerError(f"{url!r} is no address of a server; write it as http://127.0.0.1:8000")
     if key is not None and not (key.isascii() and key.isprintable()):
-        raise ServerError("the key holds characters that no key has; copy it once more")
+        raise ServerError("the key holds characters that keys do not have; copy it again")
     local = parts.host == "localhost" or parts.host.startswith("127.") or parts.host == "::1"
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     return {"base_url": parts, "headers": headers, "trust_env": not local}
 
 
 def _attribution(top_k: int, exemplars: int, explain: bool, metadata: bool) -> dict[str, Any]:
-    asked = {"top_k": top_k, "exemplars": exemplars, "explain": explain}
-    return {**asked, "metadata": True} if metadata else asked  # older servers do not know it
+    parameters = {"top_k": top_k, "exemplars": exemplars, "explain": explain}
+    # Older servers refuse the parameter metadata.
+    return {**parameters, "metadata": True} if metadata else parameters
 
 
 def _as(model: type[Model]) -> Callable[[httpx.Response], Model]:

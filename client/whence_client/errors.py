@@ -1,4 +1,4 @@
-"""The error of a request that was not answered."""
+"""The error of a failed request."""
 
 from whence_client.models import Problem
 

@@ -23,12 +23,12 @@ OTHERS = {"La": "LA", "PA": "RGBA", "RGBa": "RGBA", "I;16B": "I;16", "I;16L": "I
 def image_bytes(image: ImageInput) -> bytes:
     """Return an image file's bytes.
 
-    A file that is open is read from its beginning, if it can be. A PIL image is encoded without
-    loss, with its orientation, colour profile and transparency, so that it is answered as the file
-    it was opened from; an array is taken to be sRGB.
+    A seekable open file is read from its beginning. A PIL image is encoded losslessly with its
+    orientation, colour profile and transparency, so that its answer equals that of the file it was
+    opened from. An array is assumed to be sRGB.
 
     Raises:
-        OSError: the file cannot be read, or the PIL image not be decoded.
+        OSError: the file cannot be read, or the PIL image cannot be decoded.
         TypeError: the value is no image.
         ValueError: an array has another shape or type, or the file is closed.
     """
