@@ -1,7 +1,7 @@
-# Whence as a service. Everything it keeps lies in /data: mount a volume there.
+# The image of Whence. All data is in /data: mount a volume there.
 #
 #   docker build -t whence .
-#   docker run --rm -v whence-data:/data whence keys add NAME      prints a key, which requests bear
+#   docker run --rm -v whence-data:/data whence keys add NAME      prints a key for requests
 #   docker run --rm -p 127.0.0.1:8000:8000 -v whence-data:/data whence
 #
 # docker-compose.yml adds the training and rebuild jobs, docker-compose.gpu.yml the GPU.
@@ -9,8 +9,8 @@
 FROM python:3.12.12-slim-trixie AS base
 
 
-# What pyproject.toml asks for, as a file of its own: a new version number or lint rule leaves it
-# as it was, and the layer below with the gigabytes of PyTorch stays cached.
+# The dependencies in pyproject.toml as a file of their own: a changed version number or lint rule
+# does not change it, so the large layer with PyTorch below stays cached.
 FROM base AS requirements
 WORKDIR /src
 COPY pyproject.toml .
@@ -28,7 +28,7 @@ RUN python -m venv /opt/venv \
     && /opt/venv/bin/pip install --no-cache-dir -r /requirements.txt -c /constraints.txt
 
 
-# Our own code, installed beside the environment so that it becomes a small layer on top of it.
+# The project's code, installed outside the environment, so that it becomes a small layer.
 FROM dependencies AS code
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
@@ -45,7 +45,7 @@ LABEL org.opencontainers.image.title="Whence" \
       org.opencontainers.image.version="0.1.0" \
       org.opencontainers.image.licenses="Apache-2.0"
 
-# A fixed id, so that the owner of a bind-mounted /data can be set from outside.
+# A fixed user id, so that the owner of a bind-mounted /data can be set on the host.
 RUN useradd --no-log-init --uid 10001 --user-group --home-dir /data --no-create-home \
     --shell /usr/sbin/nologin whence \
     && install --directory --owner whence --group whence /data
@@ -53,7 +53,7 @@ RUN useradd --no-log-init --uid 10001 --user-group --home-dir /data --no-create-
 COPY --from=dependencies /opt/venv /opt/venv
 COPY --from=code /opt/code /opt/venv
 
-# HF_HOME: weights fetched from the hub survive the container.
+# HF_HOME: weights downloaded from the hub outlive the container.
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     WHENCE_DATA=/data \
@@ -66,7 +66,7 @@ WORKDIR /data
 VOLUME /data
 EXPOSE 8000
 
-# Alive, not ready: a server that waits for its first rebuild must not be restarted for it.
+# Liveness, not readiness: a server that waits for its first rebuild must not be restarted.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=60s \
     CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/health/live', timeout=4)"]
 

@@ -1,4 +1,4 @@
-# The ways into Whence. PYTHON picks the interpreter (3.11 to 3.13): make demo PYTHON=python3.12
+# Development commands. PYTHON selects the interpreter (3.11 to 3.13): make demo PYTHON=python3.12
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -12,14 +12,13 @@ help:  ## List these targets
 
 venv: .venv/.installed  ## Install Whence and its development tools into .venv
 
-# Real targets depend on the stamp, so an install happens once and again only when what it
-# installs has changed.
+# Other targets depend on this stamp, so the installation runs again only if its inputs change.
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[dev,milvus,ray]'
 	@touch $@
 
-demo: .venv/.installed  ## Train on a small gallery, serve it and ask it a question
+demo: .venv/.installed  ## Train on a small gallery, serve it and send a query
 	$(BIN)/whence demo
 
 test: .venv/.installed  ## Run the tests
@@ -28,7 +27,7 @@ test: .venv/.installed  ## Run the tests
 test-fast: .venv/.installed  ## Run the tests that need no browser, Ray, Milvus, nginx or long work
 	$(BIN)/python -m pytest -m 'not slow'
 
-# The lowest versions that pyproject.toml allows, in an environment of their own.
+# An environment with the lowest versions that pyproject.toml allows.
 test-lowest: build/lowest/.installed  ## Run the tests with the lowest allowed versions
 	PYTHONPATH=.:client build/lowest/bin/python -m pytest tests/app tests/client tests/index tests/model
 
@@ -42,7 +41,7 @@ lint: .venv/.installed  ## Check format, lint and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-check: lint test  ## Everything a change must pass: format, lint, types, tests
+check: lint test  ## Run all checks: format, lint, types, tests
 
 format: .venv/.installed  ## Rewrite the code in the project's format
 	$(BIN)/ruff format .
@@ -51,12 +50,12 @@ format: .venv/.installed  ## Rewrite the code in the project's format
 docs: .venv/.installed  ## Write docs/configuration.md from the settings
 	$(BIN)/python docs/configuration.py
 
-screenshots: .venv/.installed  ## Draw the README's pictures of the page anew, from the demo
+screenshots: .venv/.installed  ## Take the README's screenshots of the page again, from the demo
 	$(BIN)/python docs/screenshots.py
 
-# uv resolves for every supported Python at once, which pip cannot. Pins that still fit are kept;
-# LOCK_FLAGS=--upgrade moves all of them.
-lock: $(UV)  ## Work the constraints out again from pyproject.toml (LOCK_FLAGS=--upgrade for newer)
+# uv resolves for every supported Python at once, which pip cannot. Valid pins are kept;
+# LOCK_FLAGS=--upgrade upgrades all of them.
+lock: $(UV)  ## Resolve the constraints again from pyproject.toml (LOCK_FLAGS=--upgrade for newer)
 	$(UV) pip compile --no-config --universal --python-version 3.11 --all-extras $(LOCK_FLAGS) \
 		--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' \
 		--output-file constraints.txt pyproject.toml
