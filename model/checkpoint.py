@@ -39,11 +39,11 @@ def model_identity(config: ModelConfig, state: dict[str, torch.Tensor]) -> str:
 def save_model(models: Path, model: AttributionModel, training: dict[str, Any]) -> str:
     """Write a model below ``models``; complete or not at all, even if the machine stops.
 
-    What saves that were killed left behind goes once it is a day old.
+    Remains of killed saves are removed after a day.
 
     Args:
         models: the folder of all models.
-        model: what to save.
+        model: to save.
         training: how it came to be (losses, versions, data), for people; JSON.
 
     Returns:

@@ -1,7 +1,7 @@
-"""Names what a file is by its first bytes, so that a list of skipped files can say why."""
+"""Identify a file's type by its first bytes, for the reasons in lists of skipped files."""
 
-# Names by which programs save pictures. They decide nothing: a file of another name is opened to
-# look at its first bytes, and one of these is not, because reading the picture tells as much.
+# Suffixes of image files. Files with other suffixes are opened to check their first bytes; these
+# are not, since they are checked when the image is read.
 PICTURE_SUFFIXES = frozenset(
     {
         ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".tif", ".tiff",
@@ -9,7 +9,7 @@ PICTURE_SUFFIXES = frozenset(
     }
 )  # fmt: skip
 
-# Raw files of cameras are TIFF files whose first picture is a small preview.
+# Raw files of cameras are TIFFs whose first image is a small preview.
 RAW_SUFFIXES = frozenset(
     {
         ".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".fff", ".gpr", ".iiq",

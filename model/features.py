@@ -73,7 +73,7 @@ def build_feature_bank(
         device: where the forward pass runs.
         batch_size: images in one forward pass, each with all its views.
         workers: processes that decode and augment; 0 does it in this one.
-        limits: what an image may measure.
+        limits: limits on an image's size.
         progress: called with (images done, images in all).
 
     Raises:

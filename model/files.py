@@ -1,11 +1,11 @@
-"""Files: their state, as metadata tell it, and writes that survive a power cut."""
+"""File metadata that detects changes, and writes that survive a power cut."""
 
 import errno
 import os
 from pathlib import Path
 from typing import NamedTuple, Self
 
-# What fsync says of a folder where the file system syncs files alone.
+# Errors of fsync on a folder where the file system syncs files alone.
 _NOT_SUPPORTED = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 
 

@@ -1,6 +1,6 @@
-"""Walking folders: which images lie below one, and why everything else there is not used.
+"""Walk folders: find their images, and list all other files with the reason to skip them.
 
-Rebuild, training and pre-training use these functions, so that all three find and skip alike.
+Rebuild, training and pre-training use these functions, so that all three find the same files.
 """
 
 import os
@@ -107,13 +107,12 @@ def list_files(
 ) -> list[Path]:
     """Returns all regular files below ``folder``, to any depth, in a stable order.
 
-    Links are followed, to files and to folders alike; those to folders last, so that a folder that
-    lies here is known by its own name. A folder that several links lead to is read once, and one
-    that lies above ``folder`` is not read, so that no loop has an effect. A folder below that
-    cannot be read is skipped.
+    Links to files and folders are followed, those to folders last, so that folders keep their own
+    names. A folder with several links is read once, and a folder above ``folder`` is not read, so
+    that loops have no effect. A sub-folder that cannot be read is skipped.
 
     Args:
-        folder: where to begin; its own name may be any.
+        folder: the top folder, of any name.
         skip: called with everything that is not used.
         other: folders that are not read, even if a link leads there.
 
@@ -261,7 +260,7 @@ def is_folder(path: Path) -> bool:
 
 
 def fault(error: OSError) -> str:
-    """Returns what to tell of a folder or file that cannot be read."""
+    """Returns the message for a folder or file that cannot be read."""
     if isinstance(error, PermissionError):
         return f"{error.filename} cannot be read by this user; check its permissions"
     return f"{error.filename} cannot be read: {error.strerror or error}"
@@ -273,7 +272,7 @@ def named(paths: Iterable[Path]) -> str:
 
 
 def first_of(skipped: list[Skipped]) -> str:
-    """Returns the end of a sentence that tells how much was skipped, and the first of it."""
+    """Returns the end of a message, with the number of skipped files and the first of them."""
     if not skipped:
         return ""
     one = skipped[0]

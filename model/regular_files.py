@@ -25,9 +25,9 @@ def special_kind(mode: int) -> str | None:
 def open_file(path: Path) -> BufferedReader:
     """Open a regular file to read its bytes.
 
-    Opening a FIFO waits for a writer, and opening a device can act on it, so the kind is looked at
-    before. It is looked at once more after, without blocking, since the name may have been given
-    to something else in between.
+    Opening a FIFO waits for a writer, and opening a device can act on it, so the kind is checked
+    first. It is checked again after opening, without blocking, since the path may be of another
+    file by then.
 
     Raises:
         OSError: the path leads to no regular file, or it cannot be opened.

@@ -79,7 +79,7 @@ def train_model(
         config: hyperparameters.
         device: ``auto``, ``cpu``, ``cuda``, ...
         workers: processes that decode and augment; 0 does it in this one.
-        limits: what an image may measure.
+        limits: limits on an image's size.
         progress: called with ("features", images done, images in all), then with ("training", steps
             done, steps in all).
         on_step: called at each evaluation of the training loop.
@@ -168,8 +168,8 @@ def train_head(
     identity and is what gradients change. In these coordinates every component has a like scale, so
     that one learning rate fits all of them.
 
-    What is in memory at once does not grow with N: P is fitted to ``config.fit_images`` at most,
-    and the features, a memory map, are read a batch at a time.
+    Memory use does not grow with N: P is fitted to at most ``config.fit_images`` images, and the
+    features, a memory map, are read a batch at a time.
 
     Raises:
         TrainingError: as `train_heads`.

@@ -76,7 +76,7 @@ def _centre(
     mean = centred.mean(dim=0)
     centred -= mean
     deviation = centred.square().mean(dim=0).sqrt()
-    # What rounding leaves of a constant feature is no variance.
+    # A constant feature's rounding error is no variance.
     if not (deviation > 1e-6 * (mean.abs() + 1e-6)).any():
         raise TrainingError(
             "every image gives the same features; train on images that differ from one another"

@@ -78,10 +78,10 @@ class Takedowns:
             else f"is another one than the log of {extent.records} records"
         )
         raise TakedownError(
-            f"the takedown log {self.path} {fault} that {witness} tells of; nothing is served or "
-            "rebuilt, and no takedown recorded, since withdrawn works could come back: restore it "
-            "from a backup, or, if there is none, go on with it as it is by `whence takedown "
-            "accept --reason TEXT` and name the lost works again"
+            f"the takedown log {self.path} {fault} in {witness}; nothing is served or rebuilt, and "
+            "no takedown recorded, since withdrawn works could come back: restore it from a "
+            "backup, or, if there is none, use it as it is by `whence takedown accept --reason "
+            "TEXT` and name the lost works again"
         )
 
     def of_exemplar(self, sha256: str, concept_id: str) -> Takedown | None:

@@ -1,7 +1,7 @@
 """The log of takedowns: data/takedowns.jsonl, append-only, each record synced as a whole.
 
-The log's *extent* (the number of its records, and their digest) stands in a file beside it and in
-the manifest of each index version. A log that does not begin with the records of those extents is
+The log's *extent* (the number of its records, and their digest) is stored in a file beside it and
+in the manifest of each index version. A log that does not begin with these extents' records is
 refused, unless an accept names them. A log that cannot be read stops rebuilds and servers:
 withdrawn works must not come back because a line was lost.
 """

@@ -94,7 +94,7 @@ def _withdrawn(
     Args:
         folder: of the version.
         takedowns: in force.
-        stores: opens its vectors, where they lie elsewhere.
+        stores: opens remote vector stores.
         erase: also delete their vectors, where the version's store can.
     """
     try:
