@@ -14,7 +14,7 @@ import pi_heif
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from model.content import HEAD, describe
-from model.decoding.colour import SPACES, is_changed_by, to_srgb
+from model.decoding.colour import SPACES, CodePoints, is_changed_by, to_srgb
 from model.decoding.jxl import decode_jxl, is_jxl, jxl_size
 from model.decoding.png import is_png, png_size, read_png
 from model.decoding.samples import to_8_bits
@@ -29,7 +29,7 @@ from model.errors import (
 )
 from model.regular_files import read_file
 
-PILLOW = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "HEIF")
+PILLOW = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "DIB", "AVIF", "HEIF")
 FORMATS = (*PILLOW, "JXL")
 DECODING = 2  # version of `decode_image`, increased when its pixels change: `decodes_differently`
 ORIENTATION = ExifTags.Base.Orientation
@@ -169,7 +169,8 @@ def begins_image(head: bytes) -> bool:
     """Returns True if a file's first bytes are those of an image of one of `FORMATS`."""
     Image.init()
     signatures = [Image.OPEN[name][1] for name in PILLOW]
-    known = any(begins(head[:16]) is True for begins in signatures if begins)
+    first = head[:16].ljust(16, b"\0")  # Pillow takes as many for granted
+    known = any(begins(first) is True for begins in signatures if begins)
     return known or is_jxl(head)
 
 
@@ -291,7 +292,7 @@ def _by_pillow(
         # Damaged EXIF data is no reason to refuse intact pixels.
         with contextlib.suppress(Exception):
             ImageOps.exif_transpose(image, in_place=True)
-        profile = image.info.get("icc_profile")
+        profile = image.info.get("icc_profile") or _nclx_profile(image)
         opacity = _keyed(image, key, depth) if key else None
         if image.mode.startswith("I;16"):
             gray = Image.fromarray(to_8_bits(np.asarray(image), white))
@@ -302,6 +303,19 @@ def _by_pillow(
                 "8 or 16 bits a sample"
             )
         return _Picture(image, profile, opacity)
+
+
+def _nclx_profile(image: Image.Image) -> bytes | None:
+    """Return the ICC profile of the colours that a HEIC's nclx box names; None for sRGB.
+
+    Raises:
+        UnsupportedImageError: the colours are those of high dynamic range.
+    """
+    box = image.info.get("nclx_profile")
+    if not box:
+        return None
+    points = CodePoints(box["color_primaries"], box["transfer_characteristics"])
+    return points.profile() if points.known else None
 
 
 def _keyed(image: Image.Image, key: tuple[int, ...], depth: int) -> Image.Image | None:

@@ -130,7 +130,7 @@ def _unsigned(image: "Image") -> "Image":
 
 
 def _colours(image: "Image") -> Any:
-    """Return the chunks that repeat what a PNG said of its colours."""
+    """Return the chunks that repeat what a PNG, or the nclx box of a HEIC, said of its colours."""
     from PIL.PngImagePlugin import PngInfo
 
     chunks = PngInfo()
@@ -138,4 +138,8 @@ def _colours(image: "Image") -> Any:
         chunks.add(b"gAMA", struct.pack(">I", round(gamma * 100_000)))
     if places := image.info.get("chromaticity"):
         chunks.add(b"cHRM", struct.pack(">8I", *(round(place * 100_000) for place in places)))
+    box = image.info.get("nclx_profile")
+    if box and not image.info.get("icc_profile"):
+        points = (box["color_primaries"], box["transfer_characteristics"], 0, 1)
+        chunks.add(b"cICP", bytes(points))
     return chunks

@@ -56,7 +56,7 @@ class Grid(FakeEmbedder):
     """Describes a picture by its colours on a grid, and keeps the pixels that it was last given."""
 
     grid = 8
-    min_decode_side = 32
+    min_decode_side = 64  # 8 pixels a cell; the models' patches have 14 and more
     given: Sequence[torch.Tensor] = ()
 
     def embed_pixels(self, pixels: Sequence[torch.Tensor]) -> dict[Facet, NDArray[np.float32]]:
@@ -69,7 +69,7 @@ def draw(seed: int) -> tuple[str, bytes]:
     random = np.random.default_rng(seed)
     name = str(random.choice(list(MODES)))
     mode = str(random.choice(MODES[name]))
-    side = random.integers(40, 120, 2)
+    side = random.integers(40, 180, 2)
     patches = random.integers(0, 256, (6, 6, 3), dtype=np.uint8)
     image = Image.fromarray(patches).resize(tuple(side.tolist()), Image.Resampling.BICUBIC)
     image = image.filter(ImageFilter.GaussianBlur(2))

@@ -37,7 +37,7 @@ from tests.pictures import (
     red_and_blue,
 )
 
-LOSSLESS = ("PNG", "TIFF", "BMP")
+LOSSLESS = ("PNG", "TIFF", "BMP", "DIB")
 ROOT = Path(__file__).parents[2]
 
 
@@ -99,7 +99,7 @@ def test_lab_is_converted() -> None:
 
 def test_palette_is_looked_up() -> None:
     paletted = red_and_blue().quantize(4)
-    for format_name in ("PNG", "GIF", "TIFF", "BMP"):
+    for format_name in ("PNG", "GIF", "TIFF", "BMP", "DIB"):
         assert colour(encode(paletted, format_name)) == RED
         assert colour(encode(paletted, format_name), (63, 31)) == BLUE
 

@@ -4,6 +4,7 @@ The right values are worked out here with NumPy, from published primaries and cu
 libvips, which reads profiles with code of its own. Neither knows `model.decoding`.
 """
 
+import io
 import struct
 import zlib
 from itertools import pairwise
@@ -24,6 +25,7 @@ from model.decoding.colour import (
 from model.errors import UnsupportedImageError
 from model.images import decode_image
 from tests.pictures import encode, noise, oriented, png_chunk
+from whence_client.images import image_bytes
 
 # Linear RGB of the space -> XYZ (D65), as published: Adobe RGB (1998) 4.3.6.1, SMPTE RP 431-2 with
 # D65, ITU-R BT.2020; and of sRGB, IEC 61966-2-1.
@@ -109,6 +111,30 @@ def test_colours_of_a_wide_space_are_those_of_srgb(format_name: str, space: str)
     assert of_lossy < 2.5
     assert not lossless or difference(data, muted()) <= 3
     assert difference(encode(stored_in(matrix, gamma)), muted()) > 12  # without its profile
+
+
+def nclx(image: Image.Image, primaries: int, transfer: int) -> bytes:
+    """A HEIC that names its colours in its nclx box alone."""
+    image = image.copy()
+    image.info.clear()
+    return encode(
+        image, "HEIF", quality=100, chroma=444, color_primaries=primaries,
+        transfer_characteristics=transfer,
+    )  # fmt: skip
+
+
+def test_a_heic_without_a_profile_has_the_colours_of_its_nclx_box() -> None:
+    _, _, matrix = WIDE["Display P3"]
+    stored = stored_in(matrix, None)
+    data = nclx(stored, 12, 13)
+    assert difference(data, muted()) <= 6
+    assert difference(nclx(stored, 1, 13), muted()) > 12
+    with Image.open(io.BytesIO(data)) as image:
+        sent = image_bytes(image)
+    assert difference(sent, muted()) <= 6
+    for transfer in (16, 18):
+        with pytest.raises(UnsupportedImageError, match="high dynamic range"):
+            decode_image(nclx(stored, 9, transfer))
 
 
 def test_libvips_agrees_on_its_own_profile() -> None:
