@@ -262,8 +262,8 @@ def is_folder(path: Path) -> bool:
 def fault(error: OSError) -> str:
     """Returns the message for a folder or file that cannot be read."""
     if isinstance(error, PermissionError):
-        return f"{error.filename} cannot be read by this user; check its permissions"
-    return f"{error.filename} cannot be read: {error.strerror or error}"
+        return "it cannot be read by this user; check its permissions"
+    return f"it cannot be read: {error.strerror or error}"
 
 
 def named(paths: Iterable[Path]) -> str:

@@ -3,8 +3,9 @@
 import errno
 import os
 import stat
-from io import BufferedReader
+from io import BufferedReader, FileIO
 from pathlib import Path
+from typing import Any, cast
 
 _KINDS = {
     stat.S_IFDIR: "a folder",
@@ -36,7 +37,7 @@ def open_file(path: Path) -> BufferedReader:
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         _require_regular(os.fstat(descriptor).st_mode, path)
-        return os.fdopen(descriptor, "rb")
+        return BufferedReader(_File(descriptor))
     except BaseException:
         os.close(descriptor)
         raise
@@ -55,6 +56,29 @@ def read_file(path: Path) -> bytes:
 def shown(path: str | os.PathLike[str]) -> str:
     """Returns a path as text that can be printed and encoded, also if its name is not UTF-8."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+class _File(FileIO):
+    """A file opened without blocking.
+
+    Files of the kernel, such as /proc/kmsg, say that they are regular files and have bytes at some
+    times only. Python's functions take "no bytes now" for a count and read on forever.
+
+    Raises:
+        BlockingIOError: no bytes are there to read, and the file has not ended.
+    """
+
+    def readinto(self, buffer: Any, /) -> int:
+        return cast("int", _some(super().readinto(buffer)))
+
+    def readall(self) -> bytes:
+        return cast("bytes", _some(super().readall()))
+
+
+def _some(read: int | bytes | None) -> int | bytes:
+    if read is None:
+        raise BlockingIOError(errno.EAGAIN, "it does not end, so it is not an ordinary file")
+    return read
 
 
 def _require_regular(mode: int, path: Path) -> None:

@@ -1,6 +1,8 @@
 """Read sources of exemplars: folders with a sub-folder for each concept, or manifests."""
 
+import contextlib
 import os
+import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -93,7 +95,7 @@ def read_sources(
     report = report or _silent
     names = _Names()
     found: list[_Found] = []
-    for place, source in {source.expanduser().resolve(): source for source in sources}.items():
+    for place, source in {_absolute(source): source for source in sources}.items():
         skipped: list[Skipped] = []
         own = _read_source(place, each_image_a_concept, report, skipped.append, names)
         for one in skipped:
@@ -115,17 +117,30 @@ def read_sources(
     ]
 
 
+def _absolute(source: Path) -> Path:
+    """Returns a source's absolute path.
+
+    Links are followed, except for the last one to a manifest, whose own name has the suffix and
+    whose own folder the relative paths of the records begin at.
+    """
+    with contextlib.suppress(RuntimeError):  # there is no such user, so it is a file's own name
+        source = source.expanduser()
+    # realpath accepts loops of links, at which Path.resolve raises.
+    if source.is_dir():
+        return Path(os.path.realpath(source))
+    return Path(os.path.realpath(source.parent)) / source.name
+
+
 def _read_source(
     source: Path, loose: bool, report: Report, skip: Skip, names: "_Names"
 ) -> list[_Found]:
     try:
-        if source.is_dir():
+        if stat.S_ISDIR(source.stat().st_mode):
             return list(_read_folder(source, loose, report, skip, names))
-        there = source.exists()
+    except (FileNotFoundError, NotADirectoryError):
+        raise SourceError(f"source {source}: there is no such folder or manifest") from None
     except OSError as error:
         raise SourceError(f"source {source}: {fault(error)}") from error
-    if not there:
-        raise SourceError(f"source {source}: there is no such folder or manifest")
     if source.suffix.lower() not in MANIFESTS:
         raise SourceError(
             f"source {source} is neither a folder nor a manifest ({', '.join(sorted(MANIFESTS))})"

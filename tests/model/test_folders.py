@@ -192,9 +192,9 @@ def test_a_folder_that_cannot_be_read_does_not_stop_training(tmp_path, monkeypat
     refuse(monkeypatch, "closed")
     log = Log()
     assert list_training_images([tmp_path], log.append) == [tmp_path / "a" / "1.png"]
-    fault = f"{tmp_path}/a/closed cannot be read by this user; check its permissions"
+    fault = "it cannot be read by this user; check its permissions"
     assert log.reasons(tmp_path) == {"a/closed": fault}
-    with pytest.raises(TrainingError, match="a/closed cannot be read by this user"):
+    with pytest.raises(TrainingError, match="a/closed: it cannot be read by this user"):
         list_training_images([tmp_path / "a" / "closed"])
 
 

@@ -1,9 +1,11 @@
+import hashlib
 import os
 import socket
 from pathlib import Path
 
 import pytest
 
+from model import regular_files
 from model.regular_files import open_file, read_file, shown
 
 
@@ -50,6 +52,22 @@ def test_a_fifo_that_takes_a_files_place_is_refused(tmp_path: Path, monkeypatch)
     with pytest.raises(OSError, match="FIFO"):
         open_file(path)
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_a_file_without_bytes_for_now_is_refused_and_never_waited_for(
+    tmp_path: Path, monkeypatch
+) -> None:
+    """A FIFO with a writer answers as /proc/kmsg does, but says that it is no regular file."""
+    os.mkfifo(tmp_path / "x")
+    writer = os.open(tmp_path / "x", os.O_RDWR)
+    monkeypatch.setattr(regular_files, "_require_regular", lambda *_: None)
+    reads = [lambda file: file.read(), lambda file: file.read(9), lambda file: file.readinto(room)]
+    reads += [lambda file: file.peek(), lambda file: hashlib.file_digest(file, "sha256")]
+    room = bytearray(9)
+    for read in reads:
+        with open_file(tmp_path / "x") as file, pytest.raises(OSError, match="it does not end"):
+            read(file)
+    os.close(writer)
 
 
 def test_names_that_are_not_utf_8_can_be_shown() -> None:

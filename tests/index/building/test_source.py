@@ -141,8 +141,8 @@ def test_a_sub_folder_that_cannot_be_read_is_skipped_by_name(tmp_path: Path, mon
     assert list(concepts(read_sources([tmp_path], skip=skipped.append))) == ["ada"]
     reason = "cannot be read by this user; check its permissions"
     assert [(Path(one.path).name, one.reason) for one in skipped] == [
-        ("secret", f"{tmp_path}/Ada/late/secret {reason}"),
-        ("Closed", f"{tmp_path}/Closed {reason}"),
+        ("secret", f"it {reason}"),
+        ("Closed", f"it {reason}"),
     ]
 
 
@@ -260,6 +260,36 @@ def test_links_to_the_source_or_above_it_make_no_concept(tmp_path: Path) -> None
 def test_a_source_that_is_not_there_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="nowhere: there is no such"):
         read_sources([tmp_path / "nowhere"])
+
+
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        ("loop", "it cannot be read: Too many levels of symbolic links"),
+        ("loop/Ada", "it cannot be read: Too many levels of symbolic links"),
+        ("~nobody-of-this-name/x", "there is no such folder or manifest"),
+        ("file/x", "there is no such folder or manifest"),
+    ],
+)
+def test_a_source_that_cannot_be_reached_is_refused_by_name(
+    tmp_path: Path, monkeypatch, name: str, fault: str
+) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "file").touch()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SourceError) as caught:
+        read_sources([Path(name)])
+    assert str(caught.value) == f"source {tmp_path / name}: {fault}"
+
+
+def test_a_linked_manifest_has_the_suffix_and_folder_of_its_own_name(tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "x123").write_text("path,concept\na.png,Ada\n", encoding="utf-8")
+    (tmp_path / "set").mkdir()
+    link = tmp_path / "set" / "manifest.csv"
+    link.symlink_to("../store/x123")
+    [exemplar] = read_sources([link, tmp_path / "store" / ".." / "set" / "manifest.csv"])
+    assert exemplar.path == tmp_path / "set" / "a.png"
 
 
 def test_no_source_at_all_is_refused_with_the_option(tmp_path: Path) -> None:
