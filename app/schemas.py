@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from app.http.paths import public_path
-from index.answering.support import degree
+from index.answering.support import support_for
 from whence_client.models import (
     AttributionResponse,
     ConceptSummary,
@@ -70,7 +70,7 @@ def ranked_concept(
         share=evidence.share,
         p_value=evidence.p_value,
         likelihood_ratio=evidence.likelihood_ratio,
-        support=degree(evidence.likelihood_ratio),
+        support=support_for(evidence.likelihood_ratio),
         facets=FacetScores(subject=scores.get("subject"), style=scores.get("style")),
         found_by=list(evidence.found_by),
         exemplars=[

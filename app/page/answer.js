@@ -232,7 +232,7 @@ function card(entry, concept, pairs) {
         {},
         h("dt", {}, "Score"), h("dd", {}, concept.score.toFixed(3)),
         h("dt", {}, "Share"), h("dd", {}, `${(100 * concept.share).toFixed(1)}%`),
-        h("dt", {}, "Ratio"), h("dd", {}, `${ratio(concept.likelihood_ratio)} (${concept.support === "none" ? "no" : concept.support} support${concept.likelihood_ratio < 1 && concept.support !== "none" ? " against" : ""})`),
+        h("dt", {}, "Ratio"), h("dd", {}, `${ratio(concept.likelihood_ratio)} (${concept.support === "none" ? "no" : concept.support} support)`),
         h("dt", {}, "p-value"), h("dd", {}, concept.p_value.toPrecision(3)),
         h("dt", {}, "Subject"), h("dd", {}, deviations(subject)),
         h("dt", {}, "Style"), h("dd", {}, deviations(style)),

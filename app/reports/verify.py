@@ -26,7 +26,7 @@ from app.reports.report import (
 )
 from app.schemas import exemplar_detail, exemplar_hit, metadata_texts
 from index.answering.attribution import Attributor, ExemplarEvidence
-from index.answering.support import degree, statement
+from index.answering.support import statement, support_for
 from index.building.embedding import ImageEmbedder
 from index.catalog import Catalog
 from index.errors import NotFoundError, SnapshotError, TakedownError
@@ -521,7 +521,7 @@ def _fits(concept: RankedConcept, attributor: Attributor) -> bool:
     return (
         p_min - 1e-9 <= concept.p_value <= p_max + 1e-9
         and ratio_min - 1e-9 <= concept.likelihood_ratio <= ratio_max + 1e-9
-        and concept.support == degree(concept.likelihood_ratio)
+        and concept.support == support_for(concept.likelihood_ratio)
     )
 
 

@@ -171,8 +171,8 @@ class RankedConcept(Wire):
         "gives none above n + 1.",
     )
     support: Support = Field(
-        description="The ratio in words, for the likelier of the two: the scale of the ENFSI "
-        "guideline for evaluative reporting."
+        description="The ratio in words, on the scale of the ENFSI guideline for evaluative "
+        "reporting; `none` below 2."
     )
     facets: FacetScores = Field(description="The facets' own scores.")
     found_by: list[Facet] = Field(

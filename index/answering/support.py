@@ -37,6 +37,11 @@ def degree(ratio: float) -> Support:
     return next((words for least, words in SCALE if either >= least), "none")
 
 
+def support_for(ratio: float) -> Support:
+    """Return the degree of support for the concept; ``none`` where the ratio speaks against it."""
+    return degree(ratio) if ratio > 1 else "none"
+
+
 def times(ratio: float) -> str:
     """Return a ratio of 1 or more as text, rounded to two digits since it is an estimate."""
     if ratio < 9.95:

@@ -1,6 +1,6 @@
 import pytest
 
-from index.answering.support import degree, statement, times
+from index.answering.support import degree, statement, support_for, times
 
 
 @pytest.mark.parametrize(
@@ -21,6 +21,15 @@ from index.answering.support import degree, statement, times
 )
 def test_degrees_are_those_of_the_enfsi_guideline(ratio: float, words: str) -> None:
     assert degree(ratio) == words
+
+
+@pytest.mark.parametrize(
+    ("ratio", "words"), [(0.01, "none"), (0.5, "none"), (1, "none"), (20, "moderate")]
+)
+def test_a_concept_has_no_support_where_its_ratio_speaks_against_it(
+    ratio: float, words: str
+) -> None:
+    assert support_for(ratio) == words
 
 
 @pytest.mark.parametrize(
