@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from index.errors import NotFoundError, SnapshotError
-from index.names import fold
+from index.names import fold, nfc
 
 SCHEMA = """
 CREATE TABLE concepts (
@@ -100,7 +100,7 @@ class Catalog:
         # SQLite's own LIKE and lower() fold ASCII alone, and ignore normal forms.
         self._db.create_function("fold", 1, fold, deterministic=True)
         self._lock = threading.Lock()
-        self._by_fold: dict[str, set[str]] | None = None
+        self._by_form: dict[str, set[str]] | None = None
         rows = [(int(row),) for row in hidden]
         if rows:
             self._db.executescript(HIDE)
@@ -135,20 +135,24 @@ class Catalog:
     def concept_named(self, text: str) -> str | None:
         """Returns the id of the one concept that a text names, hidden ones included.
 
-        An exact id comes first; then ids and names are compared in any case and normal form of
+        An exact id comes first, then an exact name; then both are compared in any case and form of
         Unicode, since keyboards, browsers and file systems differ in these. None if no concept
         matches, or several do.
         """
         if self._all("SELECT 1 FROM main.concepts WHERE id = ?", (text,)):
             return text
-        if self._by_fold is None:  # a catalog never changes
+        if self._by_form is None:  # a catalog never changes
             known: dict[str, set[str]] = {}
             for identifier, name in self._all("SELECT id, name FROM main.concepts"):
                 for label in (identifier, name):
-                    known.setdefault(fold(label), set()).add(identifier)
-            self._by_fold = known
-        found = self._by_fold.get(fold(text), set())
-        return next(iter(found)) if len(found) == 1 else None
+                    for form in {nfc(label), fold(label)}:
+                        known.setdefault(form, set()).add(identifier)
+            self._by_form = known
+        for form in (nfc(text), fold(text)):
+            found = self._by_form.get(form, set())
+            if len(found) == 1:
+                return next(iter(found))
+        return None
 
     def concepts(
         self, *, query: str = "", offset: int = 0, limit: int | None = None

@@ -72,6 +72,11 @@ def nfc(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
+def lower(text: str) -> str:
+    """Returns a text in lower case and NFC: concepts of one source must differ in this form."""
+    return nfc(nfc(text).lower())
+
+
 def fold(text: str) -> str:
     """Returns a text in the form in which names and ids are compared: NFC, without case.
 

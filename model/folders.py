@@ -4,6 +4,7 @@ Rebuild, training and pre-training use these functions, so that all three find t
 """
 
 import os
+import re
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -19,11 +20,13 @@ from model.regular_files import open_file, shown, special_kind
 MACHINE_FOLDERS = frozenset(
     {
         "#recycle", "#snapshot", "$recycle.bin", "@__thumb", "@eadir", "@recently-snapshot",
-        "@recycle", "@sharesnap", "@synoresource", "@tmp", "__macosx", "__pycache__", "~snapshot",
-        "found.000", "lost+found", "network trash folder", "system volume information",
-        "temporary items",
+        "@recycle", "@sharebin", "@sharesnap", "@synoresource", "@tmp", "__macosx", "__pycache__",
+        "~snapshot", "lost+found", "msdownld.tmp", "network trash folder", "recycled", "recycler",
+        "system volume information", "temporary items",
     }
 )  # fmt: skip
+# Folders of Windows: what chkdsk found, numbered, and what an upgrade left.
+_MACHINE_FOLDER = re.compile(r"found\.[0-9]{3}|\$windows\.~[a-z]{2}")
 
 NOT_AN_IMAGE = "not an image"
 
@@ -62,7 +65,8 @@ def unused_name(name: str, *, folder: bool) -> str | None:
         name: the entry's own name, without its path.
         folder: the entry is a folder.
     """
-    if folder and name.lower() in MACHINE_FOLDERS:
+    own = name.lower()
+    if folder and (own in MACHINE_FOLDERS or _MACHINE_FOLDER.fullmatch(own)):
         return "a folder of the system or of a program"
     if name.startswith("."):
         return "a hidden folder" if folder else "a hidden file"
@@ -196,13 +200,14 @@ def not_an_image(file: Path) -> str | None:
     suffix = file.suffix.lower()
     if suffix in PICTURE_SUFFIXES:
         return None
-    if suffix in RAW_SUFFIXES:
-        return "a camera's raw file: convert it to JPEG or TIFF"
     try:
         with open_file(file) as opened:
             head = opened.read(HEAD)
     except OSError as error:
         return f"the file could not be read: {error.strerror or error}"
+    # Most raw files are TIFF files, and some have other bytes behind TIFF's mark of a byte order.
+    if suffix in RAW_SUFFIXES and (head[:2] in {b"II", b"MM"} or not begins_image(head)):
+        return "a camera's raw file: convert it to JPEG or TIFF"
     return None if begins_image(head) else not_an_image_because(head)
 
 

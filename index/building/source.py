@@ -11,7 +11,7 @@ from typing import Any
 from index.building.manifests.reading import MANIFESTS, malformed, read_manifest
 from index.building.manifests.records import RecordError, Records
 from index.errors import SourceError
-from index.names import concept_id, distinct_ids, fold, former_id, nfc
+from index.names import concept_id, distinct_ids, former_id, lower, nfc
 from model.folders import (
     Skip,
     Skipped,
@@ -279,7 +279,7 @@ class _Names:
             others = frozenset({concept_id(text), former_id(text)} - {identifier, ""})
             concept = SourceConcept(identifier, known.get("name", text), known.get("kind"), others)
             concepts[text] = concept
-            first = by_name.setdefault(fold(concept.name), text)
+            first = by_name.setdefault(lower(concept.name), text)
             if first != text:
                 raise SourceError(
                     f"two concepts share one name: {concept_id(text)!r} of {self._source[text]} is "

@@ -96,11 +96,20 @@ def test_a_concept_is_found_by_id_and_name_in_any_case_and_form(tmp_path, form, 
 
 
 def test_a_text_that_fits_several_concepts_names_none(tmp_path: Path) -> None:
-    names = [Concept(0, "strasse", "Weg", None, 1), Concept(1, "straße", "Gasse", None, 1)]
+    names = [
+        Concept(0, "strasse", "Weg", None, 1),
+        Concept(1, "straße", "Gasse", None, 1),
+        Concept(2, "one", "Masse", None, 1),
+        Concept(3, "two", "Maße", None, 1),
+    ]
     rows = [Exemplar(n, f"e{n}", c.id, f"h{n}", "/p", 1, 1) for n, c in enumerate(names)]
     write_catalog(tmp_path / "c.sqlite", names, rows, ())
     opened = Catalog(tmp_path / "c.sqlite")
-    assert [opened.concept_named(one.id) for one in names] == ["strasse", "straße"]
+    assert [opened.concept_named(one.id) for one in names] == [
+        "strasse", "straße", "one", "two",
+    ]  # fmt: skip
+    assert opened.concept_named("MASSE") is None
+    assert [opened.concept_named(name) for name in ("Masse", "Maße")] == ["one", "two"]
     assert opened.concept_named("STRASSE") is None
     assert opened.concept_named("WEG") == "strasse"
     opened.close()

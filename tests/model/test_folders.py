@@ -94,7 +94,8 @@ def test_what_is_no_image_is_told_with_its_kind(tmp_path: Path, name: str) -> No
     [
         "@eaDir", "#recycle", "$RECYCLE.BIN", "$Recycle.Bin", "System Volume Information",
         "lost+found", ".Trash-1000", ".Trashes", "__MACOSX", ".git", ".ipynb_checkpoints",
-        ".thumbnails", "@Recycle", "found.000",
+        ".thumbnails", "@Recycle", "found.000", "FOUND.017", "RECYCLER", "Recycled", "$WINDOWS.~BT",
+        "$Windows.~WS", "@sharebin", "msdownld.tmp",
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("below", ["", "Ada/deep"])
@@ -106,6 +107,27 @@ def test_folders_of_systems_and_programs_are_no_users_own(tmp_path, name: str, b
     [(path, reason)] = log.reasons(tmp_path).items()
     assert path == str(Path(below) / name)
     assert reason in {"a hidden folder", "a folder of the system or of a program"}
+
+
+def test_folders_with_a_name_like_a_systems_are_a_users_own(tmp_path: Path) -> None:
+    names = ["found.1", "found.cats", "Recycled paper", "windows"]
+    for name in names:
+        touch(tmp_path / name, "a.png")
+    assert [image.parent.name for image in find_images(tmp_path)] == sorted(names)
+
+
+@pytest.mark.parametrize("name", ["A.raw", "B.DNG", "C.mos"])
+def test_an_image_named_like_a_raw_file_is_one_by_its_content(tmp_path: Path, name: str) -> None:
+    for place, head in enumerate([b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n"]):
+        touch(tmp_path, f"{place}{name}", content=head + bytes(20))
+    for place, head in enumerate([b"II*\0", b"MM\0*", b"IIRO", b"IIU\0", b"FUJIFILMCCD-RAW", b"?"]):
+        touch(tmp_path, f"raw{place}{name}", content=head + bytes(20))
+    log = Log()
+    assert [image.name for image in find_images(tmp_path, log.append)] == [f"0{name}", f"1{name}"]
+    assert set(log.reasons(tmp_path).values()) == {
+        "a camera's raw file: convert it to JPEG or TIFF"
+    }
+    assert len(log.reasons(tmp_path)) == 6
 
 
 def test_the_list_of_such_folders_is_lower_case() -> None:

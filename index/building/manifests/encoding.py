@@ -13,6 +13,7 @@ _MARKS = (  # UTF-32 before UTF-16, whose mark it begins with
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _MULTIBYTE = re.compile(rb"[\xc3-\xf4][\x80-\xbf]")  # letters beyond Latin-1 in UTF-8
+_HEAD = 64  # bytes of a file's first line, which has the names of columns
 _BEYOND_ASCII = re.compile(rb"[\x80-\xff]{4,}")
 
 
@@ -60,11 +61,13 @@ def _other_alphabet(data: bytes) -> bool:
 
 
 def _unmarked(data: bytes) -> str:
-    """Return the encoding of text without a byte order mark; ASCII in UTF-16 has zero bytes."""
-    head = data[:4096]
-    even, odd = head[::2].count(0), head[1::2].count(0)
-    if odd > len(head) / 4 and not even:
-        return "utf-16-le"
-    if even > len(head) / 4 and not odd:
-        return "utf-16-be"
-    return "utf-8"
+    """Returns the encoding of text without a byte order mark.
+
+    The names of columns are ASCII, which has a zero byte for each character in UTF-16: behind it
+    in little-endian order, before it in big-endian order.
+    """
+    head = data[:_HEAD]
+    before, behind = head[::2].count(0), head[1::2].count(0)
+    if max(before, behind) < len(head) / 8:
+        return "utf-8"
+    return "utf-16-le" if behind > before else "utf-16-be"

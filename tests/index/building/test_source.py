@@ -493,6 +493,12 @@ def test_two_names_that_differ_by_case_alone_are_refused_with_both(tmp_path: Pat
         read_sources([tmp_path])
 
 
+def test_words_that_differ_by_a_sharp_s_are_concepts_of_their_own(tmp_path: Path) -> None:
+    for name in ("Maße", "Masse"):
+        picture(tmp_path / name / "a.png")
+    assert concepts(read_sources([tmp_path])) == {"masse": "Masse", "maße": "Maße"}
+
+
 def test_one_concept_in_two_sources_is_refused_with_both_sources(tmp_path: Path) -> None:
     for folder in ("first", "second"):
         picture(tmp_path / folder / "Ada" / "a.png")

@@ -44,6 +44,20 @@ def test_every_delimiter_in_every_encoding(tmp_path: Path, delimiter: str, encod
         assert told(read(tmp_path, name, written(delimiter).encode(encoding))) == EXPECTED
 
 
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize(
+    "word", ["Ā Ō", "हिन्दी चित्रकार कला", "葛飾北斎", "김환기", "محمود سعيد", "Ａ一　丁"]
+)
+@pytest.mark.parametrize("header", ["path,concept,note", "note,concept,path", "題名,path,concept"])
+def test_utf_16_without_a_mark_in_any_alphabet(
+    tmp_path: Path, header: str, word: str, encoding: str
+) -> None:
+    row = ",".join("a.png" if name == "path" else word for name in header.split(","))
+    content = f"{header}\n{(row + chr(10)) * 300}".encode(encoding)
+    found = told(read(tmp_path, "m.csv", content))
+    assert [one[:2] for one in found] == [("a.png", word)] * 300
+
+
 @pytest.mark.parametrize("ending", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("quoting", [csv.QUOTE_MINIMAL, csv.QUOTE_ALL])
 def test_every_line_ending_and_all_quoted(tmp_path: Path, ending: str, quoting: int) -> None:
