@@ -150,13 +150,20 @@ class Settings(StoreSettings):
     max_pixels: int = Field(
         DEFAULT_LIMITS.max_pixels,
         ge=1,
+        le=2**40,
         description="Largest number of pixels of an image, uploaded or read from a file.",
     )
     max_side: int = Field(
-        DEFAULT_LIMITS.max_side, ge=1, description="Upper limit of an image's sides, in pixels."
+        DEFAULT_LIMITS.max_side,
+        ge=1,
+        le=2**32,
+        description="Upper limit of an image's sides, in pixels.",
     )
     min_side: int = Field(
-        DEFAULT_LIMITS.min_side, ge=1, description="Lower limit of an image's sides, in pixels."
+        DEFAULT_LIMITS.min_side,
+        ge=1,
+        le=2**32,
+        description="Lower limit of an image's sides, in pixels.",
     )
     max_top_k: int = Field(1000, ge=1, description="Upper limit of the parameter top_k.")
     max_exemplars: int = Field(50, ge=0, description="Upper limit of the parameter exemplars.")

@@ -17,11 +17,18 @@ Data = Annotated[
 ]
 MaxPixels = Annotated[
     int | None,
-    typer.Option(min=1, envvar="WHENCE_MAX_PIXELS", help="Most pixels an image may have."),
+    typer.Option(
+        min=1, max=2**40, envvar="WHENCE_MAX_PIXELS", help="Largest number of pixels of an image."
+    ),
 ]
 MaxSide = Annotated[
     int | None,
-    typer.Option(min=1, envvar="WHENCE_MAX_SIDE", help="Longest side of an image, in pixels."),
+    typer.Option(
+        min=1,
+        max=2**32,
+        envvar="WHENCE_MAX_SIDE",
+        help="Upper limit of an image's sides, in pixels.",
+    ),
 ]
 Workers = Annotated[int, typer.Option(min=0, max=256, help="Processes that decode images.")]
 Device = Annotated[
