@@ -1,6 +1,7 @@
 """Clients of the real server over sockets: it runs in a thread of this process."""
 
 import contextlib
+import hashlib
 import signal
 import socket
 import subprocess
@@ -108,7 +109,7 @@ def test_an_upgrade_is_ignored_and_the_body_read(port: int, query: bytes, upgrad
     chunked = chunked.replace(body, b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body))
     received = talk(port, whole, chunked, post(body, more=CLOSE))
     assert received.count(b"HTTP/1.1 200 OK") == 3
-    assert received.count(b'"verdict":') == 3
+    assert received.count(hashlib.sha256(query).hexdigest().encode()) == 3
 
 
 # Answers that are given before the body is here
