@@ -87,7 +87,7 @@ def test_the_index_is_the_same_as_of_one_process(
     large.data.embeddings(FakeEmbedder.model_id).unlink()
     seen: list[tuple[str, int, int]] = []
     summary = large.rebuild(embed=embed, progress=lambda *step: seen.append(step))
-    assert large.embedder.count == 14  # views: less than a batch is not worth a worker
+    assert large.embedder.count == 10  # views: less than a batch is not worth a worker
     assert contents(large, summary) == alone
     assert summary.skipped[0].reason
     assert sum(int(n) for trace in traces.iterdir() for n in trace.read_text().split()) == 245
