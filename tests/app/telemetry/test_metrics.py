@@ -1,6 +1,7 @@
 """What Prometheus is told."""
 
 import re
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -199,10 +200,12 @@ def test_swaps_are_counted(server: TestClient, tmp_path: Path) -> None:
 
 
 def test_failed_reloads_are_counted(server: TestClient, tmp_path: Path) -> None:
-    snapshot = build(tmp_path, "Crimson", "Emerald")
+    other = tmp_path / "other"  # damaged before the server can see it
+    snapshot = build(other, "Crimson", "Emerald")
     snapshot.close()
     damaged = snapshot.folder / "catalog.sqlite"
     damaged.write_bytes(damaged.read_bytes()[:-1])
+    shutil.copytree(other / "index", tmp_path / "index", dirs_exist_ok=True)
     assert server.post("/admin/reload", headers=BEARER).status_code == 409
     scrape = Scrape(server)
     assert scrape("whence_index_reload_failures_total") >= 1
