@@ -25,7 +25,13 @@ from index.building.scan import (
     leave_out,
 )
 from index.building.source import SourceConcept, SourceExemplar
-from index.building.writing import VersionContent, ask_canaries, random_order, write_version
+from index.building.writing import (
+    CANARIES,
+    VersionContent,
+    ask_canaries,
+    random_order,
+    write_version,
+)
 from index.catalog import Catalog, Concept, Exemplar
 from index.defaults import CANARY_RATE, KEEP
 from index.errors import RebuildError, SnapshotError
@@ -392,11 +398,14 @@ def _draw_null_files(chosen: Sequence[Identified]) -> list[ImageFile]:
     """Draw the null queries: exemplars and augmented views of them.
 
     Synthetic queries are less distorted than augmented views, and differ more from exemplars than
-    exemplars do (docs/method.md).
+    exemplars do (docs/method.md). One concept alone needs views for its canaries only, since
+    nothing is left to rank without it.
     """
     order = random_order([item.id for item in chosen], "null")[: NULL_QUERIES // 2]
     drawn = [chosen[place].file for place in order]
     views = NULL_QUERIES - NULL_QUERIES // 2
+    if len({item.source.concept.id for item in chosen}) < 2:
+        views = min(views, CANARIES)
     rounds = math.ceil(views / len(drawn))
     augmented = [replace(file, view=view) for view in range(rounds) for file in drawn]
     return drawn + augmented[:views]
