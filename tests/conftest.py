@@ -25,8 +25,10 @@ SLOW = (  # tests of these files start a browser, a cluster, a database, a proxy
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that `make test-fast` leaves out."""
+    """Run browser tests last, and mark the tests that `make test-fast` leaves out."""
     tests = Path(__file__).parent
+    # The browser's event loop runs until the end, and asyncio.run() is refused beside it.
+    items.sort(key=lambda item: item.path.is_relative_to(tests / "browser"))
     for item in items:
         if item.path.relative_to(tests).as_posix().startswith(SLOW):
             item.add_marker("slow")
