@@ -62,7 +62,7 @@ def open_page(browser: Browser, url: str, theme: str, width: int, height: int) -
 
 
 def save(page: Page, name: str) -> None:
-    """What is in the window, as a small PNG beside this file."""
+    """Save the window as a small PNG beside this file."""
     page.wait_for_timeout(500)  # for the last pictures
     image = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
     image.quantize(COLOURS, dither=Image.Dither.NONE).save(HERE / name, optimize=True)
@@ -102,7 +102,7 @@ def demo() -> "Iterator[str]":
 
 
 def answers(url: str) -> bool:
-    """Whether the demo serves."""
+    """Return True if the demo serves."""
     try:
         return httpx.get(f"{url}/health/ready", trust_env=False).is_success
     except httpx.HTTPError:
