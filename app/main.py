@@ -9,14 +9,14 @@ from importlib import metadata
 from fastapi import Depends, FastAPI
 
 from app.auth.security import Authenticator, require_attribute
+from app.deps import require_place
+from app.http.body_limit import BodyLimit, UploadMemory
 from app.http.cors import add_cors
 from app.http.docs import add_docs
 from app.http.head import HeadAsGet
 from app.http.headers import SecurityHeaders
 from app.http.paths import RootPath
 from app.http.problems import add_problem_handlers, document_problems
-from app.http.shedding import LoadShedding
-from app.http.uploads import BodyLimit, UploadCapacity
 from app.routes import (
     admin,
     attribute,
@@ -119,22 +119,22 @@ def create_app(
     app.state.authenticator = Authenticator.of(settings)
     app.add_middleware(
         BodyLimit,
-        capacity=UploadCapacity(
-            settings.upload_memory, settings.largest_body, settings.max_uploads
-        ),
+        memory=UploadMemory(settings.upload_memory, settings.largest_body),
         max_bytes=OTHER_BODY,
         exceptions=dict.fromkeys(UPLOADS, settings.max_upload_bytes)
         | {"/attribute/batch": settings.max_batch_bytes},
         seconds=settings.upload_seconds,
     )
-    app.add_middleware(LoadShedding, paths=UPLOADS)
     app.add_middleware(HeadAsGet)
     add_cors(app, settings.cors_origins)
     app.add_middleware(SecurityHeaders)
     app.add_middleware(Telemetry, metrics=registry)
     app.add_middleware(RootPath, root_path=settings.root_path)  # the last is the outermost
     add_problem_handlers(app)
-    for routes in (attribute, report, concepts, exemplars, samples):
+    for routes in (attribute, report):
+        order = [Depends(require_place), Depends(require_attribute)]  # the first is the cheapest
+        app.include_router(routes.router, dependencies=order)
+    for routes in (concepts, exemplars, samples):
         app.include_router(routes.router, dependencies=[Depends(require_attribute)])
     for routes in (admin, health, heatmaps, metrics, page):
         app.include_router(routes.router)

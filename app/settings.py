@@ -224,11 +224,6 @@ class Settings(StoreSettings):
         description="Limit of accepted images that are not answered yet; further requests get 429. "
         "0 means four batches.",
     )
-    max_uploads: int = Field(
-        64,
-        ge=1,
-        description="Limit of uploads that arrive at the same time; further requests get 429.",
-    )
     upload_memory: int = Field(
         512 * 2**20,
         ge=1,

@@ -16,8 +16,8 @@ from app.errors import (
     NotAFormError,
     QueueFullError,
 )
+from app.http.forms import FIELD, FORM, read_image_field, read_image_fields
 from app.http.problems import problem_of, responses
-from app.http.uploads import FIELD, FORM, read_image_field, read_image_fields
 from app.inference.job import ImageJob
 from app.inference.permit import Permit
 from app.inference.pipeline import Pipeline

@@ -8,8 +8,8 @@ from fastapi import APIRouter, Query, Request, Response, status
 from pydantic import Field
 
 from app.deps import ServiceDep, SettingsDep
+from app.http.forms import read_image_field
 from app.http.problems import responses
-from app.http.uploads import read_image_field
 from app.reports.report import Parameters, Report, as_html, as_json, make_report
 from app.routes.attribute import IMAGE, REFUSALS_OF_ONE, check_caps, upload
 from whence_client.models import AttributeParameters

@@ -116,8 +116,6 @@ class Telemetry:
 
 def route_of(scope: Scope) -> str:
     """Returns the template of the matching route, or "unmatched"."""
-    if shed := scope["state"].get("route"):  # by `app.http.shedding`, before there was a route
-        return str(shed)
     if path := getattr(scope.get("route"), "path", None):
         return str(path)
     if "app_root_path" in scope:  # below a mount

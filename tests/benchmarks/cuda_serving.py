@@ -69,7 +69,6 @@ def measure(data: DataFolder, queries: Path, options: argparse.Namespace) -> dic
     environment = {
         "WHENCE_DEVICE": "cuda",
         "WHENCE_MAX_QUEUE": ROOM,
-        "WHENCE_MAX_UPLOADS": ROOM,
     }
     with whence_serving(data.root, **environment) as server:
         busy = {"in_flight": IN_FLIGHT, "processes": options.processes}

@@ -14,12 +14,17 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from PIL import Image
 
 SECONDS, MEGABYTES, FIRST_LINE = 0.7, 120, 1.0
+REFUSAL = b'{"type": "urn:whence:problem:unauthorized", "title": "No key", "status": 401}'
 COMMAND = [sys.executable, "-c", "from app.cli.main import main; main()"]
 COMMANDS = (
     "--help",
@@ -28,9 +33,34 @@ COMMANDS = (
     "keys add NAME",
     "status",
     "takedown list",
-    "attribute picture.png --url http://127.0.0.1:9",
+    "attribute picture.png --url URL",
     "rollback",
 )
+
+
+class Refusing(BaseHTTPRequestHandler):
+    """Refuses each upload at once, as a server that requires a key."""
+
+    def do_POST(self) -> None:
+        """Read the body and answer 401."""
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(401)
+        self.send_header("Content-Type", "application/problem+json")
+        self.send_header("Content-Length", str(len(REFUSAL)))
+        self.end_headers()
+        self.wfile.write(REFUSAL)
+
+    def log_message(self, *args: object) -> None:
+        """Print nothing."""
+
+
+@contextmanager
+def refusing_server() -> Iterator[str]:
+    """The address of a server that refuses uploads."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
 
 
 def run(command: str, folder: Path) -> tuple[float, float, float]:
@@ -74,13 +104,13 @@ def main() -> int:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     found: dict[str, dict[str, float]] = {}
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name, refusing_server() as url:
         folder = Path(name)
         Image.new("RGB", (64, 64)).save(folder / "picture.png")
         run("--help", folder)  # compiles what was not compiled yet
         for command in COMMANDS:
             rows = [
-                run(command.replace("NAME", f"k{number}"), folder)
+                run(command.replace("NAME", f"k{number}").replace("URL", url), folder)
                 for number in range(arguments.runs)
             ]
             wall, processor, memory = zip(*rows, strict=True)

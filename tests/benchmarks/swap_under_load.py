@@ -199,9 +199,7 @@ def main() -> int:
         data = DataFolder(Path(name) / "data")
         versions = build(data, Path(name), options.concepts)
         key = KeyFile(data.keys).add("benchmark", scope="admin")
-        # One key may have a quarter of the uploads that arrive, and all of these bear the same one.
-        room = {"WHENCE_MAX_UPLOADS": str(max(64, 4 * options.in_flight))}
-        with whence_serving(data.root, WHENCE_LOG_LEVEL="warning", **room) as server:
+        with whence_serving(data.root, WHENCE_LOG_LEVEL="warning") as server:
             result = asyncio.run(measure(server, key, data, versions, options))
     print(json.dumps(result, indent=1))
     before, after = result["own_memory_mib"]

@@ -1,7 +1,6 @@
 import asyncio
 import tempfile
 from collections.abc import AsyncIterator, Callable
-from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -12,7 +11,7 @@ from PIL import Image
 from starlette.types import Message, Receive, Scope, Send
 
 from app.errors import QueueFullError
-from app.http.uploads import BodyLimit, UploadCapacity
+from app.http.body_limit import BodyLimit, UploadMemory
 from app.main import OTHER_BODY, create_app
 from app.settings import Settings
 from index.answering.attribution import Attributor
@@ -377,7 +376,7 @@ def test_an_answer_may_take_longer_than_its_upload() -> None:
     async def send(message: Message) -> None:
         raise AssertionError(message)
 
-    limit = BodyLimit(work, UploadCapacity(100, 100, 1), 100, {}, seconds=0.01)
+    limit = BodyLimit(work, UploadMemory(100, 100), 100, {}, seconds=0.01)
     scope = {"type": "http", "path": "/attribute", "headers": [(b"content-length", b"3")]}
     asyncio.run(limit(scope, receive, send))
     assert seen == ["http.request", "http.disconnect"]
@@ -391,7 +390,7 @@ def test_bytes_of_a_body_in_chunks_count_as_the_most_it_may_have(
     )
     app = create_app(settings, attributor)
     [middleware] = [m for m in app.user_middleware if m.cls is BodyLimit]
-    with begin_upload(middleware.kwargs["capacity"], None, BYTES + 1):
+    with middleware.kwargs["memory"].hold(None, BYTES + 1):
         response = post_to(app, aiter(Chunks(100 + len(HEAD) + len(TAIL))))
     check_problem(response, 429, "queue-full")
 
@@ -413,45 +412,37 @@ def test_other_bodies_are_small(client: TestClient, check_problem: CheckProblem)
     assert response.headers["connection"] == "close"
 
 
-# Capacity
-
-
-def begin_upload(capacity: UploadCapacity, caller: str | None, size: int) -> ExitStack:
-    """A body that is arriving until the stack is closed."""
-    with ExitStack() as stack:
-        stack.enter_context(capacity.arriving.hold(caller, 1))
-        stack.enter_context(capacity.bytes.hold(caller, size))
-        return stack.pop_all()
+# Memory of all bodies
 
 
 def test_bodies_have_so_many_bytes_together() -> None:
-    capacity = UploadCapacity(memory=1000, largest=500, uploads=64)
-    first, _second = begin_upload(capacity, None, 400), begin_upload(capacity, None, 500)
-    with pytest.raises(QueueFullError, match="of 1,000 bytes of uploads 900 are taken"):
-        begin_upload(capacity, None, 101)
-    assert capacity.arriving.taken == 2  # the refused one has left
-    first.close()
-    assert capacity.bytes.taken == 500
-    begin_upload(capacity, None, 500)
+    memory = UploadMemory(limit=1000, largest=500)
+    with memory.hold(None, 500):
+        with memory.hold(None, 400):
+            with pytest.raises(QueueFullError, match="of 1,000 bytes of uploads 900 are taken"):
+                memory.hold(None, 101).__enter__()
+            assert memory.taken == 900  # the refused one has left
+        with memory.hold(None, 500):
+            assert memory.taken == 1000
+    assert memory.taken == 0
 
 
-def test_one_caller_has_a_part_of_the_uploads_and_their_bytes() -> None:
-    capacity = UploadCapacity(memory=4000, largest=100, uploads=24)
-    held = [begin_upload(capacity, "key a", 1) for _ in range(6)]
-    with pytest.raises(QueueFullError, match="one caller may take 6 arriving uploads"):
-        begin_upload(capacity, "key a", 1)
-    begin_upload(capacity, "key b", 1000).close()
-    with pytest.raises(QueueFullError, match="1,000 bytes"):
-        begin_upload(capacity, "key b", 1001)
-    held.pop().close()
-    begin_upload(capacity, "key a", 995).close()
-    # On this machine it may be a proxy of many.
-    held += [begin_upload(capacity, None, 1) for _ in range(24 - len(held))]
-    with pytest.raises(QueueFullError, match="of 24 arriving uploads 24 are taken"):
-        begin_upload(capacity, None, 1)
-    for one in held:
-        one.close()
-    assert capacity.bytes.taken == capacity.arriving.taken == 0
+def test_one_caller_has_a_part_of_the_bytes() -> None:
+    memory = UploadMemory(limit=4000, largest=100)
+    with memory.hold("key a", 996):
+        with pytest.raises(QueueFullError, match="one caller may upload 1,000 bytes"):
+            memory.hold("key a", 5).__enter__()
+        with memory.hold("key a", 4), memory.hold("key b", 1000):
+            pass
+        with memory.hold(None, 3004):  # on this machine it may be a proxy of many
+            assert memory.taken == 4000
+    with memory.hold("key a", 1000):  # its bytes were given back
+        assert memory.taken == 1000
+
+
+def test_one_caller_may_always_send_the_largest_body() -> None:
+    with UploadMemory(limit=1000, largest=500).hold("key a", 500):
+        pass
 
 
 def test_a_body_for_which_there_is_no_room_is_not_read(
@@ -462,8 +453,8 @@ def test_a_body_for_which_there_is_no_room_is_not_read(
     )
     app = create_app(settings, attributor)
     [middleware] = [m for m in app.user_middleware if m.cls is BodyLimit]
-    capacity = middleware.kwargs["capacity"]
-    with TestClient(app) as client, begin_upload(capacity, None, BYTES - 100):
+    memory = middleware.kwargs["memory"]
+    with TestClient(app) as client, memory.hold(None, BYTES - 100):
         response = client.post("/attribute", files={"image": bytes(1000)})
         problem = check_problem(response, 429, "queue-full")
         assert "199,900 are taken" in problem["detail"]
@@ -471,21 +462,7 @@ def test_a_body_for_which_there_is_no_room_is_not_read(
         body = {"kind": "concept", "id": "x", "reason": "r"}
         assert client.get("/concepts").status_code == 200
         check_problem(client.post("/takedowns", json={**body, "x": "a" * 100}), 429, "queue-full")
-    assert capacity.bytes.taken == capacity.arriving.taken == 0
-
-
-def test_uploads_that_arrive_are_bounded(
-    attributor: Attributor, tmp_path: Path, check_problem: CheckProblem, query: bytes
-) -> None:
-    app = create_app(Settings(data=tmp_path, max_uploads=1), attributor)
-    [middleware] = [m for m in app.user_middleware if m.cls is BodyLimit]
-    with TestClient(app) as client:
-        with begin_upload(middleware.kwargs["capacity"], None, 1):
-            refused = check_problem(
-                client.post("/attribute", files={"image": query}), 429, "queue-full"
-            )
-            assert "of 1 arriving uploads 1 are taken" in refused["detail"]
-        assert client.post("/attribute", files={"image": query}).status_code == 200
+    assert memory.taken == 0
 
 
 @pytest.mark.parametrize("announced", [True, False])

@@ -1,0 +1,165 @@
+"""Reads images from request bodies: a form's field, or the body itself."""
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from email import message as email_message
+
+from python_multipart.multipart import parse_options_header
+from starlette.datastructures import FormData, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect, Request
+
+from app.errors import InvalidRequestError, MalformedFormError, NotAFormError
+from whence_client.models import Fault
+
+FIELD = "image"
+FORM = "multipart/form-data"
+MAX_PREAMBLE = 65_536  # bytes before the first boundary
+EXTRA_PARTS = 16  # parsed beyond the allowed ones, so that a message can name the wrong part
+EMPTY = "is empty: the file has 0 bytes"
+
+
+class _InMemoryParser(MultiPartParser):
+    """Keeps files of any size in memory; `app.http.body_limit` limits their total."""
+
+    spool_max_size = 0  # `tempfile.SpooledTemporaryFile` then never writes to disk
+    complete = False
+    _value = b""  # of the current header
+
+    def on_part_begin(self) -> None:
+        """Begin a part with no header value."""
+        self._value = b""
+        super().on_part_begin()
+
+    def on_header_value(self, data: bytes, start: int, end: int) -> None:
+        """Collect a header's value, which may arrive in pieces."""
+        self._value += data[start:end]
+
+    def on_header_end(self) -> None:
+        """Add a plain ``filename`` to a part with only a coded one (RFC 2231, RFC 5987).
+
+        The parser takes only parts with a plain name for files. The name itself is not used.
+        """
+        value, self._value = self._value, b""
+        if _has_only_coded_name(value):
+            value += b"; filename=image"
+        super().on_header_value(value, 0, len(value))
+        super().on_header_end()
+
+    def on_end(self) -> None:
+        """Note the closing boundary."""
+        self.complete = True
+
+
+def _has_only_coded_name(value: bytes) -> bool:
+    """Return True if a header names a file only in a coded form (RFC 2231, RFC 5987)."""
+    if b"*" not in value or b"filename" in parse_options_header(value)[1]:
+        return False
+    message = email_message.Message()
+    message["content-disposition"] = value.decode("latin-1")
+    return message.get_param("filename", header="content-disposition") is not None
+
+
+async def read_image_field(request: Request) -> bytes:
+    """Read the file in the form's one field, or the whole body if its type is ``image/*``.
+
+    Raises:
+        NotAFormError: the body is of another type.
+        MalformedFormError: the body is broken.
+        InvalidRequestError: the field is missing, empty or repeated, or there are other fields.
+        BodyTooLargeError: the body exceeds the limit.
+    """
+    if _content_type(request).startswith("image/"):
+        try:
+            data = await request.body()
+        except ClientDisconnect as error:
+            raise _cut_short() from error
+    else:
+        [data] = await read_image_fields(request, limit=1)
+    if not data:
+        raise _invalid(FIELD, EMPTY)
+    return data
+
+
+async def read_image_fields(request: Request, *, limit: int) -> list[bytes]:
+    """Read the files in the form's one, repeated field; some may be empty.
+
+    Raises:
+        NotAFormError: the body is of another type.
+        MalformedFormError: the body is broken.
+        InvalidRequestError: there is no such field, more than ``limit``, or another field.
+        BodyTooLargeError: the body exceeds the limit.
+    """
+    form = await _read_form(request, limit)
+    others = [name for name in form if name != FIELD]
+    if others:
+        raise _invalid(
+            others[0], f"is not known: the form has one field, {FIELD!r}; parameters go in the URL"
+        )
+    values = form.getlist(FIELD)
+    if not values:
+        raise _invalid(FIELD, f"is missing: send the image as a file of this name, in {FORM}")
+    if len(values) > limit:
+        allowed = "one image" if limit == 1 else f"at most {limit} images"
+        raise _invalid(FIELD, f"was sent {len(values)} times: send {allowed} a request")
+    files = [value for value in values if isinstance(value, UploadFile)]
+    if len(files) < len(values):
+        raise _invalid(FIELD, "is text: send the image as a file, with a filename")
+    return [await file.read() for file in files]
+
+
+async def _read_form(request: Request, limit: int) -> FormData:
+    content_type = _content_type(request)
+    if not content_type:
+        return FormData()
+    if content_type != FORM:
+        raise NotAFormError(
+            f"the body is {content_type[:100]}; send {FORM} with the image in the field {FIELD!r}"
+        )
+    options = parse_options_header(request.headers["content-type"])[1]
+    stream = _without_preamble(request.stream(), options.get(b"boundary", b""))
+    parser = _InMemoryParser(
+        request.headers, stream, max_files=limit + EXTRA_PARTS, max_fields=EXTRA_PARTS
+    )
+    try:
+        form = await parser.parse()
+    except ClientDisconnect as error:
+        raise _cut_short() from error
+    except MultiPartException as error:
+        raise MalformedFormError(f"the multipart body cannot be read: {error.message}") from error
+    if not parser.complete:
+        raise MalformedFormError("the multipart body cannot be read: it ends before its boundary")
+    return form
+
+
+async def _without_preamble(
+    stream: AsyncIterator[bytes], boundary: bytes
+) -> AsyncGenerator[bytes, None]:
+    """Skip the preamble before the first boundary, as RFC 2046, 5.1.1 requires."""
+    delimiter = b"--" + boundary
+    begin: bytes | None = b""  # until the delimiter
+    async for chunk in stream:
+        if begin is None:
+            yield chunk
+            continue
+        begin += chunk
+        place = 0 if begin.startswith(delimiter) else begin.find(b"\r\n" + delimiter) + 2
+        if place != 1:
+            yield begin[place:]
+            begin = None
+        elif len(begin) > MAX_PREAMBLE:
+            yield begin  # the parser reports the error
+            begin = None
+    if begin:
+        yield begin
+
+
+def _content_type(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def _cut_short() -> MalformedFormError:
+    return MalformedFormError("the connection closed before the end of the body")
+
+
+def _invalid(name: str, detail: str) -> InvalidRequestError:
+    return InvalidRequestError(Fault(place="body", name=name[:100], detail=detail))
