@@ -44,7 +44,5 @@ class RootPath:
             scope["root_path"] = self.root_path
             if not is_under(scope["path"], self.root_path):
                 scope["path"] = self.root_path + scope["path"]
-                if raw := scope.get("raw_path"):
-                    scope["raw_path"] = self.root_path.encode() + raw
             _root.set(self.root_path)
         await self.app(scope, receive, send)
