@@ -24,8 +24,21 @@ class Queue:
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
+        self.longest_wait = math.inf  # seconds
         self.taken = 0
         self.seconds = 0.0  # of work per place, a moving average
+
+    @property
+    def places(self) -> int:
+        """Return the number of places in use.
+
+        That is half of the capacity, or what is worked off in `longest_wait` if that is more. It is
+        less than the capacity where the work on an image takes longer than usual, since refusals,
+        or other processes, need the processor, too.
+        """
+        if self.capacity * self.seconds <= self.longest_wait:
+            return self.capacity
+        return max(math.ceil(self.capacity / 2), int(self.longest_wait / self.seconds))
 
     def require(self, places: int = 1) -> None:
         """Raise an error unless so many places are free.
@@ -33,10 +46,10 @@ class Queue:
         Raises:
             QueueFullError: fewer places are free.
         """
-        if self.taken + places > self.capacity:
+        if self.taken + places > max(self.places, places):
             seconds = math.ceil(max(1.0, self.taken * self.seconds))
             raise QueueFullError(
-                f"of the queue's {self.capacity} places {self.taken} are taken and this needs "
+                f"of the queue's {self.places} places {self.taken} are taken and this needs "
                 f"{places}; try again in {seconds} seconds",
                 retry_after=seconds,
             )

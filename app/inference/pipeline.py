@@ -21,6 +21,7 @@ from whence_client.models import AttributeParameters
 
 CPU_BATCH = 8  # images in one forward pass; larger ones are not faster on a CPU
 DEVICE_BATCH = 64
+LONGEST_WAIT = 0.25  # seconds in the whole queue; when it is exceeded, half of the places are used
 BATCHES = 4  # in the queue: one in decoding, in embedding and in the search, and one of a burst
 
 
@@ -37,6 +38,8 @@ class Pipeline:
         self._metrics = metrics
         batch = settings.max_batch or default_batch(settings.device)
         self.queue = Queue(settings.max_queue or BATCHES * batch)
+        if not settings.max_queue:
+            self.queue.longest_wait = LONGEST_WAIT
         metrics.watch_queue(lambda: self.queue.taken)
         self.heatmaps = HeatmapStore(settings.heatmap_seconds, settings.heatmap_bytes)
         self.embedded_at = time.monotonic()  # the end of the last forward pass

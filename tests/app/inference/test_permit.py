@@ -1,0 +1,32 @@
+import pytest
+
+from app.errors import QueueFullError
+from app.inference.permit import Queue
+
+
+def test_a_queue_uses_half_of_its_places_while_work_takes_long() -> None:
+    queue = Queue(32)
+    queue.longest_wait = 0.25
+    assert queue.places == 32  # before the first measurement
+    for seconds, places in ((0.005, 32), (0.010, 25), (0.015, 16), (1.0, 16)):
+        queue.seconds = seconds
+        assert queue.places == places
+    with queue.hold(16):
+        with pytest.raises(QueueFullError, match="of the queue's 16 places 16 are taken") as error:
+            queue.require()
+        assert error.value.retry_after == 16  # seconds: the time of 16 places
+        queue.seconds = 0.005
+        queue.require(16)
+
+
+def test_a_queue_of_a_fixed_size_uses_all_of_it() -> None:
+    queue = Queue(4)
+    queue.seconds = 60.0
+    assert queue.places == 4
+
+
+def test_one_request_may_take_more_than_half_of_an_empty_queue() -> None:
+    queue = Queue(8)
+    queue.longest_wait, queue.seconds = 0.25, 1.0
+    with queue.hold(6), pytest.raises(QueueFullError):
+        queue.require()
