@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from app.http.paths import public_path
 from index.answering.support import support_for
 from whence_client.models import (
+    Area,
     AttributionResponse,
     ConceptSummary,
     Evidence,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from index.catalog import Concept, Exemplar
     from index.takedowns.in_force import Hidden
     from index.takedowns.records import Takedown
+    from model.regions import Region
 
 
 def attribution_response(job: "ImageJob", *, metadata: bool = False) -> AttributionResponse:
@@ -40,9 +42,13 @@ def attribution_response(job: "ImageJob", *, metadata: bool = False) -> Attribut
             ranked_concept(concept, job.heatmaps, metadata=metadata)
             for concept in attribution.concepts
         ],
+        no_source_share=attribution.no_source_share,
+        unlisted_share=attribution.unlisted_share,
         unattributed_share=attribution.unattributed_share,
         candidates=list(attribution.candidates),
         statement=attribution.statement,
+        region=area(job.region) if job.region else None,
+        compared=[area(part) for part in job.compared],
         evidence=Evidence(
             model_id=snapshot.model_id,
             index_version=snapshot.version,
@@ -77,7 +83,13 @@ def ranked_concept(
             exemplar_hit(hit, heatmaps.get(hit.exemplar.id), metadata=metadata)
             for hit in evidence.exemplars
         ],
+        square=evidence.square,
     )
+
+
+def area(region: "Region") -> Area:
+    """Convert a region of an image."""
+    return Area(x=region.x, y=region.y, width=region.width, height=region.height)
 
 
 def exemplar_hit(

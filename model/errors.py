@@ -5,7 +5,9 @@
     │   ├── UndecodableImageError      its bytes are not a whole image
     │   ├── UnsupportedImageError      not an accepted format
     │   ├── ImageTooLargeError         more pixels (or frames' worth of them) than allowed
-    │   └── ImageTooSmallError         too few pixels to describe
+    │   ├── ImageTooSmallError         too few pixels to describe
+    │   ├── RegionError                a region that reaches beyond the image
+    │   └── RegionTooSmallError        a region of too few pixels
     ├── BackboneError              unknown name, bad option, weights that do not fit
     │   └── HubError                   weights that are neither in the local cache nor in reach
     ├── TrainingError              images that cannot be trained on
@@ -76,6 +78,27 @@ class ImageTooSmallError(ImageError):
     type = "image-too-small"
     title = "The image has too few pixels"
     example = "the image is 1 x 1 pixels; at least 16 on each side are needed to describe it"
+
+
+class RegionError(ImageError):
+    """The region asked about reaches beyond the image."""
+
+    status = 422
+    type = "region-outside-image"
+    title = "The region does not lie in the image"
+    example = (
+        "the region 900,0,200,200 reaches beyond the image, which is 1000 x 600 pixels upright; "
+        "give x,y,width,height within it"
+    )
+
+
+class RegionTooSmallError(ImageError):
+    """The region asked about has too few pixels to describe."""
+
+    status = 422
+    type = "region-too-small"
+    title = "The region has too few pixels"
+    example = "the region is 8 x 8 pixels; at least 16 on each side are needed to describe it"
 
 
 class BackboneError(WhenceError):

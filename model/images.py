@@ -33,6 +33,7 @@ PILLOW = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "DIB", "AVIF", "HEIF")
 FORMATS = (*PILLOW, "JXL")
 DECODING = 2  # version of `decode_image`, increased when its pixels change: `decodes_differently`
 ORIENTATION = ExifTags.Base.Orientation
+SIDEWAYS = range(5, 9)  # orientations that exchange width and height
 HEADER = 65_536  # bytes that contain the size
 
 pi_heif.register_heif_opener(thumbnails=False)
@@ -78,8 +79,9 @@ DEFAULT_LIMITS = ImageLimits()
 class DecodedImage:
     """A decoded image and the hash of its encoded bytes."""
 
-    pixels: Image.Image  # mode RGB, upright, sRGB
+    pixels: Image.Image  # mode RGB, upright, sRGB; smaller than ``size`` if decoded reduced
     sha256: str  # of the encoded bytes
+    size: tuple[int, int]  # width and height of the upright image at full size
 
 
 @dataclass(frozen=True)
@@ -90,11 +92,13 @@ class _Picture:
         colour: an image of any mode, with or without transparency.
         profile: its ICC profile.
         opacity: an image of mode L, if the transparency is not part of ``colour``.
+        full: width and height at full size, if ``colour`` was decoded reduced.
     """
 
     colour: Image.Image
     profile: bytes | None = None
     opacity: Image.Image | None = None
+    full: tuple[int, int] | None = None
 
 
 def decode_image(
@@ -121,8 +125,9 @@ def decode_image(
     if not data:
         raise UndecodableImageError("the image is empty: 0 bytes were given")
     with _faults_named(data):
-        pixels = _to_rgb(_picture(data, limits, min_decode_side))
-    return DecodedImage(pixels, hashlib.sha256(data).hexdigest())
+        picture = _picture(data, limits, min_decode_side)
+        pixels = _to_rgb(picture)
+    return DecodedImage(pixels, hashlib.sha256(data).hexdigest(), picture.full or pixels.size)
 
 
 def read_image(
@@ -286,23 +291,29 @@ def _by_pillow(
     """
     with Image.open(io.BytesIO(data), formats=PILLOW) as image:
         limits.check(image.width, image.height)
+        width, height = image.size
         if min_decode_side:
             image.draft(None, (min_decode_side, min_decode_side))
+        reduced = image.size != (width, height)
         image.load()
         # Damaged EXIF data is no reason to refuse intact pixels.
         with contextlib.suppress(Exception):
+            turned = image.getexif().get(ORIENTATION) in SIDEWAYS
             ImageOps.exif_transpose(image, in_place=True)
+            if turned:
+                width, height = height, width
+        full = (width, height) if reduced else None
         profile = image.info.get("icc_profile") or _nclx_profile(image)
         opacity = _keyed(image, key, depth) if key else None
         if image.mode.startswith("I;16"):
             gray = Image.fromarray(to_8_bits(np.asarray(image), white))
-            return _Picture(gray, profile, opacity)
+            return _Picture(gray, profile, opacity, full)
         if image.mode in {"I", "F"}:
             raise UnsupportedImageError(
                 "the image has samples of 32 bits, whose value of white is unknown: save it with "
                 "8 or 16 bits a sample"
             )
-        return _Picture(image, profile, opacity)
+        return _Picture(image, profile, opacity, full)
 
 
 def _nclx_profile(image: Image.Image) -> bytes | None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from app.cli.options import data_folder
 from model.errors import ImageError, WhenceError
 from model.images import DEFAULT_LIMITS, ImageLimits
+from model.regions import Region
 from whence_client import ServerError, Whence
 from whence_client.client import EXEMPLARS, TOP_K
 
@@ -46,9 +47,21 @@ class Backend:
 
 @contextmanager
 def open_backend(
-    *, url: str | None, key: str | None, data: Path, limits: ImageLimits = DEFAULT_LIMITS
+    *,
+    url: str | None,
+    key: str | None,
+    data: Path,
+    region: Region | None = None,
+    limits: ImageLimits = DEFAULT_LIMITS,
 ) -> Iterator[Backend]:
     """Open a backend; it yields the API's answer to each image or ``{"error": reason}``.
+
+    Args:
+        url: of a server; without it the index in ``data`` answers.
+        key: for that server.
+        data: the data folder.
+        region: the part of each image to ask about.
+        limits: on an image's size, without a server.
 
     Raises:
         WhenceError: there is no index, or the server left `MAX_UNANSWERED` consecutive images
@@ -57,7 +70,8 @@ def open_backend(
     if url:
         with connect(url, key) as whence:
             yield Backend(
-                lambda: whence.concepts(limit=1).index_version, partial(_attribute_remotely, whence)
+                lambda: whence.concepts(limit=1).index_version,
+                partial(_attribute_remotely, whence, region=region),
             )
         return
     # PyTorch and FAISS are imported only here; a query to a server needs neither.
@@ -68,7 +82,9 @@ def open_backend(
     attributor = open_attributor(data_folder(data))
 
     def attribute(images: Sequence[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
-        jobs = answer_files(attributor, images, top_k=TOP_K, exemplars=EXEMPLARS, limits=limits)
+        jobs = answer_files(
+            attributor, images, top_k=TOP_K, exemplars=EXEMPLARS, region=region, limits=limits
+        )
         for path, job in zip(images, jobs, strict=True):
             if isinstance(job, ImageError):
                 yield path, {"error": str(job)}
@@ -79,11 +95,11 @@ def open_backend(
 
 
 def _attribute_remotely(
-    whence: Whence, images: Sequence[Path]
+    whence: Whence, images: Sequence[Path], *, region: Region | None = None
 ) -> Iterator[tuple[Path, dict[str, Any]]]:
     def ask(path: Path) -> dict[str, Any] | ServerError | OSError:
         try:
-            return whence.attribute(path).model_dump(mode="json")
+            return whence.attribute(path, region=region).model_dump(mode="json")
         except (ServerError, OSError) as error:
             return error
 

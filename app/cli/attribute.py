@@ -22,6 +22,7 @@ from app.cli.options import (
 from app.cli.skipped import print_skipped
 from model.errors import WhenceError
 from model.folders import Skipped, find_images
+from model.regions import Region
 
 MAX_PRINTED = 20  # concepts and failures of a summary
 
@@ -56,6 +57,13 @@ def attribute(
         Path | None,
         typer.Option("--html", help="Write a page with a summary and a table.", callback=writable),
     ] = None,
+    region: Annotated[
+        str | None,
+        typer.Option(
+            metavar="X,Y,W,H",
+            help="Ask about this part of each image, in pixels of the upright image.",
+        ),
+    ] = None,
     data: Data = Path("data"),
     max_pixels: MaxPixels = None,
     max_side: MaxSide = None,
@@ -69,17 +77,36 @@ def attribute(
     paths = find_pictures(images, skipped)
     print_skipped(skipped)
     limits = image_limits(max_pixels, max_side)
-    with open_backend(url=url, key=key, data=data, limits=limits) as backend:
+    part = parse_region(region) if region is not None else None
+    with open_backend(url=url, key=key, data=data, region=part, limits=limits) as backend:
         files = [path for path in (jsonl_file, csv_file, html_file) if path]
         if files:
             journal = jsonl_file or files[0].with_name(f"{files[0].name}.partial.jsonl")
-            failed = _collect(paths, backend, journal, csv_file, html_file)
+            failed = _collect(paths, backend, part, journal, csv_file, html_file)
             if journal != jsonl_file and not failed:
                 journal.unlink()
         else:
             failed = _print(paths, backend, as_json=as_json)
     if failed:
         raise typer.Exit(1)
+
+
+def parse_region(text: str) -> Region:
+    """Parse ``x,y,width,height``.
+
+    Raises:
+        typer.BadParameter: the text is of another form.
+    """
+    try:
+        x, y, width, height = map(int, text.split(","))
+    except ValueError:
+        raise typer.BadParameter(
+            f"{text!r} is not of the form x,y,width,height, such as 120,0,300,400",
+            param_hint="--region",
+        ) from None
+    if min(x, y, width, height) < 0:
+        raise typer.BadParameter(f"{text!r} has a negative number", param_hint="--region")
+    return Region(x, y, width, height)
 
 
 def find_pictures(arguments: Sequence[str], skipped: list[Skipped]) -> list[Path]:
@@ -125,6 +152,7 @@ def _print(paths: Sequence[Path], backend: Backend, *, as_json: bool) -> bool:
 def _collect(
     paths: Sequence[Path],
     backend: Backend,
+    region: Region | None,
     journal: Path,
     csv_file: Path | None,
     html_file: Path | None,
@@ -133,7 +161,7 @@ def _collect(
     from app.reports.collection import Journal, summarise, write_csv, write_html
 
     try:
-        opened = Journal(journal, backend.version())
+        opened = Journal(journal, backend.version(), region)
     except (OSError, ValueError) as error:
         raise WhenceError(f"{journal} cannot be continued: {error}") from error
     with opened as book, stages() as report:
@@ -172,11 +200,18 @@ def print_answer(path: Path, answer: dict[str, object]) -> None:
         print_error(str(answer["error"]), about=str(path))
         return
     out.print(f"{path}: {answer['verdict']}")
+    squares: list[dict[str, int]] = answer["compared"]  # type: ignore[assignment]
     for concept in answer["concepts"]:  # type: ignore[attr-defined]
+        place = ""
+        if len(squares) > 1:
+            place = "  at {x},{y},{width},{height}".format(**squares[concept["square"]])
         out.print(
             f"  {concept['rank']:2d}. {concept['name']}  share {concept['share']:.0%}  "
             f"p {concept['p_value']:.3f}  ratio {concept['likelihood_ratio']:.2g} "
-            f"({concept['support']})"
+            f"({concept['support']}){place}"
         )
-    out.print(f"      unattributed {answer['unattributed_share']:.0%}")
+    out.print(
+        f"      no source {answer['no_source_share']:.0%}, not listed "
+        f"{answer['unlisted_share']:.0%}"
+    )
     out.print(f"      {answer['statement']}")

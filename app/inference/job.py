@@ -18,10 +18,12 @@ from app.inference.heatmaps import HeatmapPair
 from app.telemetry.metrics import STAGES, Stage
 from index.answering.attribution import Attribution, Attributor
 from index.answering.explanation import Explanation, explain_answer
+from index.answering.squares import compared
 from model.config import Facet
 from model.errors import ImageError
 from model.explain import Patches
 from model.images import DEFAULT_LIMITS, DecodedImage, ImageLimits, read_image
+from model.regions import Region, crops, parts_of
 
 FILES = 8  # in one forward pass of `answer_files`
 DECODERS = 2  # threads of `answer_files`
@@ -37,11 +39,14 @@ class ImageJob:
         top_k: largest number of concepts in the answer.
         exemplars: largest number of exemplars listed for each concept.
         explained: largest number of exemplars to explain.
+        region: part of the image to answer about, in pixels of the upright image.
+        limits: on the region's size.
         sha256: of the encoded image.
         size: width and height of the upright image, in pixels.
-        pixels: (3, S, S) float32, from the embedder's `preprocess`.
-        vectors: (1, D) float32 of unit norm, by facet.
-        patches: of the image, if its answer is explained.
+        parts: of the image, P of them, that are embedded.
+        pixels: of each part (3, S, S) float32, from the embedder's `preprocess`.
+        vectors: (P, D) float32 of unit norm, by facet.
+        patches: of the parts, if the answer is explained.
         attribution: the answer.
         explanations: by exemplar id.
         heatmaps: by exemplar id.
@@ -54,11 +59,14 @@ class ImageJob:
     top_k: int
     exemplars: int
     explained: int = 0
+    region: Region | None = None
+    limits: ImageLimits = DEFAULT_LIMITS
     sha256: str = field(init=False)
     size: tuple[int, int] = field(init=False)
-    pixels: torch.Tensor = field(init=False)
+    parts: Sequence[Region] = field(init=False)
+    pixels: Sequence[torch.Tensor] = field(init=False)
     vectors: Mapping[Facet, NDArray[np.float32]] = field(init=False)
-    patches: Patches | None = None
+    patches: Sequence[Patches] = ()
     attribution: Attribution = field(init=False)
     explanations: Mapping[str, Explanation] = field(default_factory=dict)
     heatmaps: Mapping[str, HeatmapPair] = field(default_factory=dict)
@@ -83,20 +91,32 @@ class ImageJob:
             spent[stage] += ended - began
         return spent
 
-    def decode(self, decode: Callable[[int], DecodedImage]) -> None:
+    @property
+    def compared(self) -> tuple[Region, ...]:
+        """Return what the model sees of the parts, in pixels of the upright image."""
+        return compared(self.attributor.embedder, self.parts)
+
+    def decode(self, decode: Callable[[int | None], DecodedImage]) -> None:
         """Decode and preprocess the image.
 
         Args:
-            decode: decodes the image, given the embedder's `min_decode_side`.
+            decode: decodes the image, given the embedder's `min_decode_side`, or None to decode it
+                at full size.
 
         Raises:
-            ImageError: it cannot be decoded, or is outside the limits.
+            ImageError: it cannot be decoded, or it or the region is outside the limits.
         """
         self.end("queue")
         embedder = self.attributor.embedder
-        image = decode(embedder.min_decode_side)
-        self.sha256, self.size = image.sha256, image.pixels.size
-        self.pixels = embedder.preprocess(image.pixels)
+        # A region of an image that was decoded reduced could have too few pixels.
+        image = decode(None if self.region else embedder.min_decode_side)
+        self.sha256, self.size = image.sha256, image.size
+        if self.region:
+            self.region.check(self.size, self.limits)
+        self.parts = parts_of(self.size, self.region)
+        self.pixels = [
+            embedder.preprocess(part) for part in crops(image.pixels, self.size, self.parts)
+        ]
         self.end("decode")
 
 
@@ -105,15 +125,19 @@ def embed(jobs: Sequence[ImageJob]) -> None:
     for group in _groups(jobs, lambda job: (id(job.attributor.embedder), job.explained > 0)):
         for job in group:
             job.end("queue")
-        embedder, pixels = group[0].attributor.embedder, [job.pixels for job in group]
-        patches: Sequence[Patches | None] = [None] * len(group)
+        embedder = group[0].attributor.embedder
+        pixels = [part for job in group for part in job.pixels]
+        patches: Sequence[Patches] = ()
         if group[0].explained:
             vectors, patches = embedder.embed_with_patches(pixels)
         else:
             vectors = embedder.embed_pixels(pixels)
-        for number, job in enumerate(group):
-            job.vectors = {facet: rows[number : number + 1] for facet, rows in vectors.items()}
-            job.patches = patches[number]
+        start = 0
+        for job in group:
+            own = slice(start, start + len(job.pixels))
+            job.vectors = {facet: rows[own] for facet, rows in vectors.items()}
+            job.patches = patches[own]
+            start = own.stop
             job.end("embed")
 
 
@@ -134,23 +158,29 @@ def search(
         vectors = {
             facet: np.concatenate([job.vectors[facet] for job in group]) for facet in first.vectors
         }
-        answers = first.attributor.rank(vectors, top_k=first.top_k, exemplars=first.exemplars)
+        answers = first.attributor.rank(
+            vectors,
+            top_k=first.top_k,
+            exemplars=first.exemplars,
+            squares=[len(job.parts) for job in group],
+        )
         for job, attribution in zip(group, answers, strict=True):
             job.attribution = attribution
             job.end("search")
         for job in group:
-            if job.patches is not None:
+            if job.patches:
                 with forward_lock or nullcontext():
-                    _explain(job, job.patches)
+                    _explain(job)
 
 
-def _explain(job: ImageJob, patches: Patches) -> None:
+def _explain(job: ImageJob) -> None:
     job.explanations = explain_answer(
         job.attributor,
         job.attribution,
-        patches,
-        {facet: rows[0] for facet, rows in job.vectors.items()},
+        job.patches,
+        job.vectors,
         job.size,
+        job.parts,
         most=job.explained,
     )
     job.end("explain")
@@ -169,6 +199,7 @@ def answer_files(
     *,
     top_k: int,
     exemplars: int,
+    region: Region | None = None,
     limits: ImageLimits = DEFAULT_LIMITS,
 ) -> Iterator[ImageJob | ImageError]:
     """Answer the queries of image files without a server; yield a job or an error each, in order.
@@ -177,7 +208,9 @@ def answer_files(
     """
 
     def decode(path: Path) -> ImageJob | ImageError:
-        job = ImageJob(attributor, Deadline(inf), top_k, exemplars)
+        job = ImageJob(
+            attributor, Deadline(inf), top_k, exemplars, region=region, limits=limits
+        )
         try:
             job.decode(lambda side: read_image(path, limits, min_decode_side=side))
         except ImageError as error:

@@ -17,6 +17,7 @@ from index.errors import VectorStoreUnavailableError
 from model.embedder import choose_device
 from model.errors import ModelError
 from model.images import decode_image
+from model.regions import Region
 from whence_client.models import AttributeParameters
 
 CPU_BATCH = 8  # images in one forward pass; larger ones are not faster on a CPU
@@ -82,6 +83,8 @@ class Pipeline:
             parameters.top_k,
             parameters.exemplars,
             self._settings.max_explained if parameters.explain else 0,
+            region_of(parameters),
+            self._settings.image_limits,
         )
         await self.process(job, image)
         if job.explanations:
@@ -126,6 +129,11 @@ class Pipeline:
         for stage, began, ended in job.spans:
             if stage != "total":
                 record_stage(stage, began, ended)
+
+
+def region_of(parameters: AttributeParameters) -> Region | None:
+    """Return the region that a request asks about, if it names one."""
+    return Region(*map(int, parameters.region.split(","))) if parameters.region else None
 
 
 def default_batch(device: str) -> int:

@@ -37,14 +37,17 @@ class Journal:
     Args:
         path: the file; rows of an earlier run are read, but for one that was cut short.
         version: of the index that is asked. Answers of another one are asked for again, and so are
-            those to pictures that failed or have changed since.
+            those about another region, and those to pictures that failed or have changed since.
+        region: x, y, width and height of the part of each picture that is asked about.
 
     Raises:
         OSError: the file cannot be read or written.
         ValueError: the file holds something else than rows.
     """
 
-    def __init__(self, path: Path, version: str) -> None:
+    def __init__(
+        self, path: Path, version: str, region: tuple[int, int, int, int] | None = None
+    ) -> None:
         self._path = path
         self.rows: dict[str, Row] = {}  # by the picture's path, in the order of the file
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -60,7 +63,9 @@ class Journal:
         self.known = {
             image
             for image, row in self.rows.items()
-            if "error" not in row and row["evidence"].get("index_version") == version
+            if "error" not in row
+            and row["evidence"].get("index_version") == version
+            and _region_of(row) == region
         }
         self._file = path.open("r+b" if path.exists() else "w+b")
         self._file.seek(len(kept))
@@ -93,6 +98,14 @@ class Journal:
         draft = self._path.with_name(f".{self._path.name}.draft")
         draft.write_bytes(lines)
         draft.replace(self._path)
+
+
+def _region_of(row: Row) -> tuple[Any, ...] | None:
+    """Return the region that an answer is about, x, y, width and height; None for all."""
+    region = row.get("region")
+    if not isinstance(region, dict):
+        return None
+    return tuple(region.get(name) for name in ("x", "y", "width", "height"))
 
 
 def _is_row(row: object) -> bool:

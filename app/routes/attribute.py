@@ -28,6 +28,8 @@ from model.errors import (
     ImageTooLargeError,
     ImageTooSmallError,
     NotReadyError,
+    RegionError,
+    RegionTooSmallError,
     UndecodableImageError,
     UnsupportedImageError,
 )
@@ -84,6 +86,8 @@ REFUSALS_OF_ONE = (
     ImageTooLargeError,
     UnsupportedImageError,
     ImageTooSmallError,
+    RegionError,
+    RegionTooSmallError,
     DeadlineError,
 )
 
@@ -105,7 +109,8 @@ async def attribute(
     """Rank the concepts that an image most plausibly derives from, with exemplars as evidence.
 
     The answer is evidence of similarity. It does not prove that an image was used in training, and
-    it does not name the generator that made the image.
+    it does not name the generator that made the image. `compared` lists the squares of the image
+    that were compared; `region` asks about a part of it.
     """
     check_caps(parameters, settings)
     image = await read_image_field(request)

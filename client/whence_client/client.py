@@ -40,6 +40,7 @@ BATCH_BYTES = 60 * 2**20  # bytes of those images; a server accepts 64 MiB with 
 TIMEOUT, CONNECT_TIMEOUT = 60.0, 5.0  # seconds
 RETRIES = 4
 
+Box = tuple[int, int, int, int]  # x, y, width, height in pixels
 Files = list[tuple[str, tuple[str, bytes]]]  # form fields: name, file name, bytes
 T = TypeVar("T")
 Model = TypeVar("Model", bound=BaseModel)
@@ -83,9 +84,14 @@ class _Calls:
 
     @staticmethod
     def attribute(
-        image: ImageInput, top_k: int, exemplars: int, explain: bool, metadata: bool
+        image: ImageInput,
+        top_k: int,
+        exemplars: int,
+        explain: bool,
+        metadata: bool,
+        region: Box | None,
     ) -> _Call[AttributionResponse]:
-        parameters = _attribution(top_k, exemplars, explain, metadata)
+        parameters = _attribution(top_k, exemplars, explain, metadata, region)
         return _Call("POST", "/attribute", _as(AttributionResponse), parameters, [image])
 
     @staticmethod
@@ -177,9 +183,19 @@ class Whence:
         exemplars: int = EXEMPLARS,
         explain: bool = False,
         metadata: bool = False,
+        region: Box | None = None,
     ) -> AttributionResponse:
-        """Rank the source concepts that one image comes from."""
-        return self._send(_Calls.attribute(image, top_k, exemplars, explain, metadata))
+        """Rank the source concepts that one image comes from.
+
+        Args:
+            image: a path, bytes or a PIL image.
+            top_k: concepts to list, at most.
+            exemplars: exemplars to list for each concept, at most.
+            explain: add heatmaps.
+            metadata: add the exemplars' metadata.
+            region: x, y, width and height of a part of the upright image to ask about, in pixels.
+        """
+        return self._send(_Calls.attribute(image, top_k, exemplars, explain, metadata, region))
 
     def attribute_many(
         self,
@@ -289,9 +305,11 @@ class AsyncWhence:
         exemplars: int = EXEMPLARS,
         explain: bool = False,
         metadata: bool = False,
+        region: Box | None = None,
     ) -> AttributionResponse:
-        """Rank the source concepts that one image comes from."""
-        return await self._send(_Calls.attribute(image, top_k, exemplars, explain, metadata))
+        """Rank the source concepts that one image comes from, as `Whence.attribute` does."""
+        call = _Calls.attribute(image, top_k, exemplars, explain, metadata, region)
+        return await self._send(call)
 
     async def attribute_many(
         self,
@@ -461,10 +479,16 @@ def _options(url: str, key: str | None) -> dict[str, Any]:
     return {"base_url": parts, "headers": headers, "trust_env": not local}
 
 
-def _attribution(top_k: int, exemplars: int, explain: bool, metadata: bool) -> dict[str, Any]:
-    parameters = {"top_k": top_k, "exemplars": exemplars, "explain": explain}
-    # Older servers refuse the parameter metadata.
-    return {**parameters, "metadata": True} if metadata else parameters
+def _attribution(
+    top_k: int, exemplars: int, explain: bool, metadata: bool, region: Box | None = None
+) -> dict[str, Any]:
+    parameters: dict[str, Any] = {"top_k": top_k, "exemplars": exemplars, "explain": explain}
+    # Older servers refuse the parameters metadata and region.
+    if metadata:
+        parameters["metadata"] = True
+    if region is not None:
+        parameters["region"] = ",".join(map(str, region))
+    return parameters
 
 
 def _as(model: type[Model]) -> Callable[[httpx.Response], Model]:

@@ -84,6 +84,13 @@ class AttributeParameters(RequestModel):
         False,
         description="Add the metadata of each exemplar from its source; they can be large.",
     )
+    region: str | None = Field(
+        None,
+        pattern=r"^[0-9]{1,9}(,[0-9]{1,9}){3}$",
+        description="Ask about a part of the image: `x,y,width,height` in pixels of the upright "
+        "image, counted from its upper left corner.",
+        examples=["120,0,300,400"],
+    )
 
 
 class ConceptParameters(RequestModel):
@@ -107,6 +114,15 @@ class TakedownRequest(RequestModel):
         pattern=r"\S",
         description="The reason, kept in the log of takedowns.",
     )
+
+
+class Area(Wire):
+    """A rectangle in pixels of the upright image, counted from its upper left corner."""
+
+    x: int = Field(description="Left edge.")
+    y: int = Field(description="Upper edge.")
+    width: int = Field(ge=1, description="Width.")
+    height: int = Field(ge=1, description="Height.")
 
 
 class FacetScores(Wire):
@@ -158,8 +174,8 @@ class RankedConcept(Wire):
         description="Strength of the evidence over all facets; comparable within one index version."
     )
     share: Fraction = Field(
-        description="Part of the answer that this concept takes. All shares listed and "
-        "`unattributed_share` sum to 1."
+        description="Part of the answer that this concept takes. All shares listed, "
+        "`no_source_share` and `unlisted_share` sum to 1."
     )
     p_value: Fraction = Field(
         description="How often an image from no concept of the index scores this high."
@@ -179,6 +195,11 @@ class RankedConcept(Wire):
         description="Facets that hold a quarter or more of the evidence, the stronger first."
     )
     exemplars: list[ExemplarHit] = Field(description="Its exemplars nearest to the image.")
+    square: int = Field(
+        ge=0,
+        description="Position in `compared`, counted from 0, of the square that this concept's "
+        "evidence comes from.",
+    )
 
 
 class Evidence(Wire):
@@ -234,13 +255,18 @@ class AttributionResponse(Wire):
                                     "metadata": None,
                                 }
                             ],
+                            "square": 0,
                         }
                     ],
+                    "no_source_share": 0.13,
+                    "unlisted_share": 0.04,
                     "unattributed_share": 0.17,
                     "candidates": ["woodcut-waves"],
                     "statement": "The likeness found is about 42 times likelier if the image draws "
                     "on Woodcut waves than if its source is not in this collection: moderate "
                     "support for Woodcut waves.",
+                    "region": None,
+                    "compared": [{"x": 32, "y": 96, "width": 448, "height": 448}],
                     "evidence": {
                         "model_id": "mobilenetv2_100-0b1c2d3e4f50",
                         "index_version": "20260401T120000000-a1b2",
@@ -269,14 +295,28 @@ class AttributionResponse(Wire):
     concepts: list[RankedConcept] = Field(
         description="The most plausible concepts, best first, whatever the verdict."
     )
+    no_source_share: Fraction = Field(
+        description="Part of the answer that stands for the image having no source in the index. It "
+        "does not depend on `top_k`."
+    )
+    unlisted_share: Fraction = Field(
+        description="Part of the answer that concepts beyond those listed take."
+    )
     unattributed_share: Fraction = Field(
-        description="Part of the answer that no listed concept takes."
+        description="Part of the answer that no listed concept takes: the sum of the two."
     )
     candidates: list[str] = Field(
-        description="Ids of the listed concepts that share the evidence: the first ones that hold "
-        "nine tenths of what concepts take. Empty where nothing supports a source in the index."
+        description="Ids of the listed concepts that share the evidence: of those with a ratio of 2 "
+        "or more the first ones that hold nine tenths of what they take. Empty where nothing "
+        "supports a source in the index."
     )
     statement: str = Field(description="The evidence for the first concept in a sentence.")
+    region: Area | None = Field(description="Part of the image that was asked about; null for all.")
+    compared: list[Area] = Field(
+        description="What the model saw of the image. One central square of an image up to a ratio "
+        "of 4:3; of a longer one up to 7 overlapping squares, from left or top on, of which each "
+        "concept is judged by its best."
+    )
     evidence: Evidence = Field(description="What the answer rests on.")
     timing_ms: TimingMs = Field(description="Where the time went.")
 

@@ -3,11 +3,13 @@
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from PIL import Image
 
 from index.answering.calibration import DEFAULT_RATE, Verdict
 from index.answering.ranking import CONCEPTS, DEPTH, Embeddings, RankedConcept, Ranking
+from index.answering.squares import best_of, embed_squares
 from index.answering.support import statement
 from index.building.embedding import ImageEmbedder
 from index.catalog import Concept, Exemplar
@@ -19,6 +21,7 @@ from model.checkpoint import load_embedder
 from model.config import EngineName, Facet
 from model.errors import ModelError
 from model.images import ImageLimits, decode_image
+from model.regions import Region
 
 ANY_SIZE = ImageLimits(min_side=1)  # of thumbnails, which can be narrow
 
@@ -45,6 +48,7 @@ class ConceptEvidence:
     facets: Mapping[Facet, float]  # standard deviations above the cohort, of each facet's best
     found_by: tuple[Facet, ...]  # facets with a notable part of its lead, the stronger first
     exemplars: tuple[ExemplarEvidence, ...]
+    square: int = 0  # of the image's squares, the one that its evidence comes from
 
 
 @dataclass(frozen=True)
@@ -53,8 +57,14 @@ class Attribution:
 
     verdict: Verdict
     concepts: tuple[ConceptEvidence, ...]
-    unattributed_share: float
+    no_source_share: float  # of the image having no source in the index
+    unlisted_share: float  # of the concepts beyond ``concepts``
     candidates: tuple[str, ...]  # ids of the concepts that share the evidence, if there is any
+
+    @property
+    def unattributed_share(self) -> float:
+        """Return the share that none of ``concepts`` takes."""
+        return self.no_source_share + self.unlisted_share
 
     @property
     def statement(self) -> str:
@@ -116,12 +126,27 @@ class Attributor:
             self.attribute([decode_image(thumbnail, ANY_SIZE).pixels])
 
     def attribute(
-        self, images: Sequence[Image.Image], *, top_k: int = 5, exemplars: int = 3
+        self,
+        images: Sequence[Image.Image],
+        *,
+        top_k: int = 5,
+        exemplars: int = 3,
+        region: Region | None = None,
     ) -> list[Attribution]:
-        """Attribute a batch of RGB images; return one answer each, in order."""
+        """Attribute a batch of RGB images at full size; return one answer each, in order.
+
+        Args:
+            images: upright.
+            top_k: most concepts in an answer.
+            exemplars: most exemplars of each concept in an answer.
+            region: part of each image to attribute; it lies in all of them.
+        """
         if not images:
             return []
-        return self.rank(self.embedder.embed(images), top_k=top_k, exemplars=exemplars)
+        embedded = embed_squares(self.embedder, images, region)
+        return self.rank(
+            embedded.vectors, top_k=top_k, exemplars=exemplars, squares=embedded.counts
+        )
 
     def rank(
         self,
@@ -131,26 +156,41 @@ class Attributor:
         exemplars: int = 3,
         depth: int = DEPTH,
         excluded: Sequence[frozenset[int]] | None = None,
+        squares: Sequence[int] | None = None,
     ) -> list[Attribution]:
         """Attribute embedded queries.
 
         Args:
-            queries: facet -> (N, D) unit vectors.
+            queries: facet -> (N, D) unit vectors, one for each square of an image.
             top_k: most concepts in an answer.
             exemplars: most exemplars of each concept in an answer.
             depth: nearest exemplars of each facet whose concepts are ranked; it is increased if
                 these are fewer than ``top_k``. The index's size ranks every concept.
-            excluded: for each query the numbers of concepts to leave out.
+            excluded: for each image the numbers of concepts to leave out.
+            squares: number of each image's squares, N in all; by default each has one.
         """
+        counts = squares or [1] * len(next(iter(queries.values())))
+        if excluded is not None:
+            excluded = [own for own, count in zip(excluded, counts, strict=True)
+                        for _ in range(count)]
         rankings = self.snapshot.ranker.rank(
             queries, depth=depth, concepts=max(CONCEPTS, top_k), excluded=excluded
         )
-        return [self._answer(ranking, top_k, exemplars) for ranking in rankings]
+        return [
+            self._answer(list(islice(rankings, count)), top_k, exemplars) for count in counts
+        ]
 
-    def _answer(self, ranking: Ranking, top_k: int, exemplars: int) -> Attribution:
-        calibration, catalog = self.snapshot.calibration, self.snapshot.catalog
-        shares, unattributed = calibration.shares(ranking.scores)
-        shown = ranking[:top_k]
+    def _answer(self, rankings: Sequence[Ranking], top_k: int, exemplars: int) -> Attribution:
+        """Answer for one image, given the ranking of each of its squares."""
+        catalog = self.snapshot.catalog
+        calibration = self.snapshot.calibration.of_best(len(rankings))
+        best = best_of(rankings)
+        shares, no_source = calibration.shares(best.scores)
+        squares = best.squares[:top_k].tolist()
+        shown = [
+            rankings[square][place]
+            for square, place in zip(squares, best.places[:top_k].tolist(), strict=True)
+        ]
         concepts = catalog.concepts_by_number([ranked.number for ranked in shown])
         images = catalog.exemplars_by_row(
             [int(row) for ranked in shown for row in ranked.rows[:exemplars]]
@@ -166,16 +206,17 @@ class Attributor:
                 facets=ranked.facets,
                 found_by=ranked.found_by,
                 exemplars=tuple(_exemplars(ranked, exemplars, images)),
+                square=squares[place],
             )
             for place, ranked in enumerate(shown)
         ]
         return Attribution(
-            verdict=calibration.verdict(ranking.scores, self.rate),
+            verdict=calibration.verdict(best.scores, self.rate),
             concepts=tuple(evidence),
-            # The shares of concepts beyond top_k count as unattributed.
-            unattributed_share=unattributed + float(shares[top_k:].sum()),
+            no_source_share=no_source,
+            unlisted_share=float(shares[top_k:].sum()),
             candidates=tuple(
-                found.concept.id for found in evidence[: calibration.candidates(ranking.scores)]
+                found.concept.id for found in evidence[: calibration.candidates(best.scores)]
             ),
         )
 

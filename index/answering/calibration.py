@@ -15,6 +15,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from pydantic import PrivateAttr
+
 from model.config import Frozen
 
 Doubles = NDArray[np.float64]
@@ -38,6 +40,19 @@ class Calibration(Frozen):
 
     format: Literal[2] = 2
     null_scores: tuple[float, ...]
+    _tries: int = PrivateAttr(1)
+
+    def of_best(self, tries: int) -> "Calibration":
+        """Return the calibration of the best of several scores of an image, one of each square.
+
+        The best of m has the p-value 1 - (1 - p)^m (Sidak 1967): exact for independent squares, and
+        at least the true one for squares that overlap, whose scores rise together.
+        """
+        if tries == self._tries:
+            return self
+        other = self.model_copy()
+        other._tries = tries
+        return other
 
     def p_value(self, score: float) -> float:
         """Return the probability of a score this high if the source is not in the index; above 0.
@@ -47,6 +62,13 @@ class Calibration(Frozen):
         null's scale between its median and its upper quartile, and at least 1 / (n + 1), since n
         images are no evidence of rarer events.
         """
+        p_value = self._p_value(score)
+        if self._tries == 1 or p_value >= 1:
+            return p_value
+        return -math.expm1(self._tries * math.log1p(-p_value))
+
+    def _p_value(self, score: float) -> float:
+        """Return the p-value of a single score."""
         count = len(self.null_scores)
         least = 1 / (count + 1)
         if count >= MIN_FITTED and score > self._quartile:
@@ -62,11 +84,13 @@ class Calibration(Frozen):
         count = len(self.null_scores)
         if rate >= 1:
             return -math.inf
+        if self._tries > 1:
+            rate = -math.expm1(math.log1p(-rate) / self._tries)
         if math.floor(rate * (count + 1) + 1e-9) < 1:
             return math.inf
         if count >= MIN_FITTED and rate < TAIL:
             limit = self._quartile + self._scale * math.log(TAIL / rate)
-            while self.p_value(limit) > rate:  # due to rounding
+            while self._p_value(limit) > rate:  # due to rounding
                 limit = float(np.nextafter(limit, math.inf))
             return limit
         # p <= rate needs at most rate * (n + 1) - 1 null scores at or above the score.
@@ -106,13 +130,11 @@ class Calibration(Frozen):
         return weights / weights.sum() * (ratio / (1 + ratio)), 1 / (1 + ratio)
 
     def candidates(self, scores: Sequence[float] | Doubles) -> int:
-        """Return the number of first concepts that hold `CREDIBLE` of the concepts' shares.
+        """Return the number of first concepts that hold `CREDIBLE` of the supported ones' shares.
 
         It is 0 if the best score does not support a source in the index (a ratio under 2).
         """
-        if not len(scores) or self.likelihood_ratio(float(scores[0])) < MIN_SUPPORT:
-            return 0
-        shares, _ = self.shares(scores)
+        shares = self._supported_shares(scores)
         if not shares.sum():
             return 0
         held = np.cumsum(shares) / shares.sum()
@@ -122,13 +144,25 @@ class Calibration(Frozen):
         """Return the verdict on ranked scores, best first.
 
         ``no_match``: the best score has p > rate. ``uncertain``: p <= rate, but no concept has at
-        least half of the concepts' shares, so that more than one may be the source.
-        ``attributed``: otherwise.
+        least half of the shares of the concepts that the evidence supports (a ratio of 2 or more),
+        so that more than one may be the source. ``attributed``: otherwise.
         """
         if not len(scores) or self.p_value(float(scores[0])) > rate:
             return "no_match"
-        shares, _ = self.shares(scores)
-        return "attributed" if shares[0] >= shares.sum() / 2 else "uncertain"
+        shares = self._supported_shares(scores)
+        return "uncertain" if len(shares) and shares[0] < shares.sum() / 2 else "attributed"
+
+    def _supported_shares(self, scores: Sequence[float] | Doubles) -> Doubles:
+        """Return the shares of the first concepts whose own ratio is `MIN_SUPPORT` or more.
+
+        A crowd of concepts that nothing supports by themselves has no say, however many they are.
+        """
+        # Only concepts close to the first have such a ratio.
+        count = next(
+            (n for n, score in enumerate(scores) if self.likelihood_ratio(float(score)) < MIN_SUPPORT),
+            len(scores),
+        )
+        return self.shares(scores)[0][:count]
 
     @cached_property
     def _null(self) -> Doubles:

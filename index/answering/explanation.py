@@ -1,7 +1,7 @@
 """Explain an exemplar's similarity to a query: heatmaps of the regions that correspond."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
@@ -10,12 +10,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from index.answering.attribution import ANY_SIZE, Attribution, Attributor
+from index.answering.squares import seen_in
 from index.stores.vectors import Floats
 from model.config import Facet
 from model.explain import Patches
 from model.images import decode_image
+from model.regions import ORDINARY, Region
 
-SIDE = 64  # pixels, the longer side of a drawn heatmap
+SIDE = 64  # pixels, the longer side of a drawn heatmap of an image up to 4:3
+LONGEST = 512  # pixels, the longer side of any other
 COLOUR = (255, 64, 0)
 OPAQUE = 0.99  # quantile of a heatmap from which on it is drawn opaque
 
@@ -29,12 +32,15 @@ class Heatmap:
     box: tuple[float, float, float, float]  # left, top, right, bottom of the model's input in it
 
     def png(self) -> bytes:
-        """Return a PNG overlay with the image's aspect ratio, `SIDE` pixels on the longer side.
+        """Return a PNG overlay with the image's aspect ratio.
 
         It has one colour, whose opacity is a region's contribution relative to this heatmap's
         highest. Regions without a positive contribution, or outside ``box``, are transparent.
+        The longer side has `SIDE` pixels up to a ratio of 4:3. Beyond, the shorter side has what
+        it has at 4:3, unless the longer one would exceed `LONGEST`.
         """
-        scale = SIDE / max(self.size)
+        short, long = sorted(self.size)
+        scale = min(SIDE / min(long, short * ORDINARY[0] / ORDINARY[1]), LONGEST / long)
         width, height = (max(1, round(side * scale)) for side in self.size)
         left, top, right, bottom = (round(edge * scale) for edge in self.box)
         inside = max(1, right - left), max(1, bottom - top)
@@ -63,9 +69,10 @@ class Explanation:
 def explain_answer(
     attributor: Attributor,
     attribution: Attribution,
-    patches: Patches,
+    patches: Sequence[Patches],
     embedding: Mapping[Facet, Floats],
     size: tuple[int, int],
+    parts: Sequence[Region],
     *,
     most: int = 6,
 ) -> dict[str, Explanation]:
@@ -77,17 +84,21 @@ def explain_answer(
     Args:
         attributor: of the answer.
         attribution: the answer.
-        patches: the query's, from the forward pass that embedded it.
-        embedding: the query's, each facet (D,) of unit norm.
+        patches: of the query's S parts, from the forward pass that embedded them.
+        embedding: the query's, each facet (S, D) of unit norm.
         size: width and height of the query.
+        parts: the S parts of it that were embedded, from `model.regions.parts_of`.
         most: most exemplars to explain: the first of each concept, then the second ones, ...
 
     Returns:
         exemplar id -> its explanation.
     """
     embedder, snapshot = attributor.embedder, attributor.snapshot
-    columns = zip_longest(*(concept.exemplars for concept in attribution.concepts))
-    shown = [evidence for column in columns for evidence in column if evidence][:most]
+    columns = zip_longest(
+        *([(hit, concept.square) for hit in concept.exemplars] for concept in attribution.concepts)
+    )
+    chosen = [one for column in columns for one in column if one][:most]
+    shown, squares = [hit for hit, _ in chosen], [square for _, square in chosen]
     if not shown:
         return {}
     thumbnails = [
@@ -95,23 +106,27 @@ def explain_answer(
         for evidence in shown
     ]
     _, seen = embedder.embed_with_patches([embedder.preprocess(image) for image in thumbnails])
-    box = embedder.view_box(*size)
+    boxes = [seen_in(embedder, part) for part in parts]
     explained: dict[str, Explanation] = {}
-    for facet, vector in embedding.items():
+    for facet, vectors in embedding.items():
         places = [place for place, evidence in enumerate(shown) if evidence.facet == facet]
         if not places:
             continue
         rows = np.array([shown[place].exemplar.row for place in places])
         of_query = embedder.contributions(
-            facet, [patches] * len(places), snapshot.vectors.vectors(facet, rows)
+            facet,
+            [patches[squares[place]] for place in places],
+            snapshot.vectors.vectors(facet, rows),
         )
         of_exemplars = embedder.contributions(
-            facet, [seen[place] for place in places], np.stack([vector] * len(places))
+            facet,
+            [seen[place] for place in places],
+            np.stack([vectors[squares[place]] for place in places]),
         )
         for place, there, here in zip(places, of_query, of_exemplars, strict=True):
             width, height = thumbnails[place].size
             explained[shown[place].exemplar.id] = Explanation(
-                Heatmap(there, size, box),
+                Heatmap(there, size, boxes[squares[place]]),
                 Heatmap(here, (width, height), embedder.view_box(width, height)),
             )
     return explained

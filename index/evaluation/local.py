@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from index.answering.attribution import Attributor
+from index.answering.squares import embed_squares
 from index.errors import NotFoundError
 from index.evaluation.pairs import Answer, Pair
 from index.evaluation.robustness import Perturbation, unchanged
@@ -44,16 +45,21 @@ def _ask(
     if not images:
         return answers
     catalog = attributor.snapshot.catalog
-    queries = attributor.embedder.embed(images)
+    queries = embed_squares(attributor.embedder, images)
     everything = catalog.concept_count()
     present = attributor.rank(
-        queries, top_k=everything, exemplars=0, depth=attributor.snapshot.vectors.count
+        queries.vectors,
+        top_k=everything,
+        exemplars=0,
+        depth=attributor.snapshot.vectors.count,
+        squares=queries.counts,
     )
     absent = attributor.rank(
-        queries,
+        queries.vectors,
         top_k=1,
         exemplars=0,
         excluded=[_numbers(attributor, pairs[place]) for place in places],
+        squares=queries.counts,
     )
     for place, answer, other in zip(places, present, absent, strict=True):
         best = answer.concepts[0] if answer.concepts else None

@@ -92,6 +92,18 @@ def test_answers_are_typed(whence: Whence) -> None:
     assert whence.reload().index_version == answer.evidence.index_version
 
 
+def test_a_part_of_an_image_can_be_asked_about(whence: Whence) -> None:
+    canvas = Image.new("RGB", (200, 60), "white")
+    canvas.paste(shade("Emerald", 1), (120, 10))
+    answer = whence.attribute(canvas, region=(120, 10, 64, 48))
+    assert answer.concepts[0].id == "emerald"
+    assert answer.region == answer.compared[0] == Area(x=120, y=10, width=64, height=48)
+    with pytest.raises(ServerError, match="beyond the image") as error:
+        whence.attribute(canvas, region=(180, 10, 64, 48))
+    assert error.value.problem
+    assert error.value.problem.type == "urn:whence:problem:region-outside-image"
+
+
 def test_an_image_can_be_a_path_bytes_or_pixels(whence: Whence, tmp_path: Path) -> None:
     picture = shade("Emerald", 1)
     path = tmp_path / "picture.png"

@@ -398,6 +398,18 @@ def test_a_jpeg_is_decoded_no_larger_than_is_of_use(size, min_decode_side, expec
     assert decode_image(data, min_decode_side=min_decode_side).pixels.size == expected
 
 
+@pytest.mark.parametrize("orientation", [None, 1, 3, 6, 8])
+@pytest.mark.parametrize("side", [None, 128])
+def test_the_size_is_that_of_the_upright_image_also_if_it_is_decoded_reduced(
+    orientation: int | None, side: int | None
+) -> None:
+    exif = {"exif": oriented(orientation)} if orientation else {}
+    data = encode(Image.new("RGB", (1025, 2047)), "JPEG", **exif)
+    decoded = decode_image(data, min_decode_side=side)
+    assert decoded.size == ((2047, 1025) if orientation in {6, 8} else (1025, 2047))
+    assert (decoded.pixels.size == decoded.size) == (side is None)
+
+
 @pytest.mark.parametrize("format_name", ["PNG", "WEBP", "TIFF"])
 def test_other_formats_are_decoded_whole(format_name: str) -> None:
     data = encode(Image.new("RGB", (1024, 1024)), format_name)

@@ -52,6 +52,25 @@ def test_a_folder_is_answered_row_by_row(served, folder: Path, tmp_path: Path, c
     assert "<script" not in page
 
 
+def test_a_part_of_each_image_can_be_asked_about(
+    served, folder: Path, tmp_path: Path, capsys
+) -> None:
+    url, key = served
+    out, image = tmp_path / "out.jsonl", folder / "=cell.png"
+    words = ("attribute", image, "--url", url, "--key", key)
+    for region in ("0,0,64,48", "0,0,32,48"):
+        assert run(*words, "--jsonl", out, "--region", region) == 0
+        [row] = lines(out)  # asked again, since it is another question
+        assert row["region"] == dict(
+            zip(("x", "y", "width", "height"), map(int, region.split(",")), strict=True)
+        )
+    assert run(*words, "--region", "60,0,64,48") == 1
+    assert "beyond the image" in capsys.readouterr().err
+    for wrong in ("1,2,3", "a,b,c,d", "-1,0,20,20"):
+        assert run(*words, f"--region={wrong}") == 2
+        assert "--region" in capsys.readouterr().err
+
+
 def test_a_run_that_was_cut_short_is_continued(
     served,
     folder: Path,
@@ -71,7 +90,7 @@ def test_a_run_that_was_cut_short_is_continued(
     monkeypatch.setattr(
         ask,
         "_attribute_remotely",
-        lambda whence, images: asked.extend(images) or remote(whence, images),
+        lambda whence, images, **how: asked.extend(images) or remote(whence, images, **how),
     )
     shade("Emerald", 30).save(folder / "deep" / "0.png")  # has changed since
     assert run(*words) == 0

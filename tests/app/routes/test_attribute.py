@@ -24,14 +24,14 @@ def test_the_source_comes_first_with_its_evidence(
     assert response.status_code == 200
     answer = response.json()
     assert set(answer) == {
-        "verdict", "concepts", "unattributed_share", "candidates", "statement", "evidence",
-        "timing_ms",
+        "verdict", "concepts", "no_source_share", "unlisted_share", "unattributed_share",
+        "candidates", "statement", "region", "compared", "evidence", "timing_ms",
     }  # fmt: skip
     assert answer["verdict"] in {"attributed", "uncertain", "no_match"}
     first = answer["concepts"][0]
     assert set(first) == {
         "rank", "id", "name", "score", "share", "p_value", "likelihood_ratio", "support", "facets",
-        "found_by", "exemplars",
+        "found_by", "exemplars", "square",
     }  # fmt: skip
     assert (first["rank"], first["id"], first["name"]) == (1, "emerald", "Emerald")
     assert set(first["facets"]) == {"subject", "style"}
@@ -64,7 +64,10 @@ def test_the_answer_says_when_it_was_made(post: Post, query: bytes) -> None:
 def test_shares_sum_to_one_whatever_is_listed(post: Post, query: bytes, top_k: int) -> None:
     answer = post(query, top_k=top_k).json()
     shares = [concept["share"] for concept in answer["concepts"]]
-    assert sum(shares) + answer["unattributed_share"] == pytest.approx(1, abs=1e-6)
+    rest = answer["no_source_share"] + answer["unlisted_share"]
+    assert sum(shares) + rest == pytest.approx(1, abs=1e-6)
+    assert rest == pytest.approx(answer["unattributed_share"], abs=1e-6)
+    assert answer["no_source_share"] == post(query, top_k=3).json()["no_source_share"]
     assert shares == sorted(shares, reverse=True)
 
 

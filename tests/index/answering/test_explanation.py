@@ -6,13 +6,14 @@ import pytest
 from PIL import Image
 
 from index.answering.attribution import Attribution, Attributor
-from index.answering.explanation import COLOUR, SIDE, Explanation, Heatmap, explain_answer
+from index.answering.explanation import COLOUR, LONGEST, SIDE, Explanation, Heatmap, explain_answer
 from index.building.rebuild import RebuildOptions, rebuild
 from index.building.source import read_sources
 from index.layout import DataFolder
 from index.snapshot import Snapshot, open_published
 from model.embedder import Embedder
 from model.explain import Patches
+from model.regions import crops, parts_of
 from tests.fakes import FakeEmbedder, build_snapshot, patches, tiny_model
 
 PICTURES = {
@@ -47,10 +48,13 @@ def ask(
     attributor: Attributor, image: Image.Image, *, most: int = 100, **options: int
 ) -> tuple[Attribution, dict[str, Explanation]]:
     embedder = attributor.embedder
-    queries, [seen] = embedder.embed_with_patches([embedder.preprocess(image)])
-    [answer] = attributor.rank(queries, **options)
-    one = {facet: rows[0] for facet, rows in queries.items()}
-    return answer, explain_answer(attributor, answer, seen, one, image.size, most=most)
+    parts = parts_of(image.size)
+    read = [embedder.preprocess(part) for part in crops(image, image.size, parts)]
+    queries, seen = embedder.embed_with_patches(read)
+    [answer] = attributor.rank(queries, squares=[len(parts)], **options)
+    return answer, explain_answer(
+        attributor, answer, seen, queries, image.size, parts, most=most
+    )
 
 
 @pytest.mark.parametrize("house", ["fake", "real"])
@@ -71,6 +75,23 @@ def test_the_querys_heatmap_sums_to_the_similarity_that_is_told(
         assert explanation.exemplar.values.sum() == pytest.approx(hit.similarity, abs=0.1)
         assert explanation.query.size == image.size
         assert explanation.exemplar.size == (hit.exemplar.width, hit.exemplar.height)
+
+
+def test_a_long_querys_heatmap_lies_over_the_square_that_its_concept_was_found_in(
+    real: Attributor,
+) -> None:
+    canvas = Image.new("RGB", (300, 100), "#777")
+    canvas.paste(PICTURES["Concept 2"][1].resize((100, 100)), (200, 0))
+    answer, explained = ask(real, canvas, top_k=3, exemplars=1)
+    boxes = [(x + 6.25, 6.25, x + 93.75, 93.75) for x in (0, 50, 100, 150, 200)]
+    first = answer.concepts[0]
+    assert (first.concept.name, first.square) == ("Concept 2", 4)
+    for concept in answer.concepts:
+        [hit] = concept.exemplars
+        heatmap = explained[hit.exemplar.id].query
+        assert heatmap.box == pytest.approx(boxes[concept.square])
+        assert heatmap.size == (300, 100)
+        assert heatmap.values.sum() == pytest.approx(hit.similarity, abs=1e-3)
 
 
 def test_each_exemplar_has_its_own_heatmaps(real: Attributor) -> None:
@@ -137,7 +158,10 @@ def test_a_drawing_has_the_whole_pictures_shape(size: tuple[int, int]) -> None:
     side = min(size)
     box = ((width - side) / 2, (height - side) / 2, (width + side) / 2, (height + side) / 2)
     drawn = opacity(Heatmap(peak(5, 5), size, box))
-    assert max(drawn.shape) == SIDE
+    if max(size) / min(size) <= 4 / 3:
+        assert max(drawn.shape) == SIDE
+    else:  # as thin as at 4:3, but for what is too long
+        assert min(drawn.shape) == 0.75 * SIDE or max(drawn.shape) == LONGEST
     assert (
         drawn.shape[1] / drawn.shape[0] == pytest.approx(width / height, rel=0.1)
         or min(drawn.shape) == 1
@@ -147,7 +171,7 @@ def test_a_drawing_has_the_whole_pictures_shape(size: tuple[int, int]) -> None:
 def test_what_was_not_seen_is_transparent_and_the_rest_lies_in_its_place() -> None:
     # A wide picture, of which the middle 80 x 80 pixels were seen.
     drawn = opacity(Heatmap(peak(0, 25), (200, 100), (60.0, 10.0, 140.0, 90.0)))
-    scale = SIDE / 200
+    scale = drawn.shape[1] / 200
     seen = np.zeros(drawn.shape, dtype=bool)
     seen[round(10 * scale) : round(90 * scale), round(60 * scale) : round(140 * scale)] = True
     assert (drawn[~seen] == 0).all()
