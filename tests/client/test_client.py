@@ -27,7 +27,7 @@ from tests.fakes import FakeEmbedder, build_snapshot
 from tests.pictures import encode
 from whence_client import AsyncWhence, ImageInput, ServerError, Whence
 from whence_client import client as client_module
-from whence_client.models import BatchAnswer
+from whence_client.models import Area, BatchAnswer
 from whence_client.retries import Retries, retry_after
 
 URL = "http://whence.test"
