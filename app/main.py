@@ -17,6 +17,7 @@ from app.http.head import HeadAsGet
 from app.http.headers import SecurityHeaders
 from app.http.paths import RootPath
 from app.http.problems import add_problem_handlers, document_problems
+from app.reports.signing import read_private_key
 from app.routes import (
     admin,
     attribute,
@@ -92,8 +93,10 @@ def create_app(
 
     Raises:
         SettingsError: the environment holds an invalid setting.
+        SigningError: the key that signs reports cannot be used.
     """
     settings = settings or read_settings()
+    report_key = read_private_key(settings.report_key) if settings.report_key else None
     if links := service_links():
         logger.warning("%s: set by Kubernetes for a Service, and ignored", ", ".join(links))
     registry = Metrics()
@@ -115,6 +118,7 @@ def create_app(
         telemetry=request_spans(settings.root_path),
     )
     app.state.settings = settings
+    app.state.report_key = report_key
     app.state.metrics = registry
     app.state.authenticator = Authenticator.of(settings)
     app.add_middleware(

@@ -254,6 +254,11 @@ class Settings(StoreSettings):
         ge=2**20,
         description="Memory for heatmaps, in bytes; when it is full, the oldest are dropped first.",
     )
+    report_key: Path | None = Field(
+        None,
+        description="File of the private key that signs evidence reports; `whence report-key` makes "
+        "one. Only its owner may have access to it.",
+    )
     stall_seconds: Seconds = Field(
         120,
         description="Time after which an embedding counts as hung; the server is then neither live "

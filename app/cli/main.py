@@ -17,6 +17,7 @@ from app.cli.evaluate import evaluate
 from app.cli.keys import keys
 from app.cli.pretrain import pretrain
 from app.cli.rebuild import rebuild
+from app.cli.report_key import report_key
 from app.cli.rollback import rollback
 from app.cli.serve import serve
 from app.cli.status import status
@@ -36,6 +37,7 @@ cli = typer.Typer(
 for command in (train, rebuild, serve, attribute, status, rollback, verify, demo, pretrain):
     cli.command()(command)
 cli.command(name="verify-report")(verify_report)
+cli.command(name="report-key")(report_key)
 for name, group in {"evaluate": evaluate, "takedown": takedown, "keys": keys}.items():
     cli.add_typer(group, name=name)
 

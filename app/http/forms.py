@@ -1,7 +1,11 @@
 """Reads images from request bodies: a form's field, or the body itself."""
 
+import re
+import unicodedata
 from collections.abc import AsyncGenerator, AsyncIterator
 from email import message as email_message
+from email.utils import collapse_rfc2231_value
+from typing import NamedTuple
 
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, UploadFile
@@ -15,6 +19,7 @@ FIELD = "image"
 FORM = "multipart/form-data"
 MAX_PREAMBLE = 65_536  # bytes before the first boundary
 EXTRA_PARTS = 16  # parsed beyond the allowed ones, so that a message can name the wrong part
+MAX_NAME = 200  # characters of a file's name that are kept
 EMPTY = "is empty: the file has 0 bytes"
 
 
@@ -37,11 +42,12 @@ class _InMemoryParser(MultiPartParser):
     def on_header_end(self) -> None:
         """Add a plain ``filename`` to a part with only a coded one (RFC 2231, RFC 5987).
 
-        The parser takes only parts with a plain name for files. The name itself is not used.
+        The parser takes only parts with a plain name for files.
         """
         value, self._value = self._value, b""
-        if _has_only_coded_name(value):
-            value += b"; filename=image"
+        if name := _coded_name(value):
+            quoted = name.replace("\\", "\\\\").replace('"', '\\"')
+            value += f'; filename="{quoted}"'.encode()
         super().on_header_value(value, 0, len(value))
         super().on_header_end()
 
@@ -50,16 +56,31 @@ class _InMemoryParser(MultiPartParser):
         self.complete = True
 
 
-def _has_only_coded_name(value: bytes) -> bool:
-    """Return True if a header names a file only in a coded form (RFC 2231, RFC 5987)."""
+def _coded_name(value: bytes) -> str | None:
+    """Return the name of a file that a header gives only in a coded form (RFC 2231, RFC 5987)."""
     if b"*" not in value or b"filename" in parse_options_header(value)[1]:
-        return False
+        return None
     message = email_message.Message()
     message["content-disposition"] = value.decode("latin-1")
-    return message.get_param("filename", header="content-disposition") is not None
+    coded = message.get_param("filename", header="content-disposition")
+    if coded is None:
+        return None
+    return file_name(collapse_rfc2231_value(coded)) or FIELD
+
+
+class NamedImage(NamedTuple):
+    """An uploaded image."""
+
+    data: bytes
+    name: str | None  # of the file, as the sender gave it, without its folder
 
 
 async def read_image_field(request: Request) -> bytes:
+    """Read the bytes of one image; see `read_named_image`."""
+    return (await read_named_image(request)).data
+
+
+async def read_named_image(request: Request) -> NamedImage:
     """Read the file in the form's one field, or the whole body if its type is ``image/*``.
 
     Raises:
@@ -70,17 +91,33 @@ async def read_image_field(request: Request) -> bytes:
     """
     if _content_type(request).startswith("image/"):
         try:
-            data = await request.body()
+            image = NamedImage(await request.body(), None)
         except ClientDisconnect as error:
             raise _cut_short() from error
     else:
-        [data] = await read_image_fields(request, limit=1)
-    if not data:
+        [image] = await _read_named_images(request, limit=1)
+    if not image.data:
         raise _invalid(FIELD, EMPTY)
-    return data
+    return image
 
 
 async def read_image_fields(request: Request, *, limit: int) -> list[bytes]:
+    """Read the bytes of the files in the form's one, repeated field; some may be empty.
+
+    Raises: see `_read_named_images`.
+    """
+    return [image.data for image in await _read_named_images(request, limit=limit)]
+
+
+def file_name(text: str | None) -> str | None:
+    """Return a file's name as it may be shown: without folders and control characters."""
+    name = re.split(r"[/\\]", text or "")[-1]
+    # Category C: control characters, and such as change the direction of text.
+    shown = "".join(one for one in name if unicodedata.category(one)[0] != "C").strip()
+    return shown[:MAX_NAME] or None
+
+
+async def _read_named_images(request: Request, *, limit: int) -> list[NamedImage]:
     """Read the files in the form's one, repeated field; some may be empty.
 
     Raises:
@@ -104,7 +141,7 @@ async def read_image_fields(request: Request, *, limit: int) -> list[bytes]:
     files = [value for value in values if isinstance(value, UploadFile)]
     if len(files) < len(values):
         raise _invalid(FIELD, "is text: send the image as a file, with a filename")
-    return [await file.read() for file in files]
+    return [NamedImage(await file.read(), file_name(file.filename)) for file in files]
 
 
 async def _read_form(request: Request, limit: int) -> FormData:

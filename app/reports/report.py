@@ -6,11 +6,12 @@ import hashlib
 import io
 import json
 import math
+import re
 from datetime import datetime
 from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 from urllib.parse import urlsplit
 
 import rfc8785
@@ -18,32 +19,29 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 from pydantic import AfterValidator, AwareDatetime, Field, ValidationError
 
-from app.schemas import exemplar_detail, metadata_texts, ranked_concept
+from app.reports.signing import Signature, sign
+from app.reports.texts import LIMITS, TEXTS, chance, facets, ratio, say
+from app.schemas import area, exemplar_detail, metadata_texts, ranked_concept
 from index.answering.attribution import Attribution, Attributor
-from index.answering.calibration import Verdict
-from index.answering.support import times
+from index.answering.calibration import MIN_SUPPORT, Verdict
+from index.answering.squares import compared
+from index.building.embedding import ImageEmbedder
+from index.catalog import Exemplar
 from index.thumbnails import thumbnail_of
 from model.errors import WhenceError
 from model.images import DEFAULT_LIMITS, ImageLimits, decode_image, media_type
-from whence_client.models import Evidence, ExemplarDetail, Fraction, RankedConcept, Wire
+from model.regions import Region, parts_of
+from whence_client.models import Area, Evidence, ExemplarDetail, Fraction, RankedConcept, Wire
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 TEMPLATES = Path(__file__).parent / "templates"
 PAGE, STYLE = "report.html", "report.css"
 DATA_ID = "whence-report"  # of the element in the HTML that holds the JSON
-LIMITS = (
-    "This report is evidence of similarity. It does not prove that an image was used to train a "
-    "model, nor that one image was copied from another.",
-    "It does not name the generator that made the image.",
-    "It knows the works of one collection, in the version named here, and nothing beyond it. Two "
-    "artists who work alike are alike to it.",
-    "A likelihood ratio compares two propositions: that the image draws on a concept, and that its "
-    "source is not in this collection. How likely each was beforehand is not for it to say.",
-    "A chance of one in a hundred is meant of images like those of the collection, changed by "
-    "cropping, colour and compression; for images of a very different kind it can be off.",
-    "The hash shows that no part was damaged. It is no signature: who made the report, and when, "
-    "is not verified. Whether its index gives this answer, the command verify-report checks.",
-)
-
+FORMAT: Final = "whence-report/3"
+HASH = re.compile(r"[0-9a-f]{64}")
+UNSIGNED = {"sha256", "signature"}  # fields that the hash does not cover
 
 Count = Annotated[int, Field(ge=0, lt=2**53)]  # the integers that JSON carries exactly
 
@@ -100,6 +98,7 @@ class Parameters(Wire):
 class Query(Wire):
     """The image that was asked about."""
 
+    name: str | None = Field(description="The file's name, as the sender gave it.")
     sha256: str = Field(description="Of the uploaded file, hexadecimal.")
     bytes: Count = Field(description="Size of that file.")
     width: Count = Field(description="Pixels, upright.")
@@ -113,9 +112,13 @@ class ReportedAnswer(Wire):
 
     verdict: Verdict = Field(description="The answer in one word.")
     concepts: list[RankedConcept] = Field(description="The most plausible concepts, best first.")
-    unattributed_share: Fraction = Field(description="What no listed concept takes.")
+    no_source_share: Fraction = Field(description="The part for no source in the index.")
+    unlisted_share: Fraction = Field(description="What concepts beyond those listed take.")
+    unattributed_share: Fraction = Field(description="The sum of the two.")
     candidates: list[str] = Field(description="Ids of the concepts that share the evidence.")
     statement: str = Field(description="The evidence for the first concept in a sentence.")
+    region: Area | None = Field(description="Part of the image that was asked about.")
+    compared: list[Area] = Field(min_length=1, description="What the model saw of the image.")
     evidence: Evidence = Field(description="What the answer rests on.")
 
 
@@ -123,6 +126,7 @@ class ReportedExemplar(ExemplarDetail):
     """An exemplar that the answer names."""
 
     concept_id: str = Field(description="The concept that it is of.")
+    compared: Area = Field(description="What the model saw of it.")
     thumbnail: Picture = Field(description="Its thumbnail, as the index holds it.")
     metadata: dict[str, str] | None = Field(
         None,
@@ -147,15 +151,18 @@ class ReportedCalibration(Wire):
 
     id: str = Field(description="Identity of the calibration.")
     rate: float = Field(
-        gt=0, lt=1, description="Share of images from elsewhere that may pass as a match."
+        gt=0, lt=1, description="Share of images without a source that may pass as a match."
     )
-    null_queries: Count = Field(description="Images from elsewhere whose scores are known.")
+    null_queries: Count = Field(description="Test images whose scores are known.")
 
 
 class Report(Wire):
-    """An evidence report; `sha256` is of all the rest in the canonical form of RFC 8785."""
+    """An evidence report.
 
-    format: Literal["whence-report/2"] = Field("whence-report/2", description="Of this JSON.")
+    `sha256` is of all but itself and `signature`, in the canonical form of RFC 8785.
+    """
+
+    format: Literal["whence-report/3"] = Field(FORMAT, description="Of this JSON.")
     software: Software = Field(description="The program that wrote this.")
     created_at: AwareDatetime = Field(description="When the answer was made, UTC.")
     parameters: Parameters = Field(description="How much was asked for.")
@@ -165,7 +172,10 @@ class Report(Wire):
     index: ReportedIndex = Field(description="What was searched.")
     calibration: ReportedCalibration = Field(description="How scores became a verdict.")
     limits: list[str] = Field(description="What the answer does not say.")
-    sha256: str = Field("", description="Of all the rest, hexadecimal.")
+    sha256: str = Field("", description="Of all the rest but the signature, hexadecimal.")
+    signature: Signature | None = Field(
+        None, description="Of `sha256`, if the server has a key to sign with."
+    )
 
 
 def make_report(
@@ -176,6 +186,9 @@ def make_report(
     created_at: datetime,
     parameters: Parameters,
     software: str,
+    name: str | None = None,
+    region: Region | None = None,
+    key: "Ed25519PrivateKey | None" = None,
     limits: ImageLimits = DEFAULT_LIMITS,
 ) -> Report:
     """Report on an answer that ``attributor`` gave.
@@ -187,6 +200,9 @@ def make_report(
         created_at: when the answer was complete.
         parameters: of the request.
         software: this software's version.
+        name: of the file, as the sender gave it.
+        region: the part of the image that was asked about.
+        key: signs the report.
         limits: those that the upload had to keep.
 
     Raises:
@@ -195,13 +211,14 @@ def make_report(
     snapshot = attributor.snapshot
     manifest, catalog = snapshot.manifest, snapshot.catalog
     image = decode_image(data, limits)
-    pixels = image.pixels
+    pixels, embedder = image.pixels, attributor.embedder
     shown = [hit.exemplar for concept in attribution.concepts for hit in concept.exemplars]
     report = Report(
         software=Software(version=software, layout=layout()),
         created_at=created_at,
         parameters=parameters,
         query=Query(
+            name=name,
             sha256=image.sha256,
             bytes=len(data),
             width=pixels.width,
@@ -212,13 +229,20 @@ def make_report(
         answer=ReportedAnswer(
             verdict=attribution.verdict,
             concepts=[ranked_concept(concept, {}) for concept in attribution.concepts],
+            no_source_share=attribution.no_source_share,
+            unlisted_share=attribution.unlisted_share,
             unattributed_share=attribution.unattributed_share,
             candidates=list(attribution.candidates),
             statement=attribution.statement,
+            region=area(region) if region else None,
+            compared=[
+                area(part) for part in compared(embedder, parts_of(image.size, region))
+            ],
             evidence=Evidence(
                 model_id=snapshot.model_id,
                 index_version=snapshot.version,
                 calibration=snapshot.calibration_id,
+                test_images=len(snapshot.calibration.null_scores),
                 image_sha256=image.sha256,
                 created_at=created_at,
             ),
@@ -227,6 +251,7 @@ def make_report(
             exemplar.id: ReportedExemplar(
                 **exemplar_detail(exemplar).model_dump(),
                 concept_id=exemplar.concept_id,
+                compared=area(_seen(embedder, exemplar)),
                 thumbnail=Picture.of(catalog.thumbnail(exemplar.id), "image/jpeg"),
                 metadata=metadata_texts(exemplar),
             )
@@ -247,16 +272,26 @@ def make_report(
         ),
         limits=list(LIMITS),
     )
-    return report.model_copy(update={"sha256": content_hash(report.model_dump(mode="json"))})
+    sha256 = content_hash(report.model_dump(mode="json"))
+    signature = sign(sha256, key) if key else None
+    return report.model_copy(update={"sha256": sha256, "signature": signature})
+
+
+def _seen(embedder: ImageEmbedder, exemplar: Exemplar) -> Region:
+    """Return what the model sees of an exemplar: the index has one square of each."""
+    [seen] = compared(embedder, [Region(0, 0, exemplar.width, exemplar.height)])
+    return seen
 
 
 def content_hash(record: dict[str, Any]) -> str:
-    """SHA-256, hexadecimal, of a report as JSON without its `sha256`, in canonical form.
+    """Return the SHA-256, hexadecimal, of a report's JSON in canonical form.
+
+    The hash covers all but `UNSIGNED`.
 
     Raises:
         ReportError: it holds what has no canonical form, such as NaN.
     """
-    rest = {name: value for name, value in record.items() if name != "sha256"}
+    rest = {name: value for name, value in record.items() if name not in UNSIGNED}
     try:
         return hashlib.sha256(rfc8785.dumps(rest)).hexdigest()
     except (rfc8785.CanonicalizationError, RecursionError) as error:
@@ -273,10 +308,11 @@ def as_html(report: Report) -> str:
 
     The same report gives the same page, byte for byte, as long as `layout` is the same.
     """
-    style = (TEMPLATES / STYLE).read_text(encoding="utf-8")
+    templates = _templates()
+    page_id = say("id", id=report.sha256 if HASH.fullmatch(report.sha256) else "")
+    style = templates.get_template(STYLE).render(page_id=page_id, page_of=say("pages"))
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    page = _templates().get_template(PAGE)
-    return page.render(
+    return templates.get_template(PAGE).render(
         report=report,
         record=report.model_dump(mode="json"),
         data_id=DATA_ID,
@@ -299,10 +335,21 @@ def read_report(text: str) -> tuple[Report, dict[str, Any]]:
         text = finder.found[0]
     try:
         record = json.loads(text, object_pairs_hook=_named_once)
+        _require_format(record)
         # Strict: what the record holds is then of the model's types, and can be compared with it.
         return Report.model_validate_json(text, strict=True), record
     except (ValueError, RecursionError) as error:
         raise ReportError(f"this is no evidence report: {_first_fault(error)}") from error
+
+
+def _require_format(record: Any) -> None:
+    """Refuse reports of earlier versions of Whence by what they are."""
+    stated = record.get("format") if isinstance(record, dict) else None
+    if stated != FORMAT and isinstance(stated, str) and stated.startswith("whence-report/"):
+        raise ReportError(
+            f"this report is of the format {stated[:40]}, and this version of Whence reads "
+            f"{FORMAT}; verify it with the version that made it"
+        )
 
 
 def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -324,16 +371,17 @@ def preview_of(pixels: Image.Image) -> Picture:
 def layout() -> str:
     """Identity of what turns a report into a page."""
     content = b"".join((TEMPLATES / name).read_bytes() for name in (PAGE, STYLE))
-    return hashlib.sha256(content).hexdigest()[:12]
+    return hashlib.sha256(content + json.dumps(TEXTS).encode()).hexdigest()[:12]
 
 
-def chance(p_value: float) -> str:
-    """A p-value in words; `words.js` says the same on the page."""
-    if p_value <= 0.1:
-        return f"about once in {_round(1 / p_value):,} images from elsewhere"
-    if p_value < 0.95:
-        return f"for about {round(10 * p_value)} in 10 images from elsewhere"
-    return "for nearly every image from elsewhere"
+def facet_scores(concept: RankedConcept) -> str:
+    """Return a concept's scores in each facet, each after a comma."""
+    scores = {"subject": concept.facets.subject, "style": concept.facets.style}
+    return "".join(
+        say("facet_score", facet=facet, value=f"{score:.2f}")
+        for facet, score in scores.items()
+        if score is not None
+    )
 
 
 def percent(share: float) -> str:
@@ -343,24 +391,12 @@ def percent(share: float) -> str:
     return "over 99%" if 0.995 <= share < 1 else f"{math.floor(100 * share + 0.5)}%"
 
 
-def ratio(likelihood_ratio: float) -> str:
-    """A likelihood ratio to two digits; `words.js` says the same on the page."""
-    return times(likelihood_ratio) if likelihood_ratio >= 1 else f"1/{times(1 / likelihood_ratio)}"
-
-
 def web_link(url: str | None) -> str | None:
     """An address that may be made a link: http or https only."""
     try:
         return url if url and urlsplit(url).scheme in {"http", "https"} else None
     except ValueError:
         return None
-
-
-def _round(count: float) -> int:
-    """To two digits, as is said of something estimated."""
-    whole = round(count)
-    step: int = 10 ** max(0, len(str(whole)) - 2)
-    return math.floor(whole / step + 0.5) * step
 
 
 @cache
@@ -373,10 +409,16 @@ def _templates() -> Environment:
         lstrip_blocks=True,
     )
     templates.filters |= {
-        "chance": chance,
+        "facets": facets,
         "percent": percent,
         "ratio": ratio,
         "web_link": web_link,
+    }
+    templates.globals |= {
+        "chance": chance,
+        "facet_scores": facet_scores,
+        "min_support": MIN_SUPPORT,
+        "say": say,
     }
     return templates
 

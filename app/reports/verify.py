@@ -7,14 +7,14 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jinja2 import TemplateError
 
 from app.reports.report import (
-    LIMITS,
     Picture,
+    UNSIGNED,
     Report,
     ReportError,
     as_html,
@@ -24,6 +24,8 @@ from app.reports.report import (
     preview_of,
     read_report,
 )
+from app.reports.signing import SigningError, is_signed, public_text
+from app.reports.texts import LIMITS
 from app.schemas import exemplar_detail, exemplar_hit, metadata_texts
 from index.answering.attribution import Attributor, ExemplarEvidence
 from index.answering.support import statement, support_for
@@ -38,14 +40,20 @@ from index.versions import require_version
 from model.checkpoint import load_embedder
 from model.errors import ImageError, ModelError
 from model.images import DEFAULT_LIMITS, ImageLimits, decode_image, media_type
+from model.regions import Region
 from whence_client.models import ExemplarHit, RankedConcept
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 MAX_BYTES = 256 * 2**20  # of a report's file
 SIMILARITY = 0.005  # another device or batch size moves a cosine less
 SCORE = 0.05  # of a score, relative to itself or absolute, whichever is more
 SHARE = 0.05
-CHECKED = ("rank", "p_value", "likelihood_ratio", "support", "exemplars")  # each by itself
-MEASURED = {"score", "share", "unattributed_share", "subject", "style"}
+# Fields of a concept that have checks of their own.
+CHECKED = ("rank", "p_value", "scored_as_high", "likelihood_ratio", "support", "exemplars")
+SHARES = {"share", "no_source_share", "unlisted_share", "unattributed_share"}
+MEASURED = {"score", "subject", "style"} | SHARES
 CLOCKS = timedelta(minutes=5)  # that a server's clock may be ahead of this one's
 PREVIEW = 6.0  # mean difference of two encodings of one picture, of 255
 
@@ -96,6 +104,7 @@ def verify_report(
     *,
     device: str = "auto",
     embedder: ImageEmbedder | None = None,
+    public_key: "Ed25519PublicKey | None" = None,
     limits: ImageLimits = DEFAULT_LIMITS,
 ) -> ReportVerification:
     """Check a report, first by itself, then against its index version.
@@ -107,6 +116,7 @@ def verify_report(
         data: the data folder of the server that made it.
         device: embeds the image.
         embedder: used instead of loading the index's model.
+        public_key: the key whose signature the report must have.
         limits: of the image's size on that server; the lower limit is ignored.
 
     Raises:
@@ -127,7 +137,7 @@ def verify_report(
         raise ReportError(f"{file} is no evidence report: it is not text in UTF-8") from error
     try:
         report, record = read_report(text)
-        findings = list(_whole(report, record, text, limits))
+        findings = [*_whole(report, record, text, limits), *_signature(report, record, public_key)]
     except ReportError as error:
         raise ReportError(f"{file}: {error}") from error
     if all(finding.passed is not False for finding in findings):
@@ -147,7 +157,7 @@ def _whole(
     yield Finding(
         "hash",
         same,
-        f"the data agrees with the hash it names, {report.sha256} (this is no signature)"
+        f"the data agrees with the hash it names, {report.sha256}"
         if same
         else f"the data was changed: its SHA-256 is not {report.sha256[:64]}, which it names",
     )
@@ -170,6 +180,36 @@ def _whole(
             )
     yield _statements(report)
     yield _pictures(report, limits)
+
+
+def _signature(
+    report: Report, record: dict[str, Any], public_key: "Ed25519PublicKey | None"
+) -> Iterator[Finding]:
+    """Check a report's signature, if it has one or a key is given."""
+    signature = report.signature
+    if signature is None:
+        if public_key is not None:
+            yield Finding("signature", False, "the report is not signed")
+        return
+    named = signature.public_key
+    if public_key is not None and public_text(public_key) != named:
+        yield Finding("signature", False, f"the report names another key than the given one, {named}")
+        return
+    try:
+        valid = is_signed(content_hash(record), signature)
+    except SigningError as error:
+        yield Finding("signature", None, f"the signature was not checked: {error}")
+        return
+    if not valid:
+        yield Finding("signature", False, f"the signature is not of this data by the key {named}")
+    elif public_key is None:
+        yield Finding(
+            "signature",
+            None,
+            f"the data is signed by the key {named}; whose that is, --public-key FILE checks",
+        )
+    else:
+        yield Finding("signature", True, f"the data is signed by the given key, {named}")
 
 
 def _is_page_of(report: Report, text: str) -> bool:
@@ -407,10 +447,18 @@ def _scores(
     parameters, data = report.parameters, report.query.original.file
     pixels = decode_image(data, limits).pixels
     shown = attributor.snapshot.catalog
+    asked = report.answer.region
+    region = Region(asked.x, asked.y, asked.width, asked.height) if asked else None
+    try:
+        if region:
+            region.check(pixels.size, limits)
+    except ImageError as error:
+        return Finding("scores", False, str(error))
     [attribution] = attributor.attribute(
         [pixels],
         top_k=min(parameters.top_k, shown.concept_count()),
         exemplars=min(parameters.exemplars, shown.exemplar_count()),
+        region=region,
     )
     repeated = make_report(
         attribution,
@@ -419,6 +467,8 @@ def _scores(
         created_at=report.created_at,
         parameters=parameters,
         software=report.software.version,
+        name=report.query.name,
+        region=region,
         limits=limits,
     )
     wrong = list(_differences(report, record, repeated, attributor))
@@ -437,9 +487,13 @@ def _differences(
     stated, actual = record["answer"], repeated.model_dump(mode="json")
     # Software, exemplars and preview have their own checks; concepts are compared below.
     yield from _compare(
-        _without(record, "sha256", "software", "exemplars", "query", "answer"),
-        _without(actual, "sha256", "software", "exemplars", "query", "answer"),
+        _without(record, *UNSIGNED, "software", "exemplars", "query", "answer"),
+        _without(actual, *UNSIGNED, "software", "exemplars", "query", "answer"),
     )
+    for name, exemplar in report.exemplars.items():
+        # Near ties may have changed places: then the catalog's size of the image is all there is.
+        if name in repeated.exemplars and exemplar.compared != repeated.exemplars[name].compared:
+            yield f"another part of exemplar {name} was compared"
     yield from _compare(
         _without(record["query"], "preview"), _without(actual["query"], "preview"), "query"
     )
@@ -469,7 +523,7 @@ def _differences(
             _without(by_id[one.id].model_dump(mode="json"), *CHECKED),
             one.id,
         )
-        if not _fits(one, attributor):
+        if not _fits(one, attributor, len(repeated.answer.compared)):
             p_value, ratio = by_id[one.id].p_value, by_id[one.id].likelihood_ratio
             yield (
                 f"{one.id} has p {p_value:.4f} and likelihood ratio {ratio:.3g}, not "
@@ -511,15 +565,17 @@ def _near(stated: float, actual: float) -> bool:
     return math.isclose(stated, actual, rel_tol=SCORE, abs_tol=SCORE)
 
 
-def _fits(concept: RankedConcept, attributor: Attributor) -> bool:
-    """Return True if p-value, ratio and degree follow from the score, within its tolerance."""
-    calibration, score = attributor.snapshot.calibration, concept.score
+def _fits(concept: RankedConcept, attributor: Attributor, squares: int) -> bool:
+    """Return True if p-value, count and ratio follow from the score, within its tolerance."""
+    calibration, score = attributor.snapshot.calibration.of_best(squares), concept.score
     slack = max(SCORE, SCORE * abs(score))
     p_min, p_max = calibration.p_value(score + slack), calibration.p_value(score - slack)
     ratio_min = calibration.likelihood_ratio(score - slack)
     ratio_max = calibration.likelihood_ratio(score + slack)
+    fewest, most = calibration.count_from(score + slack), calibration.count_from(score - slack)
     return (
         p_min - 1e-9 <= concept.p_value <= p_max + 1e-9
+        and fewest <= concept.scored_as_high <= most
         and ratio_min - 1e-9 <= concept.likelihood_ratio <= ratio_max + 1e-9
         and concept.support == support_for(concept.likelihood_ratio)
     )

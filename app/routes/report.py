@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request, Response, status
 from pydantic import Field
 
 from app.deps import ServiceDep, SettingsDep
-from app.http.forms import read_image_field
+from app.http.forms import read_named_image
 from app.http.problems import responses
 from app.reports.report import Parameters, Report, as_html, as_json, make_report
 from app.routes.attribute import IMAGE, REFUSALS_OF_ONE, check_caps, upload
@@ -50,11 +50,11 @@ async def report(
     """Attribute an image, and return the answer as an evidence report.
 
     The file holds the uploaded image with its metadata, the exemplars' thumbnails, the identities
-    of model, index and calibration, and a SHA-256 over all of it. `whence verify-report` checks it
-    against the index.
+    of model, index and calibration, a SHA-256 over all of it and, if the server has a key for it, a
+    signature. `whence verify-report` checks it against the index.
     """
     check_caps(parameters, settings)
-    image = await read_image_field(request)
+    image, name = await read_named_image(request)
     async with service.permit(request, explain=parameters.explain) as permit:
         job = await permit.run(service.pipeline.attribute(permit, image, parameters))
         evidence = await permit.run(
@@ -67,18 +67,21 @@ async def report(
                     created_at=job.created_at,
                     parameters=Parameters(top_k=parameters.top_k, exemplars=parameters.exemplars),
                     software=request.app.version,
+                    name=name,
+                    region=job.region,
+                    key=request.app.state.report_key,
                     limits=settings.image_limits,
                 )
             )
         )
     write = as_html if parameters.format == "html" else as_json
     file = await anyio.to_thread.run_sync(write, evidence)
-    name = f"whence-report-{evidence.sha256[:12]}.{parameters.format}"
+    saved_as = f"whence-report-{evidence.sha256[:12]}.{parameters.format}"
     return Response(
         file.encode(),
         media_type=MEDIA_TYPES[parameters.format],
         headers={
-            "Content-Disposition": f'attachment; filename="{name}"',
+            "Content-Disposition": f'attachment; filename="{saved_as}"',
             "Cache-Control": "no-store",
             "X-Content-Type-Options": "nosniff",
         },

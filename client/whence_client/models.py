@@ -180,6 +180,11 @@ class RankedConcept(Wire):
     p_value: Fraction = Field(
         description="How often an image from no concept of the index scores this high."
     )
+    scored_as_high: int = Field(
+        ge=0,
+        description="Test images, of `evidence.test_images`, whose best score was at least this "
+        "high. The p-value allows for near-duplicates among them.",
+    )
     likelihood_ratio: float = Field(
         gt=0,
         description="How much likelier such a score is if the image draws on this concept than if "
@@ -208,6 +213,11 @@ class Evidence(Wire):
     model_id: str = Field(description="Model that embedded the image.")
     index_version: str = Field(description="Version of the index that was searched.")
     calibration: str = Field(description="Identifies the calibration of scores to p-values.")
+    test_images: int = Field(
+        ge=0,
+        description="Test images of the calibration: made from exemplars, and asked with their own "
+        "concept left out.",
+    )
     image_sha256: str = Field(description="SHA-256 of the uploaded file, hexadecimal.")
     created_at: AwareDatetime = Field(description="When this answer was made, UTC.")
 
@@ -239,6 +249,7 @@ class AttributionResponse(Wire):
                             "score": 9.41,
                             "share": 0.83,
                             "p_value": 0.0012,
+                            "scored_as_high": 1,
                             "likelihood_ratio": 42.4,
                             "support": "moderate",
                             "facets": {"subject": 3.9, "style": 5.51},
@@ -271,6 +282,7 @@ class AttributionResponse(Wire):
                         "model_id": "mobilenetv2_100-0b1c2d3e4f50",
                         "index_version": "20260401T120000000-a1b2",
                         "calibration": "9c1185a5c5e9",
+                        "test_images": 1500,
                         "image_sha256": "9f86d081884c7d659a2feaa0c55ad015"
                         "a3bf4f1b2b0b822cd15d6c15b0f00a08",
                         "created_at": "2026-04-01T12:30:00.123456Z",

@@ -44,6 +44,7 @@ class ConceptEvidence:
     score: float  # combined over facets; higher is stronger; comparable within one index version
     share: float  # 0 to 1; with the other concepts' shares and the unattributed share sums to 1
     p_value: float  # probability that a query whose source is absent scores this high
+    scored_as_high: int  # null queries whose best concept scored at least as high
     likelihood_ratio: float  # of the image drawing on it, against its source not being here
     facets: Mapping[Facet, float]  # standard deviations above the cohort, of each facet's best
     found_by: tuple[Facet, ...]  # facets with a notable part of its lead, the stronger first
@@ -202,6 +203,7 @@ class Attributor:
                 score=ranked.score,
                 share=float(shares[place]),
                 p_value=calibration.p_value(ranked.score),
+                scored_as_high=calibration.count_from(ranked.score),
                 likelihood_ratio=calibration.likelihood_ratio(ranked.score),
                 facets=ranked.facets,
                 found_by=ranked.found_by,

@@ -73,8 +73,11 @@ class Calibration(Frozen):
         least = 1 / (count + 1)
         if count >= MIN_FITTED and score > self._quartile:
             return max(least, TAIL * math.exp((self._quartile - score) / self._scale))
-        above = int(np.searchsorted(-self._null, -score, side="right"))
-        return (1 + above) * least
+        return (1 + self.count_from(score)) * least
+
+    def count_from(self, score: float) -> int:
+        """Return the number of null queries whose score is at least ``score``."""
+        return int(np.searchsorted(-self._null, -score, side="right"))
 
     def threshold(self, rate: float = DEFAULT_RATE) -> float:
         """Return the lowest score with p <= rate; infinite if the null is too small for this rate.

@@ -22,7 +22,7 @@ print("\\n" + json.dumps([status, sorted(sys.modules)]))
 """
 HELP = [[], *([name] for name in (
     "attribute", "demo", "evaluate", "keys", "pretrain", "rebuild", "rollback", "serve", "status",
-    "takedown", "train", "verify", "verify-report",
+    "report-key", "takedown", "train", "verify", "verify-report",
 ))]  # fmt: skip
 
 

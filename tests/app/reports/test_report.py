@@ -25,11 +25,12 @@ from app.reports.report import (
     Report,
     ReportError,
     as_html,
-    chance,
     content_hash,
     layout,
     web_link,
 )
+from app.reports.signing import read_public_key
+from app.reports.texts import chance
 from app.reports.verify import ReportVerification, verify_report
 from app.settings import Settings
 from index.answering.attribution import Attributor, open_attributor
@@ -70,21 +71,25 @@ class Gallery:
     def rebuild(self, **options: Any) -> None:
         rebuild(self.data, read_sources([self.source]), FakeEmbedder(), RebuildOptions(**options))
 
-    def report(self, **parameters: Any) -> httpx.Response:
+    def report(
+        self, image: bytes = QUERY, *, key: Path | None = None, **parameters: Any
+    ) -> httpx.Response:
         def load(settings: Settings, _: object) -> Attributor:
             return open_attributor(DataFolder(settings.data), embedder=FakeEmbedder())
 
-        with TestClient(create_app(Settings(data=self.data.root), load=load)) as client:
+        settings = Settings(data=self.data.root, report_key=key)
+        with TestClient(create_app(settings, load=load)) as client:
             response = client.post(
-                "/attribute/report", files={"image": ("q.png", QUERY)}, params=parameters
+                "/attribute/report", files={"image": ("q.png", image)}, params=parameters
             )
         assert response.status_code == 200, response.text
         return response
 
-    def verify(self, content: str | bytes) -> ReportVerification:
+    def verify(self, content: str | bytes, key: Path | None = None) -> ReportVerification:
         file = self.root / "report"
         file.write_bytes(content if isinstance(content, bytes) else content.encode())
-        return verify_report(file, self.data, embedder=FakeEmbedder())
+        public_key = read_public_key(key) if key else None
+        return verify_report(file, self.data, embedder=FakeEmbedder(), public_key=public_key)
 
 
 @pytest.fixture(scope="module")
@@ -247,7 +252,7 @@ def test_the_page_runs_nothing_and_fetches_nothing(page: str) -> None:
 
 def test_names_are_text_and_only_web_addresses_are_links(page: str) -> None:
     reader = Reader(page)
-    assert f"Most likely drawn from {NASTY}" in reader.text
+    assert f"Closest match: {NASTY}" in reader.text
     assert "CC0 <i>1.0</i>" in reader.text
     links = [attributes["href"] for tag, attributes in reader.elements if tag == "a"]
     assert links
@@ -269,32 +274,87 @@ def test_every_verdict_is_said_in_words(whole: Gallery) -> None:
     record = whole.report(format="json").json()
     two = [concept["id"] for concept in record["answer"]["concepts"][:2]]
     for verdict, candidates, words in (
-        ("attributed", two[:1], "Most likely drawn from"),
-        ("uncertain", two, "Uncertain between"),
-        ("uncertain", two * 2, "Uncertain: more than one concept"),
-        ("no_match", two[:1], "Possibly drawn from"),
+        ("attributed", two[:1], "Closest match:"),
+        ("uncertain", two, "More than one concept may be the source:"),
+        ("no_match", two[:1], "this does not"),
         ("no_match", [], "No match in this collection"),
     ):
         answer = {"verdict": verdict, "candidates": candidates}
         said = changed(record, lambda r, new=answer: r["answer"].update(new))  # type: ignore[misc]
         assert words in Reader(as_html(Report.model_validate(said))).text
-    empty = changed(record, lambda r: r["answer"].update(verdict="no_match", concepts=[]))
+    empty = changed(
+        record, lambda r: r["answer"].update(verdict="no_match", concepts=[], candidates=[])
+    )
     assert "No concept was listed" in Reader(as_html(Report.model_validate(empty))).text
 
 
 @pytest.mark.parametrize(
-    ("p_value", "words"),
+    ("found", "count", "words"),
     [
-        (0.0012, "about once in 830 images from elsewhere"),
-        (0.0004, "about once in 2,500 images from elsewhere"),
-        (0.01, "about once in 100 images from elsewhere"),
-        (0.1, "about once in 10 images from elsewhere"),
-        (0.3, "for about 3 in 10 images from elsewhere"),
-        (1.0, "for nearly every image from elsewhere"),
+        (0, 1500, "none of 1,500 test images matched this strongly"),
+        (12, 1500, "unrelated test images scored this high in 12 of 1,500"),
+        (0, 0, "the collection is too small to say how often unrelated images score as high"),
     ],
 )
-def test_chances_are_said_in_words(p_value: float, words: str) -> None:
-    assert chance(p_value) == words
+def test_chances_are_said_in_words(found: int, count: int, words: str) -> None:
+    assert chance(found, count) == words
+
+
+def test_the_head_has_the_name_the_hash_and_the_time(whole: Gallery, page: str) -> None:
+    head = Reader(page[: page.index("<main>")]).text
+    assert "q.png" in head
+    assert hashlib.sha256(QUERY).hexdigest() in head
+    assert re.search(r"\d\d:\d\d:\d\d UTC", head)
+
+
+def test_every_printed_page_has_a_number_and_the_reports_hash(page: str) -> None:
+    [data] = re.findall(r'id="whence-report">(.*?)</script>', page, re.DOTALL)
+    assert f'@bottom-left {{ content: "Report {json.loads(data)["sha256"]}"' in page
+    assert 'content: counter(page) " of " counter(pages)' in page
+
+
+def test_the_pictures_are_embedded_once_in_the_page_and_once_in_the_data(page: str) -> None:
+    sources = [a["src"] for tag, a in Reader(page).elements if tag == "img"]
+    assert len(sources) == len(set(sources))
+
+
+def test_weak_candidates_stand_in_the_appendix(whole: Gallery, record: dict[str, Any]) -> None:
+    text = Reader(as_html(Report.model_validate(record))).text
+    before, _, appendix = text.partition("Appendix: weaker candidates")
+    for concept in record["answer"]["concepts"]:
+        place = before if concept["likelihood_ratio"] >= 2 else appendix
+        assert f"{concept['rank']} {concept['name']}" in place
+    assert appendix
+
+
+def test_what_was_compared_is_drawn(whole: Gallery) -> None:
+    canvas = Image.new("RGB", (192, 64), "#808080")
+    canvas.paste(patches(3, side=64), (128, 0))
+    report = whole.report(encode(canvas), format="json").json()
+    assert len(report["answer"]["compared"]) == 5
+    assert report["answer"]["concepts"][0]["square"] == 4
+    page = as_html(Report.model_validate(report))
+    drawn = [
+        attributes for tag, attributes in Reader(page).elements
+        if tag == "rect" and attributes.get("class") == "bold"
+    ]  # fmt: skip
+    assert [(one["x"], one["width"]) for one in drawn] == [("128", "64"), ("0", "64")]
+    assert "the 5 squares that were compared" in page
+    assert whole.verify(page).complete
+
+
+def test_a_region_is_told_drawn_and_verified(whole: Gallery) -> None:
+    canvas = Image.new("RGB", (100, 90), "#808080")
+    canvas.paste(patches(3, side=64), (30, 20))
+    response = whole.report(encode(canvas), region="30,20,64,64")
+    assert "Dashed: the part that was asked about." in response.text
+    assert "the part at 30, 20 of 64 × 64 pixels" in response.text
+    assert whole.verify(response.content).complete
+    record = whole.report(encode(canvas), region="30,20,64,64", format="json").json()
+    for region in (None, {"x": 0, "y": 0, "width": 64, "height": 64},
+                   {"x": 90, "y": 0, "width": 64, "height": 64}):  # fmt: skip
+        forged = changed(record, lambda r, new=region: r["answer"].update(region=new))  # type: ignore[misc]
+        assert states(whole.verify(rehashed(forged)))["scores"] is False
 
 
 @pytest.mark.parametrize("url", [None, "", "javascript:x", "data:text/html,x", "http://[", "x.org"])
@@ -430,6 +490,13 @@ def _first(record: dict[str, Any]) -> dict[str, Any]:
         ("scores", _swap_concepts),
         ("scores", lambda r: r["answer"].update(verdict="uncertain")),
         ("scores", lambda r: r["answer"].update(unattributed_share=0.9)),
+        ("scores", lambda r: r["answer"].update(no_source_share=0.9)),
+        ("scores", lambda r: r["answer"].update(unlisted_share=0.9)),
+        ("scores", lambda r: r["answer"]["compared"][0].update(x=1)),
+        ("scores", lambda r: r["answer"]["compared"].append(r["answer"]["compared"][0])),
+        ("scores", lambda r: next(iter(r["exemplars"].values()))["compared"].update(x=1)),
+        ("scores", lambda r: r["answer"]["concepts"][0].update(scored_as_high=10_000)),
+        ("scores", lambda r: r["answer"]["concepts"][0].update(square=1)),
         ("scores", lambda r: r["answer"]["concepts"][0].update(score=99.0)),
         ("scores", lambda r: r["answer"]["concepts"][0].update(p_value=0.5)),
         ("scores", lambda r: r["answer"]["concepts"][-1].update(p_value=0.001)),
@@ -455,7 +522,7 @@ def test_a_forged_report_with_a_right_hash_is_found_out(
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ("Most likely drawn from", "Certainly stolen from"),
+        ("Closest match:", "Certainly stolen from"),
         ("</main>", "<p>And more.</p></main>"),
         ("#17181a", "#ffffff"),
     ],
@@ -512,12 +579,18 @@ def test_a_page_that_cannot_be_checked_is_never_whole(
         b'<script id="whence-report">{}</script><script id="whence-report">{}</script>',
         b"[" * 100_000,
         b'{"format": "whence-report/2"}',
+        b'{"format": "whence-report/3"}',
     ],
 )
 def test_what_is_no_report_is_refused_in_one_line(whole: Gallery, content: bytes) -> None:
     with pytest.raises(ReportError) as error:
         whole.verify(content)
     assert "\n" not in str(error.value)
+
+
+def test_an_earlier_format_is_named(whole: Gallery, record: dict[str, Any]) -> None:
+    with pytest.raises(ReportError, match="whence-report/2.*the version that made it"):
+        whole.verify(json.dumps({**record, "format": "whence-report/2"}))
 
 
 def test_numbers_without_a_canonical_form_are_refused(

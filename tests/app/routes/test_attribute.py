@@ -30,8 +30,8 @@ def test_the_source_comes_first_with_its_evidence(
     assert answer["verdict"] in {"attributed", "uncertain", "no_match"}
     first = answer["concepts"][0]
     assert set(first) == {
-        "rank", "id", "name", "score", "share", "p_value", "likelihood_ratio", "support", "facets",
-        "found_by", "exemplars", "square",
+        "rank", "id", "name", "score", "share", "p_value", "scored_as_high", "likelihood_ratio",
+        "support", "facets", "found_by", "exemplars", "square",
     }  # fmt: skip
     assert (first["rank"], first["id"], first["name"]) == (1, "emerald", "Emerald")
     assert set(first["facets"]) == {"subject", "style"}
@@ -51,6 +51,7 @@ def test_the_source_comes_first_with_its_evidence(
         "model_id": "fake-colours",
         "index_version": attributor.snapshot.version,
         "calibration": attributor.snapshot.calibration_id,
+        "test_images": len(attributor.snapshot.calibration.null_scores),
         "image_sha256": hashlib.sha256(query).hexdigest(),
     }
 

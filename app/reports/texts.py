@@ -1,0 +1,118 @@
+"""The texts of evidence reports, by name; `say` fills in what they name in braces."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from index.answering.support import times
+
+TEXTS = {
+    "title": "Evidence report",
+    "id": "Report {id}",
+    "pages": "of",  # "2 of 5" at the foot of every printed page
+    "file": "File",
+    "no_file_name": "name not given",
+    "sha256": "SHA-256",
+    "time": "Answered",
+    "finding": "Finding",
+    "closest": "Closest match: {name}",
+    "several": "More than one concept may be the source: {names}",
+    "no_match": "No match in this collection",
+    "support": "Support: {degree}",
+    "likelihood_ratio": "likelihood ratio {ratio}",
+    "below_rate": "This collection calls a match what reaches p = {rate}; this does not.",
+    "no_source": "The nearest concepts are listed below. Do not read them as sources.",
+    "query": "The image in question, {width} × {height} pixels",
+    "query_alt": "The image in question",
+    "one_square": "Outlined: what was compared.",
+    "squares": "Outlined: the {count} squares that were compared; the bold one gave the evidence "
+    "for {name}.",
+    "region": "Dashed: the part that was asked about.",
+    "best_exemplar": "Best exemplar of {name}",
+    "exemplar_alt": "Exemplar {number} of {name}",
+    "exemplar_square": "Outlined: what was compared of it.",
+    "similarity": "Similarity {value} in {facet}",
+    "facet_subject": "what is shown",
+    "facet_style": "how it is made",
+    "resembles": "Resembles in {facets}.",
+    "no_license": "Licence not stated in the collection's records",
+    "no_exemplar": "The answer names no exemplar.",
+    "method": "How it was found",
+    "method_1": "A neural network, trained without any pair of a generated image and its source, "
+    "describes this image and each exemplar of the collection by what is shown (subject) and by "
+    "how it is made (style).",
+    "method_2": "How alike the image is to a concept is compared with how alike {count} test "
+    "images are, made from this collection with their own source removed: the likelihood ratio "
+    "says how much likelier such a likeness is if the image draws on the concept, and its words "
+    "are those of the ENFSI guideline for evaluative reporting (2015).",
+    "method_3_one": "Of the image and of each exemplar the central square was compared.",
+    "method_3": "Of the image {count} overlapping squares were compared, and the best one counts "
+    "for each concept, which the ratio allows for; of each exemplar the central square.",
+    "limits": "What this report does not say",
+    "division": "Relative weight among candidates",
+    "no_source_share": "No source in this collection",
+    "unlisted_share": "Concepts not listed here",
+    "evidence": "Evidence",
+    "figures": "p = {p}; {chance}. Likelihood ratio {ratio}; support: {degree}. Relative "
+    "weight {share}. Score {score}{facets}.",
+    "facet_score": ", {facet} {value}",
+    "square_of": "Its evidence comes from the square at {x}, {y} with a side of {side} pixels.",
+    "on_page_1": "Its best exemplar is shown at the top.",
+    "appendix": "Appendix: weaker candidates",
+    "appendix_note": "Nothing supports these concepts as sources by themselves. They are listed "
+    "so that the answer is complete.",
+    "rests_on": "What it rests on",
+    "checking": "How to check it",
+    "check_html": "This HTML file holds its data, and can be verified: whence verify-report FILE "
+    "--data DIR. A printed copy or a PDF cannot be verified; keep the HTML file.",
+    "signed": "Signed (Ed25519) with the private key to this public key:",
+    "check_signature": "Whose key that is, the file does not show. Compare it with the public key "
+    "that its owner published: whence verify-report FILE --public-key KEY.",
+    "unsigned": "This report is not signed.",
+    "chance_none": "none of {count} test images matched this strongly",
+    "chance_some": "unrelated test images scored this high in {found} of {count}",
+    "chance_unknown": "the collection is too small to say how often unrelated images score as high",
+    "nothing_listed": "No concept was listed.",
+}
+
+LIMITS = (
+    "This report is evidence of similarity. It does not prove that an image was used to train a "
+    "model, nor that one image was copied from another.",
+    "It does not name the generator that made the image.",
+    "It knows the works of one collection, in the version named here, and nothing beyond it. Two "
+    "artists who work alike are alike to it.",
+    "A likelihood ratio compares two propositions: that the image draws on a concept, and that its "
+    "source is not in this collection. How likely each was beforehand is not for it to say.",
+    "The test images are like those of the collection, changed by cropping, colour and "
+    "compression; for images of a very different kind the figures can be off.",
+    "The file's name is as the sender gave it. The time is that of the server's clock.",
+    "The hash detects accidental change; anyone can recompute it. Who made a report only a "
+    "signature shows, and only to those who know whose key it is.",
+)
+
+
+def say(name: str, **values: Any) -> str:
+    """Return a text with its values filled in."""
+    return TEXTS[name].format(**values)
+
+
+def chance(found: int, count: int) -> str:
+    """Return how often test images without a source score as high.
+
+    Args:
+        found: test images that score at least as high.
+        count: test images in all.
+    """
+    if not count:
+        return say("chance_unknown")
+    name = "chance_some" if found else "chance_none"
+    return say(name, found=f"{found:,}", count=f"{count:,}")
+
+
+def facets(names: Sequence[str]) -> str:
+    """Return the words for facets, joined."""
+    return " and ".join(say(f"facet_{name}") for name in names)
+
+
+def ratio(likelihood_ratio: float) -> str:
+    """Return a likelihood ratio to two digits; `words.js` says the same on the page."""
+    return times(likelihood_ratio) if likelihood_ratio >= 1 else f"1/{times(1 / likelihood_ratio)}"
