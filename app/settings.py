@@ -256,8 +256,8 @@ class Settings(StoreSettings):
     )
     report_key: Path | None = Field(
         None,
-        description="File of the private key that signs evidence reports; `whence report-key` makes "
-        "one. Only its owner may have access to it.",
+        description="File of the private key that signs evidence reports, from `whence "
+        "report-key`; only its owner may have access to it.",
     )
     stall_seconds: Seconds = Field(
         120,

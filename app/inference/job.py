@@ -208,9 +208,7 @@ def answer_files(
     """
 
     def decode(path: Path) -> ImageJob | ImageError:
-        job = ImageJob(
-            attributor, Deadline(inf), top_k, exemplars, region=region, limits=limits
-        )
+        job = ImageJob(attributor, Deadline(inf), top_k, exemplars, region=region, limits=limits)
         try:
             job.decode(lambda side: read_image(path, limits, min_decode_side=side))
         except ImageError as error:

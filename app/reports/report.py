@@ -235,9 +235,7 @@ def make_report(
             candidates=list(attribution.candidates),
             statement=attribution.statement,
             region=area(region) if region else None,
-            compared=[
-                area(part) for part in compared(embedder, parts_of(image.size, region))
-            ],
+            compared=[area(part) for part in compared(embedder, parts_of(image.size, region))],
             evidence=Evidence(
                 model_id=snapshot.model_id,
                 index_version=snapshot.version,

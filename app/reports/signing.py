@@ -9,6 +9,7 @@ import base64
 import contextlib
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -52,7 +53,9 @@ def make_key_pair(path: Path) -> Path:
     Raises:
         SigningError: one of the files exists already or cannot be written.
     """
-    ed25519, serialization = _library()
+    with _library():
+        from cryptography.hazmat.primitives import serialization
+        from cryptography.hazmat.primitives.asymmetric import ed25519
     key = ed25519.Ed25519PrivateKey.generate()
     private = key.private_bytes(
         serialization.Encoding.PEM,
@@ -75,7 +78,9 @@ def read_private_key(path: Path) -> "Ed25519PrivateKey":
     Raises:
         SigningError: it cannot be read, is no Ed25519 key, or others may read it.
     """
-    ed25519, serialization = _library()
+    with _library():
+        from cryptography.hazmat.primitives import serialization
+        from cryptography.hazmat.primitives.asymmetric import ed25519
     data, mode = _read(path)
     if os.name == "posix" and mode & OTHERS:
         raise SigningError(
@@ -99,7 +104,9 @@ def read_public_key(path: Path) -> "Ed25519PublicKey":
     Raises:
         SigningError: it cannot be read or is no Ed25519 key.
     """
-    ed25519, serialization = _library()
+    with _library():
+        from cryptography.hazmat.primitives import serialization
+        from cryptography.hazmat.primitives.asymmetric import ed25519
     data, _ = _read(path)
     try:
         key = serialization.load_pem_public_key(data)
@@ -127,8 +134,9 @@ def is_signed(sha256: str, signature: Signature) -> bool:
     Raises:
         SigningError: the package `cryptography` is missing.
     """
-    ed25519, _ = _library()
-    from cryptography.exceptions import InvalidSignature
+    with _library():
+        from cryptography.exceptions import InvalidSignature
+        from cryptography.hazmat.primitives.asymmetric import ed25519
 
     try:
         key = ed25519.Ed25519PublicKey.from_public_bytes(base64.b64decode(signature.public_key))
@@ -145,24 +153,23 @@ def public_text(key: "Ed25519PublicKey") -> str:
 
 def public_pem(key: "Ed25519PublicKey") -> bytes:
     """Return a public key in PEM."""
-    _, serialization = _library()
-    pem: bytes = key.public_bytes(
+    with _library():
+        from cryptography.hazmat.primitives import serialization
+    return key.public_bytes(
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     )
-    return pem
 
 
-def _library():  # type: ignore[no-untyped-def]  # two modules of a package that may be missing
-    """Import what this module needs of `cryptography`."""
+@contextlib.contextmanager
+def _library() -> Iterator[None]:
+    """Name the package that an import needs, if it is missing."""
     try:
-        from cryptography.hazmat.primitives import serialization
-        from cryptography.hazmat.primitives.asymmetric import ed25519
+        yield
     except ImportError as error:
         raise SigningError(
             "signatures of reports need the package cryptography: install Whence with its extra "
             "`signing`"
         ) from error
-    return ed25519, serialization
 
 
 def _read(path: Path) -> tuple[bytes, int]:

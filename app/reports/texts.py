@@ -21,7 +21,7 @@ TEXTS = {
     "likelihood_ratio": "likelihood ratio {ratio}",
     "below_rate": "This collection calls a match what reaches p = {rate}; this does not.",
     "no_source": "The nearest concepts are listed below. Do not read them as sources.",
-    "query": "The image in question, {width} × {height} pixels",
+    "query": "The image in question, {width} x {height} pixels",
     "query_alt": "The image in question",
     "one_square": "Outlined: what was compared.",
     "squares": "Outlined: the {count} squares that were compared; the bold one gave the evidence "
@@ -90,7 +90,7 @@ LIMITS = (
 )
 
 
-def say(name: str, **values: Any) -> str:
+def say(name: str, /, **values: Any) -> str:
     """Return a text with its values filled in."""
     return TEXTS[name].format(**values)
 

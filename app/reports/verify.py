@@ -13,8 +13,8 @@ import numpy as np
 from jinja2 import TemplateError
 
 from app.reports.report import (
-    Picture,
     UNSIGNED,
+    Picture,
     Report,
     ReportError,
     as_html,
@@ -193,7 +193,9 @@ def _signature(
         return
     named = signature.public_key
     if public_key is not None and public_text(public_key) != named:
-        yield Finding("signature", False, f"the report names another key than the given one, {named}")
+        yield Finding(
+            "signature", False, f"the report names another key than the given one, {named}"
+        )
         return
     try:
         valid = is_signed(content_hash(record), signature)
@@ -490,10 +492,12 @@ def _differences(
         _without(record, *UNSIGNED, "software", "exemplars", "query", "answer"),
         _without(actual, *UNSIGNED, "software", "exemplars", "query", "answer"),
     )
-    for name, exemplar in report.exemplars.items():
-        # Near ties may have changed places: then the catalog's size of the image is all there is.
-        if name in repeated.exemplars and exemplar.compared != repeated.exemplars[name].compared:
-            yield f"another part of exemplar {name} was compared"
+    yield from (
+        f"another part of exemplar {name} was compared"
+        for name, exemplar in report.exemplars.items()
+        # Near ties may have changed places.
+        if name in repeated.exemplars and exemplar.compared != repeated.exemplars[name].compared
+    )
     yield from _compare(
         _without(record["query"], "preview"), _without(actual["query"], "preview"), "query"
     )

@@ -308,8 +308,8 @@ class AttributionResponse(Wire):
         description="The most plausible concepts, best first, whatever the verdict."
     )
     no_source_share: Fraction = Field(
-        description="Part of the answer that stands for the image having no source in the index. It "
-        "does not depend on `top_k`."
+        description="Part of the answer that stands for the image having no source in the index. "
+        "It does not depend on `top_k`."
     )
     unlisted_share: Fraction = Field(
         description="Part of the answer that concepts beyond those listed take."
@@ -318,12 +318,14 @@ class AttributionResponse(Wire):
         description="Part of the answer that no listed concept takes: the sum of the two."
     )
     candidates: list[str] = Field(
-        description="Ids of the listed concepts that share the evidence: of those with a ratio of 2 "
-        "or more the first ones that hold nine tenths of what they take. Empty where nothing "
+        description="Ids of the listed concepts that share the evidence: of those with a ratio of "
+        "2 or more the first ones that hold nine tenths of what they take. Empty where nothing "
         "supports a source in the index."
     )
     statement: str = Field(description="The evidence for the first concept in a sentence.")
-    region: Area | None = Field(description="Part of the image that was asked about; null for all.")
+    region: Area | None = Field(
+        description="Part of the image that was asked about; null for all of it."
+    )
     compared: list[Area] = Field(
         description="What the model saw of the image. One central square of an image up to a ratio "
         "of 4:3; of a longer one up to 7 overlapping squares, from left or top on, of which each "

@@ -172,14 +172,13 @@ class Attributor:
         """
         counts = squares or [1] * len(next(iter(queries.values())))
         if excluded is not None:
-            excluded = [own for own, count in zip(excluded, counts, strict=True)
-                        for _ in range(count)]
+            excluded = [
+                own for own, count in zip(excluded, counts, strict=True) for _ in range(count)
+            ]
         rankings = self.snapshot.ranker.rank(
             queries, depth=depth, concepts=max(CONCEPTS, top_k), excluded=excluded
         )
-        return [
-            self._answer(list(islice(rankings, count)), top_k, exemplars) for count in counts
-        ]
+        return [self._answer(list(islice(rankings, count)), top_k, exemplars) for count in counts]
 
     def _answer(self, rankings: Sequence[Ranking], top_k: int, exemplars: int) -> Attribution:
         """Answer for one image, given the ranking of each of its squares."""

@@ -14,7 +14,6 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-
 from pydantic import PrivateAttr
 
 from model.config import Frozen
@@ -162,7 +161,11 @@ class Calibration(Frozen):
         """
         # Only concepts close to the first have such a ratio.
         count = next(
-            (n for n, score in enumerate(scores) if self.likelihood_ratio(float(score)) < MIN_SUPPORT),
+            (
+                n
+                for n, score in enumerate(scores)
+                if self.likelihood_ratio(float(score)) < MIN_SUPPORT
+            ),
             len(scores),
         )
         return self.shares(scores)[0][:count]

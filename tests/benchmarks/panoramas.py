@@ -3,11 +3,11 @@
     python -m tests.benchmarks.panoramas --pairs pairs.csv --data DIR --ground FOLDER|TAR \
         [--every 2] [--json FILE]
 
-The ground is a plain grey, or a photograph of ``--ground``, which must not be in the index. *Before*
-is the central square alone, as images were read once; *after* is what `Attributor.attribute` does.
-Each canvas is asked with its source in the index, and with the source's concepts left out: the share
-of these that is matched is the false-attribution rate. Last, what an ordinary image costs before and
-after, in turns.
+The ground is a plain grey, or a photograph of ``--ground``, which must not be in the index.
+*Before* is the central square alone, as images were read once; *after* is what
+`Attributor.attribute` does. Each canvas is asked with its source in the index, and with the
+source's concepts left out: the share of these that is matched is the false-attribution rate. Last,
+what an ordinary image costs before and after, in turns.
 """
 
 import argparse
@@ -68,7 +68,9 @@ def main() -> None:
     print("|---|---|---|---|---|---|")
     for name, row in found.items():
         print(f"| {name} | " + " | ".join(f"{value:.3f}" for value in row.values()) + " |")
-    costs = cost(attributor, [image for image in images if 3 * max(image.size) <= 4 * min(image.size)])
+    costs = cost(
+        attributor, [image for image in images if 3 * max(image.size) <= 4 * min(image.size)]
+    )
     print(json.dumps(costs, indent=1))
     if arguments.json:
         arguments.json.write_text(json.dumps({"found": found, "cost": costs}, indent=1) + "\n")

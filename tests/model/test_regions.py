@@ -74,7 +74,8 @@ def test_crops_of_an_image_decoded_reduced_show_the_same_part(
 ) -> None:
     small = Image.new("L", (-(-width // factor), -(-height // factor)))
     for part, crop in zip(
-        parts_of((width, height)), crops(small, (width, height), parts_of((width, height))),
+        parts_of((width, height)),
+        crops(small, (width, height), parts_of((width, height))),
         strict=True,
     ):
         assert abs(crop.width - part.width / factor) <= 1.5

@@ -348,7 +348,7 @@ def test_a_region_is_told_drawn_and_verified(whole: Gallery) -> None:
     canvas.paste(patches(3, side=64), (30, 20))
     response = whole.report(encode(canvas), region="30,20,64,64")
     assert "Dashed: the part that was asked about." in response.text
-    assert "the part at 30, 20 of 64 × 64 pixels" in response.text
+    assert "the part at 30, 20 of 64 x 64 pixels" in response.text
     assert whole.verify(response.content).complete
     record = whole.report(encode(canvas), region="30,20,64,64", format="json").json()
     for region in (None, {"x": 0, "y": 0, "width": 64, "height": 64},
@@ -589,7 +589,7 @@ def test_what_is_no_report_is_refused_in_one_line(whole: Gallery, content: bytes
 
 
 def test_an_earlier_format_is_named(whole: Gallery, record: dict[str, Any]) -> None:
-    with pytest.raises(ReportError, match="whence-report/2.*the version that made it"):
+    with pytest.raises(ReportError, match=r"whence-report/2.*the version that made it"):
         whole.verify(json.dumps({**record, "format": "whence-report/2"}))
 
 

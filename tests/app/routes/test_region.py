@@ -28,7 +28,8 @@ def test_a_long_image_says_which_squares_were_compared(post: Post) -> None:
     assert answer["compared"] == SQUARES
     assert answer["region"] is None
     first = answer["concepts"][0]
-    assert (first["id"], first["square"]) == ("emerald", 4)
+    assert first["id"] == "emerald"
+    assert first["square"] in {3, 4}  # which both show it
     assert {concept["square"] for concept in answer["concepts"]} <= set(range(5))
 
 
@@ -49,17 +50,19 @@ def test_a_region_is_answered_as_if_it_were_the_image(post: Post) -> None:
 
 
 def test_a_region_is_of_the_upright_image_at_full_size(post: Post) -> None:
-    sideways = scene().resize((2400, 800)).transpose(Image.Transpose.ROTATE_90)
+    sideways = scene().resize((600, 200)).transpose(Image.Transpose.ROTATE_90)
     data = encode(sideways, "JPEG", quality=95, exif=oriented(6))
-    answer = post(data, region="1600,0,800,800").json()
+    answer = post(data, region="400,0,200,200").json()
     assert answer["concepts"][0]["id"] == "emerald"
-    assert post(data).json()["compared"][4] == {"x": 1600, "y": 0, "width": 800, "height": 800}
+    assert post(data).json()["compared"][4] == {"x": 400, "y": 0, "width": 200, "height": 200}
 
 
 def test_a_region_holds_for_each_image_of_a_batch(post: Post, client) -> None:
     files = [("image", ("a.png", encode(scene()))), ("image", ("b.png", encode(noise(60, 60))))]
     parameters = {"region": "200,0,100,100"}
-    first, second = client.post("/attribute/batch", files=files, params=parameters).json()["answers"]
+    first, second = client.post("/attribute/batch", files=files, params=parameters).json()[
+        "answers"
+    ]
     assert first["attribution"]["concepts"][0]["id"] == "emerald"
     assert second["problem"]["type"] == "urn:whence:problem:region-outside-image"
 
@@ -101,5 +104,7 @@ def test_a_heatmap_lies_over_the_square_of_its_concept(post: Post, client) -> No
         opacity = drawn.convert("RGBA").getchannel("A")
     assert opacity.width / opacity.height == pytest.approx(3, rel=0.05)
     left, _, right, _ = opacity.getbbox()
-    assert left >= 0.6 * opacity.width
-    assert right <= opacity.width
+    square = answer["compared"][answer["concepts"][0]["square"]]
+    scale = opacity.width / 300
+    assert left >= scale * square["x"] - 1
+    assert right <= scale * (square["x"] + square["width"]) + 1

@@ -52,9 +52,7 @@ def ask(
     read = [embedder.preprocess(part) for part in crops(image, image.size, parts)]
     queries, seen = embedder.embed_with_patches(read)
     [answer] = attributor.rank(queries, squares=[len(parts)], **options)
-    return answer, explain_answer(
-        attributor, answer, seen, queries, image.size, parts, most=most
-    )
+    return answer, explain_answer(attributor, answer, seen, queries, image.size, parts, most=most)
 
 
 @pytest.mark.parametrize("house", ["fake", "real"])
@@ -83,7 +81,8 @@ def test_a_long_querys_heatmap_lies_over_the_square_that_its_concept_was_found_i
     canvas = Image.new("RGB", (300, 100), "#777")
     canvas.paste(PICTURES["Concept 2"][1].resize((100, 100)), (200, 0))
     answer, explained = ask(real, canvas, top_k=3, exemplars=1)
-    boxes = [(x + 6.25, 6.25, x + 93.75, 93.75) for x in (0, 50, 100, 150, 200)]
+    left, top, right, bottom = real.embedder.view_box(100, 100)
+    boxes = [(x + left, top, x + right, bottom) for x in (0, 50, 100, 150, 200)]
     first = answer.concepts[0]
     assert (first.concept.name, first.square) == ("Concept 2", 4)
     for concept in answer.concepts:

@@ -38,9 +38,7 @@ def on_canvas(image: Image.Image, place: int, size: tuple[int, int] = (192, 64))
 
 @pytest.mark.parametrize("place", [0, 64, 128])
 @pytest.mark.parametrize("tall", [False, True])
-def test_a_source_is_found_wherever_it_lies(
-    attributor: Attributor, place: int, tall: bool
-) -> None:
+def test_a_source_is_found_wherever_it_lies(attributor: Attributor, place: int, tall: bool) -> None:
     image = on_canvas(PICTURES["Concept 3"][1], place)
     if tall:  # turned there and back, so that what lies in it is upright
         image = ImageOps.mirror(image.transpose(Image.Transpose.TRANSPOSE))
