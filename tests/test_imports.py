@@ -77,7 +77,10 @@ def test_every_benchmark_can_be_imported(path: Path) -> None:
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 RUNTIME = PROJECT["dependencies"]
-ENGINES = PROJECT["optional-dependencies"]["openvino"]
+EXTRAS = [
+    *PROJECT["optional-dependencies"]["openvino"],
+    *PROJECT["optional-dependencies"]["signing"],
+]
 ALL = RUNTIME + [entry for extra in PROJECT["optional-dependencies"].values() for entry in extra]
 DISTRIBUTIONS = packages_distributions()
 # uvicorn imports uvloop for its event loop, and PyTorch the
@@ -115,7 +118,7 @@ def product(*packages: str) -> list[Path]:
 
 
 def test_every_library_the_product_imports_is_declared() -> None:
-    assert undeclared(imported_by(product(*MAY_IMPORT)), RUNTIME + ENGINES) == set()
+    assert undeclared(imported_by(product(*MAY_IMPORT)), RUNTIME + EXTRAS) == set()
 
 
 def test_the_client_needs_what_it_declares_and_no_more() -> None:
