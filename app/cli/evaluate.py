@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from app.cli.abc import abc_command
 from app.cli.ask import ask_server
 from app.cli.console import err, out, print_error, stages
 from app.cli.options import (
-    DEFAULT_WORKERS,
     ApiKey,
     Data,
     Device,
@@ -17,20 +17,17 @@ from app.cli.options import (
     MaxPixels,
     MaxSide,
     PairsFile,
-    Workers,
     data_folder,
     image_limits,
     write_json,
 )
-from index.evaluation.metrics import AbcProtocol
-from model.saved import latest_model
 
 if TYPE_CHECKING:
-    from index.evaluation.abc import AbcReport
     from index.evaluation.pairs import PairsReport
     from index.evaluation.robustness import RobustnessReport
 
 evaluate = typer.Typer(help="Measure attribution against known answers.", no_args_is_help=True)
+evaluate.command(name="abc")(abc_command)
 
 
 @evaluate.command(name="pairs")
@@ -69,60 +66,6 @@ def pairs_command(
         print_error(f"{measured.failed} queries could not be asked; the first: {first}")
     if measured.failed == len(known):
         raise typer.Exit(1)
-
-
-@evaluate.command(name="abc")
-def abc_command(
-    release_file: Annotated[
-        Path,
-        typer.Option("--json", help="Ground truth of the release, such as test_artchive.json."),
-    ],
-    root: Annotated[Path, typer.Option(help="Folder that the paths in --json start from.")],
-    distractors: Annotated[
-        list[Path],
-        typer.Option(help="Folder of images, manifest with a column path, or image; repeatable."),
-    ],
-    protocol: Annotated[
-        AbcProtocol,
-        typer.Option(help="Gallery beside the distractors: the model's own exemplars, or all."),
-    ] = "official",
-    results: Annotated[
-        Path | None,
-        typer.Option(
-            "--out", help="Folder for features, ranks and reports; default --data/evaluation/abc."
-        ),
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option(metavar="ID", help="Trained model; default the latest.")
-    ] = None,
-    data: Data = Path("data"),
-    device: Device = "auto",
-    workers: Workers = DEFAULT_WORKERS,
-    max_pixels: MaxPixels = None,
-    max_side: MaxSide = None,
-) -> None:
-    """Rank the images that generators were tuned on (AbC, Wang et al. 2023)."""
-    from index.evaluation.abc import evaluate_abc
-    from index.evaluation.abc_release import list_distractors, read_release
-    from model.checkpoint import load_embedder
-
-    release = read_release(release_file, root)
-    images = list_distractors(distractors, release)
-    models = data_folder(data).models
-    embedder = load_embedder(models, model or latest_model(models), device=device)
-    folder = results or data / "evaluation" / "abc"
-    with stages() as report:
-        measured = evaluate_abc(
-            release,
-            images,
-            embedder,
-            out=folder,
-            protocol=protocol,
-            workers=workers,
-            limits=image_limits(max_pixels, max_side),
-            progress=report,
-        )
-    print_abc(measured, folder)
 
 
 @evaluate.command(name="robustness")
@@ -169,23 +112,6 @@ def print_pairs(report: "PairsReport") -> None:
         out.print(f"a true concept among the candidates of a match: {report.candidates_hold:.3f}")
     if report.cllr is not None and report.min_cllr is not None:
         out.print(f"likelihood ratios: Cllr {report.cllr:.3f}, at least {report.min_cllr:.3f}")
-
-
-def print_abc(report: "AbcReport", folder: Path) -> None:
-    """Print the metrics of each prompt type as a table."""
-    if report.unreadable:
-        err.print(f"left out, not readable: {len(report.unreadable)} distractors")
-    out.print(
-        f"{report.protocol}: {report.models} models, {report.exemplars} exemplars, "
-        f"{report.distractors} distractors"
-    )
-    out.print(f"{'':>16} {'queries':>7} {'R@5':>6} {'R@10':>6} {'R@100':>6} {'mAP':>6}")
-    for name, scores in {"all": report.overall, **report.by_prompt}.items():
-        out.print(
-            f"{name:>16} {scores.queries:7d} {scores.recall_at_5:6.3f} {scores.recall_at_10:6.3f} "
-            f"{scores.recall_at_100:6.3f} {scores.map:6.3f}"
-        )
-    out.print(f"ranks and report: {folder / report.name}")
 
 
 def print_robustness(report: "RobustnessReport") -> None:

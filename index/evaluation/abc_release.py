@@ -1,45 +1,67 @@
-"""The AbC benchmark as published: a JSON list of models, and images below one root folder."""
+"""The AbC benchmark as published: JSON files of models, and images below a root folder.
+
+A file, such as ``test_artchive.json``, is a list of fine-tuned models. Each has ``exemplar`` (paths
+of the images that it was tuned on), ``synth`` (prompt type -> paths of the images that it made),
+``class_id`` and ``category``. All paths start with ``dataset/``. The release on Google Drive has
+such a folder; the copy on Hugging Face has the folders ``exemplar`` and ``synth`` at its top.
+"""
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
-from index.building.manifests.reading import MANIFESTS, malformed, read_manifest
-from index.building.manifests.records import RecordError
-from index.building.source import manifest_path
 from index.errors import EvaluationError
-from model.folders import find_images, not_an_image
+
+TOP = "dataset"  # first part of the release's paths
+PROBES = 64  # paths looked for below a possible root
+DEPTH = 2  # levels below --root that are searched
 
 
 @dataclass(frozen=True)
 class Query:
-    """A synthesized image."""
+    """A synthesized image, and the model that made it."""
 
-    model: int  # position in the release of the model that generated it
+    model: int  # position in the split's file
+    class_id: str
+    category: str
     prompt: str  # the type of its prompt
-    path: str  # below the release's root
+    path: str  # as published
 
 
 @dataclass(frozen=True)
-class Release:
-    """Each model's exemplars and synthesized images."""
+class Base:
+    """The folder that published paths start from."""
+
+    folder: Path
+    replaced: int  # first parts of a published path that the folder stands for
+
+    def resolve(self, path: str) -> Path:
+        """Return the absolute path of a published path."""
+        return self.folder.joinpath(*PurePosixPath(path).parts[self.replaced :])
+
+
+@dataclass(frozen=True)
+class Split:
+    """A test case of the release: models, their exemplars and the images that they made."""
 
     file: Path
-    root: Path
-    exemplars: tuple[tuple[str, ...], ...]  # of each model, without repeats; paths below root
-    queries: tuple[Query, ...]
+    exemplars: tuple[tuple[str, ...], ...]  # of each model, as published
+    published: tuple[Query, ...]  # all of the file
+    queries: tuple[Query, ...]  # those to ask
 
-    def resolve(self, paths: Iterable[str]) -> list[Path]:
-        """Return the absolute paths of paths below the root."""
-        root = self.root.absolute()
-        return [root / path for path in paths]
+    @property
+    def name(self) -> str:
+        """Return the file's name without its suffix."""
+        return self.file.stem
 
 
 _Text = Annotated[str, Field(min_length=1)]
+_Label = str | int | None
 
 
 class _Entry(BaseModel):
@@ -47,90 +69,154 @@ class _Entry(BaseModel):
 
     exemplar: list[_Text] = Field(min_length=1)
     synth: dict[_Text, list[_Text]] = Field(min_length=1)
+    class_id: _Label = None
+    category: _Label = None
 
 
-def read_release(file: Path, root: Path) -> Release:
-    """Read models, each with ``exemplar`` (paths) and ``synth`` (prompt type -> paths).
+def read_splits(sources: Iterable[Path], chosen: set[str] | None = None) -> list[Split]:
+    """Read files of models, and all those in folders.
+
+    Args:
+        sources: files, and folders: of a folder the files ``test_*.json``, or else ``*.json``.
+        chosen: the queries to ask, from `read_queries`; without it all. A split without any of
+            them is left out.
 
     Raises:
-        EvaluationError: it is no such list, or a file that it names is missing below ``root``.
+        EvaluationError: a file is no such list, or no query is left.
     """
+    files = [file for source in sources for file in _files(source)]
+    splits = [_read(file) for file in {os.path.realpath(file): file for file in files}.values()]
+    if chosen is not None:
+        splits = [
+            replace(split, queries=tuple(q for q in split.queries if tail(q.path) in chosen))
+            for split in splits
+        ]
+        splits = [split for split in splits if split.queries]
+        if not splits:
+            raise EvaluationError(
+                f"none of the {len(chosen)} paths of --queries is a query of --split, such as "
+                f"{min(chosen)}"
+            )
+    return splits
+
+
+def read_queries(file: Path) -> set[str]:
+    """Read a list of queries: their paths, without a leading ``dataset/``.
+
+    The file has a path in each line, or is a JSON list of paths, or of objects with
+    ``synth_image_path``, as the task files of *Attribute by Unlearning* are.
+
+    Raises:
+        EvaluationError: the file cannot be read, or has another form.
+    """
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise EvaluationError(f"--queries {file} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError:
+        raise EvaluationError(f"--queries {file} is neither JSON nor lines of paths") from None
+    try:
+        listed: Any = json.loads(text)
+    except ValueError:
+        listed = [line.strip() for line in text.splitlines() if line.strip()]
+    if isinstance(listed, list):
+        listed = [one.get("synth_image_path") if isinstance(one, dict) else one for one in listed]
+    if not isinstance(listed, list) or not listed or not all(isinstance(p, str) for p in listed):
+        raise EvaluationError(
+            f"--queries {file} must have a path in each line, or be a JSON list of paths or of "
+            "objects with synth_image_path"
+        )
+    return {tail(path) for path in listed}
+
+
+def tail(path: str) -> str:
+    """Return a published path without a leading ``dataset/``, which copies of the release lack."""
+    parts = PurePosixPath(path).parts
+    return str(PurePosixPath(*parts[1:] if parts[:1] == (TOP,) else parts))
+
+
+def locate(root: Path, split: Split) -> tuple[Base, Base]:
+    """Return the folders that the exemplars' and the queries' paths start from.
+
+    They are looked for in ``root`` and up to two levels below, with the whole published paths and
+    without their first part.
+
+    Raises:
+        EvaluationError: not one of the files is there.
+    """
+    found = []
+    for kind, paths in {
+        "exemplars": [path for own in split.exemplars for path in own],
+        "queries": [query.path for query in split.queries],
+    }.items():
+        probes = paths[:: -(-len(paths) // PROBES)]
+        candidates = (Base(folder, cut) for folder in _folders(root.absolute()) for cut in (0, 1))
+        base = next(
+            (base for base in candidates if any(base.resolve(p).is_file() for p in probes)), None
+        )
+        if base is None:
+            raise EvaluationError(
+                f"--root {root}: the {kind} of {split.file.name} are not below it, such as "
+                f"{paths[0]}; name the folder that holds {TOP}, or exemplar and synth"
+            )
+        found.append(base)
+    return found[0], found[1]
+
+
+def _files(source: Path) -> Sequence[Path]:
+    if not source.is_dir():
+        return [source]
+    files = sorted(source.glob("test_*.json")) or sorted(source.glob("*.json"))
+    if not files:
+        raise EvaluationError(f"--split {source}: the folder holds no .json file")
+    return files
+
+
+def _read(file: Path) -> Split:
     try:
         entries = TypeAdapter(list[_Entry]).validate_python(json.loads(file.read_bytes()))
     except OSError as error:
-        raise EvaluationError(f"--json {file} cannot be read: {error.strerror}") from error
+        raise EvaluationError(f"--split {file} cannot be read: {error.strerror}") from error
     except ValidationError as error:  # itself a ValueError, as those of damaged JSON are
-        raise EvaluationError(f"--json {file} is not an AbC release: {_first(error)}") from error
+        raise EvaluationError(f"--split {file} is no split of AbC: {_first(error)}") from error
     except ValueError as error:
-        raise EvaluationError(f"--json {file} is not JSON: {error}") from error
-    release = Release(
-        file=file,
-        root=root,
-        exemplars=tuple(
-            tuple(dict.fromkeys(str(PurePosixPath(path)) for path in entry.exemplar))
-            for entry in entries
-        ),
-        queries=tuple(
-            Query(number, prompt, path)
-            for number, entry in enumerate(entries)
-            for prompt, paths in entry.synth.items()
-            for path in paths
-        ),
+        raise EvaluationError(f"--split {file} is not JSON: {error}") from error
+    queries = tuple(
+        Query(number, _label(entry.class_id), _label(entry.category), prompt, path)
+        for number, entry in enumerate(entries)
+        for prompt, paths in entry.synth.items()
+        for path in paths
     )
-    if not release.queries:
-        raise EvaluationError(f"--json {file} names no synthesized image to ask about")
+    if not queries:
+        raise EvaluationError(f"--split {file} names no synthesized image to ask about")
     for number, entry in enumerate(entries):
-        _require_files(release, f"entry {number}, exemplar", entry.exemplar)
-        for prompt, paths in entry.synth.items():
-            _require_files(release, f"entry {number}, synth.{prompt}", paths)
-    return release
+        for path in [*entry.exemplar, *(path for paths in entry.synth.values() for path in paths)]:
+            pure = PurePosixPath(path)
+            if pure.is_absolute() or ".." in pure.parts or not pure.parts:
+                raise EvaluationError(
+                    f"--split {file}, entry {number}: {path!r} does not lie below a root"
+                )
+    return Split(file, tuple(tuple(entry.exemplar) for entry in entries), queries, queries)
 
 
-def list_distractors(sources: Iterable[Path], release: Release) -> list[Path]:
-    """List the image files of folders (to any depth), manifests (column ``path``) and files.
-
-    Raises:
-        EvaluationError: a source does not exist, nothing was found, or an image belongs to the
-            release.
-        SourceError: a manifest cannot be read.
-    """
-    given = list(sources)
-    found: dict[Path, None] = {}
-    for source in given:
-        found |= dict.fromkeys(path.absolute() for path in _list(source))
-    if not found:
-        raise EvaluationError(
-            f"no distractor was found in {', '.join(map(str, given)) or 'nothing'}; the gallery "
-            "needs images that no model was tuned on: name them with --distractors"
-        )
-    named = (path for own in release.exemplars for path in own)
-    known = release.resolve([*named, *(query.path for query in release.queries)])
-    shared = [path for path in dict.fromkeys(known) if path in found]
-    if shared:
-        raise EvaluationError(
-            f"{len(shared)} images are both distractors and of the release, the first {shared[0]}; "
-            "name only other images with --distractors"
-        )
-    return list(found)
+def _label(value: _Label) -> str:
+    return "" if value is None else str(value)
 
 
-def _list(source: Path) -> list[Path]:
-    if source.is_dir():
-        return find_images(source)
-    if not source.exists():
-        raise EvaluationError(f"--distractors {source}: there is no such file or folder")
-    if source.suffix.lower() not in MANIFESTS:
-        if reason := not_an_image(source):
-            raise EvaluationError(f"--distractors {source}: {reason}, and no manifest by its name")
-        return [source]
-    records = read_manifest(source, ("path",))
-    if "path" not in records.columns:
-        raise EvaluationError(f"--distractors {source}: the manifest lacks the column path")
+def _folders(root: Path) -> Iterator[Path]:
+    """Yield a folder and those below it, level by level."""
+    level = [root]
+    for _ in range(DEPTH + 1):
+        yield from level
+        level = [below for folder in level for below in _below(folder)]
+
+
+def _below(folder: Path) -> list[Path]:
     try:
-        paths = [record.text("path") for record in records.records]
-    except RecordError as error:
-        raise malformed(source, error) from error
-    return [manifest_path(source, path) for path in paths if path]
+        with os.scandir(folder) as entries:
+            return sorted(Path(entry.path) for entry in entries if entry.is_dir())
+    except OSError:
+        return []
 
 
 def _first(error: ValidationError) -> str:
@@ -145,19 +231,3 @@ def _first(error: ValidationError) -> str:
     )
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     return f"{where}: {message}{more}"
-
-
-def _require_files(release: Release, where: str, paths: Sequence[str]) -> None:
-    for path in paths:
-        pure = PurePosixPath(path)
-        if pure.is_absolute() or ".." in pure.parts:
-            raise EvaluationError(
-                f"--json {release.file}, {where}: {path!r} does not lie below the root; paths must "
-                "be relative to --root"
-            )
-    missing = [path for path in paths if not (release.root / path).is_file()]
-    if missing:
-        raise EvaluationError(
-            f"--json {release.file}, {where}: {len(missing)} of {len(paths)} files are missing, "
-            f"the first {release.root / missing[0]}; --root must be the folder that they start from"
-        )

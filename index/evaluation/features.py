@@ -1,37 +1,42 @@
-"""Embeddings of many image files in memory-mapped files, resumed after a kill and shared by runs.
+"""Vectors of many images in memory-mapped files; those of image files are resumed after a kill.
 
-    <folder>/<key>/images.json     the files' paths, in the order of the rows
-    <folder>/<key>/<facet>.npy     (N, D) float32, a row an image
-    <folder>/<key>/state.npy       (N,) uint8: 0 pending, 1 embedded, 2 not a readable image
+    <folder>/<key>/images.json         the images' names, in the order of the rows
+    <folder>/<key>/<facet>.npy         (N, D) float32, a row an image
+    <folder>/<key>/state.npy           (N,) uint8: 0 pending, 1 embedded, 2 not a readable image
+    <folder>/<key>/unreadable.jsonl    row and reason of each image of state 2
 
 Evaluation's galleries of a million images need no thumbnails and no catalog, so they bypass the
 embedding cache of a rebuild.
 """
 
+import contextlib
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Protocol, get_args
 
 import numpy as np
 import torch
 from numpy.lib.format import open_memmap
-from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from index.answering.ranking import Embeddings
 from index.building.embedding import ImageEmbedder
 from index.errors import EvaluationError
+from index.evaluation.archives import Archive
 from index.stores.vectors import Floats, Rows
 from model.config import Facet
 from model.errors import ImageError
-from model.images import DECODING, DEFAULT_LIMITS, ImageLimits, read_image
+from model.folders import Skipped, identity
+from model.images import DECODING, DEFAULT_LIMITS, ImageLimits, decode_image
+from model.regular_files import open_file, shown
 
 PENDING, EMBEDDED, UNREADABLE = 0, 1, 2
-STATE, IMAGES = "state.npy", "images.json"
+STATE, IMAGES, REASONS = "state.npy", "images.json", "unreadable.jsonl"
 
 BATCH = 64  # images between two writes
 BLOCK = 16_384  # rows read at a time
@@ -39,96 +44,195 @@ BLOCK = 16_384  # rows read at a time
 Progress = Callable[[int, int], None]  # (done, total)
 
 
+class Picture(Protocol):
+    """An encoded image that lies somewhere."""
+
+    @property
+    def name(self) -> str:
+        """Return its name in messages and files."""
+
+    @property
+    def size(self) -> int:
+        """Return the number of its bytes; raise OSError if it cannot be read."""
+
+    @property
+    def stamp(self) -> str:
+        """Return a text that changes with its content; raise OSError if it cannot be read."""
+
+    @property
+    def identity(self) -> Hashable:
+        """Return a value that is equal for one file under several names; raise OSError as above."""
+
+    def read(self, size: int | None = None) -> bytes:
+        """Return its bytes, or the first ``size``; raise OSError if it cannot be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFile:
+    """An image file."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """Return the path as text that can be printed."""
+        return shown(self.path)
+
+    @property
+    def size(self) -> int:
+        """Return the number of bytes."""
+        return self.path.stat().st_size
+
+    @property
+    def stamp(self) -> str:
+        """Return size and time of modification."""
+        stat = self.path.stat()
+        return f"{stat.st_size}\0{stat.st_mtime_ns}"
+
+    @property
+    def identity(self) -> Hashable:
+        """Return device and inode."""
+        return identity(self.path)
+
+    def read(self, size: int | None = None) -> bytes:
+        """Return the file's bytes, or the first ones."""
+        with open_file(self.path) as file:
+            return file.read() if size is None else file.read(size)
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """An image in a tar archive."""
+
+    archive: Archive
+    member: str
+    offset: int
+    size: int
+
+    @property
+    def name(self) -> str:
+        """Return the archive and the name in it."""
+        return shown(f"{self.archive.name}/{self.member}")
+
+    @property
+    def stamp(self) -> str:
+        """Return place and size in the archive, and the archive's time of modification."""
+        return f"{self.offset}\0{self.size}\0{self.archive.modified}"
+
+    @property
+    def identity(self) -> Hashable:
+        """Return the archive's name and the place in it."""
+        return self.archive.name, self.offset
+
+    def read(self, size: int | None = None) -> bytes:
+        """Return the member's bytes, or the first ones."""
+        return self.archive.read(self.offset, self.size if size is None else min(size, self.size))
+
+
 @dataclass(frozen=True)
-class ImageFeatures:
-    """Embeddings of N image files.
+class Features:
+    """Unit vectors of N images.
 
     Attributes:
-        folder: of these files.
-        images: the image files, one a row.
-        readable: (N,) True if the file could be decoded; the other rows hold zeros.
-        vectors: facet -> (N, D) float32 memory map of unit vectors.
+        key: names the vectors: other vectors have another key.
+        vectors: facet -> (M, D) memory map of unit vectors.
+        rows: (N,) the rows that are used.
     """
 
-    folder: Path
-    images: Sequence[Path]
-    readable: NDArray[np.bool_]
+    key: str
     vectors: dict[Facet, Floats]
+    rows: Rows
 
     @property
     def count(self) -> int:
-        """Return the number of images that have an embedding."""
-        return int(self.readable.sum())
+        """Return N."""
+        return len(self.rows)
 
-    @property
-    def unreadable(self) -> list[Path]:
-        """Return the files that have no embedding."""
-        return [self.images[row] for row in np.flatnonzero(~self.readable).tolist()]
+    def take(self, places: Rows) -> Embeddings:
+        """Load the vectors of some of the images: facet -> (P, D).
 
-    def take(self, rows: Rows) -> Embeddings:
-        """Load the embeddings of some rows: facet -> (R, D)."""
-        return {facet: np.asarray(vectors[rows]) for facet, vectors in self.vectors.items()}
+        Args:
+            places: (P,) from 0 to N - 1.
+        """
+        return self._load(self.rows[places])
 
     def blocks(self, size: int = BLOCK) -> Iterator[Embeddings]:
-        """Yield all embeddings in order, in blocks: facet -> (at most ``size``, D)."""
-        for start in range(0, len(self.images), size):
-            readable = self.readable[start : start + size]
-            block = {facet: v[start : start + size] for facet, v in self.vectors.items()}
-            yield block if readable.all() else {f: v[readable] for f, v in block.items()}
+        """Yield all vectors in order, in blocks: facet -> (at most ``size``, D)."""
+        for start in range(0, self.count, size):
+            rows = self.rows[start : start + size]
+            # A slice of a memory map is not copied.
+            whole = rows[-1] - rows[0] == len(rows) - 1
+            yield self._load(slice(int(rows[0]), int(rows[-1]) + 1) if whole else rows)
+
+    def _load(self, rows: Rows | slice) -> Embeddings:
+        return {facet: np.asarray(vectors[rows]) for facet, vectors in self.vectors.items()}
+
+
+@dataclass(frozen=True)
+class ImageFeatures(Features):
+    """Embeddings of images; images that are not readable are not among the N.
+
+    Attributes:
+        images: all M of them.
+        unreadable: the images without an embedding, and the reason.
+    """
+
+    images: Sequence[Picture]
+    unreadable: list[Skipped]
 
 
 def embed_images(
     folder: Path,
-    images: Sequence[Path],
+    images: Sequence[Picture],
     embedder: ImageEmbedder,
     *,
     workers: int = 0,
     limits: ImageLimits = DEFAULT_LIMITS,
     progress: Progress | None = None,
 ) -> ImageFeatures:
-    """Embed those image files that have no embedding yet.
+    """Embed those images that have no embedding yet.
 
     Every batch is written before it is marked as done, so that a killed run loses one batch at
     most and the next run writes the same files.
 
     Args:
-        folder: of the embedder's model; holds any number of such sets, keyed by the files' paths,
-            sizes and times.
-        images: the files, without repeats.
+        folder: of the embedder's model; holds any number of such sets, keyed by the images' names
+            and stamps.
+        images: without repeats.
         embedder: the model.
         workers: processes that decode; 0 decodes in this one.
         limits: limits on an image's size.
         progress: called with (images done, images in all).
 
     Raises:
-        EvaluationError: a file is missing, none is a readable image, or an embedding is not a unit
-            vector.
+        EvaluationError: an image is missing, or an embedding is not a unit vector.
     """
     place = folder / _key(images, limits)
     place.mkdir(parents=True, exist_ok=True)
-    _replace(place / IMAGES, json.dumps([str(path) for path in images], indent=0).encode())
+    _replace(place / IMAGES, json.dumps([one.name for one in images], indent=0).encode())
     if not (place / STATE).exists():
         fresh = io.BytesIO()
         np.save(fresh, np.full(len(images), PENDING, dtype=np.uint8))
         _replace(place / STATE, fresh.getvalue())
     state = open_memmap(place / STATE, mode="r+")
     _embed_pending(place, images, state, embedder, workers, limits, progress)
-    readable = np.asarray(state) == EMBEDDED
-    if not readable.any():
-        raise EvaluationError(
-            f"none of the {len(images)} images could be read, such as {images[0]}"
-        )
     vectors: dict[Facet, Floats] = {
         facet: np.load(place / f"{facet}.npy", mmap_mode="r")
         for facet in get_args(Facet)
         if (place / f"{facet}.npy").exists()
     }
-    return ImageFeatures(place, images, readable, vectors)
+    return ImageFeatures(
+        key=place.name,
+        vectors=vectors,
+        rows=np.flatnonzero(state == EMBEDDED),
+        images=images,
+        unreadable=_unreadable(place, images, state),
+    )
 
 
 def _embed_pending(
     place: Path,
-    images: Sequence[Path],
+    images: Sequence[Picture],
     state: "np.memmap[tuple[int, ...], np.dtype[np.uint8]]",
     embedder: ImageEmbedder,
     workers: int,
@@ -147,9 +251,9 @@ def _embed_pending(
     maps: dict[Facet, np.memmap[tuple[int, ...], np.dtype[np.float32]]] = {}
     for batch in loader:
         rows, pending = pending[: len(batch)], pending[len(batch) :]
-        readable = np.array([pixels is not None for pixels in batch])
+        readable = np.array([not isinstance(pixels, str) for pixels in batch])
         if readable.any():
-            made = embedder.embed_pixels([pixels for pixels in batch if pixels is not None])
+            made = embedder.embed_pixels([one for one in batch if not isinstance(one, str)])
             for facet, vectors in made.items():
                 _require_unit(facet, vectors)
                 if facet not in maps:
@@ -163,6 +267,9 @@ def _embed_pending(
                 maps[facet][rows[readable]] = vectors
                 maps[facet].flush()
             started = True
+        if not readable.all():
+            faults = zip(rows.tolist(), batch, strict=True)
+            _note(place / REASONS, [(row, one) for row, one in faults if isinstance(one, str)])
         state[rows] = np.where(readable, EMBEDDED, UNREADABLE)
         state.flush()
         done += len(batch)
@@ -170,11 +277,11 @@ def _embed_pending(
             progress(done, len(images))
 
 
-class _Pixels(Dataset["torch.Tensor | None"]):
-    """The preprocessed pixels of each file, or None if it is not a readable image."""
+class _Pixels(Dataset["torch.Tensor | str"]):
+    """The preprocessed pixels of each image, or the reason why it cannot be read."""
 
     def __init__(
-        self, images: Sequence[Path], embedder: ImageEmbedder, limits: ImageLimits
+        self, images: Sequence[Picture], embedder: ImageEmbedder, limits: ImageLimits
     ) -> None:
         self._limits = limits
         self._images = images
@@ -183,11 +290,35 @@ class _Pixels(Dataset["torch.Tensor | None"]):
     def __len__(self) -> int:
         return len(self._images)
 
-    def __getitem__(self, index: int) -> torch.Tensor | None:
+    def __getitem__(self, index: int) -> torch.Tensor | str:
         try:
-            return self._preprocess(read_image(self._images[index], self._limits).pixels)
-        except ImageError:
-            return None
+            return self._preprocess(decode_image(self._images[index].read(), self._limits).pixels)
+        except ImageError as error:
+            return str(error)
+        except OSError as error:
+            return f"the file could not be read: {error.strerror or error}"
+
+
+def _note(path: Path, faults: Sequence[tuple[int, str]]) -> None:
+    """Append rows and reasons; a row may be listed twice after a kill."""
+    with path.open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps(fault) + "\n" for fault in faults)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _unreadable(
+    place: Path,
+    images: Sequence[Picture],
+    state: "np.memmap[tuple[int, ...], np.dtype[np.uint8]]",
+) -> list[Skipped]:
+    path, reasons = place / REASONS, dict[int, str]()
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        with contextlib.suppress(ValueError):  # a line that a kill cut short
+            row, reason = json.loads(line)
+            reasons[row] = reason
+    rows = np.flatnonzero(state == UNREADABLE).tolist()
+    return [Skipped(images[row].name, reasons.get(row, "not a readable image")) for row in rows]
 
 
 def _require_unit(facet: Facet, vectors: Floats) -> None:
@@ -200,15 +331,16 @@ def _require_unit(facet: Facet, vectors: Floats) -> None:
         )
 
 
-def _key(images: Sequence[Path], limits: ImageLimits) -> str:
-    """Returns a hash of the files' paths, sizes and times, and of the decoding."""
+def _key(images: Sequence[Picture], limits: ImageLimits) -> str:
+    """Returns a hash of the images' names and stamps, and of the decoding."""
     digest = hashlib.sha256(f"{DECODING}\0{limits}\n".encode())
-    for path in images:
+    for one in images:
         try:
-            stat = path.stat()
+            digest.update(f"{one.name}\0{one.stamp}\n".encode())
         except OSError as error:
-            raise EvaluationError(f"the image {path} cannot be read: {error.strerror}") from error
-        digest.update(f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+            raise EvaluationError(
+                f"the image {one.name} cannot be read: {error.strerror}"
+            ) from error
     return digest.hexdigest()[:16]
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index.answering.ranking import Doubles, Embeddings
-from index.evaluation.scores import ExemplarScorer
+from index.evaluation.scores import Candidates, ExemplarScorer
 from index.stores.vectors import Rows
 
 
@@ -43,6 +43,19 @@ def rank_true(
         For each query (E,) int64, all different, in the order of its true exemplars.
     """
     counts = count_at_least(scorer, gallery, true_scores)
+    return ranks_of(counts, true_scores, in_gallery=in_gallery)
+
+
+def ranks_of(
+    counts: Sequence[Rows], true_scores: Sequence[Doubles], *, in_gallery: bool
+) -> list[Rows]:
+    """Return the ranks of each query's true exemplars from counts: see `rank_true`.
+
+    Args:
+        counts: from `count_at_least`, with the true scores as thresholds.
+        true_scores: as in `rank_true`.
+        in_gallery: True if the counts contain the true exemplars.
+    """
     ranks = []
     for own, wrong in zip(true_scores, counts, strict=True):
         order = np.argsort(-own, kind="stable")
@@ -54,8 +67,50 @@ def rank_true(
     return ranks
 
 
+class Highest:
+    """The highest scores of each query in a gallery, exact.
+
+    Args:
+        scorer: of Q queries; its cohort is a part of the gallery.
+        number: of scores to keep for each query.
+
+    Attributes:
+        scores: (Q, number) float64, descending; -infinity where the gallery is smaller.
+    """
+
+    def __init__(self, scorer: ExemplarScorer, number: int) -> None:
+        self.scores: Doubles = np.full((len(scorer), number), -np.inf)
+        background = scorer.background
+        enough = background.shape[1] >= number
+        # The gallery's highest scores are at least the cohort's.
+        self._floor = background[:, -number] if enough else self.scores[:, -1].copy()
+
+    @property
+    def least(self) -> Doubles:
+        """Return the score (Q,) that an image must reach to be among the highest."""
+        return np.maximum(self._floor, self.scores[:, -1])
+
+    def add(self, scorer: ExemplarScorer, block: Embeddings, found: Candidates) -> None:
+        """Keep the highest scores of a block's candidates.
+
+        Args:
+            scorer: the same.
+            block: facet -> (N, D) unit vectors.
+            found: all pairs of the block that score at least `least`, and maybe others.
+        """
+        kept = found.scores >= (self.least - scorer.tolerance)[found.queries]
+        queries = found.queries[kept]
+        exact = scorer.exact(queries, block, found.rows[kept])
+        for query, part in _by_query(queries):
+            both = np.concatenate([self.scores[query], exact[part]])
+            self.scores[query] = -np.sort(-both)[: self.scores.shape[1]]
+
+
 def count_at_least(
-    scorer: ExemplarScorer, blocks: Iterable[Embeddings], thresholds: Sequence[Doubles]
+    scorer: ExemplarScorer,
+    blocks: Iterable[Embeddings],
+    thresholds: Sequence[Doubles],
+    highest: Highest | None = None,
 ) -> list[Rows]:
     """Count for each query the images that score at least each of its thresholds.
 
@@ -63,16 +118,22 @@ def count_at_least(
         scorer: of Q queries.
         blocks: the gallery: facet -> (N, D) unit vectors, any number of times.
         thresholds: for each query (E,) exact scores, in any order; E may differ between queries.
+        highest: is given the blocks' highest scores.
 
     Returns:
         For each query (E,) int64, in the order of its thresholds.
     """
     ladders = [np.sort(own) for own in thresholds]
-    limits = scorer.limits(np.array([ladder[0] for ladder in ladders]))
+    lowest = np.array([ladder[0] for ladder in ladders])
+    limits = scorer.limits(lowest)
     # counts[q][k]: images of query q that score at least its k lowest thresholds and no other.
     counts = [np.zeros(len(ladder) + 1, dtype=np.int64) for ladder in ladders]
     for block in blocks:
+        if highest:
+            limits = scorer.limits(np.minimum(lowest, highest.least))
         found = scorer.candidates(block, limits)
+        if highest:
+            highest.add(scorer, block, found)
         near = np.zeros(len(found.scores), dtype=bool)
         for query, part in _by_query(found.queries):
             places, near[part] = _place(found.scores[part], ladders[query], scorer.tolerance[query])

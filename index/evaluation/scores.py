@@ -38,6 +38,7 @@ class ExemplarScorer:
         cohort: facet -> (C, D) unit vectors that every query is compared with.
 
     Attributes:
+        background: (Q, C) each query's scores of the cohort, ascending.
         tolerance: (Q,) bound of a fast score's error. The error of a float32 dot product of D
             terms, summed in any order, is at most ``CONFIDENCE * sqrt(D) * ROUNDOFF`` times the
             terms' absolute sum, with a probability of failure of 10^-10 (Higham & Mary 2019, "A
@@ -50,11 +51,14 @@ class ExemplarScorer:
         self._mean: dict[Facet, Doubles] = {}  # (Q,)
         self._deviation: dict[Facet, Doubles] = {}  # (Q,)
         bounds: list[Doubles] = []
+        levels: dict[Facet, Doubles] = {}
         for facet, vectors in queries.items():
             against = vectors.astype(np.float64) @ cohort[facet].astype(np.float64).T  # (Q, C)
-            self._mean[facet], self._deviation[facet] = cohort_moments(against)
+            mean, deviation = self._mean[facet], self._deviation[facet] = cohort_moments(against)
+            levels[facet] = (against - mean[:, None]) / deviation[:, None]
             error = CONFIDENCE * vectors.shape[1] ** 0.5 * ROUNDOFF
-            bounds.append(error / self._deviation[facet])
+            bounds.append(error / deviation)
+        self.background: Doubles = np.sort(combine(levels), axis=1)
         self.tolerance: Doubles = LIPSCHITZ * np.sum(bounds, axis=0)
 
     def __len__(self) -> int:
@@ -102,6 +106,14 @@ class ExemplarScorer:
             for facet, own in cosines.items()
         }
         return Candidates(queries, rows, combine(levels))
+
+    def fast(self, exemplars: Embeddings) -> Doubles:
+        """Return the scores (Q, N) of all pairs, within `tolerance` of the exact ones."""
+        levels: dict[Facet, Doubles] = {}
+        for facet, vectors in self._queries.items():
+            mean, deviation = self._mean[facet][:, None], self._deviation[facet][:, None]
+            levels[facet] = (vectors @ exemplars[facet].T - mean) / deviation
+        return combine(levels)
 
     def exact(self, queries: Rows, exemplars: Embeddings, rows: Rows) -> Doubles:
         """Return the scores of single pairs, in float64.

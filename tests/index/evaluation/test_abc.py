@@ -3,7 +3,7 @@
 import csv
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,12 @@ from PIL import Image
 from index.answering.ranking import combine
 from index.errors import EvaluationError
 from index.evaluation import abc, features
-from index.evaluation.abc import AbcProtocol, AbcReport, evaluate_abc, read_ranks, score
-from index.evaluation.abc_release import list_distractors, read_release
+from index.evaluation.abc import evaluate_abc
+from index.evaluation.abc_images import ImageSource, list_distractors
+from index.evaluation.abc_release import read_splits
+from index.evaluation.abc_report import AbcReport, read_ranks, score
+from index.evaluation.features import Picture
+from index.evaluation.metrics import AbcProtocol
 from model.config import Facet
 from model.images import read_image
 from tests.fakes import FakeEmbedder
@@ -49,14 +53,25 @@ class AbcSet:
         content: Content = json.loads(self.file.read_text())
         return content
 
-    def images(self) -> list[Path]:
-        return list_distractors([self.distractors], read_release(self.file, self.root))
+    def images(self) -> list[Picture]:
+        return list_distractors([self.distractors])
 
-    def run(self, out: Path, protocol: AbcProtocol = "official", **more: Any) -> AbcReport:
-        release = read_release(self.file, self.root)
-        return evaluate_abc(
-            release, self.images(), SteadyEmbedder(), out=out, protocol=protocol, **more
+    def run(
+        self,
+        out: Path,
+        protocol: AbcProtocol = "official",
+        progress: Callable[[str, int, int], None] | None = None,
+        images: Sequence[Picture] | None = None,
+        embedder: FakeEmbedder | None = None,
+        **more: Any,
+    ) -> AbcReport:
+        source = ImageSource(
+            self.root, images or self.images(), embedder or SteadyEmbedder(), out, **more
         )
+        splits = read_splits([self.file])
+        result = evaluate_abc(splits, source, out=out, protocol=protocol, progress=progress)
+        [report] = result.reports
+        return report
 
 
 @pytest.fixture(autouse=True)
@@ -64,7 +79,7 @@ def _small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that a small set takes several of each."""
     monkeypatch.setattr(abc, "QUERIES", 5)
     monkeypatch.setattr(features, "BATCH", 8)
-    monkeypatch.setattr(features.ImageFeatures.blocks, "__defaults__", (16,))
+    monkeypatch.setattr(features.Features.blocks, "__defaults__", (16,))
 
 
 @pytest.fixture
@@ -87,21 +102,22 @@ def abc_set(tmp_path: Path) -> AbcSet:
                 save(image, root / path)
                 synth.setdefault(prompt, []).append(path)
         content.append({"exemplar": exemplars, "synth": synth, "class_id": f"set{number}"})
-    content[1]["exemplar"].append(content[1]["exemplar"][0])  # listed twice: counts once
+    content[1]["exemplar"].append(content[1]["exemplar"][0])  # listed twice
     content[2]["exemplar"].append(content[1]["exemplar"][1])  # tuned on another's exemplar, too
     for i in range(45):
         save(noise(32, 32, seed=5000 + i), distractors / f"part{i % 2}" / f"{i:03d}.png")
     for i, path in enumerate([content[0]["exemplar"][0], *content[2]["exemplar"][:2]] * 2):
-        save(read_image(root / path).pixels, distractors / "copies" / f"{i}.png")
+        copy = read_image(root / path).pixels  # equal pixels in another file
+        save(copy, distractors / "copies" / f"{i}.png", compress_level=0)
     (distractors / "broken.jpg").write_bytes(b"not an image")
     file = tmp_path / "test_small.json"
     file.write_text(json.dumps(content))
     return AbcSet(file, root, distractors)
 
 
-def save(image: Image.Image, path: Path) -> None:
+def save(image: Image.Image, path: Path, **options: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path)
+    image.save(path, **options)
 
 
 # A ranking written out in full --------------------------------------------------------------------
@@ -130,22 +146,21 @@ class Naive:
         self.recalls: dict[str, dict[int, list[float]]] = {}
         self.precisions: dict[str, list[float]] = {}
         for entry in content:
-            true = set(entry["exemplar"])
-            gallery = every if protocol == "one-gallery" else true
+            true = entry["exemplar"]  # as often as listed
+            gallery = sorted(every) if protocol == "one-gallery" else true
             for prompt, paths in entry["synth"].items():
                 for path in paths:
-                    matches = self.rank(
-                        embed(root / path), {name: vectors[name] for name in gallery}, true
-                    )
+                    own = [(name in true, vectors[name]) for name in gallery]
+                    matches = self.rank(embed(root / path), own)
                     for group in (prompt, "all"):
-                        self.add(group, matches, len(true))
+                        self.add(group, matches, sum(match for match, _ in own))
 
     def rank(
-        self, query: dict[Facet, list[float]], exemplars: Mapping[str, Any], true: set[str]
+        self, query: dict[Facet, list[float]], exemplars: list[tuple[bool, Any]]
     ) -> list[bool]:
         """Whether the first, second, ... of the gallery is a true exemplar."""
-        gallery = [*self.distractors, *exemplars.values()]
-        matches = [False] * len(self.distractors) + [name in true for name in exemplars]
+        gallery = [*self.distractors, *(vector for _, vector in exemplars)]
+        matches = [False] * len(self.distractors) + [match for match, _ in exemplars]
         levels: dict[Facet, Any] = {}
         for facet, vector in query.items():
             against = [dot(vector, other[facet]) for other in self.distractors]
@@ -184,12 +199,12 @@ class Naive:
 def test_metrics_are_those_of_a_naive_ranking(
     abc_set: AbcSet, tmp_path: Path, protocol: AbcProtocol
 ) -> None:
-    report = abc_set.run(tmp_path / "out", protocol).as_dict()
+    report = abc_set.run(tmp_path / "out", protocol)
     naive = Naive(abc_set, protocol)
-    assert report["overall"] == pytest.approx(naive.metrics("all"), abs=1e-9)
-    assert report["by_prompt"] == {
-        prompt: pytest.approx(naive.metrics(prompt), abs=1e-9) for prompt in ("gpt", "media")
-    }
+    for group, scores in {"all": report.overall, **report.by_prompt}.items():
+        expected = naive.metrics(group)
+        measured = {name: getattr(scores, name) for name in expected}
+        assert measured == pytest.approx(expected, abs=1e-9)
     # The set is neither trivial nor free of ties: broken the other way they would show.
     assert 0.1 < naive.metrics("all")["map"] < 0.9
     assert Naive(abc_set, protocol, optimistic=True).metrics("all") != naive.metrics("all")
@@ -198,14 +213,16 @@ def test_metrics_are_those_of_a_naive_ranking(
 def test_the_report_says_what_was_measured(abc_set: AbcSet, tmp_path: Path) -> None:
     report = abc_set.run(tmp_path / "out")
     assert (report.models, report.exemplars, report.distractors) == (3, 8, 51)
-    assert report.unreadable == [str(abc_set.distractors / "broken.jpg")]
+    [broken] = report.unreadable
+    assert broken["path"] == str(abc_set.distractors / "broken.jpg")
+    assert "not an image" in broken["reason"]
     assert (report.protocol, report.model_id) == ("official", SteadyEmbedder.model_id)
     assert {name: scores.queries for name, scores in report.by_prompt.items()} == {
         "gpt": 12,
         "media": 9,
     }
     on_disk = json.loads((tmp_path / "out" / report.name / "report.json").read_text())
-    assert on_disk == report.as_dict()
+    assert on_disk == json.loads(json.dumps(report.as_dict()))
 
 
 @pytest.mark.parametrize("protocol", ["official", "one-gallery"])
@@ -219,11 +236,14 @@ def test_anyone_can_recompute_the_metrics(
     precisions = []
     for row in rows:
         ranks = sorted(map(int, row["ranks"].split()))
-        assert len(set(ranks)) == len(set(abc_set.content[int(row["model"])]["exemplar"]))
+        entry = abc_set.content[int(row["model"])]
+        listed = entry["exemplar"]
+        assert len(set(ranks)) == len(listed if protocol == "official" else set(listed))
+        assert (row["class_id"], row["category"]) == (entry["class_id"], "")
         assert 1 <= ranks[0] <= ranks[-1] <= int(row["gallery"])
         precisions.append(sum((i + 1) / rank for i, rank in enumerate(ranks)) / len(ranks))
     assert report.overall.map == pytest.approx(sum(precisions) / len(precisions), abs=1e-12)
-    galleries = {59} if protocol == "one-gallery" else {52, 54, 56}
+    galleries = {59} if protocol == "one-gallery" else {52, 55, 56}
     assert {int(row["gallery"]) for row in rows} == galleries
     assert score(read_ranks(path)) == report.overall
 
@@ -275,10 +295,13 @@ def contents(folder: Path) -> dict[str, bytes]:
     }
 
 
+STAGES = ["exemplars", "queries", "distractors", "ranking test_small"]
+
+
 def test_an_interrupted_run_ends_with_the_same_files(abc_set: AbcSet, tmp_path: Path) -> None:
     steps: list[tuple[str, int, int]] = []
     abc_set.run(tmp_path / "whole", progress=lambda *step: steps.append(step))
-    assert {stage for stage, *_ in steps} == {"queries", "exemplars", "distractors", "ranking"}
+    assert list(dict.fromkeys(stage for stage, *_ in steps)) == STAGES
     assert all(done <= total for _, done, total in steps)
     whole = contents(tmp_path / "whole")
     killed = 0
@@ -315,7 +338,7 @@ def test_distractors_are_embedded_once_for_all_runs(abc_set: AbcSet, tmp_path: P
     content = abc_set.content[1:]
     abc_set.file.write_text(json.dumps(content))
     abc_set.run(tmp_path, "one-gallery", progress=lambda stage, *_: stages.add(stage))
-    assert stages == {"queries", "exemplars", "ranking"}
+    assert stages == set(STAGES) - {"distractors"}
 
 
 def test_ranks_of_another_release_are_not_taken_for_this_ones(
@@ -361,16 +384,8 @@ def test_two_runs_do_not_write_to_one_folder(abc_set: AbcSet, tmp_path: Path) ->
         (lambda c: [{**c[0], "synth": []}], "entry 0, synth: .*valid dict"),
         (lambda c: [{**c[0], "synth": {"gpt": None}}], "entry 0, synth.gpt: .*valid list"),
         (lambda c: [{**c[0], "synth": {"gpt": []}}], "names no synthesized image"),
-        (
-            lambda c: [c[0], {**c[1], "exemplar": ["gone.png"]}],
-            "entry 1, exemplar: 1 of 1 files are missing, the first .*gone.png; --root",
-        ),
-        (
-            lambda c: [{**c[0], "synth": {"gpt": ["dataset", *c[0]["synth"]["gpt"]]}}],
-            "entry 0, synth.gpt: 1 of 5 files are missing",
-        ),
-        (lambda c: [{**c[0], "exemplar": ["/etc/passwd"]}], "does not lie below the root"),
-        (lambda c: [{**c[0], "exemplar": ["../x.png"]}], "does not lie below the root"),
+        (lambda c: [{**c[0], "exemplar": ["/etc/passwd"]}], "does not lie below a root"),
+        (lambda c: [{**c[0], "exemplar": ["../x.png"]}], "does not lie below a root"),
     ],
 )
 def test_a_malformed_release_is_named(
@@ -378,19 +393,19 @@ def test_a_malformed_release_is_named(
 ) -> None:
     abc_set.file.write_text(json.dumps(change(abc_set.content)))
     with pytest.raises(EvaluationError, match=message):
-        read_release(abc_set.file, abc_set.root)
+        read_splits([abc_set.file])
 
 
 @pytest.mark.parametrize("data", [b"", b"[{", b"\xff\xfe\x00"])
 def test_a_file_that_is_not_json_is_named(abc_set: AbcSet, data: bytes) -> None:
     abc_set.file.write_bytes(data)
     with pytest.raises(EvaluationError, match=r"test_small\.json is not JSON"):
-        read_release(abc_set.file, abc_set.root)
+        read_splits([abc_set.file])
 
 
 def test_a_missing_file_is_named(abc_set: AbcSet) -> None:
     with pytest.raises(EvaluationError, match=r"nowhere\.json cannot be read: No such file"):
-        read_release(abc_set.root / "nowhere.json", abc_set.root)
+        read_splits([abc_set.root / "nowhere.json"])
 
 
 @pytest.mark.parametrize("stage", ["exemplars", "queries"])
@@ -399,57 +414,113 @@ def test_an_image_of_the_release_must_be_readable(
 ) -> None:
     entry = abc_set.content[0]
     name = entry["exemplar"][0] if stage == "exemplars" else entry["synth"]["gpt"][2]
-    (abc_set.root / name).write_bytes(b"not an image")
-    with pytest.raises(EvaluationError, match=f"1 of the {stage} of .*{Path(name).name}"):
+    (abc_set.root / name).write_bytes(b"no image either")
+    stages: list[str] = []
+    with pytest.raises(EvaluationError) as raised:
+        abc_set.run(tmp_path / "out", progress=lambda own, *_: stages.append(own))
+    first, line = str(raised.value).splitlines()
+    assert first == f"1 of the {stage} cannot be used:"
+    assert line.startswith(f"  {abc_set.root / name}: these bytes are not an image")
+    assert "distractors" not in stages
+
+
+def test_every_missing_file_is_listed(abc_set: AbcSet, tmp_path: Path) -> None:
+    gone = [*abc_set.content[2]["exemplar"][:4], *abc_set.content[0]["synth"]["gpt"]]
+    gone += abc_set.content[1]["synth"]["gpt"]
+    for path in gone:
+        (abc_set.root / path).unlink()
+    with pytest.raises(EvaluationError) as raised:
         abc_set.run(tmp_path / "out")
+    first, *lines, last = str(raised.value).splitlines()
+    assert first.startswith("12 of the exemplars and queries cannot be used; ")
+    listed = tmp_path / "out" / "unusable.txt"
+    assert str(listed) in first
+    assert (len(lines), last) == (10, "  ...")
+    assert listed.read_text().splitlines() == [
+        f"{abc_set.root / path}: there is no such file" for path in gone
+    ]
 
 
 def test_distractors_come_from_folders_manifests_and_files(abc_set: AbcSet) -> None:
-    release = read_release(abc_set.file, abc_set.root)
     images = sorted(abc_set.distractors.glob("part0/*.png"))
     manifest = abc_set.distractors / "some.csv"
     names = [path.relative_to(abc_set.distractors) for path in images[:2]]
     manifest.write_text("path,license\n" + "".join(f"{name},CC0\n" for name in names))
-    found = list_distractors([manifest, images[1], images[2]], release)
-    assert found == images[:3]
-    assert list_distractors([abc_set.distractors / "part0"], release) == images
+    found = list_distractors([manifest, images[1], images[2]])
+    assert [one.name for one in found] == list(map(str, images[:3]))
+    found = list_distractors([abc_set.distractors / "part0"])
+    assert [one.name for one in found] == list(map(str, images))
 
 
 def test_wrong_distractors_are_named(abc_set: AbcSet, tmp_path: Path) -> None:
-    release = read_release(abc_set.file, abc_set.root)
     empty, manifest, text = tmp_path / "empty", tmp_path / "list.csv", tmp_path / "list.txt"
     empty.mkdir()
     manifest.write_text("file\na.png\n")
     text.write_bytes(b"\x00")
-    with pytest.raises(EvaluationError, match=r"no distractor was found in .*empty"):
-        list_distractors([empty], release)
-    with pytest.raises(EvaluationError, match="no such file or folder"):
-        list_distractors([tmp_path / "gone"], release)
-    with pytest.raises(EvaluationError, match="lacks the column path"):
-        list_distractors([manifest], release)
-    with pytest.raises(EvaluationError, match=r"list\.txt: not an image, and no manifest"):
-        list_distractors([text], release)
-    with pytest.raises(EvaluationError, match="29 images are both distractors and of the release"):
-        list_distractors([abc_set.distractors, abc_set.root], release)
+    feats = tmp_path / "feats" / "laion_subset.pth"
+    feats.parent.mkdir()
+    torch.save({"feats": torch.zeros(1, 2)}, feats)
+    packed = tmp_path / "laion_subset.7z.001"
+    packed.write_bytes(b"7z\xbc\xaf\x27\x1c" + bytes(100))
+    for source, message in {
+        empty: r"no distractor was found in .*empty",
+        tmp_path / "gone": "no such file or folder",
+        manifest: "lacks the column path",
+        text: r"list\.txt: not an image, and no manifest",
+        feats: "holds features, not images; name their folder with --features",
+        feats.parent: "holds no image; 1 files .* read features with --features",
+        packed: "7z files are not read; unpack it",
+    }.items():
+        with pytest.raises(EvaluationError, match=message):
+            list_distractors([source])
+
+
+@pytest.mark.parametrize("how", ["itself", "a link to it", "links to its files", "copies"])
+def test_images_of_the_release_are_no_distractors(
+    abc_set: AbcSet, tmp_path: Path, how: str
+) -> None:
+    root, place = abc_set.root, tmp_path / "elsewhere"
+    files = sorted(path for path in root.rglob("*.png"))
+    if how == "a link to it":
+        place.symlink_to(root)
+    elif how in {"links to its files", "copies"}:
+        place.mkdir()
+        for number, path in enumerate(files):
+            if how == "copies":
+                (place / f"{number}.png").write_bytes(path.read_bytes())
+            else:
+                (place / f"{number}.png").symlink_to(path)
+    given = [abc_set.distractors, root if how == "itself" else place]
+    with pytest.raises(EvaluationError) as raised:
+        abc_set.run(tmp_path / "out", images=list_distractors(given))
+    first, *lines = str(raised.value).splitlines()
+    assert first.startswith("29 images are both distractors and of the release;")
+    assert len(lines) == 11
+    assert "the same image as" in lines[0]
+    assert len((tmp_path / "out" / "unusable.txt").read_text().splitlines()) == 29
 
 
 def test_a_distractor_that_vanished_is_named(abc_set: AbcSet, tmp_path: Path) -> None:
     images = abc_set.images()
-    images[3].unlink()
+    Path(images[3].name).unlink()
     with pytest.raises(EvaluationError, match=f"{images[3].name} cannot be read"):
-        evaluate_abc(
-            read_release(abc_set.file, abc_set.root), images, SteadyEmbedder(), out=tmp_path / "out"
-        )
+        abc_set.run(tmp_path / "out", images=images)
 
 
 def test_only_unreadable_distractors_are_named(abc_set: AbcSet, tmp_path: Path) -> None:
-    with pytest.raises(EvaluationError, match="none of the 1 images could be read"):
-        evaluate_abc(
-            read_release(abc_set.file, abc_set.root),
-            [abc_set.distractors / "broken.jpg"],
-            SteadyEmbedder(),
-            out=tmp_path / "out",
-        )
+    images = list_distractors([abc_set.distractors / "broken.jpg"])
+    with pytest.raises(EvaluationError, match=r"none of the 1 distractors could be read, .*broken"):
+        abc_set.run(tmp_path / "out", images=images)
+
+
+def test_a_limit_draws_the_same_distractors_each_time(abc_set: AbcSet) -> None:
+    names = [one.name for one in abc_set.images()]
+    drawn = [one.name for one in list_distractors([abc_set.distractors], 20)]
+    assert len(drawn) == 20
+    assert drawn == sorted(drawn)
+    assert set(drawn) < set(names)
+    assert drawn == [one.name for one in list_distractors([abc_set.distractors], 20)]
+    assert [one.name for one in list_distractors([abc_set.distractors], 1000)] == names
 
 
 def test_an_embedding_that_is_no_number_is_named(abc_set: AbcSet, tmp_path: Path) -> None:
@@ -460,9 +531,4 @@ def test_an_embedding_that_is_no_number_is_named(abc_set: AbcSet, tmp_path: Path
             return made
 
     with pytest.raises(EvaluationError, match="style embeddings are not unit vectors"):
-        evaluate_abc(
-            read_release(abc_set.file, abc_set.root),
-            abc_set.images(),
-            BrokenEmbedder(),
-            out=tmp_path / "out",
-        )
+        abc_set.run(tmp_path / "out", embedder=BrokenEmbedder())
