@@ -382,6 +382,28 @@ def test_an_answer_may_take_longer_than_its_upload() -> None:
     assert seen == ["http.request", "http.disconnect"]
 
 
+def test_a_body_in_several_messages_counts_once() -> None:
+    memory = UploadMemory(100, 100)
+    taken: list[int] = []
+
+    async def read(_scope: Scope, receive: Receive, _send: Send) -> None:
+        while (await receive()).get("more_body"):
+            taken.append(memory.taken)
+
+    messages = [{"type": "http.request", "body": b"abc", "more_body": more} for more in (1, 1, 0)]
+
+    async def receive() -> Message:
+        return messages.pop(0)
+
+    async def send(message: Message) -> None:
+        raise AssertionError(message)
+
+    scope = {"type": "http", "path": "/attribute", "headers": [(b"content-length", b"9")]}
+    asyncio.run(BodyLimit(read, memory, 100, {}, seconds=1)(scope, receive, send))
+    assert taken == [9, 9]
+    assert memory.taken == 0
+
+
 def test_bytes_of_a_body_in_chunks_count_as_the_most_it_may_have(
     attributor: Attributor, tmp_path: Path, check_problem: CheckProblem
 ) -> None:
