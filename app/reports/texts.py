@@ -52,7 +52,9 @@ TEXTS = {
     "no_source_share": "No source in this collection",
     "unlisted_share": "Concepts not listed here",
     "evidence": "Evidence",
-    "figures": "p = {p}; {chance}. Likelihood ratio {ratio}; support: {degree}. Relative "
+    "p": "p = {p}",
+    "p_of_squares": "p = {p} for the best of {count} squares",
+    "figures": "{p}; {chance}. Likelihood ratio {ratio}; support: {degree}. Relative "
     "weight {share}. Score {score}{facets}.",
     "facet_score": ", {facet} {value}",
     "square_of": "Its evidence comes from the square at {x}, {y} with a side of {side} pixels.",
@@ -87,6 +89,7 @@ LIMITS = (
     "The file's name is as the sender gave it. The time is that of the server's clock.",
     "The hash detects accidental change; anyone can recompute it. Who made a report only a "
     "signature shows, and only to those who know whose key it is.",
+    "A printed copy or a PDF cannot be verified. The HTML file can.",
 )
 
 

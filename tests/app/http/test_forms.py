@@ -155,6 +155,30 @@ def test_a_preamble_means_nothing_and_a_coded_name_makes_a_file(
     assert client.post("/attribute", headers=BOUNDARY, content=body).status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        (b'filename="a.png"', "a.png"),
+        ('filename="写 \u202etxt.png"'.encode(), "写 txt.png"),  # no change of direction
+        (b"filename*=utf-8''%E5%86%99.png", "写.png"),
+        (b"filename*0*=utf-8''%E5%86; filename*1*=%99.png", "写.png"),
+        (b"filename*=utf-8''%22%5C..%2Fb%22.png", 'b".png'),
+        (rb'filename="C:\pictures\a.png"', "a.png"),
+        (b'filename="../../etc/passwd"', "passwd"),
+        (b'filename="a\x1b[2J\x00.png"', "a[2J.png"),
+        (b'filename="%s.png"' % (b"n" * 300), "n" * 200),
+        (b'filename="/"', None),
+    ],
+)
+def test_a_report_has_the_files_name_as_text(
+    client: TestClient, query: bytes, name: bytes, expected: str | None
+) -> None:
+    body = HEAD.replace(b'filename="a.png"', name) + query + TAIL
+    report = client.post("/attribute/report?format=json", headers=BOUNDARY, content=body)
+    assert report.status_code == 200, report.text
+    assert report.json()["query"]["name"] == expected
+
+
 @pytest.mark.parametrize("size", [1, 3, 7, 64])
 @pytest.mark.parametrize("name", NAMES)
 def test_the_head_of_a_form_may_come_in_any_pieces(
