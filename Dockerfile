@@ -5,8 +5,15 @@
 #   docker run --rm -p 127.0.0.1:8000:8000 -v whence-data:/data whence
 #
 # docker-compose.yml adds the training and rebuild jobs, docker-compose.gpu.yml the GPU.
+#
+# Most of the image is CUDA. Without it, the image has a fifth of the size:
+#
+#   docker build -t whence --build-arg TORCH_INDEX=URL .     PyTorch's index of CPU builds
+#
+# BASE may be any image with Python 3.11 to 3.13, its module venv, and useradd.
+ARG BASE=python:3.12.13-slim-trixie@sha256:229a2c5bfa27522db7815ea81f9bed70af17ccb9de9fc7ad142b1877b5830d36
 
-FROM python:3.12.12-slim-trixie AS base
+FROM ${BASE} AS base
 
 
 # The dependencies in pyproject.toml as a file of their own: a changed version number or lint rule
@@ -24,7 +31,13 @@ RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb')); \
 FROM base AS dependencies
 COPY constraints.txt /
 COPY --from=requirements /requirements.txt /
+# The CPU builds have the same version numbers, so they satisfy the constraints below.
+ARG TORCH_INDEX=
 RUN python -m venv /opt/venv \
+    && if [ -n "$TORCH_INDEX" ]; then \
+    grep -E '^torch(vision)?==' /constraints.txt > /torch.txt \
+    && /opt/venv/bin/pip install --no-cache-dir --no-deps --index-url "$TORCH_INDEX" -r /torch.txt; \
+    fi \
     && /opt/venv/bin/pip install --no-cache-dir -r /requirements.txt -c /constraints.txt
 
 

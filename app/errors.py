@@ -60,7 +60,7 @@ class MalformedJsonError(RequestError):
 
 
 class MalformedRequestError(RequestError):
-    """Bytes that are not an HTTP request; the proxy answers them: deploy/nginx.conf."""
+    """Bytes that are not an HTTP request; the proxy answers them: deploy/nginx/nginx.conf."""
 
     status = 400
     type = "malformed-request"
@@ -220,7 +220,7 @@ class ClientGoneError(RequestError):
 
 
 class UnavailableError(RequestError):
-    """A server that is stopping or that the proxy cannot reach: deploy/nginx.conf."""
+    """A server that is stopping or that the proxy cannot reach: deploy/nginx/nginx.conf."""
 
     status = 503
     type = "unavailable"

@@ -17,6 +17,7 @@ from app.http.head import HeadAsGet
 from app.http.headers import SecurityHeaders
 from app.http.paths import RootPath
 from app.http.problems import add_problem_handlers, document_problems
+from app.http.workers import require_only_worker
 from app.reports.signing import read_private_key
 from app.routes import (
     admin,
@@ -94,7 +95,9 @@ def create_app(
     Raises:
         SettingsError: the environment holds an invalid setting.
         SigningError: the key that signs reports cannot be used.
+        SystemExit: this is a second worker process of one server.
     """
+    require_only_worker()
     settings = settings or read_settings()
     report_key = read_private_key(settings.report_key) if settings.report_key else None
     if links := service_links():

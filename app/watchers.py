@@ -18,7 +18,7 @@ from index.layout import DataFolder
 from index.snapshot import CURRENT
 from index.takedowns.log import TakedownLog
 from model.errors import ModelError, WhenceError
-from model.files import FileStamp
+from model.files import FileStamp, this_user
 from model.regular_files import read_file
 
 POLL_SECONDS = 0.25
@@ -268,7 +268,8 @@ class PublicationWatcher(_Watcher):
             opened = await self._in_thread(self._load, self._served.attributor)
         except OSError as error:
             raise SnapshotError(
-                f"the index in {self._data.index} cannot be read ({error}); check its permissions"
+                f"the index in {self._data.index} cannot be read by {this_user()} ({error}); "
+                "check its permissions and owner"
             ) from error
         try:
             await self._takedowns.serve(opened)

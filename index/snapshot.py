@@ -362,7 +362,11 @@ def open_published(index: Path, stores: VectorStores = LOCAL) -> Snapshot:
     """
     version = published_version(index)
     if version is None:
-        raise SnapshotError(f"there is no index in {index} yet; run `whence rebuild --source PATH`")
+        raise SnapshotError(
+            f"there is no index in {index} yet; run `whence train --images PATH`, then `whence "
+            "rebuild --source PATH` (with compose: `docker compose run --rm train`, then `docker "
+            "compose run --rm rebuild`)"
+        )
     return Snapshot.open(index / version, stores)
 
 

@@ -26,6 +26,7 @@ from index.stores.registry import LOCAL, VectorStores
 from index.takedowns.in_force import Takedowns, all_rows
 from index.takedowns.log import TakedownLog
 from model.errors import ModelError
+from model.files import this_user
 from model.saved import list_models
 
 
@@ -61,7 +62,7 @@ def named_failures(data: DataFolder) -> Iterator[None]:
     except (OSError, SafetensorError) as error:
         raise RebuildError(
             f"the index below {data.root} cannot be written ({error}); nothing was published: make "
-            "room on the disk or give write access, then run the same command again"
+            f"room on the disk or give {this_user()} write access, then run the same command again"
         ) from error
 
 

@@ -25,6 +25,7 @@ from torch import nn
 
 from model.config import BackboneConfig
 from model.errors import BackboneError, HubError
+from model.files import this_user
 
 HUB_FILE = "model.safetensors"
 RESAMPLING = {
@@ -344,8 +345,8 @@ def _hub_weights(name: str, repository: str) -> str:
         if isinstance(error, OSError) and error.errno in LOCAL_FAULTS:
             raise BackboneError(
                 f"the weights of backbone {name!r} cannot be stored in the hub's local cache "
-                f"({hub.HF_HUB_CACHE}: {error.strerror}): make room or let this user write there, "
-                "set HF_HOME to another folder, or use --backbone starter"
+                f"({hub.HF_HUB_CACHE}: {error.strerror}): make room or let {this_user()} write "
+                "there, set HF_HOME to another folder, or use --backbone starter"
             ) from error
         cause = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise HubError(

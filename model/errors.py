@@ -119,7 +119,11 @@ class NotReadyError(WhenceError):
     status = 503
     type = "no-index"
     title = "There is no index to answer from"
-    example = "there is no index in data/index yet; run `whence rebuild --source PATH`"
+    example = (
+        "there is no index in data/index yet; run `whence train --images PATH`, then `whence "
+        "rebuild --source PATH` (with compose: `docker compose run --rm train`, then `docker "
+        "compose run --rm rebuild`)"
+    )
 
 
 class ModelError(NotReadyError):

@@ -33,6 +33,11 @@ class FileStamp(NamedTuple):
         return cls(state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino, state.st_mode)
 
 
+def this_user() -> str:
+    """Return the name of the process's user in messages: its number, which containers show."""
+    return f"user {os.geteuid()}" if hasattr(os, "geteuid") else "this user"
+
+
 def sync_to_disk(path: Path) -> None:
     """Wait until a file, or a folder's list of names, would survive a power cut.
 

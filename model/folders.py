@@ -13,6 +13,7 @@ from types import MappingProxyType
 
 from model.content import HEAD, PICTURE_SUFFIXES, RAW_SUFFIXES, describe
 from model.errors import TrainingError
+from model.files import this_user
 from model.images import begins_image
 from model.regular_files import open_file, shown, special_kind
 
@@ -267,7 +268,7 @@ def is_folder(path: Path) -> bool:
 def fault(error: OSError) -> str:
     """Returns the message for a folder or file that cannot be read."""
     if isinstance(error, PermissionError):
-        return "it cannot be read by this user; check its permissions"
+        return f"it cannot be read by {this_user()}; check its permissions and owner"
     return f"it cannot be read: {error.strerror or error}"
 
 

@@ -23,5 +23,8 @@ def latest_model(models: Path) -> str:
     """
     found = list_models(models)
     if not found:
-        raise ModelError(f"there is no model in {models} yet; run `whence train --images PATH`")
+        raise ModelError(
+            f"there is no model in {models} yet; run `whence train --images PATH` (with compose: "
+            "`docker compose run --rm train`)"
+        )
     return found[-1]

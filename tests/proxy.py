@@ -1,4 +1,4 @@
-"""Run nginx with deploy/nginx.conf, its paths and addresses changed for a test."""
+"""Run nginx with deploy/nginx/nginx.conf, its paths and addresses changed for a test."""
 
 import os
 import shutil
@@ -13,7 +13,8 @@ import pytest
 
 from tests.ports import free_port
 
-CONFIG = Path(__file__).parents[1] / "deploy/nginx.conf"
+NGINX_FILES = Path(__file__).parents[1] / "deploy/nginx"
+CONFIG = NGINX_FILES / "nginx.conf"
 NGINX = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 START_SECONDS = 30
 
@@ -26,26 +27,34 @@ def configure(folder: Path, *servers: str, changes: dict[str, str] | None = None
     Args:
         folder: of the configuration, the pid and temporary files.
         servers: host and port of each server behind the proxy.
-        changes: further texts to replace.
+        changes: further texts to replace in nginx.conf.
 
     Raises:
-        AssertionError: deploy/nginx.conf lacks a text that must be replaced.
+        AssertionError: a file in deploy/nginx lacks a text that must be replaced.
     """
     port = free_port()
     upstream = "\n".join(f"server {server} max_fails=0;" for server in servers)
-    text = CONFIG.read_text(encoding="utf-8")
-    for old, new in {
-        "listen 8080;": f"listen 127.0.0.1:{port};",
-        "resolver 127.0.0.11 valid=5s;": "",  # Docker's
+    paths = {" /tmp/": f" {folder}/", "/dev/stderr": f"{folder}/error.log", **(changes or {})}
+    # nginx before 1.27 cannot resolve the servers' names again while it runs.
+    servers_changes = {
+        "resolver 127.0.0.11 valid=5s;": "",
         "server whence-server:8000 resolve max_fails=0;": upstream,
-        " /tmp/": f" {folder}/",
-        "/dev/stderr": f"{folder}/error.log",
-        **(changes or {}),
-    }.items():
+    }
+    listen = {"listen 8080;": f"listen 127.0.0.1:{port};"}
+    write_changed(CONFIG, folder / "nginx.conf", paths)
+    write_changed(NGINX_FILES / "compose.conf", folder / "whence/servers.conf", servers_changes)
+    write_changed(NGINX_FILES / "plain.conf", folder / "whence/listen.conf", listen)
+    return f"http://127.0.0.1:{port}"
+
+
+def write_changed(source: Path, target: Path, changes: dict[str, str]) -> None:
+    """Copy a configuration file with some texts replaced, each of which it must have."""
+    text = source.read_text(encoding="utf-8")
+    for old, new in changes.items():
         assert old in text, old
         text = text.replace(old, new)
-    (folder / "nginx.conf").write_text(text, encoding="utf-8")
-    return f"http://127.0.0.1:{port}"
+    target.parent.mkdir(exist_ok=True)
+    target.write_text(text, encoding="utf-8")
 
 
 def command(folder: Path, *options: str) -> list[str]:
@@ -64,6 +73,13 @@ def proxy(
 ) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """Run nginx in front of ``servers``; yield its URL and its process."""
     url = configure(folder, *servers, changes=changes)
+    with running(folder, url) as process:
+        yield url, process
+
+
+@contextmanager
+def running(folder: Path, url: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Run nginx with the configuration in a folder; yield its process once ``url`` answers."""
     process = subprocess.Popen(command(folder))
     try:
         until = time.monotonic() + START_SECONDS
@@ -71,7 +87,7 @@ def proxy(
             assert process.poll() is None, (folder / "error.log").read_text(encoding="utf-8")
             assert time.monotonic() < until, "nginx does not answer"
             time.sleep(0.05)
-        yield url, process
+        yield process
     finally:
         process.terminate()
         process.wait(30)

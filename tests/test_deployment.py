@@ -29,6 +29,7 @@ CLIENT = ROOT / "client"
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
+TLS = yaml.safe_load((ROOT / "docker-compose.tls.yml").read_text(encoding="utf-8"))
 GPU = yaml.safe_load((ROOT / "docker-compose.gpu.yml").read_text(encoding="utf-8"))
 OURS = {n: service for n, service in COMPOSE["services"].items() if service["image"] == "whence"}
 SCALE = {n: s for n, s in COMPOSE["services"].items() if s.get("profiles") == ["scale"]}
@@ -77,6 +78,12 @@ def pins() -> dict[str, Requirement]:
     return requirements(*(line for line in lines if line and not line.lstrip().startswith("#")))
 
 
+def env_file(path: Path) -> dict[str, str]:
+    """The settings in an env file."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+
+
 def parse(args: list[str]) -> None:
     """Read the arguments as `whence` would, down to the last sub-command's options; run nothing."""
     command, context = get_command(cli), None
@@ -100,9 +107,9 @@ def test_dockerfile_passes_the_linter() -> None:
 def test_base_image_is_pinned() -> None:
     stages = [rest.split() for keyword, rest in instructions() if keyword == "FROM"]
     names = {stage[2] for stage in stages}
-    outside = [stage[0] for stage in stages if stage[0] not in names]
-    assert outside
-    assert all(re.fullmatch(r"python:3\.1[123]\.\d+-slim-\w+", image) for image in outside)
+    assert {stage[0] for stage in stages if stage[0] not in names} == {"${BASE}"}
+    [base] = [rest for keyword, rest in instructions() if rest.startswith("BASE=")]
+    assert re.fullmatch(r"BASE=python:3\.1[123]\.\d+-slim-\w+@sha256:[0-9a-f]{64}", base)
 
 
 def test_image_runs_as_a_numbered_user_other_than_root() -> None:
@@ -185,6 +192,20 @@ def test_entrypoint_is_the_installed_command_and_serves() -> None:
     parse(command)
 
 
+def test_pytorch_without_cuda_has_the_pinned_versions() -> None:
+    [install] = [rest for _, rest in instructions() if "$TORCH_INDEX" in rest]
+    assert "TORCH_INDEX=" in [rest for keyword, rest in instructions() if keyword == "ARG"]
+    [pattern] = re.findall(r"grep -E '([^']+)' /constraints.txt", install)
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    found = requirements(*(line for line in lines if re.search(pattern, line)))
+    assert found.keys() == {"torch", "torchvision"}
+    assert all(service["build"]["args"].keys() == {"TORCH_INDEX"} for service in OURS.values())
+
+
+def test_no_library_in_the_image_reports_its_use() -> None:
+    assert final_environment()["ORT_DISABLE_TELEMETRY"] == "1"
+
+
 def test_data_lie_in_the_volume() -> None:
     environment = final_environment()
     assert environment["WHENCE_DATA"] == final("VOLUME")
@@ -197,6 +218,7 @@ def test_data_lie_in_the_volume() -> None:
 SCHEMAS = {
     "docker-compose.yml": "vendor.compose-spec",
     "docker-compose.gpu.yml": "vendor.compose-spec",
+    "docker-compose.tls.yml": "vendor.compose-spec",
     ".github/workflows/ci.yml": "vendor.github-workflows",
 }
 
@@ -238,9 +260,8 @@ def test_a_command_that_whence_does_not_know_would_be_noticed(args: list[str]) -
 @pytest.mark.parametrize("name", OURS)
 def test_every_service_keeps_its_data_in_the_named_volume(name: str) -> None:
     service = COMPOSE["services"][name]
-    data = service["environment"]["WHENCE_DATA"]
+    data = final_environment()["WHENCE_DATA"]
     assert mounts(service)[data] in COMPOSE["volumes"]
-    assert Path(service["environment"]["HF_HOME"]).is_relative_to(data)
     # A new volume takes its owner from the image's folder, and only there is it the user's.
     assert data == final("VOLUME")
 
@@ -248,6 +269,27 @@ def test_every_service_keeps_its_data_in_the_named_volume(name: str) -> None:
 @pytest.mark.parametrize("name", OURS)
 def test_every_service_of_ours_writes_to_its_volume_alone(name: str) -> None:
     assert OURS[name]["read_only"] is True
+
+
+@pytest.mark.parametrize("name", COMPOSE["services"])
+def test_temporary_files_have_a_limit(name: str) -> None:
+    service = COMPOSE["services"][name]
+    assert all(re.fullmatch(r"/tmp:size=\d+[mg]", one) for one in service.get("tmpfs", []))
+    assert "tmpfs" in service or not service.get("read_only")
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_nothing_overrides_the_operator_s_settings(name: str) -> None:
+    service = OURS[name]
+    assert "environment" not in service
+    assert service["env_file"][-1] == {"path": "whence.env", "required": False}
+    assert all((ROOT / path).is_file() for path in service["env_file"][:-1])
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_our_image_is_never_one_of_a_registry(name: str) -> None:
+    assert OURS[name]["pull_policy"] == "build"
+    assert OURS[name]["build"]["context"] == "."
 
 
 @pytest.mark.parametrize("name", COMPOSE["services"])
@@ -283,8 +325,11 @@ def test_replicas_are_the_server_again_and_again() -> None:
 def test_proxy_stands_before_every_server_in_every_profile() -> None:
     service = COMPOSE["services"]["proxy"]
     assert "profiles" not in service
-    assert mounts(service) == {"/etc/nginx/nginx.conf": "./deploy/nginx.conf"}
-    config = (ROOT / "deploy/nginx.conf").read_text(encoding="utf-8")
+    files = {name: ROOT / source for name, source in mounts(service).items()}
+    main = files.pop("/etc/nginx/nginx.conf").read_text(encoding="utf-8")
+    included = re.findall(r"^ +include (\S+);", main, re.MULTILINE)
+    assert files.keys() == {f"/etc/nginx/{name}" for name in included}
+    config = main + "".join(path.read_text(encoding="utf-8") for path in files.values())
     [(host, port)] = re.findall(
         r"^ +server ([\w-]+):(\d+) resolve max_fails=0;", config, re.MULTILINE
     )
@@ -300,11 +345,26 @@ def test_proxy_stands_before_every_server_in_every_profile() -> None:
     assert all(path.startswith("/tmp/") for path in paths)
 
 
+def test_tls_changes_the_proxy_s_ports_and_adds_the_certificate() -> None:
+    assert TLS["services"].keys() == {"proxy"}
+    override = TLS["services"]["proxy"]
+    config = (ROOT / "deploy/nginx/tls.conf").read_text(encoding="utf-8")
+    source = mounts(override)["/etc/nginx/whence/listen.conf"]
+    assert (ROOT / source).samefile(ROOT / "deploy/nginx/tls.conf")
+    assert "/etc/nginx/whence/listen.conf" in mounts(COMPOSE["services"]["proxy"])
+    [published] = override["ports"]
+    assert published.startswith("127.0.0.1:")
+    assert f"listen {published.rpartition(':')[2]} ssl;" in config
+    assert "ssl_certificate /etc/nginx/tls/fullchain.pem;" in config
+    assert "/etc/nginx/tls" in mounts(override)
+
+
 def test_servers_believe_the_proxy_alone() -> None:
     """It alone reaches them: they publish no port."""
     for service in OURS.values():
         serves = service.get("profiles") != ["jobs"]
-        assert service["environment"].get("FORWARDED_ALLOW_IPS") == ("*" if serves else None)
+        assert ("deploy/server.env" in service["env_file"]) == serves
+    assert env_file(ROOT / "deploy/server.env")["FORWARDED_ALLOW_IPS"] == "*"
 
 
 def test_milvus_is_where_the_documentation_says() -> None:
@@ -312,17 +372,28 @@ def test_milvus_is_where_the_documentation_says() -> None:
     [address] = re.findall(r"WHENCE_VECTOR_STORE=(\S+) ", compose)
     assert MilvusAddress.parse(address).uri == "http://milvus:19530"
     assert f"WHENCE_VECTOR_STORE={address}" in (ROOT / "docs/scale.md").read_text(encoding="utf-8")
-    assert set(mounts(SCALE["milvus"]).values()) <= set(COMPOSE["volumes"])
+    assert mounts(SCALE["milvus"])["/var/lib/milvus"] in COMPOSE["volumes"]
+
+
+def test_milvus_and_its_client_are_of_one_minor_version() -> None:
+    """The pair that pymilvus recommends."""
+    (pin,) = pins()["pymilvus"].specifier
+    [server] = re.findall(r":v(\d+\.\d+)\.\d+@", SCALE["milvus"]["image"])
+    assert pin.version.startswith(f"{server}.")
 
 
 @pytest.mark.parametrize("name", COMPOSE["services"].keys() - OURS.keys())
 def test_images_of_others_are_pinned(name: str) -> None:
-    assert re.fullmatch(r"[\w/-]+:v?\d+\.\d+\.\d+(-\w+)?", COMPOSE["services"][name]["image"])
+    image = COMPOSE["services"][name]["image"]
+    assert re.fullmatch(r"[\w/-]+:v?\d+\.\d+\.\d+(-\w+)?@sha256:[0-9a-f]{64}", image)
 
 
 def test_everything_that_is_used_is_there() -> None:
     for service in COMPOSE["services"].values():
-        assert {c["source"] for c in service.get("configs", [])} <= COMPOSE["configs"].keys()
+        assert "configs" not in service, "compose writes inline ones into the container"
+        for source in mounts(service).values() if "volumes" in service else ():
+            assert source in COMPOSE["volumes"] or source.startswith(("./deploy/", "${"))
+            assert not source.startswith("./") or (ROOT / source).exists()
         assert set(service.get("depends_on", [])) <= COMPOSE["services"].keys()
 
 

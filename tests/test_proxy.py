@@ -1,9 +1,11 @@
-"""deploy/nginx.conf in a real nginx, in front of a real server."""
+"""deploy/nginx in a real nginx, in front of a real server."""
 
 import contextlib
 import json
 import re
+import shutil
 import socket
+import ssl
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,11 +21,22 @@ from app.settings import Settings
 from tests.app.http.test_server import CLOSE, H2C, form, listening, post, talk
 from tests.ports import free_port
 from tests.problems import KINDS
-from tests.proxy import CONFIG, command, configure, needs_nginx, proxy
+from tests.proxy import (
+    CONFIG,
+    NGINX,
+    NGINX_FILES,
+    command,
+    configure,
+    needs_nginx,
+    proxy,
+    running,
+    write_changed,
+)
 from tests.waiting import wait_until
 from whence_client.models import Problem
 
 TEXT = CONFIG.read_text(encoding="utf-8")
+SERVERS = [NGINX_FILES / name for name in ("compose.conf", "kubernetes.conf")]
 BODY = re.compile(r"location = /problem/(\d+) \{(.*?)return (\d+) '(.*?)';", re.DOTALL)
 UNITS = {"k": 2**10, "m": 2**20, "s": 1}
 
@@ -56,9 +69,9 @@ def test_limits_fit_those_of_the_server() -> None:
     assert value("proxy_read_timeout") > default("deadline_seconds")
     [count, size] = re.findall(r"large_client_header_buffers (\d) (\d)k;", TEXT)[0]
     assert value("client_header_buffer_size") + int(count) * int(size) * 2**10 < HEADER_BYTES - 1000
-    upstream = TEXT[TEXT.index("upstream whence") :]
-    [rest] = re.findall(r"keepalive_timeout (\d+)s;", upstream)
-    assert int(rest) < default("keep_alive_seconds")
+    for servers in SERVERS:
+        [rest] = re.findall(r"keepalive_timeout (\d+)s;", servers.read_text(encoding="utf-8"))
+        assert int(rest) < default("keep_alive_seconds")
 
 
 @needs_nginx
@@ -78,7 +91,9 @@ class Echo:
     def __init__(self) -> None:
         self.app = FastAPI()
         self.asked: list[str] = []
-        self.app.add_api_route("/{path:path}", self.answer, methods=["GET", "POST", "DELETE"])
+        self.app.add_api_route(
+            "/{path:path}", self.answer, methods=["GET", "HEAD", "POST", "DELETE"]
+        )
 
     async def answer(self, request: Request, status: int = 200) -> JSONResponse:
         self.asked.append(f"{request.method} {request.url.path}")
@@ -218,7 +233,9 @@ def test_an_offer_of_another_protocol_ends_at_the_proxy(url: str) -> None:
         ("GET", "/heatmaps/a.png?status=404", 2),
         ("GET", "/concepts?status=503", 2),
         ("POST", "/takedowns?status=503", 1),
-        ("DELETE", "/concepts/a?status=503", 2),
+        ("DELETE", "/concepts/a?status=503", 1),
+        ("DELETE", "/concepts/a?status=404", 1),
+        ("HEAD", "/concepts?status=503", 2),
         ("POST", "/admin/reload?status=503", 1),
     ],
 )
@@ -237,3 +254,59 @@ def test_a_server_that_is_gone_is_a_problem_to_try_again_later(tmp_path: Path) -
     assert response.status_code == 503
     assert response.headers["retry-after"].isdecimal()
     assert response.json()["type"] == "urn:whence:problem:unavailable"
+
+
+@needs_nginx
+@pytest.mark.parametrize(
+    ("method", "path"), [("POST", "/takedowns"), ("DELETE", "/concepts/a"), ("GET", "/concepts")]
+)
+def test_requests_of_every_kind_get_the_problem(tmp_path: Path, method: str, path: str) -> None:
+    with proxy(tmp_path, f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}") as (url, _):
+        response = httpx.request(method, url + path)
+    assert response.status_code == 503
+    assert response.headers["content-type"] == "application/problem+json"
+
+
+# TLS
+
+
+CERTIFICATE = """
+openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhost
+-addext subjectAltName=DNS:localhost,IP:127.0.0.1 -keyout privkey.pem -out fullchain.pem
+"""
+
+
+@needs_nginx
+@pytest.mark.skipif(not shutil.which("openssl"), reason="no openssl on this machine")
+def test_tls_of_the_example_with_a_certificate(tmp_path: Path, echoes: tuple[Echo, Echo]) -> None:
+    subprocess.run(CERTIFICATE.split(), cwd=tmp_path, check=True, capture_output=True)
+    settings = Settings(data=tmp_path / "data")
+    with listening(echoes[0].app, settings) as port:
+        plain = configure(tmp_path, f"127.0.0.1:{port}")
+        secure = free_port()
+        changes = {
+            "listen 8080;": f"listen {plain.removeprefix('http://')};",
+            "listen 8443 ssl;": f"listen 127.0.0.1:{secure} ssl;",
+            "/etc/nginx/tls/": f"{tmp_path}/",
+        }
+        if version() < (1, 25):  # which has no directive http2
+            changes["http2 on;"] = ""
+        write_changed(NGINX_FILES / "tls.conf", tmp_path / "whence/listen.conf", changes)
+        with running(tmp_path, plain):
+            trusted = ssl.create_default_context(cafile=str(tmp_path / "fullchain.pem"))
+            with httpx.Client(verify=trusted, trust_env=False) as client:
+                told = client.post(f"https://localhost:{secure}/attribute", content=b"a").json()
+                moved = client.post(f"{plain}/attribute?top_k=3", content=b"a")
+                wrong = client.get(f"http://127.0.0.1:{secure}/concepts")
+    assert told["headers"]["x-forwarded-proto"] == "https"
+    assert told["headers"]["host"] == f"localhost:{secure}"
+    assert moved.status_code == 308
+    assert moved.headers["location"] == "https://127.0.0.1/attribute?top_k=3"
+    assert wrong.status_code == 308
+    assert wrong.headers["location"] == "https://127.0.0.1/concepts"
+
+
+def version() -> tuple[int, int]:
+    told = subprocess.run([str(NGINX), "-v"], capture_output=True, text=True, check=True).stderr
+    [(major, minor)] = re.findall(r"nginx/(\d+)\.(\d+)", told)
+    return int(major), int(minor)

@@ -31,7 +31,7 @@ from app.auth.rates import Rate
 from app.errors import KeysError
 from index.locks import file_lock
 from model.config import Frozen
-from model.files import FileStamp, sync_to_disk
+from model.files import FileStamp, sync_to_disk, this_user
 
 Scope = Literal["attribute", "admin"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$")]
@@ -85,8 +85,8 @@ class KeyFile:
             return None
         except OSError as error:
             raise KeysError(
-                f"the keys in {self.path} cannot be read ({error.strerror or error}); give this "
-                "user read access"
+                f"the keys in {self.path} cannot be read ({error.strerror or error}); give "
+                f"{this_user()} read access"
             ) from error
         except ValidationError as error:
             # Without pydantic's own text, which quotes the file.
@@ -168,7 +168,7 @@ class KeyFile:
             draft.unlink(missing_ok=True)
             raise KeysError(
                 f"the keys in {self.path} cannot be written ({error.strerror or error}); nothing "
-                "was changed: free disk space or give write access, then try again"
+                f"was changed: free disk space or give {this_user()} write access, then try again"
             ) from error
 
 

@@ -26,6 +26,7 @@ from app.cli.train import train
 from app.cli.verify import verify
 from app.cli.verify_report import verify_report
 from model.errors import WhenceError
+from model.files import this_user
 
 cli = typer.Typer(
     name="whence",
@@ -57,9 +58,12 @@ def main() -> None:
         sys.exit(1)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        print_error(
-            f"{where}{error.strerror or error}; check the path, its permissions and the disk space"
+        advice = (
+            f"give {this_user()}, who runs this, access to it"
+            if isinstance(error, PermissionError)
+            else "check the path, its permissions and the disk space"
         )
+        print_error(f"{where}{error.strerror or error}; {advice}")
         sys.exit(1)
 
 

@@ -17,7 +17,7 @@ from app.settings import Settings
 
 ANSWER_SECONDS = 5  # added to the deadline at shutdown, for answers that begin at their deadline
 CLOSE_SECONDS = 10  # to end threads, close the index and send the last spans
-HEADER_BYTES = 16 * 2**10  # of one request; deploy/nginx.conf allows less
+HEADER_BYTES = 16 * 2**10  # of one request; deploy/nginx/nginx.conf allows less
 NOT_STARTED, HUNG = 3, 1  # exit statuses; the first is uvicorn's
 
 logger = logging.getLogger(__name__)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 from typing import Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
@@ -14,7 +15,10 @@ from index.answering.calibration import Verdict
 
 Stage = Literal["decode", "queue", "embed", "search", "explain", "total"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
+Outcome = Literal["answered", "refused", "failed", "left"]
+ALERTED = ("internal-error", "vectors-unreachable")  # deploy/alerts.yml
 
+CLIENT_LEFT = 499  # as nginx counts a request whose client did not wait for the answer
 # Bounds of the histograms' buckets: seconds, and images.
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 IMAGES = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -41,7 +45,7 @@ class Metrics:
         self._request_seconds = Histogram(
             "whence_http_request_duration_seconds",
             "From a request's first line to its answer's last byte.",
-            ["method", "route"],
+            ["method", "route", "outcome"],
             buckets=SECONDS,
             registry=registry,
         )
@@ -116,6 +120,8 @@ class Metrics:
             self._verdicts.labels(verdict)
         for kind in ("concept", "exemplar"):
             self._takedowns.labels(kind)
+        for problem in ALERTED:
+            self._refusals.labels(problem)
 
     def render(self, accept: str) -> tuple[bytes, str]:
         """Render all metrics as an Accept header asks; return them and their media type."""
@@ -145,7 +151,7 @@ class Metrics:
         """Count and time a request that has ended."""
         self._in_progress.dec()
         self._requests.labels(method, route, str(status)).inc()
-        self._request_seconds.labels(method, route).observe(seconds)
+        self._request_seconds.labels(method, route, _outcome(status)).observe(seconds)
 
     def refused(self, problem: str) -> None:
         """Count an answer that is a problem."""
@@ -202,3 +208,12 @@ class Metrics:
     def taken_down(self, kind: Literal["concept", "exemplar"]) -> None:
         """Count a recorded takedown."""
         self._takedowns.labels(kind).inc()
+
+
+def _outcome(status: int) -> Outcome:
+    """Return an answer's outcome: refusals are quick, and would hide the time of the others."""
+    if status == CLIENT_LEFT:
+        return "left"
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        return "failed"
+    return "refused" if status >= HTTPStatus.BAD_REQUEST else "answered"

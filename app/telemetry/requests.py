@@ -14,13 +14,12 @@ from structlog.contextvars import bind_contextvars, clear_contextvars
 
 from app.errors import InternalError
 from app.http.paths import route_path
-from app.telemetry.metrics import Metrics
+from app.telemetry.metrics import CLIENT_LEFT, Metrics
 
 REQUEST_ID = "X-Request-ID"
 # Fits UUIDs and the ids that proxies make, not a key that was put into the wrong header.
 ACCEPTED_ID = re.compile(r"(?!whence_)[A-Za-z0-9._-]{8,64}")
 METHODS = frozenset(HTTPMethod)
-CLIENT_LEFT = 499  # as nginx counts a request whose client did not wait for the answer
 SPARSE_SECONDS = 1.0  # between two lines of refusals of one kind
 
 logger = logging.getLogger(__name__)

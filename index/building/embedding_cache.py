@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from index.errors import RebuildError
 from model.config import Facet
+from model.files import this_user
 from model.images import DECODING
 
 SCHEMA = """
@@ -64,8 +65,8 @@ def remedy(error: sqlite3.Error, cache: Path) -> str:
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF  # the primary code
     if isinstance(error, sqlite3.OperationalError) and code != sqlite3.SQLITE_ERROR:
         return (
-            "make room on the disk, give write access or end the process that uses it, then try "
-            "again"
+            f"make room on the disk, give {this_user()} write access or end the process that uses "
+            "it, then try again"
         )
     return f"it is damaged: delete {cache}, and the next rebuild creates it anew"
 

@@ -15,7 +15,7 @@ from index.takedowns.fingerprints import fingerprint
 from index.takedowns.in_force import Takedowns
 from index.takedowns.records import Takedown
 from model.files import FileStamp
-from model.folders import Skipped
+from model.folders import Skipped, fault
 from model.images import decodes_differently
 from model.regular_files import read_file, shown
 
@@ -71,8 +71,7 @@ def identify(
                     fresh.append((path, stamp, sha256))
             found.append(Identified(exemplar, ImageFile(exemplar.path, sha256)))
         except OSError as error:
-            reason = f"the file could not be read: {error.strerror or error}"
-            skipped.append(Skipped(path, reason))
+            skipped.append(Skipped(path, fault(error)))
         except UnicodeEncodeError:
             skipped.append(Skipped(shown(path), "its name is not UTF-8; rename it"))
         if done % STEP == 0 or done == len(exemplars):

@@ -11,7 +11,7 @@ import os
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import filelock
@@ -32,7 +32,9 @@ from index.takedowns.records import (
     extents_of,
     split_records,
 )
-from model.files import sync_to_disk
+from model.files import sync_to_disk, this_user
+
+MOMENT = timedelta(minutes=1)  # a client or a proxy may send a request again for that long
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,9 @@ class TakedownLog:
     ) -> list[Takedown]:
         """Record takedowns, given as (kind, target, contents): all or none.
 
+        A takedown that is in force, has the same reason and was recorded within the last `MOMENT`
+        is returned instead of a second record.
+
         Raises:
             TakedownError: the reason is blank, or the log is damaged or cannot be written; nothing
                 was recorded.
@@ -91,8 +96,19 @@ class TakedownLog:
             )
             for kind, target, contents in works
         ]
-        self._append(lambda _: takedowns)
-        return takedowns
+        recorded: list[Takedown] = []
+
+        def make(known: Takedowns) -> list[Takedown]:
+            fresh: list[Takedown] = []
+            for takedown in takedowns:
+                before = (*known.active, *fresh)
+                same = next((one for one in before if _is_repeated(one, takedown)), None)
+                recorded.append(same or takedown)
+                fresh.extend([] if same else [takedown])
+            return fresh
+
+        self._append(make)
+        return recorded
 
     def lift(self, takedown_id: str, *, reason: str) -> Takedown:
         """Lift a takedown; an index that still holds its images shows them again at once.
@@ -187,7 +203,8 @@ class TakedownLog:
         except OSError as error:
             raise TakedownError(
                 f"the takedown log {self.path} cannot be written ({error.strerror or error}); "
-                "nothing was recorded: make room or give write access, then try again"
+                f"nothing was recorded: make room or give {this_user()} write access, then try "
+                "again"
             ) from error
 
     def _bytes(self) -> bytes:
@@ -243,6 +260,16 @@ def _replay(path: Path, lines: Sequence[bytes]) -> Takedowns:
             lifted[record.takedown] = (active.pop(record.takedown), record)
     digests = tuple(extent.sha256 for extent in extents_of(lines))
     return Takedowns(tuple(active.values()), lifted, path, digests, frozenset(accepted))
+
+
+def _is_repeated(known: Takedown, takedown: Takedown) -> bool:
+    """Return True if a takedown has been recorded already, a moment before."""
+    return (
+        (known.kind, known.target, known.reason)
+        == (takedown.kind, takedown.target, takedown.reason)
+        and set(takedown.contents) <= set(known.contents)
+        and abs(takedown.at - known.at) <= MOMENT
+    )
 
 
 def _damaged(path: Path, number: int) -> TakedownError:

@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.hostile [--requests 100000] [--seed 0] [--generated 0.2] [--proxy]
 
-With `--proxy` all of it goes through a real nginx with deploy/nginx.conf.
+With `--proxy` all of it goes through a real nginx with deploy/nginx/nginx.conf.
 
 Starts `whence serve` in a process of its own, with keys, on a small index, and sends it what
 `tests.benchmarks.malice` makes, and a share that schemathesis generates from the server's own

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from model.errors import TrainingError
+from model.files import this_user
 from model.folders import MACHINE_FOLDERS, Skipped, find_images, list_training_images
 from model.images import read_image
 from tests.fakes import patches
@@ -214,9 +215,9 @@ def test_a_folder_that_cannot_be_read_does_not_stop_training(tmp_path, monkeypat
     refuse(monkeypatch, "closed")
     log = Log()
     assert list_training_images([tmp_path], log.append) == [tmp_path / "a" / "1.png"]
-    fault = "it cannot be read by this user; check its permissions"
+    fault = f"it cannot be read by {this_user()}; check its permissions and owner"
     assert log.reasons(tmp_path) == {"a/closed": fault}
-    with pytest.raises(TrainingError, match="a/closed: it cannot be read by this user"):
+    with pytest.raises(TrainingError, match=r"a/closed: it cannot be read by user \d+"):
         list_training_images([tmp_path / "a" / "closed"])
 
 

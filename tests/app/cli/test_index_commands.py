@@ -257,14 +257,15 @@ def test_a_takedown_is_recorded_and_listed_while_a_milvus_is_away(
 def test_an_image_can_be_taken_down_beside_a_damaged_index(shell: Shell, tmp_path: Path) -> None:
     version = shell.rebuild()
     patches(10, side=48).save(tmp_path / "theirs.png")
-    for damage in (
+    damages = (
         lambda: (shell.data.index / version / CATALOG).write_bytes(b"damaged"),
         lambda: shutil.rmtree(shell.data.index / version),
         lambda: (shell.data.index / "CURRENT").write_text("../no version"),
-    ):
+    )
+    for number, damage in enumerate(damages):
         damage()
         image = str(tmp_path / "theirs.png")
-        result = shell.run("takedown", "add", "--image", image, "--reason", "r")
+        result = shell.run("takedown", "add", "--image", image, "--reason", f"r{number}")
         assert result.exit_code == 0, result.output
         assert "theirs.png: 1 files" in result.output
         assert "cannot be listed" in result.output

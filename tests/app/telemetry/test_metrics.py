@@ -83,8 +83,10 @@ def test_requests_are_counted_by_route_and_status(own: TestClient, query: bytes)
     assert requests("GET", "/concepts/{concept_id}", 404) == 1
     assert requests("GET", "/docs", 200) == 1
     seconds = "whence_http_request_duration_seconds"
-    assert scrape(f"{seconds}_count", method="POST", route="/attribute") == 3
-    assert scrape(f"{seconds}_sum", method="POST", route="/attribute") > 0
+    asked = {"method": "POST", "route": "/attribute"}
+    assert scrape(f"{seconds}_count", **asked, outcome="answered") == 2
+    assert scrape(f"{seconds}_count", **asked, outcome="refused") == 1
+    assert scrape(f"{seconds}_sum", **asked, outcome="answered") > 0
     assert scrape("whence_http_requests_in_progress") == 1  # the scrape itself
     assert scrape("whence_refusals_total", problem="unsupported-image-type") == 1
     assert scrape("whence_refusals_total", problem="not-found") == 1
@@ -269,3 +271,16 @@ def test_every_metric_is_described_and_named_as_prometheus_advises(own: TestClie
         assert family.documentation.endswith("."), family.name
         assert re.fullmatch(r"whence_[a-z_]+", family.name)
         assert not re.search(r"_(ms|milliseconds|minutes|kb|count)$", family.name)
+
+
+@pytest.mark.parametrize(
+    ("status", "outcome"),
+    [(200, "answered"), (304, "answered"), (429, "refused"), (499, "left"), (503, "failed")],
+)
+def test_times_are_kept_apart_by_outcome(status: int, outcome: str) -> None:
+    metrics = Metrics()
+    metrics.request_began()
+    metrics.request_ended("GET", "/concepts", status, 0.1)
+    labels = {"method": "GET", "route": "/concepts", "outcome": outcome}
+    name = "whence_http_request_duration_seconds_count"
+    assert metrics.registry.get_sample_value(name, labels) == 1

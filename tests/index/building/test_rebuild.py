@@ -138,7 +138,7 @@ def test_what_is_no_file_is_listed_and_never_waited_for(house: House) -> None:
     )
     assert summary.exemplars == 1
     assert [one.reason for one in summary.skipped] == [
-        f"the file could not be read: it is {kind}, not a file"
+        f"it cannot be read: it is {kind}, not a file"
         for kind in ("a FIFO (named pipe)", "a folder", "a character device")
     ]
 

@@ -17,7 +17,7 @@ from index.errors import NotFoundError, RebuildError, TakedownError
 from index.snapshot import CATALOG, Snapshot, list_versions, open_published, publish
 from index.takedowns.fingerprints import FingerprintIndex
 from index.takedowns.in_force import hidden_by
-from index.takedowns.log import TakedownLog
+from index.takedowns.log import MOMENT, TakedownLog
 from index.takedowns.records import Extent, Takedown, content_of_file
 from index.takedowns.withdrawal import withdraw
 from tests.fakes import FakeEmbedder, patches
@@ -92,6 +92,41 @@ def test_a_blank_reason_is_refused_but_one_that_was_recorded_is_read(
 
 def test_no_log_is_no_takedown(log: TakedownLog) -> None:
     assert log.read().active == ()
+
+
+def test_a_takedown_that_is_sent_twice_is_one_record(log: TakedownLog, tmp_path: Path) -> None:
+    patches(5).save(tmp_path / "a.png")
+    content = content_of_file(tmp_path / "a.png")
+    one = log.add("exemplar", "e", [content], reason="the artist's wish")
+    again, twice = log.add_all([("exemplar", "e", [content])] * 2, reason=" the artist's wish ")
+    assert again == twice == one
+    assert len(log.path.read_text().splitlines()) == 1
+    others = [
+        log.add("exemplar", "e", [content], reason="another wish"),
+        log.add("exemplar", "other", [content], reason="the artist's wish"),
+        log.add("concept", "e", [content], reason="the artist's wish"),
+    ]
+    assert log.read().active == (one, *others)
+
+
+def test_a_takedown_is_recorded_again_later_with_more_files_or_once_lifted(
+    log: TakedownLog, tmp_path: Path
+) -> None:
+    patches(5).save(tmp_path / "a.png")
+    content = content_of_file(tmp_path / "a.png")
+    one = log.add("concept", "c", [], reason="r")
+    more = log.add("concept", "c", [content], reason="r")
+    assert log.read().active == (one, more)
+    log.lift(one.id, reason="r")
+    log.lift(more.id, reason="r")
+    third = log.add("concept", "c", [content], reason="r")
+    assert log.read().active == (third,)
+    old = third.at - 2 * MOMENT
+    log.extent_file.unlink()
+    written = json.loads(third.model_dump_json())
+    log.path.write_text(json.dumps(written | {"at": old.isoformat()}) + "\n")
+    log.add("concept", "c", [content], reason="r")
+    assert len(log.read().active) == 2
 
 
 def test_only_what_is_in_force_can_be_lifted(log: TakedownLog) -> None:
@@ -243,7 +278,7 @@ FULL_DISK = """
 import resource, sys
 from pathlib import Path
 from index.errors import TakedownError
-from index.takedowns.log import TakedownLog
+from index.takedowns.log import MOMENT, TakedownLog
 
 log = TakedownLog(Path(sys.argv[1]))
 _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

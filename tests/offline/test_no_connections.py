@@ -1,0 +1,67 @@
+"""No command makes a connection, resolves a name or writes a file that was not asked for."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from model.config import EngineName
+from tests.offline.witness import namespace, watched
+
+ROOT = Path(__file__).parents[2]
+# `compile` takes most of a minute; its compiler opens no connection of its own.
+ENGINES: list[EngineName] = ["eager", "eager-bf16", "onnx"]
+CONNECTS = """
+import socket
+socket.create_connection(("telemetry.example", 443), timeout=5)
+"""
+
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux" or not namespace(),
+    reason="network namespaces are not available here (unshare, ip)",
+)
+
+
+def run(folder: Path, *command: str, home: Path) -> tuple[int, dict[str, Any], str]:
+    """Run a command in a network of its own; return its status, the report and its output."""
+    report = folder / "report.json"
+    environment = {name: value for name, value in os.environ.items() if name in {"PATH", "LANG"}}
+    done = subprocess.run(
+        watched(report, *command),
+        cwd=ROOT,
+        env={
+            **environment,
+            "HOME": str(home),
+            "TMPDIR": str(home),
+            "PYTHONPATH": f"{ROOT}:{ROOT / 'client'}",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "OMP_NUM_THREADS": "1",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, json.loads(report.read_text(encoding="utf-8")), done.stderr
+
+
+def test_a_connection_is_seen(tmp_path: Path) -> None:
+    status, seen, _ = run(tmp_path, sys.executable, "-c", CONNECTS, home=tmp_path)
+    assert status != 0
+    assert seen == {"names": ["telemetry.example"], "addresses": ["192.0.2.1"]}
+
+
+def test_no_command_and_no_engine_connects_or_leaves_files(tmp_path: Path) -> None:
+    home, folder = tmp_path / "home", tmp_path / "folder"
+    home.mkdir()
+    engines = [*ENGINES, *(["openvino"] if importlib.util.find_spec("openvino") else [])]
+    command = [sys.executable, "-m", "tests.offline.commands", str(folder), *engines]
+    status, seen, said = run(tmp_path, *command, home=home)
+    assert status == 0, said
+    assert seen == {"names": [], "addresses": []}
+    assert list(home.iterdir()) == []  # no device's id in ~/.cache, no temporary file
+    assert {path.name for path in folder.iterdir()} == {"images", "data"}
