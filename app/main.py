@@ -30,6 +30,7 @@ from app.routes import (
     page,
     report,
     samples,
+    together,
 )
 from app.service import Service
 from app.service_links import service_links
@@ -45,7 +46,8 @@ DESCRIPTION = """\
 Ranks the source concepts that a generated image most plausibly derives from, with exemplars as
 evidence. Every error is an `application/problem+json`; its `type` identifies the kind of error.
 """
-UPLOADS = frozenset({"/attribute", "/attribute/batch", "/attribute/report"})
+SEVERAL = frozenset({"/attribute/batch", "/attribute/together", "/attribute/together/report"})
+UPLOADS = frozenset({"/attribute", "/attribute/report"}) | SEVERAL
 OTHER_BODY = 64 * 2**10  # bytes at most: it is parsed before the key is checked
 
 logger = logging.getLogger(__name__)
@@ -129,7 +131,7 @@ def create_app(
         memory=UploadMemory(settings.upload_memory, settings.largest_body),
         max_bytes=OTHER_BODY,
         exceptions=dict.fromkeys(UPLOADS, settings.max_upload_bytes)
-        | {"/attribute/batch": settings.max_batch_bytes},
+        | dict.fromkeys(SEVERAL, settings.max_batch_bytes),
         seconds=settings.upload_seconds,
     )
     app.add_middleware(HeadAsGet)
@@ -138,7 +140,7 @@ def create_app(
     app.add_middleware(Telemetry, metrics=registry)
     app.add_middleware(RootPath, root_path=settings.root_path)  # the last is the outermost
     add_problem_handlers(app)
-    for routes in (attribute, report):
+    for routes in (attribute, together, report):
         order = [Depends(require_place), Depends(require_attribute)]  # the first is the cheapest
         app.include_router(routes.router, dependencies=order)
     for routes in (concepts, exemplars, samples):

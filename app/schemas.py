@@ -10,23 +10,33 @@ from whence_client.models import (
     Area,
     AttributionResponse,
     ConceptSummary,
+    ControlComparison,
+    ControlSummary,
     Evidence,
     ExemplarDetail,
     ExemplarHit,
     ExemplarRecord,
     FacetScores,
+    GroupConcept,
+    GroupEvidence,
+    GroupExemplarHit,
     Heatmaps,
     HiddenExemplar,
+    ImagePart,
+    MoreThanControl,
     RankedConcept,
     TakedownDetail,
     TimingMs,
+    TogetherResponse,
 )
 
 if TYPE_CHECKING:
     from app.inference.heatmaps import HeatmapPair
     from app.inference.job import ImageJob
+    from app.inference.together import GroupJob
     from app.telemetry.metrics import Stage
     from index.answering.attribution import ConceptEvidence, ExemplarEvidence
+    from index.answering.together import GroupConceptEvidence
     from index.catalog import Concept, Exemplar
     from index.takedowns.in_force import Hidden
     from index.takedowns.records import Takedown
@@ -58,6 +68,79 @@ def attribution_response(job: "ImageJob", *, metadata: bool = False) -> Attribut
             created_at=job.created_at,
         ),
         timing_ms=timing_ms(job.seconds()),
+    )
+
+
+def together_response(job: "GroupJob") -> TogetherResponse:
+    """Convert an answered group of images."""
+    attribution, snapshot = job.attribution, job.attributor.snapshot
+    control = None
+    if attribution.compared:
+        control = ControlSummary(
+            images_sha256=[image.sha256 for image in job.control],
+            more=[
+                MoreThanControl(
+                    id=concept.id,
+                    name=concept.name,
+                    difference=comparison.difference,
+                    p_value=comparison.p_value,
+                )
+                for concept, comparison in attribution.more
+            ],
+        )
+    return TogetherResponse(
+        verdict=attribution.verdict,
+        concepts=[group_concept(concept) for concept in attribution.concepts],
+        no_source_share=attribution.no_source_share,
+        unlisted_share=attribution.unlisted_share,
+        candidates=list(attribution.candidates),
+        statement=attribution.statement,
+        control=control,
+        evidence=GroupEvidence(
+            model_id=snapshot.model_id,
+            index_version=snapshot.version,
+            calibration=snapshot.calibration_id,
+            test_groups=len(snapshot.calibration.of_size(attribution.images).null_scores),
+            images_sha256=[image.sha256 for image in job.images],
+            created_at=job.created_at,
+        ),
+        timing_ms=timing_ms(job.seconds()),
+    )
+
+
+def group_concept(evidence: "GroupConceptEvidence") -> GroupConcept:
+    """Convert a concept and its evidence in a group of images."""
+    facets, control = evidence.facets, evidence.control
+    return GroupConcept(
+        rank=evidence.rank,
+        id=evidence.concept.id,
+        name=evidence.concept.name,
+        score=evidence.score,
+        share=evidence.share,
+        p_value=evidence.p_value,
+        likelihood_ratio=evidence.likelihood_ratio,
+        support=support_for(evidence.likelihood_ratio),
+        facets=FacetScores(subject=facets.get("subject"), style=facets.get("style")),
+        found_by=list(evidence.found_by),
+        exemplars=[
+            GroupExemplarHit(**exemplar_hit(one.evidence).model_dump(), image=one.image + 1)
+            for one in evidence.exemplars
+        ],
+        images=[
+            ImagePart(
+                image=number,
+                score=part.score,
+                p_value=part.p_value,
+                likelihood_ratio=part.likelihood_ratio,
+                support=support_for(part.likelihood_ratio),
+                share=part.share,
+            )
+            for number, part in enumerate(evidence.parts, start=1)
+        ],
+        control=control
+        and ControlComparison(
+            difference=control.difference, p_value=control.p_value, more=control.more
+        ),
     )
 
 

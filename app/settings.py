@@ -233,7 +233,9 @@ class Settings(StoreSettings):
         16, ge=1, description="Largest number of images in one request to /attribute/batch."
     )
     max_batch_bytes: int = Field(
-        64 * 2**20, ge=1, description="Largest body of a request to /attribute/batch, in bytes."
+        64 * 2**20,
+        ge=1,
+        description="Largest body of a request with several images, in bytes.",
     )
     deadline_seconds: Seconds = Field(
         30, description="Time limit of a request after its body has arrived; later it gets 503."

@@ -43,6 +43,7 @@ class Backend:
 
     version: Callable[[], str]  # of the index
     attribute: Callable[[Sequence[Path]], Iterator[tuple[Path, dict[str, Any]]]]
+    together: Callable[[Sequence[Path], Sequence[Path]], dict[str, Any]]
 
 
 @contextmanager
@@ -72,11 +73,13 @@ def open_backend(
             yield Backend(
                 lambda: whence.concepts(limit=1).index_version,
                 partial(_attribute_remotely, whence, region=region),
+                partial(_ask_together, whence),
             )
         return
     # PyTorch and FAISS are imported only here; a query to a server needs neither.
     from app.inference.job import answer_files
-    from app.schemas import attribution_response
+    from app.inference.together import answer_group
+    from app.schemas import attribution_response, together_response
     from index.answering.attribution import open_attributor
 
     attributor = open_attributor(data_folder(data))
@@ -91,7 +94,23 @@ def open_backend(
             else:
                 yield path, attribution_response(job).model_dump(mode="json")
 
-    yield Backend(lambda: attributor.snapshot.version, attribute)
+    def together(images: Sequence[Path], control: Sequence[Path]) -> dict[str, Any]:
+        group = answer_group(
+            attributor, images, control, top_k=TOP_K, exemplars=EXEMPLARS, limits=limits
+        )
+        return together_response(group).model_dump(mode="json")
+
+    yield Backend(lambda: attributor.snapshot.version, attribute, together)
+
+
+def _ask_together(
+    whence: Whence, images: Sequence[Path], control: Sequence[Path]
+) -> dict[str, Any]:
+    try:
+        answer = whence.attribute_together(images, control=control)
+    except OSError as error:
+        raise WhenceError(f"{error.filename}: {_reason(error)}") from error
+    return answer.model_dump(mode="json")
 
 
 def _attribute_remotely(

@@ -5,7 +5,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -20,6 +20,7 @@ from app.cli.options import (
     writable,
 )
 from app.cli.skipped import print_skipped
+from index.defaults import LARGEST_GROUP, SMALLEST_GROUP
 from model.errors import WhenceError
 from model.folders import Skipped, find_images
 from model.regions import Region
@@ -64,6 +65,18 @@ def attribute(
             help="Ask about this part of each image, in pixels of the upright image.",
         ),
     ] = None,
+    together: Annotated[
+        bool,
+        typer.Option("--together", help="Give one answer to 2 to 64 images that share a source."),
+    ] = False,
+    control: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="IMAGE",
+            help="With --together: images, folders or patterns to compare with pair by pair, as "
+            "many and in the same order; repeatable.",
+        ),
+    ] = None,
     data: Data = Path("data"),
     max_pixels: MaxPixels = None,
     max_side: MaxSide = None,
@@ -73,13 +86,24 @@ def attribute(
     With --jsonl, --csv or --html the answers are written to these files and a summary is printed.
     The same command continues an interrupted run, and retries images that failed.
     """
+    files = [path for path in (jsonl_file, csv_file, html_file) if path]
+    if control and not together:
+        raise typer.BadParameter("--control needs --together")
+    if together and files:
+        raise typer.BadParameter("--together prints one answer; take --json instead of a file")
+    if together and region is not None:
+        raise typer.BadParameter("--together takes whole images, without --region")
     skipped: list[Skipped] = []
     paths = find_pictures(images, skipped)
+    paired = find_pictures(control, skipped) if control else []
     print_skipped(skipped)
     limits = image_limits(max_pixels, max_side)
     part = parse_region(region) if region is not None else None
     with open_backend(url=url, key=key, data=data, region=part, limits=limits) as backend:
-        files = [path for path in (jsonl_file, csv_file, html_file) if path]
+        if together:
+            _check_group(paths, paired)
+            _print_together(paths, backend.together(paths, paired), as_json=as_json)
+            return
         if files:
             journal = jsonl_file or files[0].with_name(f"{files[0].name}.partial.jsonl")
             failed = _collect(paths, backend, part, journal, csv_file, html_file)
@@ -149,6 +173,37 @@ def _print(paths: Sequence[Path], backend: Backend, *, as_json: bool) -> bool:
     return failed
 
 
+def _check_group(paths: Sequence[Path], control: Sequence[Path]) -> None:
+    if not SMALLEST_GROUP <= len(paths) <= LARGEST_GROUP:
+        raise WhenceError(
+            f"{len(paths)} images cannot be answered together: give {SMALLEST_GROUP} to "
+            f"{LARGEST_GROUP}"
+        )
+    if control and len(control) != len(paths):
+        raise WhenceError(
+            f"{len(paths)} images cannot be compared pair by pair with {len(control)} control "
+            "images: give as many, in the same order"
+        )
+
+
+def _print_together(paths: Sequence[Path], answer: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        sys.stdout.write(json.dumps({"images": [str(path) for path in paths], **answer}) + "\n")
+        return
+    print_answer(Path(f"{len(paths)} images together"), answer)
+    if not answer["concepts"]:
+        return
+    first = answer["concepts"][0]
+    out.print(f"      evidence for {first['name']} by image:")
+    for path, part in zip(paths, first["images"], strict=True):
+        out.print(
+            f"        {part['share']:4.0%}  p {part['p_value']:.3f}  ratio "
+            f"{part['likelihood_ratio']:.2g} ({part['support']})  {path}"
+        )
+    for concept in answer["control"]["more"] if answer["control"] else []:
+        out.print(f"      more than in the control: {concept['name']} (p {concept['p_value']:.2g})")
+
+
 def _collect(
     paths: Sequence[Path],
     backend: Backend,
@@ -200,7 +255,7 @@ def print_answer(path: Path, answer: dict[str, object]) -> None:
         print_error(str(answer["error"]), about=str(path))
         return
     out.print(f"{path}: {answer['verdict']}")
-    squares: list[dict[str, int]] = answer["compared"]  # type: ignore[assignment]
+    squares: list[dict[str, int]] = answer.get("compared", [])  # type: ignore[assignment]
     for concept in answer["concepts"]:  # type: ignore[attr-defined]
         place = ""
         if len(squares) > 1:

@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from email import message as email_message
 from email.utils import collapse_rfc2231_value
 from typing import NamedTuple
@@ -104,7 +104,7 @@ async def read_named_image(request: Request) -> NamedImage:
 async def read_image_fields(request: Request, *, limit: int) -> list[bytes]:
     """Read the bytes of the files in the form's one, repeated field; some may be empty.
 
-    Raises: see `_read_named_images`.
+    Raises: see `_read_groups`.
     """
     return [image.data for image in await _read_named_images(request, limit=limit)]
 
@@ -117,30 +117,64 @@ def file_name(text: str | None) -> str | None:
     return shown[:MAX_NAME] or None
 
 
+async def read_image_groups(
+    request: Request, counts: Mapping[str, range]
+) -> dict[str, list[bytes]]:
+    """Read the bytes of the files in the form's repeated fields; some may be empty.
+
+    Args:
+        request: with the form.
+        counts: for each field the allowed numbers of files.
+
+    Raises: see `_read_groups`.
+    """
+    groups = await _read_groups(request, counts)
+    return {name: [image.data for image in some] for name, some in groups.items()}
+
+
 async def _read_named_images(request: Request, *, limit: int) -> list[NamedImage]:
     """Read the files in the form's one, repeated field; some may be empty.
+
+    Raises: see `_read_groups`.
+    """
+    return (await _read_groups(request, {FIELD: range(1, limit + 1)}))[FIELD]
+
+
+async def _read_groups(
+    request: Request, counts: Mapping[str, range]
+) -> dict[str, list[NamedImage]]:
+    """Read the files in the form's repeated fields; some may be empty.
 
     Raises:
         NotAFormError: the body is of another type.
         MalformedFormError: the body is broken.
-        InvalidRequestError: there is no such field, more than ``limit``, or another field.
+        InvalidRequestError: a field has another number of files, or there is another field.
         BodyTooLargeError: the body exceeds the limit.
     """
-    form = await _read_form(request, limit)
-    others = [name for name in form if name != FIELD]
-    if others:
+    form = await _read_form(request, sum(allowed[-1] for allowed in counts.values()))
+    fields = " and ".join(map(repr, counts))
+    known = f"one field, {fields}" if len(counts) == 1 else f"the fields {fields}"
+    for name in form:
+        if name not in counts:
+            raise _invalid(name, f"is not known: the form has {known}; parameters go in the URL")
+    return {name: await _read_files(form, name, allowed) for name, allowed in counts.items()}
+
+
+async def _read_files(form: FormData, name: str, allowed: range) -> list[NamedImage]:
+    values = form.getlist(name)
+    if not values and allowed[0]:
+        raise _invalid(name, f"is missing: send the image as a file of this name, in {FORM}")
+    if len(values) not in allowed:
+        least, most = allowed[0], allowed[-1]
+        wanted = f"{least} to {most} images" if least > 1 else f"at most {most} images"
         raise _invalid(
-            others[0], f"is not known: the form has one field, {FIELD!r}; parameters go in the URL"
+            name,
+            f"was sent {len(values)} time{'s' * (len(values) > 1)}: send "
+            f"{'one image' if most == 1 else wanted} a request",
         )
-    values = form.getlist(FIELD)
-    if not values:
-        raise _invalid(FIELD, f"is missing: send the image as a file of this name, in {FORM}")
-    if len(values) > limit:
-        allowed = "one image" if limit == 1 else f"at most {limit} images"
-        raise _invalid(FIELD, f"was sent {len(values)} times: send {allowed} a request")
     files = [value for value in values if isinstance(value, UploadFile)]
     if len(files) < len(values):
-        raise _invalid(FIELD, "is text: send the image as a file, with a filename")
+        raise _invalid(name, "is text: send the image as a file, with a filename")
     return [NamedImage(await file.read(), file_name(file.filename)) for file in files]
 
 

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import islice
 from math import inf
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from app.inference.heatmaps import HeatmapPair
 from app.telemetry.metrics import STAGES, Stage
 from index.answering.attribution import Attribution, Attributor
 from index.answering.explanation import Explanation, explain_answer
+from index.answering.ranking import Ranking
 from index.answering.squares import compared
 from model.config import Facet
 from model.errors import ImageError
@@ -39,6 +41,7 @@ class ImageJob:
         top_k: largest number of concepts in the answer.
         exemplars: largest number of exemplars listed for each concept.
         explained: largest number of exemplars to explain.
+        together: the image is ranked only, for an answer to a group of images.
         region: part of the image to answer about, in pixels of the upright image.
         limits: on the region's size.
         sha256: of the encoded image.
@@ -47,7 +50,8 @@ class ImageJob:
         pixels: of each part (3, S, S) float32, from the embedder's `preprocess`.
         vectors: (P, D) float32 of unit norm, by facet.
         patches: of the parts, if the answer is explained.
-        attribution: the answer.
+        rankings: of the parts, if `together`.
+        attribution: the answer, unless `together`.
         explanations: by exemplar id.
         heatmaps: by exemplar id.
         created_at: time when the answer was complete, UTC.
@@ -61,12 +65,14 @@ class ImageJob:
     explained: int = 0
     region: Region | None = None
     limits: ImageLimits = DEFAULT_LIMITS
+    together: bool = False
     sha256: str = field(init=False)
     size: tuple[int, int] = field(init=False)
     parts: Sequence[Region] = field(init=False)
     pixels: Sequence[torch.Tensor] = field(init=False)
     vectors: Mapping[Facet, NDArray[np.float32]] = field(init=False)
     patches: Sequence[Patches] = ()
+    rankings: Sequence[Ranking] = field(init=False)
     attribution: Attribution = field(init=False)
     explanations: Mapping[str, Explanation] = field(default_factory=dict)
     heatmaps: Mapping[str, HeatmapPair] = field(default_factory=dict)
@@ -153,11 +159,19 @@ def search(
         jobs: from `embed`.
         forward_lock: held during the forward passes of an explanation.
     """
-    for group in _groups(jobs, lambda job: (id(job.attributor), job.top_k, job.exemplars)):
+    for group in _groups(
+        jobs, lambda job: (id(job.attributor), job.together, job.top_k, job.exemplars)
+    ):
         first = group[0]
         vectors = {
             facet: np.concatenate([job.vectors[facet] for job in group]) for facet in first.vectors
         }
+        if first.together:
+            rankings = iter(first.attributor.rankings(vectors, top_k=first.top_k))
+            for job in group:
+                job.rankings = list(islice(rankings, len(job.parts)))
+                job.end("search")
+            continue
         answers = first.attributor.rank(
             vectors,
             top_k=first.top_k,
@@ -202,13 +216,31 @@ def answer_files(
     region: Region | None = None,
     limits: ImageLimits = DEFAULT_LIMITS,
 ) -> Iterator[ImageJob | ImageError]:
-    """Answer the queries of image files without a server; yield a job or an error each, in order.
+    """Answer the queries of image files without a server; yield a job or an error each."""
 
-    Threads decode the next `FILES` while the current ones are embedded together.
+    def new_job() -> ImageJob:
+        return ImageJob(attributor, Deadline(inf), top_k, exemplars, region=region, limits=limits)
+
+    for decoded in decode_files(paths, new_job, limits):
+        jobs = [one for one in decoded if isinstance(one, ImageJob)]
+        if jobs:
+            embed(jobs)
+            search(jobs)
+        for job in jobs:
+            job.complete()
+        yield from decoded
+
+
+def decode_files(
+    paths: Sequence[Path], new_job: Callable[[], ImageJob], limits: ImageLimits = DEFAULT_LIMITS
+) -> Iterator[list[ImageJob | ImageError]]:
+    """Yield batches of up to `FILES` decoded jobs, or errors in their places, in order.
+
+    Threads decode the next batch while the current one is in use.
     """
 
     def decode(path: Path) -> ImageJob | ImageError:
-        job = ImageJob(attributor, Deadline(inf), top_k, exemplars, region=region, limits=limits)
+        job = new_job()
         try:
             job.decode(lambda side: read_image(path, limits, min_decode_side=side))
         except ImageError as error:
@@ -220,10 +252,4 @@ def answer_files(
         for start in range(0, len(paths), FILES):
             decoded = [future.result() for future in decoding]
             decoding = [pool.submit(decode, path) for path in paths[start + FILES :][:FILES]]
-            jobs = [one for one in decoded if isinstance(one, ImageJob)]
-            if jobs:
-                embed(jobs)
-                search(jobs)
-            for job in jobs:
-                job.complete()
-            yield from decoded
+            yield decoded

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import anyio.to_thread
@@ -10,15 +11,16 @@ from app.inference.batching import Batcher
 from app.inference.heatmaps import HeatmapStore
 from app.inference.job import ImageJob, embed, search
 from app.inference.permit import Permit, Queue
+from app.inference.together import CONTROL, GROUP, GroupJob, of_image
 from app.settings import Settings
 from app.telemetry.metrics import Metrics
 from app.telemetry.tracing import record_stage
 from index.errors import VectorStoreUnavailableError
 from model.embedder import choose_device
-from model.errors import ModelError
+from model.errors import ImageError, ModelError
 from model.images import decode_image
 from model.regions import Region
-from whence_client.models import AttributeParameters
+from whence_client.models import AttributeParameters, TogetherParameters
 
 CPU_BATCH = 8  # images in one forward pass; larger ones are not faster on a CPU
 DEVICE_BATCH = 64
@@ -93,6 +95,54 @@ class Pipeline:
         job.complete()
         self._record(job)
         return job
+
+    async def attribute_together(
+        self,
+        permit: Permit,
+        images: Sequence[bytes],
+        control: Sequence[bytes],
+        parameters: TogetherParameters,
+    ) -> GroupJob:
+        """Answer for a group of uploaded images, compared with a control group if there is one.
+
+        Raises:
+            ImageError: an image cannot be decoded, or is outside the limits; the message names it.
+            ClientGoneError, DeadlineError: the answer is no longer needed.
+            VectorStoreUnavailableError: the index's vector store is unavailable.
+        """
+        group = GroupJob(permit.attributor, parameters.top_k, parameters.exemplars)
+        turns = asyncio.Semaphore(permit.at_once)
+
+        async def rank(name: str, image: bytes, place: int, count: int) -> ImageJob:
+            async with turns:
+                job = group.image(permit.deadline)
+                try:
+                    await self.process(job, image)
+                except ImageError as error:
+                    raise of_image(error, name, place, count) from error
+                return job
+
+        ranked = await asyncio.gather(
+            *(
+                rank(name, image, place, len(some))
+                for name, some in ((GROUP, images), (CONTROL, control))
+                for place, image in enumerate(some, start=1)
+            ),
+            return_exceptions=True,
+        )
+        jobs = []
+        for outcome in ranked:
+            if isinstance(outcome, BaseException):
+                raise outcome
+            jobs.append(outcome)
+        group.images, group.control = jobs[: len(images)], jobs[len(images) :]
+        await anyio.to_thread.run_sync(group.answer)
+        self._metrics.verdict(group.attribution.verdict)
+        for job in jobs:
+            for stage, began, ended in job.spans:
+                self._metrics.stage(stage, ended - began)
+                record_stage(stage, began, ended)
+        return group
 
     async def process(self, job: ImageJob, image: bytes) -> None:
         """Run all steps of a job.

@@ -7,6 +7,7 @@ import io
 import json
 import math
 import re
+from collections.abc import Iterable
 from datetime import datetime
 from functools import cache
 from html.parser import HTMLParser
@@ -27,6 +28,7 @@ from index.answering.calibration import MIN_SUPPORT, Verdict
 from index.answering.squares import compared
 from index.building.embedding import ImageEmbedder
 from index.catalog import Exemplar
+from index.snapshot import Snapshot
 from index.thumbnails import thumbnail_of
 from model.errors import WhenceError
 from model.images import DEFAULT_LIMITS, ImageLimits, decode_image, media_type
@@ -209,7 +211,6 @@ def make_report(
         ImageError: the file cannot be decoded.
     """
     snapshot = attributor.snapshot
-    manifest, catalog = snapshot.manifest, snapshot.catalog
     image = decode_image(data, limits)
     pixels, embedder = image.pixels, attributor.embedder
     shown = [hit.exemplar for concept in attribution.concepts for hit in concept.exemplars]
@@ -245,24 +246,8 @@ def make_report(
                 created_at=created_at,
             ),
         ),
-        exemplars={
-            exemplar.id: ReportedExemplar(
-                **exemplar_detail(exemplar).model_dump(),
-                concept_id=exemplar.concept_id,
-                compared=area(_seen(embedder, exemplar)),
-                thumbnail=Picture.of(catalog.thumbnail(exemplar.id), "image/jpeg"),
-                metadata=metadata_texts(exemplar),
-            )
-            for exemplar in shown
-        },
-        index=ReportedIndex(
-            version=manifest.version,
-            created_at=manifest.created_at,
-            manifest_checksum=manifest.model_dump(mode="json")["checksum"],
-            concepts=catalog.concept_count(),
-            exemplars=catalog.exemplar_count(),
-            taken_down=len(snapshot.hidden),
-        ),
+        exemplars=reported_exemplars(shown, attributor),
+        index=reported_index(snapshot),
         calibration=ReportedCalibration(
             id=snapshot.calibration_id,
             rate=attributor.rate,
@@ -279,6 +264,35 @@ def _seen(embedder: ImageEmbedder, exemplar: Exemplar) -> Region:
     """Return what the model sees of an exemplar: the index has one square of each."""
     [seen] = compared(embedder, [Region(0, 0, exemplar.width, exemplar.height)])
     return seen
+
+
+def reported_exemplars(
+    shown: Iterable[Exemplar], attributor: Attributor
+) -> dict[str, ReportedExemplar]:
+    """Return the exemplars that an answer names, with their thumbnails, by id."""
+    return {
+        exemplar.id: ReportedExemplar(
+            **exemplar_detail(exemplar).model_dump(),
+            concept_id=exemplar.concept_id,
+            compared=area(_seen(attributor.embedder, exemplar)),
+            thumbnail=Picture.of(attributor.snapshot.catalog.thumbnail(exemplar.id), "image/jpeg"),
+            metadata=metadata_texts(exemplar),
+        )
+        for exemplar in shown
+    }
+
+
+def reported_index(snapshot: Snapshot) -> ReportedIndex:
+    """Return the identity and the extent of the searched version."""
+    manifest, catalog = snapshot.manifest, snapshot.catalog
+    return ReportedIndex(
+        version=manifest.version,
+        created_at=manifest.created_at,
+        manifest_checksum=manifest.model_dump(mode="json")["checksum"],
+        concepts=catalog.concept_count(),
+        exemplars=catalog.exemplar_count(),
+        taken_down=len(snapshot.hidden),
+    )
 
 
 def content_hash(record: dict[str, Any]) -> str:

@@ -40,6 +40,7 @@ from whence_client.models import (
     BatchResponse,
     Fault,
     TimingMs,
+    TogetherParameters,
 )
 
 router = APIRouter(tags=["attribution"])
@@ -181,7 +182,7 @@ def _batch_answer(
     return BatchAnswer(attribution=None, problem=problem_of(request, outcome))
 
 
-def check_caps(parameters: AttributeParameters, settings: Settings) -> None:
+def check_caps(parameters: TogetherParameters, settings: Settings) -> None:
     """Refuse parameters above the server's limits.
 
     Raises:

@@ -31,6 +31,7 @@ from whence_client.models import (
     Ready,
     Reloaded,
     TakedownDetail,
+    TogetherResponse,
 )
 from whence_client.retries import Retries
 
@@ -55,12 +56,16 @@ class _Call(Generic[T]):
     parse: Callable[[httpx.Response], T]
     parameters: dict[str, Any] = field(default_factory=dict)
     images: Sequence[ImageInput] = ()
+    control: Sequence[ImageInput] = ()
     body: dict[str, Any] | None = None
     repeatable: bool = True
 
     def files(self) -> Files:
         """Read and encode the images as form fields; this can take long."""
-        return [("image", ("image", image_bytes(image))) for image in self.images]
+        fields = {"image": self.images, "control": self.control}
+        return [
+            (name, ("image", image_bytes(image))) for name, some in fields.items() for image in some
+        ]
 
     def request(
         self,
@@ -100,6 +105,19 @@ class _Calls:
     ) -> _Call[BatchResponse]:
         parameters = _attribution(top_k, exemplars, explain, metadata)
         return _Call("POST", "/attribute/batch", _as(BatchResponse), parameters, images)
+
+    @staticmethod
+    def together(
+        images: Sequence[ImageInput], control: Sequence[ImageInput], top_k: int, exemplars: int
+    ) -> _Call[TogetherResponse]:
+        return _Call(
+            "POST",
+            "/attribute/together",
+            _as(TogetherResponse),
+            {"top_k": top_k, "exemplars": exemplars},
+            images,
+            control,
+        )
 
     @staticmethod
     def concepts(q: str, offset: int, limit: int) -> _Call[ConceptList]:
@@ -219,6 +237,25 @@ class Whence:
             call = _Calls.batch(sent, top_k, exemplars, explain, metadata)
             yield from _in_place(read, self._send(call).answers if sent else [])
 
+    def attribute_together(
+        self,
+        images: Iterable[ImageInput],
+        *,
+        control: Iterable[ImageInput] = (),
+        top_k: int = TOP_K,
+        exemplars: int = EXEMPLARS,
+    ) -> TogetherResponse:
+        """Rank the source concepts of 2 to 64 images that share a source, in one answer.
+
+        Args:
+            images: a body of work, such as outputs of one prompt.
+            control: images to compare pair by pair, as many in the same order, such as outputs of
+                the same prompts and seeds without an artist's name.
+            top_k: largest number of concepts to list.
+            exemplars: largest number of exemplars to list for each concept.
+        """
+        return self._send(_Calls.together(list(images), list(control), top_k, exemplars))
+
     def concepts(self, q: str = "", *, offset: int = 0, limit: int = 50) -> ConceptList:
         """List a page of the concepts whose name contains ``q``."""
         return self._send(_Calls.concepts(q, offset, limit))
@@ -330,6 +367,17 @@ class AsyncWhence:
             call = _Calls.batch(sent, top_k, exemplars, explain, metadata)
             for answer in _in_place(read, (await self._send(call)).answers if sent else []):
                 yield answer
+
+    async def attribute_together(
+        self,
+        images: Iterable[ImageInput],
+        *,
+        control: Iterable[ImageInput] = (),
+        top_k: int = TOP_K,
+        exemplars: int = EXEMPLARS,
+    ) -> TogetherResponse:
+        """Rank the source concepts of images together, as `Whence.attribute_together` does."""
+        return await self._send(_Calls.together(list(images), list(control), top_k, exemplars))
 
     async def concepts(self, q: str = "", *, offset: int = 0, limit: int = 50) -> ConceptList:
         """List a page of the concepts whose name contains ``q``."""

@@ -61,8 +61,8 @@ class RequestModel(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class AttributeParameters(RequestModel):
-    """Query parameters of ``POST /attribute``."""
+class TogetherParameters(RequestModel):
+    """Query parameters of ``POST /attribute/together``."""
 
     top_k: int = Field(
         5,
@@ -75,6 +75,11 @@ class AttributeParameters(RequestModel):
         description="Largest number of exemplars to list for each concept; the server's limit is "
         "50 by default.",
     )
+
+
+class AttributeParameters(TogetherParameters):
+    """Query parameters of ``POST /attribute``."""
+
     explain: bool = Field(
         False,
         description="Add heatmaps of corresponding regions, for the best exemplar of each concept "
@@ -333,6 +338,153 @@ class AttributionResponse(Wire):
     )
     evidence: Evidence = Field(description="What the answer rests on.")
     timing_ms: TimingMs = Field(description="Where the time went.")
+
+
+class GroupExemplarHit(ExemplarHit):
+    """An exemplar that is evidence for a concept in a group of images."""
+
+    image: int = Field(
+        ge=1, description="Number of the image that `similarity` and `facet` are of, from 1."
+    )
+
+
+class ImagePart(Wire):
+    """One image's part of a group's evidence for a concept."""
+
+    image: int = Field(ge=1, description="Number of the image in the request, from 1.")
+    score: float = Field(description="The concept's score in this image alone.")
+    p_value: Fraction = Field(
+        description="How often an image from no concept of the index scores this high, alone."
+    )
+    likelihood_ratio: float = Field(gt=0, description="The likelihood ratio of this image alone.")
+    support: Support = Field(description="That ratio in words.")
+    share: Fraction = Field(
+        description="Part of the concept's evidence that this image holds; the images' shares sum "
+        "to 1, or to 0 where no image speaks for the concept."
+    )
+
+
+class ControlComparison(Wire):
+    """A concept's evidence in a group and in its control group, pair by pair."""
+
+    difference: float = Field(
+        description="Mean over the pairs of the group's evidence less the control's."
+    )
+    p_value: Fraction = Field(
+        description="How often the largest such difference of any concept would be this high if "
+        "the images of each pair were exchanged at random."
+    )
+    more: bool = Field(
+        description="The group draws on the concept more than the control group does: the p-value "
+        "is at most 0.05, which takes five pairs or more."
+    )
+
+
+class GroupConcept(Wire):
+    """A concept that a group of images may derive from; its values are of all images together."""
+
+    rank: int = Field(ge=1, description="1 is the most plausible.")
+    id: str = Field(description="Identifies the concept in `/concepts/{id}`.")
+    name: str = Field(description="The concept's name.")
+    score: float = Field(
+        description="Strength of the evidence; comparable within one index version and number of "
+        "images."
+    )
+    share: Fraction = Field(
+        description="Part of the answer that this concept takes. All shares listed, "
+        "`no_source_share` and `unlisted_share` sum to 1."
+    )
+    p_value: Fraction = Field(
+        description="How often as many images of one source, which is not in the index, score this "
+        "high together."
+    )
+    likelihood_ratio: float = Field(
+        gt=0,
+        description="How much likelier such a score is if the images draw on this concept than if "
+        "their source is not in the index; below 1 it speaks against. A calibration by n test "
+        "groups gives none above n + 1.",
+    )
+    support: Support = Field(
+        description="The ratio in words, on the scale of the ENFSI guideline for evaluative "
+        "reporting; `none` below 2."
+    )
+    facets: FacetScores = Field(description="The facets' own scores, means over the images.")
+    found_by: list[Facet] = Field(
+        description="Facets that hold a quarter or more of the evidence, the stronger first."
+    )
+    exemplars: list[GroupExemplarHit] = Field(
+        description="Its exemplars with the most evidence over all images."
+    )
+    images: list[ImagePart] = Field(description="Each image's part, in the order they came.")
+    control: ControlComparison | None = Field(
+        description="The comparison with the control group; null without one."
+    )
+
+
+class MoreThanControl(Wire):
+    """A concept that a group draws on more than its control group does."""
+
+    id: str = Field(description="Identifies the concept in `/concepts/{id}`.")
+    name: str = Field(description="The concept's name.")
+    difference: float = Field(description="As in `concepts[].control`.")
+    p_value: Fraction = Field(description="As in `concepts[].control`.")
+
+
+class ControlSummary(Wire):
+    """The comparison of a group with its control group."""
+
+    images_sha256: list[str] = Field(description="SHA-256 of each control image, hexadecimal.")
+    more: list[MoreThanControl] = Field(
+        description="The concepts that the group draws on more, the surest first, whatever their "
+        "rank; at most as many as `top_k`."
+    )
+
+
+class GroupEvidence(Wire):
+    """The identities of model, index, calibration and images, which make an answer repeatable."""
+
+    model_id: str = Field(description="Model that embedded the images.")
+    index_version: str = Field(description="Version of the index that was searched.")
+    calibration: str = Field(description="Identifies the calibration of scores to p-values.")
+    test_groups: int = Field(
+        ge=0,
+        description="Test groups of the calibration for this number of images, each of one source "
+        "and asked without it.",
+    )
+    images_sha256: list[str] = Field(
+        description="SHA-256 of each uploaded file, hexadecimal, in the order they came."
+    )
+    created_at: AwareDatetime = Field(description="When this answer was made, UTC.")
+
+
+class TogetherResponse(Wire):
+    """The one answer to a group of images, taken as works that share a source."""
+
+    verdict: Verdict = Field(
+        description="The decision on all images together. `attributed`: one concept stands out. "
+        "`uncertain`: several may be the source. `no_match`: nothing in the index explains them."
+    )
+    concepts: list[GroupConcept] = Field(
+        description="The most plausible concepts, best first, whatever the verdict."
+    )
+    no_source_share: Fraction = Field(
+        description="Part of the answer that stands for the images having no source in the index."
+    )
+    unlisted_share: Fraction = Field(
+        description="Part of the answer that concepts beyond those listed take."
+    )
+    candidates: list[str] = Field(
+        description="Ids of the listed concepts that share the evidence. Empty where nothing "
+        "supports a source in the index."
+    )
+    statement: str = Field(description="The evidence for the first concept in words.")
+    control: ControlSummary | None = Field(
+        description="The comparison with the control group; null without one."
+    )
+    evidence: GroupEvidence = Field(description="What the answer rests on.")
+    timing_ms: TimingMs = Field(
+        description="Where the time went: sums over the images, but `total` by the clock."
+    )
 
 
 class BatchAnswer(Wire):

@@ -180,6 +180,10 @@ class Attributor:
         )
         return [self._answer(list(islice(rankings, count)), top_k, exemplars) for count in counts]
 
+    def rankings(self, queries: Embeddings, *, top_k: int = 5) -> list[Ranking]:
+        """Rank embedded squares of images, to be answered together (`index.answering.together`)."""
+        return list(self.snapshot.ranker.rank(queries, concepts=max(CONCEPTS, top_k)))
+
     def _answer(self, rankings: Sequence[Ranking], top_k: int, exemplars: int) -> Attribution:
         """Answer for one image, given the ranking of each of its squares."""
         catalog = self.snapshot.catalog
@@ -273,7 +277,12 @@ def _exemplars(
     ranked: RankedConcept, count: int, images: Mapping[int, Exemplar]
 ) -> Iterator[ExemplarEvidence]:
     for place, row in enumerate(ranked.rows[:count]):
-        facet = ranked.dominant_facet(place)
-        # In single precision the cosine of equal vectors can be 1.0000001.
-        similarity = min(1.0, max(-1.0, float(ranked.similarities[facet][place])))
-        yield ExemplarEvidence(images[int(row)], similarity, facet)
+        yield exemplar_evidence(ranked, place, images[int(row)])
+
+
+def exemplar_evidence(ranked: RankedConcept, place: int, exemplar: Exemplar) -> ExemplarEvidence:
+    """Return the evidence of the exemplar at a position of a ranked concept's rows."""
+    facet = ranked.dominant_facet(place)
+    # In single precision the cosine of equal vectors can be 1.0000001.
+    similarity = min(1.0, max(-1.0, float(ranked.similarities[facet][place])))
+    return ExemplarEvidence(exemplar, similarity, facet)

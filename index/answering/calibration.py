@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import PrivateAttr
+from pydantic import Field, PrivateAttr
 
 from model.config import Frozen
 
@@ -35,10 +35,13 @@ class Calibration(Frozen):
     Attributes:
         null_scores: best score of each null query, highest first; empty if the index has fewer than
             two concepts, of which none can be left out. Then every p-value is 1.
+        group_scores: group size -> best score of each null group of that size, highest first. A
+            version built before there were any has none.
     """
 
-    format: Literal[2] = 2
+    format: Literal[2, 3] = 3
     null_scores: tuple[float, ...]
+    group_scores: dict[int, tuple[float, ...]] = Field(default_factory=dict)
     _tries: int = PrivateAttr(1)
 
     def of_best(self, tries: int) -> "Calibration":
@@ -52,6 +55,29 @@ class Calibration(Frozen):
         other = self.model_copy()
         other._tries = tries
         return other
+
+    def of_size(self, images: int) -> "Calibration":
+        """Return the calibration of a group's scores.
+
+        Between two sizes with null groups the quantiles are interpolated in the logarithm of the
+        size. Beyond the largest one its null is used: the means of more images spread less, so it
+        asks for more than is needed. Without null groups the null of single images is used, for the
+        same reason.
+        """
+        sizes = sorted({1, *self.group_scores})
+        smaller = max((size for size in sizes if size <= images), default=1)
+        larger = min((size for size in sizes if size >= images), default=smaller)
+        below, above = self._scores_of(smaller), self._scores_of(larger)
+        if smaller == larger:
+            return Calibration(null_scores=below)
+        weight = math.log(images / smaller) / math.log(larger / smaller)
+        count = min(len(below), len(above))
+        levels = (np.arange(count) + 0.5) / count
+        scores = (1 - weight) * np.quantile(below, levels) + weight * np.quantile(above, levels)
+        return Calibration(null_scores=tuple(sorted(scores.tolist(), reverse=True)))
+
+    def _scores_of(self, size: int) -> tuple[float, ...]:
+        return self.null_scores if size == 1 else self.group_scores[size]
 
     def p_value(self, score: float) -> float:
         """Return the probability of a score this high if the source is not in the index; above 0.

@@ -114,7 +114,7 @@ class Ranking(Sequence[RankedConcept]):
             number=int(self.numbers[place]),
             score=float(self.sums[place] - self.rival),
             facets=best,
-            found_by=_notable({facet: best[facet] - self.rivals[facet] for facet in best}),
+            found_by=notable_facets({facet: best[facet] - self.rivals[facet] for facet in best}),
             rows=self.rows[own][order],
             similarities={facet: s[own][order] for facet, s in self.similarities.items()},
             levels=levels,
@@ -446,10 +446,12 @@ def _joined(parts: Sequence[Ranking]) -> Ranking:
         levels,
         np.concatenate([part.evidence for part in parts]),
         {
-            f: _rivals(np.sort(np.maximum.reduceat(level, starts))[::-1]) if len(starts) else 0.0
+            f: rivals_mean(np.sort(np.maximum.reduceat(level, starts))[::-1])
+            if len(starts)
+            else 0.0
             for f, level in levels.items()
         },
-        _rivals(sums[order]),
+        rivals_mean(sums[order]),
     )
 
 
@@ -540,7 +542,7 @@ def score_concepts(
     return total
 
 
-def _rivals(descending: Doubles) -> float:
+def rivals_mean(descending: Doubles) -> float:
     """Return the mean of the third to eighth value; 0 if there are fewer than three."""
     rivals = descending[RIVALS]
     return float(rivals.mean()) if len(rivals) else 0.0
@@ -552,7 +554,7 @@ def _quantile(ascending: Doubles, level: Doubles) -> Doubles:
     return np.asarray(ascending[places], dtype=np.float64)
 
 
-def _notable(leads: Mapping[Facet, float]) -> tuple[Facet, ...]:
+def notable_facets(leads: Mapping[Facet, float]) -> tuple[Facet, ...]:
     """Return the facets with a notable part of a concept's lead over its rivals, strongest first.
 
     Args:

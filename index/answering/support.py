@@ -51,27 +51,32 @@ def times(ratio: float) -> str:
     return f"{math.floor(whole / step + 0.5) * step:,}"
 
 
-def statement(names: Sequence[str], ratio: float) -> str:
+def statement(names: Sequence[str], ratio: float, *, images: int = 1) -> str:
     """Return a sentence on the first concept, and another if others share the evidence.
 
     Args:
         names: the first concept, then others that share the evidence with it.
         ratio: the first concept's likelihood ratio.
+        images: number of images that the ratio is of, together.
     """
+    one = images == 1
     if not names:
-        return "The collection has no concept to compare the image with."
+        what = "the image" if one else f"the {images} images"
+        return f"The collection has no concept to compare {what} with."
     first = names[0]
+    found = "The likeness found" if one else f"The likeness found in {images} images together"
+    draws, owner = ("the image draws", "the image") if one else ("the images draw", "the images")
+    its = "its" if one else "their"
     words = degree(ratio)
     if words == "none":
         return (
-            f"The likeness found is about as likely if the image draws on {first} as if its source "
+            f"{found} is about as likely if {draws} on {first} as if {its} source "
             "is not in this collection: no support either way."
         )
     if ratio < 1:
         return (
-            f"The likeness found is about {times(1 / ratio)} times likelier if the source of the "
-            f"image is not in this collection than if the image draws on {first}: {words} support "
-            f"against {first}."
+            f"{found} is about {times(1 / ratio)} times likelier if the source of {owner} is not "
+            f"in this collection than if {draws} on {first}: {words} support against {first}."
         )
     shared = ""
     if len(names) > NAMED:
@@ -79,6 +84,6 @@ def statement(names: Sequence[str], ratio: float) -> str:
     elif len(names) > 1:
         shared = f" {', '.join(names[:-1])} and {names[-1]} share this evidence."
     return (
-        f"The likeness found is about {times(ratio)} times likelier if the image draws on {first} "
-        f"than if its source is not in this collection: {words} support for {first}.{shared}"
+        f"{found} is about {times(ratio)} times likelier if {draws} on {first} "
+        f"than if {its} source is not in this collection: {words} support for {first}.{shared}"
     )

@@ -145,3 +145,52 @@ def test_the_chance_of_as_many_pictures_is_binomial(count: int, trials: int, cha
         for k in range(count, trials + 1)
     )
     assert binomial_tail(count, trials, chance) == pytest.approx(exact)
+
+
+@pytest.fixture
+def works(tmp_path: Path) -> tuple[Path, Path]:
+    """Two folders of six images, of one concept each."""
+    folders = []
+    for name in ("Emerald", "Crimson"):
+        folders.append(tmp_path / name)
+        folders[-1].mkdir()
+        for number in range(6):
+            shade(name, number).save(folders[-1] / f"{number}.png")
+    return folders[0], folders[1]
+
+
+def test_a_folder_is_answered_together_by_a_server(
+    served, works: tuple[Path, Path], tmp_path: Path, capsys
+) -> None:
+    url, key = served
+    words = ("attribute", "--together", works[0], "--control", works[1], "--url", url, "--key", key)
+    assert run(*words, "--json") == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert [Path(image).name for image in answer["images"]] == [f"{n}.png" for n in range(6)]
+    assert answer["concepts"][0]["id"] == "emerald"
+    assert answer["concepts"][0]["control"]["more"]
+    assert run(*words) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "6 images together" in said
+    assert "more than in the control: Emerald" in said
+    (works[0] / "broken.png").write_bytes(b"no picture")
+    assert run("attribute", "--together", works[0], "--url", url, "--key", key) == 1
+    assert "image 7 of 7: " in capsys.readouterr().err.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        (("--together", "0.png"), 1, "give 2 to 64"),
+        (("--together", "0.png", "1.png", "--control", "2.png"), 1, "give as many"),
+        (("0.png", "--control", "1.png"), 2, "--control needs --together"),
+        (("--together", "0.png", "1.png", "--csv", "o.csv"), 2, "--together prints one answer"),
+    ],
+)
+def test_groups_that_cannot_be_answered_are_refused(
+    served, works: tuple[Path, Path], words, status: int, said: str, capsys, monkeypatch
+) -> None:
+    url, key = served
+    monkeypatch.chdir(works[0])
+    assert run("attribute", *words, "--url", url, "--key", key) == status
+    assert said in " ".join(capsys.readouterr().err.split())

@@ -113,6 +113,24 @@ def test_a_folder_is_attributed_without_a_server(
     assert "18 images" in capsys.readouterr().out
 
 
+def test_a_folder_is_attributed_together_without_a_server(data: Path, images: Path, capsys) -> None:
+    folder, other = images / "[bold]Concept 2[^y]", images / "[bold]Concept 4[^y]"
+    words = ("attribute", "--together", folder, "--data", data)
+    assert run(*words, "--control", other, "--json") == 0
+    answer = json.loads(capsys.readouterr().out)
+    first = answer["concepts"][0]
+    assert first["name"] == "[bold]Concept 2[^y]"
+    assert first["control"]["difference"] > 0
+    assert run(*words) == 0
+    assert "3 images together" in capsys.readouterr().out
+    (folder / "broken.png").write_bytes(b"no picture")
+    try:
+        assert run(*words) == 1
+    finally:
+        (folder / "broken.png").unlink()
+    assert "broken.png: " in " ".join(capsys.readouterr().err.split())
+
+
 def test_an_image_that_cannot_be_read_does_not_stop_the_others(data, images, capsys) -> None:
     missing = images / "none [1].png"
     assert run("attribute", missing, images / "[bold]Concept 0[^y]" / "0.png", "--data", data) == 1

@@ -249,6 +249,6 @@ def test_an_exemplar_that_is_near_everything_says_less() -> None:
 
 
 def test_found_by_names_the_facet_that_leads_the_rivals() -> None:
-    assert ranking._notable({"subject": 0.5, "style": 6.0}) == ("style",)
-    assert ranking._notable({"subject": 3.0, "style": 4.0}) == ("style", "subject")
-    assert ranking._notable({"subject": -1.0, "style": -2.0}) == ("subject",)
+    assert ranking.notable_facets({"subject": 0.5, "style": 6.0}) == ("style",)
+    assert ranking.notable_facets({"subject": 3.0, "style": 4.0}) == ("style", "subject")
+    assert ranking.notable_facets({"subject": -1.0, "style": -2.0}) == ("subject",)
