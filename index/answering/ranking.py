@@ -5,9 +5,9 @@ For each query:
 1. The *standardised similarity* of an exemplar in a facet is its cosine in standard deviations
    above the mean cosine with a fixed cohort of exemplars stored in the snapshot. This makes queries
    comparable, some of which are near all exemplars.
-2. The *evidence* of an exemplar is the mean over facets. The part above the exemplar's *usual
-   level*, the standardised usual similarity (`index.answering.neighbours`), counts twice, since an
-   exemplar near all of its category is weaker evidence.
+2. In each facet the part above the exemplar's *usual level*, the standardised usual similarity
+   (`index.answering.neighbours`), counts twice, since an exemplar near all of its category is
+   weaker evidence. An exemplar's evidence is the weighted mean of that over facets.
 3. A concept adds up its best exemplars with decreasing weights, since exemplars of a concept are
    redundant. Its *score* is that sum less the mean of the query's third to eighth concepts: a
    typical error is another concept of the same category, and then several have similar sums.
@@ -40,6 +40,7 @@ BLOCK = 2**25  # most cosines computed at once
 RIVALS = slice(2, CONCEPTS)  # ranks of the concepts whose mean is subtracted
 DECAY = 0.7  # weight of an exemplar relative to the one before
 COUNTED = 8  # most exemplars that count
+FACET_WEIGHTS: Mapping[Facet, float] = {"subject": 1.0, "style": 1.2}
 NOTABLE = 0.25  # part of a concept's lead from which on a facet is in `found_by`
 
 
@@ -391,11 +392,15 @@ class Ranker:
         )
         levels = {facet: level[: len(rows)] for facet, level in both.items()}
         evidence = combine(levels)
-        # Without neighbours the usual level is the cohort's mean.
-        usual_level = np.nan_to_num(
-            combine({facet: level[len(rows) :] for facet, level in both.items()}), nan=0.0
+        sums = score_concepts(
+            np.stack(list(levels.values())),
+            # Without neighbours the usual level is the cohort's mean.
+            np.nan_to_num(np.stack([level[len(rows) :] for level in both.values()]), nan=0.0),
+            counts,
+            np.sort(np.stack(list(background.values()))),
+            sizes,
+            weights=[FACET_WEIGHTS[facet] for facet in levels],
         )
-        sums = score_concepts(evidence, usual_level, counts, np.sort(combine(background)), sizes)
         starts = np.cumsum(counts) - counts
         numbers = self._concept_of_row[rows[starts]]
         return Ranking(numbers, sums, starts, counts, rows, similarities, levels, evidence)
@@ -501,43 +506,52 @@ def score_concepts(
     counts: Rows,
     background: Doubles,
     sizes: Rows | None = None,
+    weights: Sequence[float] | None = None,
 ) -> Doubles:
     """Return each concept's sum of evidence.
 
-    The sum is over k = 1 ... `COUNTED` of DECAY^(k-1) g_k, where g_k is the k-th highest value of
-    g = max(0, e) + max(0, e - u) over its exemplars, e the evidence and u the usual level. By
-    chance the k-th best of n unrelated exemplars rises with n, from the background's quantile at
-    1 - k / (`COUNTED` + 1) to that at 1 - k / (n + 1). For n above `COUNTED` this difference is
-    subtracted from e, so that large concepts have no advantage. 10^-3 of the highest e is added,
-    to order concepts whose sums are 0.
+    The sum is over k = 1 ... `COUNTED` of DECAY^(k-1) g_k, where g_k is the k-th highest value of g
+    over its exemplars: the weighted mean over facets of max(0, e) + max(0, e - u), e being the
+    evidence in the facet and u the usual level. By chance the k-th best of n unrelated exemplars
+    rises with n, from the background's quantile at 1 - k / (`COUNTED` + 1) to that at
+    1 - k / (n + 1). For n above `COUNTED` this difference is subtracted from e, so that large
+    concepts have no advantage. 10^-3 of the highest mean of e over facets is added, to order
+    concepts whose sums are 0.
 
     Args:
-        evidence: (R,) some exemplars of concept 0, then some of concept 1, ...
-        usual: (R,) their usual levels.
+        evidence: (F, R) of some exemplars of concept 0, then some of concept 1, ..., by facet.
+        usual: (F, R) their usual levels.
         counts: (C,) number of these for each concept, at least 1, R in all.
-        background: (B,) evidence of the cohort, ascending.
+        background: (F, B) evidence of the cohort, ascending.
         sizes: (C,) number of exemplars n of each concept; by default ``counts``. Exemplars not in
             ``evidence`` count as evidence below 0.
+        weights: (F,) of the facets; by default equal.
 
     Returns:
         (C,) float64.
     """
     if not len(counts):
         return np.empty(0)
+    given = np.ones(len(evidence)) if weights is None else np.asarray(weights)
+    shares = given / given.sum()
+    mean = evidence.mean(axis=0)
     starts = np.cumsum(counts) - counts
-    weight = np.maximum(evidence, 0) + np.maximum(evidence - usual, 0)
-    order = np.lexsort((-evidence, -weight, np.repeat(np.arange(len(counts)), counts)))
+    weight = shares @ (np.maximum(evidence, 0) + np.maximum(evidence - usual, 0))
+    order = np.lexsort((-mean, -weight, np.repeat(np.arange(len(counts)), counts)))
     # The exemplars that count, with their rank k = 0, 1, ... in their concept.
     counted = np.minimum(counts, COUNTED)
     first = np.cumsum(counted) - counted
     k = np.arange(counted.sum()) - np.repeat(first, counted)
     best = order[np.repeat(starts, counted) + k]
-    size = np.repeat(np.maximum(counts if sizes is None else sizes, COUNTED), counted)
-    by_chance = _quantile(background, 1 - (k + 1) / (size + 1))
-    allowed = _quantile(background, 1 - (k + 1) / (COUNTED + 1))
-    rest = evidence[best] - (by_chance - allowed)
-    excess = np.maximum(rest, 0) + np.maximum(rest - usual[best], 0)
-    highest = np.maximum.reduceat(evidence, starts)
+    excess = weight[best]
+    large = np.flatnonzero(np.repeat(counts if sizes is None else sizes, counted) > COUNTED)
+    if len(large):
+        rank, rows = k[large] + 1, best[large]
+        size = np.repeat(counts if sizes is None else sizes, counted)[large]
+        by_chance = _quantile(background, 1 - rank / (size + 1))
+        rest = evidence[:, rows] - by_chance + _quantile(background, 1 - rank / (COUNTED + 1))
+        excess[large] = shares @ (np.maximum(rest, 0) + np.maximum(rest - usual[:, rows], 0))
+    highest = np.maximum.reduceat(mean, starts)
     total: Doubles = np.add.reduceat(excess * DECAY**k, first) + 1e-3 * highest
     return total
 
@@ -549,9 +563,9 @@ def rivals_mean(descending: Doubles) -> float:
 
 
 def _quantile(ascending: Doubles, level: Doubles) -> Doubles:
-    """Return quantiles of sorted values; levels under 0 count as 0."""
-    places = (np.maximum(level, 0) * (len(ascending) - 1)).astype(np.int64)
-    return np.asarray(ascending[places], dtype=np.float64)
+    """Return quantiles (F, N) of sorted values (F, B); levels (N,) under 0 count as 0."""
+    places = (np.maximum(level, 0) * (ascending.shape[1] - 1)).astype(np.int64)
+    return np.asarray(ascending[:, places], dtype=np.float64)
 
 
 def notable_facets(leads: Mapping[Facet, float]) -> tuple[Facet, ...]:

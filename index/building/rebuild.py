@@ -27,6 +27,7 @@ from index.building.scan import (
 from index.building.source import SourceConcept, SourceExemplar
 from index.building.writing import (
     CANARIES,
+    GROUP_VIEWS,
     VersionContent,
     ask_canaries,
     random_order,
@@ -53,7 +54,7 @@ from index.versions import erase_withdrawn, named_failures, prune, rebuild_lock,
 from model.folders import Skipped
 from model.images import DEFAULT_LIMITS, ImageLimits
 
-METHOD = 2  # increase it with any change that gives another index of the same images and options
+METHOD = 3  # increase it with any change that gives another index of the same images and options
 NULL_QUERIES = 1500  # images ranked without their own concept, half of them unaugmented
 
 
@@ -406,8 +407,10 @@ def _draw_null_files(chosen: Sequence[Identified]) -> list[ImageFile]:
     views = NULL_QUERIES - NULL_QUERIES // 2
     if len({item.source.concept.id for item in chosen}) < 2:
         views = min(views, CANARIES)
-    rounds = math.ceil(views / len(drawn))
-    augmented = [replace(file, view=view) for view in range(rounds) for file in drawn]
+    # Several views of each, since views of one exemplar are null groups too.
+    some = drawn[: math.ceil(views / GROUP_VIEWS)]
+    rounds = math.ceil(views / len(some))
+    augmented = [replace(file, view=view) for view in range(rounds) for file in some]
     return drawn + augmented[:views]
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import sqlite3
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -12,7 +13,8 @@ import numpy as np
 
 from index.answering.calibration import Calibration
 from index.answering.neighbours import Lists, Neighbours, read_neighbours, write_neighbours
-from index.answering.ranking import DEPTH, Cohort, Ranker
+from index.answering.ranking import DEPTH, Cohort, Ranker, Ranking
+from index.answering.together import GroupRanking
 from index.building.embedding import ImageFile
 from index.building.embedding_cache import EmbeddingCache
 from index.building.neighbours import Known, find_neighbours, known_lists, sample_rows
@@ -38,6 +40,8 @@ from model.config import Facet
 
 COHORT_SIZE = 1024  # exemplars that standardise similarities
 CANARIES = 100  # augmented exemplars, ranked by the finished version before it is published
+GROUP_VIEWS = 4  # views of one exemplar in the largest null groups
+GROUP_SIZES = (2, GROUP_VIEWS)
 CANARY_PLACES = 5  # ranks at which a canary's own concept counts as found
 BLOCK = 10_000  # vectors copied from the cache to the index at once
 SEED = 0
@@ -242,7 +246,11 @@ def _calibrate(
     near: Neighbours,
     cache: EmbeddingCache,
 ) -> Calibration:
-    """Rank the null queries, each without all concepts of its image."""
+    """Rank the null queries, each without all concepts of its image.
+
+    Views of one exemplar, in twos and fours, are the null groups: they share a source that is not
+    in the index. They are more alike than works of one source, so that their means spread more.
+    """
     number = {concept.id: concept.number for concept in content.concepts}
     numbers = [number[exemplar.concept_id] for exemplar in content.exemplars]
     owners: dict[str, set[int]] = {}
@@ -254,7 +262,28 @@ def _calibrate(
         depth=DEPTH,
         excluded=[frozenset(owners[file.sha256]) for file in content.null_files],
     )
-    scores = sorted(
-        (float(ranking.scores[0]) for ranking in rankings if len(ranking)), reverse=True
+    scores: list[float] = []
+    group_scores: dict[int, list[float]] = {size: [] for size in GROUP_SIZES}
+    views: dict[str, list[Ranking]] = defaultdict(list)
+    for file, ranking in zip(content.null_files, rankings, strict=True):
+        if not len(ranking):
+            continue
+        scores.append(float(ranking.scores[0]))
+        if file.view is None:
+            continue
+        of_file = views[file.sha256]
+        of_file.append(ranking)
+        for size, found in group_scores.items():
+            if len(of_file) % size == 0:
+                group = GroupRanking.of([[one] for one in of_file[-size:]])
+                found.append(float(group.scores[0]))
+        if len(of_file) == GROUP_VIEWS:
+            of_file.clear()
+    return Calibration(
+        null_scores=_descending(scores),
+        group_scores={size: _descending(found) for size, found in group_scores.items() if found},
     )
-    return Calibration(null_scores=tuple(scores))
+
+
+def _descending(scores: list[float]) -> tuple[float, ...]:
+    return tuple(sorted(scores, reverse=True))

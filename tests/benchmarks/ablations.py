@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
@@ -413,9 +414,10 @@ def by_concept(reduce: Callable[[np.ndarray], float]) -> Callable[..., np.ndarra
     """A stand-in for `ranking.score_concepts`: one number of each concept's evidence."""
 
     def score_concepts(
-        evidence: np.ndarray, _: np.ndarray, sizes: np.ndarray, __: np.ndarray
+        evidence: np.ndarray, _: np.ndarray, sizes: np.ndarray, *__: Any, **___: Any
     ) -> np.ndarray:
-        return np.array([reduce(part) for part in np.split(evidence, np.cumsum(sizes)[:-1])])
+        mean = evidence.mean(axis=0)
+        return np.array([reduce(part) for part in np.split(mean, np.cumsum(sizes)[:-1])])
 
     return score_concepts
 
@@ -446,18 +448,14 @@ def soft(style: float, levels: Mapping[Facet, np.ndarray]) -> np.ndarray:
     return (np.logaddexp.reduce(weighted, axis=0) - np.log(len(weighted))) / 0.3
 
 
-def alone(
-    evidence: np.ndarray, usual: np.ndarray, sizes: np.ndarray, background: np.ndarray
-) -> np.ndarray:
+def alone(evidence: np.ndarray, usual: np.ndarray, *others: Any, **options: Any) -> np.ndarray:
     """`ranking.score_concepts` without what exemplars have beyond their neighbours."""
-    return SCORE_CONCEPTS(evidence, np.full_like(usual, np.inf), sizes, background)
+    return SCORE_CONCEPTS(evidence, np.full_like(usual, np.inf), *others, **options)
 
 
-def beyond(
-    evidence: np.ndarray, usual: np.ndarray, sizes: np.ndarray, background: np.ndarray
-) -> np.ndarray:
+def beyond(evidence: np.ndarray, usual: np.ndarray, *others: Any, **options: Any) -> np.ndarray:
     """`ranking.score_concepts` of nothing but that."""
-    return SCORE_CONCEPTS(evidence - usual, np.full_like(usual, np.inf), sizes, background)
+    return SCORE_CONCEPTS(evidence - usual, np.full_like(usual, np.inf), *others, **options)
 
 
 def main() -> None:

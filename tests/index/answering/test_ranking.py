@@ -78,13 +78,18 @@ class World:
                 for row in range(COUNT)
             ]
             usual[facet] = (np.mean(near, axis=1) - cohort.mean()) / cohort.std()
-        evidence, strangers = combine(levels), combine(usual)
-        unrelated = np.sort(combine(background))
+        evidence = combine(levels)
+        each, strangers, unrelated = (
+            np.stack([one[facet] for facet in WIDTHS]) for one in (levels, usual, background)
+        )
+        weights = [ranking.FACET_WEIGHTS[facet] for facet in WIDTHS]
         found = []
         for number in range(len(SIZES)):
             rows = [row for row in range(COUNT) if self.concept_of_row[row] == number]
             size = np.array([len(rows)])
-            total = score_concepts(evidence[rows], strangers[rows], size, unrelated)[0]
+            total = score_concepts(
+                each[:, rows], strangers[:, rows], size, np.sort(unrelated), weights=weights
+            )[0]
             best = {facet: max(level[rows]) for facet, level in levels.items()}
             rows.sort(key=lambda row: -evidence[row])
             found.append((number, float(total), best, rows))
@@ -202,12 +207,13 @@ def test_evidence_is_the_mean_over_facets() -> None:
 
 def test_more_evidence_never_lowers_a_sum_and_nearer_neighbours_never_raise_it() -> None:
     random = np.random.default_rng(0)
-    background = np.sort(random.standard_normal(100))
-    evidence, usual, sizes = random.normal(1, 2, 30), random.normal(1, 1, 30), np.array([1, 9, 20])
+    background = np.sort(random.standard_normal((2, 100)))
+    evidence, usual = random.normal(1, 2, (2, 30)), random.normal(1, 1, (2, 30))
+    sizes = np.array([1, 9, 20])
     before = score_concepts(evidence, usual, sizes, background)
     for row in range(30):
-        change = np.zeros(30)
-        change[row] = 1
+        change = np.zeros((2, 30))
+        change[row % 2, row] = 1
         more = score_concepts(evidence + change, usual, sizes, background)
         nearer = score_concepts(evidence, usual + change, sizes, background)
         start = 0
@@ -222,29 +228,34 @@ def test_more_evidence_never_lowers_a_sum_and_nearer_neighbours_never_raise_it()
 
 def test_a_sum_follows_its_formula() -> None:
     random = np.random.default_rng(0)
-    background = np.sort(random.normal(0.5, 1, 50))
+    background = np.sort(random.normal(0.5, 1, (2, 50)))
     sizes = [1, 3, 20]
-    evidence, usual = random.normal(1, 2, sum(sizes)), random.normal(1, 1, sum(sizes))
-    found = score_concepts(evidence, usual, np.array(sizes), background)
+    evidence, usual = random.normal(1, 2, (2, sum(sizes))), random.normal(1, 1, (2, sum(sizes)))
+    found = score_concepts(evidence, usual, np.array(sizes), background, weights=(1, 3))
     start = 0
     for score, size in zip(found, sizes, strict=True):
-        own = list(zip(evidence, usual, strict=True))[start : start + size]
-        own.sort(key=lambda one: (-max(0, one[0]) - max(0, one[0] - one[1]), -one[0]))
-        total = 1e-3 * max(e for e, _ in own)
+        own = list(zip(evidence.T, usual.T, strict=True))[start : start + size]
+
+        def weight(e: np.ndarray, u: np.ndarray) -> float:
+            one, other = (max(0, x) + max(0, x - y) for x, y in zip(e, u, strict=True))
+            return float(0.25 * one + 0.75 * other)
+
+        own.sort(key=lambda one: -weight(*one))
+        total = 1e-3 * max(e.mean() for e, _ in own)
         for k, (e, u) in enumerate(own[: ranking.COUNTED], start=1):
-            rise = 0.0
+            rise = np.zeros(2)
             if size > ranking.COUNTED:
-                by_chance = background[int((1 - k / (size + 1)) * 49)]
-                rise = by_chance - background[int((1 - k / (ranking.COUNTED + 1)) * 49)]
-            total += ranking.DECAY ** (k - 1) * (max(0, e - rise) + max(0, e - rise - u))
+                by_chance = background[:, int((1 - k / (size + 1)) * 49)]
+                rise = by_chance - background[:, int((1 - k / (ranking.COUNTED + 1)) * 49)]
+            total += ranking.DECAY ** (k - 1) * weight(e - rise, u)
         assert score == pytest.approx(total, abs=1e-12)
         start += size
 
 
 def test_an_exemplar_that_is_near_everything_says_less() -> None:
     """Two concepts as near to a query: the one that strangers are near, too, comes after."""
-    evidence, sizes = np.array([4.0, 4.0]), np.array([1, 1])
-    lonely, crowded = score_concepts(evidence, np.array([0.5, 3.5]), sizes, np.zeros(9))
+    evidence, sizes = np.array([[4.0, 4.0]]), np.array([1, 1])
+    lonely, crowded = score_concepts(evidence, np.array([[0.5, 3.5]]), sizes, np.zeros((1, 9)))
     assert lonely > crowded
 
 

@@ -15,13 +15,14 @@ from tests.fakes import patches
 from tests.index.conftest import House
 
 RESULTS: dict[str, Any] = {
-    "method": 2,
+    "method": 3,
     "rows": ["f769794bc4b0c6aa1d54", "e8bad3564337e2086dc0", "53aef3c36ae85e061763"],
     "cohort": list(range(12)),
     "subject": [[-0.06110, 0.16827, -0.21152], [-0.00806, 0.12454, 0.12992]],
     "style": [[-0.11227, 0.19943, -0.17387], [0.20079, -0.12125, 0.04781]],
-    "null scores": [27, 8.29882, 4.07733, 3.43234, 2.54979, 1.10481],
-    "ranking": [4.24398, 2.15872, 0.00000],
+    "null scores": [27, 9.64407, 4.69850, 3.80040, 2.90474, 2.15672],
+    "group scores": [3, 5.81782, 3.09355, 2.83168],
+    "ranking": [3.90431, 2.47984, 0.00000],
     "fingerprint": [123, 73, 112, 132, 74, 127, 188, 83, 218, 197, 85, 228],
     "thumbnail": [320, 320, 0.43993, 0.60701, 0.40657],
     "probes": {"style": 1, "subject": 1},
@@ -36,6 +37,7 @@ def results(snapshot: Snapshot) -> dict[str, Any]:
     exemplars = snapshot.catalog.exemplars()
     thumbnail = Image.open(io.BytesIO(snapshot.catalog.thumbnail(exemplars[0].id)))
     nulls = snapshot.calibration.null_scores
+    fours = snapshot.calibration.group_scores[4]
     return {
         "method": METHOD,
         "rows": [exemplar.id for exemplar in exemplars[::4]],
@@ -43,6 +45,7 @@ def results(snapshot: Snapshot) -> dict[str, Any]:
         "subject": vectors["subject"][:, :3],
         "style": vectors["style"][:, :3],
         "null scores": [len(nulls), *nulls[::6]],
+        "group scores": [len(fours), *fours],
         "ranking": ranking.scores,
         "fingerprint": snapshot.fingerprints[5][:12],
         "thumbnail": [*thumbnail.size, *np.asarray(thumbnail).mean(axis=(0, 1)) / 255],
