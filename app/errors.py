@@ -102,6 +102,18 @@ class ForbiddenError(RequestError):
     )
 
 
+class CrossSiteError(RequestError):
+    """A request with an effect that a page of another origin sent."""
+
+    status = 403
+    type = "cross-site-refused"
+    title = "A page of another origin sent this"
+    example = (
+        "a page of another origin ('https://elsewhere.example') sent this; list the origin in "
+        "WHENCE_CORS_ORIGINS if its pages may ask, or send a key"
+    )
+
+
 class HeatmapGoneError(NotFoundError):
     """A heatmap that does not exist or has expired."""
 
@@ -168,6 +180,18 @@ class NotAFormError(RequestError):
     title = "The body is not a form"
     example = (
         "the body is application/json; send multipart/form-data with the image in the field 'image'"
+    )
+
+
+class HostRefusedError(RequestError):
+    """A request for a host that is not this server's."""
+
+    status = 421
+    type = "host-refused"
+    title = "The server does not answer to this host"
+    example = (
+        "this server does not answer to the host 'elsewhere.example'; if it is one of its names, "
+        "add it to WHENCE_ALLOWED_HOSTS"
     )
 
 

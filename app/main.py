@@ -12,9 +12,12 @@ from app.auth.security import Authenticator, require_attribute
 from app.deps import require_place
 from app.http.body_limit import BodyLimit, UploadMemory
 from app.http.cors import add_cors
+from app.http.cross_site import CrossSiteCheck
 from app.http.docs import add_docs
 from app.http.head import HeadAsGet
 from app.http.headers import SecurityHeaders
+from app.http.hosts import SETTING, HostCheck
+from app.http.names import ANY
 from app.http.paths import RootPath
 from app.http.problems import add_problem_handlers, document_problems
 from app.http.workers import require_only_worker
@@ -104,6 +107,12 @@ def create_app(
     report_key = read_private_key(settings.report_key) if settings.report_key else None
     if links := service_links():
         logger.warning("%s: set by Kubernetes for a Service, and ignored", ", ".join(links))
+    if ANY in settings.allowed_hosts:
+        logger.warning(
+            "%s=*: requests for any host are answered, also those of a page that lets its own name "
+            "resolve to this server (DNS rebinding)",
+            SETTING,
+        )
     registry = Metrics()
 
     @asynccontextmanager
@@ -136,6 +145,8 @@ def create_app(
     )
     app.add_middleware(HeadAsGet)
     add_cors(app, settings.cors_origins)
+    app.add_middleware(CrossSiteCheck, origins=settings.cors_origins)
+    app.add_middleware(HostCheck, listed=settings.allowed_hosts, bound=settings.host)
     app.add_middleware(SecurityHeaders)
     app.add_middleware(Telemetry, metrics=registry)
     app.add_middleware(RootPath, root_path=settings.root_path)  # the last is the outermost

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     Field,
     SecretStr,
@@ -16,6 +17,7 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 from pydantic_settings import SettingsError as PydanticSettingsError
 
 from app.auth.rates import Rate
+from app.http.names import check_listed
 from app.service_links import Environment
 from app.telemetry.logs import LogFormat
 from index.answering.calibration import DEFAULT_RATE
@@ -193,6 +195,14 @@ class Settings(StoreSettings):
     )
     allow_anonymous: bool = Field(
         False, description="While there are no keys, answer other machines as well as this one."
+    )
+    allowed_hosts: Annotated[
+        tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(check_listed)
+    ] = Field(
+        (),
+        description="Further names by which the server is asked (the header Host), separated by "
+        "commas: whence.example, or *.example.org for all names below one. Addresses, localhost "
+        "and WHENCE_HOST are always answered; * answers any host.",
     )
     rate_limit: Rate | None = Field(
         None,

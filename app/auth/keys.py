@@ -9,7 +9,8 @@ atomically:
 A key is 32 random bytes. It is shown once, and only its SHA-256 is stored: 256 random bits cannot
 be guessed, so they need no slow, salted hash as passwords do, and a fast one keeps the check of
 each request at microseconds. With an empty list of keys every request is refused; without the file
-the server answers this machine.
+the server answers this machine, unless the file's *witness* beside it says that there were keys: a
+file that is lost must not open the server.
 """
 
 import hashlib
@@ -19,7 +20,7 @@ import logging
 import os
 import secrets
 import time
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -39,6 +40,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$")]
 PREFIX = "whence_"  # lets people, and scanners for leaked secrets, recognise a key
 CHECK_SECONDS = 0.5  # between two checks of the file
 LOCK_SECONDS = 10.0
+WITNESS = "There are API keys. Without this file and keys.json a server answers without keys.\n"
 
 logger = logging.getLogger(__name__)
 
@@ -73,12 +75,57 @@ class KeyFile:
 
     path: Path
 
+    @property
+    def witness(self) -> Path:
+        """Return the path of the file that says that there are keys."""
+        return self.path.with_suffix(".witness")
+
     def read(self) -> tuple[Key, ...] | None:
-        """Return the keys, including expired ones; None if there is no file.
+        """Return the keys, including expired ones; None if there never were any.
 
         Raises:
-            KeysError: it cannot be read, or is damaged.
+            KeysError: the file cannot be read, is damaged, or is lost.
         """
+        keys = self._stored()
+        if keys is None and os.path.lexists(self.witness):
+            raise KeysError(
+                f"the file of keys {self.path} is missing, and {self.witness.name} says that there "
+                "were keys: restore it from a backup, create keys again with `whence keys add`, or "
+                "let the server go on without keys by `whence keys disable`"
+            )
+        return keys
+
+    def attest(self) -> None:
+        """Write the witness, if it is missing and the folder can be written to."""
+        with suppress(OSError):
+            if not os.path.lexists(self.witness):
+                self.witness.write_text(WITNESS, encoding="utf-8")
+                sync_to_disk(self.witness)
+
+    def disable(self) -> int:
+        """Remove the file and its witness, so that a server answers without keys.
+
+        Returns:
+            The number of keys that were removed.
+
+        Raises:
+            KeysError: the files cannot be removed.
+        """
+        try:
+            with self._locked():
+                keys = self._stored() or ()
+                self.path.unlink(missing_ok=True)
+                self.witness.unlink(missing_ok=True)
+                sync_to_disk(self.path.parent)
+        except OSError as error:
+            raise KeysError(
+                f"the keys in {self.path} cannot be removed ({error.strerror or error}): give "
+                "write access, then try again"
+            ) from error
+        return len(keys)
+
+    def _stored(self) -> tuple[Key, ...] | None:
+        """Return the keys in the file; None if there is no file."""
         try:
             return _Keys.model_validate_json(self.path.read_bytes()).keys
         except FileNotFoundError:
@@ -125,7 +172,7 @@ class KeyFile:
                 "letters, digits, '.', '_', '-' and '@')"
             ) from error
         with self._locked():
-            keys = self.read() or ()
+            keys = self._stored() or ()
             if any(known.name == name for known in keys):
                 raise KeysError(
                     f"there is already a key named {name!r}; choose another name, or revoke it "
@@ -163,6 +210,7 @@ class KeyFile:
                 file.write(text)
             sync_to_disk(draft)
             draft.replace(self.path)
+            self.attest()
             sync_to_disk(self.path.parent)
         except OSError as error:
             draft.unlink(missing_ok=True)
@@ -225,6 +273,8 @@ class KeyRing:
         self._stamp, self._failure = stamp, None
         try:
             self._keys = self._require_present(self._file.read())
+            if self._keys is not None:
+                self._file.attest()  # of a file that an earlier Whence wrote
         except KeysError as error:
             logger.warning("every request is refused: %s", error)
             self._failure = error
@@ -233,8 +283,8 @@ class KeyRing:
         """Return the keys; a file that is required, or was removed meanwhile, is an error."""
         if keys is None and (self._required or self._keys is not None):
             raise KeysError(
-                f"the file of keys {self._file.path} is missing; restore it, or, to continue "
-                "without keys, restart the server"
+                f"the file of keys {self._file.path} is missing: restore it from a backup, or, to "
+                "go on without keys, run `whence keys disable` and restart the server"
             )
         return keys
 

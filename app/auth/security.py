@@ -10,7 +10,6 @@ import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
@@ -19,6 +18,7 @@ from starlette.datastructures import Headers
 from app.auth.keys import Key, KeyRing, Scope
 from app.auth.rates import RateLimiter
 from app.errors import ForbiddenError, KeysError, UnauthorizedError
+from app.http.names import host_name, parse_address
 from app.settings import Settings
 
 _bearer = HTTPBearer(
@@ -81,10 +81,10 @@ class Authenticator:
         # The address that the connection arrived at, which no header can change.
         arrived = (request.scope.get("server") or ("", None))[0]
         # No address: a socket in the file system, or no socket at all.
-        if self.allow_anonymous or _address(arrived) is None:
+        if self.allow_anonymous or parse_address(arrived) is None:
             return
         client = request.client.host if request.client else ""
-        asked = _host_name(request.headers.get("host", ""))
+        asked = host_name(request.headers.get("host", ""))
         if not all(map(_is_loopback, (arrived, client, *_forwarded(request.headers)))):
             why = "answers this machine alone"
         elif asked != "localhost" and not _is_loopback(asked):
@@ -122,7 +122,7 @@ def require_closed(settings: Settings) -> None:
     if _ring(settings).configured or settings.allow_anonymous:
         return
     found = socket.getaddrinfo(settings.host, None, flags=socket.AI_PASSIVE)
-    addresses = [_address(str(address[0])) for *_, address in found]
+    addresses = [parse_address(str(address[0])) for *_, address in found]
     if all(address and address.is_loopback for address in addresses):
         return
     raise KeysError(
@@ -137,7 +137,7 @@ def caller_of(scope: Mapping[str, Any]) -> str | None:
     if key := scope.get("state", {}).get("key_name"):
         return f"key {key}"
     host = (scope.get("client") or ("", None))[0]
-    address = _address(host)
+    address = parse_address(host)
     if address is None or address.is_loopback:
         return None
     return f"address {_network(host)}"
@@ -149,7 +149,7 @@ def _ring(settings: Settings) -> KeyRing:
 
 def _network(host: str) -> str:
     """Returns the network that counts as one caller: an IPv4 address, or an IPv6 /64."""
-    address = _address(host)
+    address = parse_address(host)
     if isinstance(address, ipaddress.IPv6Address):
         return str(ipaddress.ip_network((int(address), 64), strict=False))
     return str(address)
@@ -165,23 +165,6 @@ def _forwarded(headers: Headers) -> Iterator[str]:
             yield found[1] if found else ""
 
 
-def _host_name(host: str) -> str:
-    """Returns the name in a Host header, without its port; empty if it is malformed."""
-    try:
-        return urlsplit(f"//{host}").hostname or ""
-    except ValueError:
-        return ""
-
-
 def _is_loopback(host: str) -> bool:
-    address = _address(host)
+    address = parse_address(host)
     return address is not None and address.is_loopback
-
-
-def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """Parse an address, IPv4 also if mapped to IPv6; None if it is malformed."""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return None
-    return getattr(address, "ipv4_mapped", None) or address

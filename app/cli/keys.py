@@ -81,6 +81,19 @@ def revoke(
     out.print(f"revoked {_line(key)}")
 
 
+@keys.command()
+def disable(
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
+    file: Keys = None,
+    data: Data = Path("data"),
+) -> None:
+    """Remove all keys; after a restart the server answers this machine without keys."""
+    place = _file(file, data)
+    if not yes:
+        typer.confirm(f"Remove every key in {place.path}?", abort=True)
+    out.print(f"removed {place.disable()} keys; restart the server")
+
+
 def _file(file: Path | None, data: Path) -> KeyFile:
     return KeyFile(file or DataFolder(data).keys)
 

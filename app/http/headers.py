@@ -1,4 +1,4 @@
-"""Security headers of every answer: content type sniffing, referrer and content policy."""
+"""Security headers of every answer: type sniffing, referrer, content and embedding."""
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -18,6 +18,8 @@ def security_headers(path: str) -> dict[str, str]:
     return {
         "X-Content-Type-Options": "nosniff",
         "Referrer-Policy": "no-referrer",
+        # Pages of origins that CORS allows show images by <img crossorigin>.
+        "Cross-Origin-Resource-Policy": "same-origin",
         "Content-Security-Policy": PAGE_POLICY if page else DATA_POLICY,
     }
 

