@@ -65,6 +65,7 @@ class Manifest(Frozen):
     version: str
     model_id: str
     build_id: str  # of the method and options of the rebuild
+    sequence: int | None = None  # 1, 2, ... in the order of rebuilds; None: from before there were
     created_at: AwareDatetime
     dimensions: dict[Facet, int]
     probes: dict[Facet, int]  # number of lists to probe, of facets with an inverted file
@@ -80,6 +81,8 @@ class Manifest(Frozen):
         self, serialize: SerializerFunctionWrapHandler, info: SerializationInfo
     ) -> dict[str, Any]:
         content: dict[str, Any] = serialize(self)
+        if self.sequence is None:  # the checksum of an earlier manifest, which reports name
+            del content["sequence"]
         return {**content, "checksum": _checksum(content)} if info.mode == "json" else content
 
     @model_validator(mode="wrap")
@@ -284,8 +287,13 @@ def read_cohort(path: Path) -> Cohort:
     return Cohort(tensors.pop("rows"), tensors)  # type: ignore[arg-type]
 
 
+def next_sequence(index: Path) -> int:
+    """Return the sequence number of the next version."""
+    return max((manifest.sequence or 0 for manifest in list_versions(index)), default=0) + 1
+
+
 def new_version() -> str:
-    """Return a new version's name; names sort by time."""
+    """Return a new version's name, made of the time; `Manifest.sequence` orders versions."""
     return f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}"[:-3] + f"-{uuid.uuid4().hex[:4]}"
 
 
@@ -373,6 +381,7 @@ def open_published(index: Path, stores: VectorStores = LOCAL) -> Snapshot:
 def list_versions(index: Path) -> list[Manifest]:
     """Return the manifests of all complete versions, oldest first.
 
+    The order is that of sequence numbers, whatever the clock said; versions without one are older.
     Unreadable versions and folders of another name than their version's (copies) are left out.
     """
     found = []
@@ -381,7 +390,7 @@ def list_versions(index: Path) -> list[Manifest]:
             found.append(read_manifest(path.parent))
         except SnapshotError:
             continue
-    return sorted(found, key=lambda manifest: manifest.created_at)
+    return sorted(found, key=lambda manifest: (manifest.sequence or 0, manifest.created_at))
 
 
 def list_unreadable(index: Path) -> dict[str, str]:

@@ -21,7 +21,7 @@ from model.embedder import AttributionModel, Embedder
 from model.errors import BackboneError, ModelError
 from model.files import sync_to_disk
 from model.head import AttributionHead
-from model.saved import CONFIG, TRAINING, WEIGHTS, list_models
+from model.saved import CONFIG, TRAINING, WEIGHTS, list_models, next_sequence
 
 ABANDONED = 24 * 60 * 60  # seconds after which an unfinished model is taken for a killed save's
 
@@ -60,7 +60,12 @@ def save_model(models: Path, model: AttributionModel, training: dict[str, Any]) 
         config_text = model.config.model_dump_json(indent=2) + "\n"
         (building / CONFIG).write_text(config_text, encoding="utf-8")
         save_file(state, building / WEIGHTS)
-        record = {"model_id": model_id, "created_at": datetime.now(UTC).isoformat(), **training}
+        record = {
+            "model_id": model_id,
+            "sequence": next_sequence(models),
+            "created_at": datetime.now(UTC).isoformat(),
+            **training,
+        }
         # Escaped, JSON has room for file names that are not UTF-8.
         record_text = json.dumps(record, indent=2, ensure_ascii=True) + "\n"
         (building / TRAINING).write_text(record_text, encoding="utf-8")

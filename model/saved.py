@@ -1,5 +1,6 @@
 """The folder of saved models: the files of each, and which models there are."""
 
+import json
 from pathlib import Path
 
 from model.errors import ModelError
@@ -8,11 +9,19 @@ CONFIG, WEIGHTS, TRAINING = "config.json", "model.safetensors", "training.json"
 
 
 def list_models(models: Path) -> list[str]:
-    """List the ids of the saved models, oldest first."""
-    return sorted(
-        (path.parent.name for path in models.glob(f"[!.]*/{TRAINING}")),
-        key=lambda name: (models / name / TRAINING).stat().st_mtime_ns,
-    )
+    """List the ids of the saved models, oldest first.
+
+    Their sequence numbers give the order, whatever the clock said; models without one are older,
+    and ordered by time.
+    """
+    files = list(models.glob(f"[!.]*/{TRAINING}"))
+    files.sort(key=lambda path: (_sequence(path), path.stat().st_mtime_ns))
+    return [path.parent.name for path in files]
+
+
+def next_sequence(models: Path) -> int:
+    """Return the sequence number of the next model that is saved."""
+    return max(map(_sequence, models.glob(f"[!.]*/{TRAINING}")), default=0) + 1
 
 
 def latest_model(models: Path) -> str:
@@ -28,3 +37,12 @@ def latest_model(models: Path) -> str:
             "`docker compose run --rm train`)"
         )
     return found[-1]
+
+
+def _sequence(training: Path) -> int:
+    """Return the sequence number in a model's training.json; 0 if it has none."""
+    try:
+        number = json.loads(training.read_bytes())["sequence"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return 0
+    return number if isinstance(number, int) else 0

@@ -17,6 +17,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from app.text import printable
+
 if TYPE_CHECKING:
     from model.train import TrainingStep
 
@@ -32,23 +34,10 @@ class PlainConsole(Console):
         super().__init__(stderr=stderr, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
     def print(self, *objects: Any, **options: Any) -> None:
-        """Print lines; see `printable`."""
+        """Print one line; line breaks in a text are escaped, too: see `app.text.printable`."""
         super().print(
             *(printable(one) if isinstance(one, str) else one for one in objects), **options
         )
-
-
-def printable(text: str, kept: str = "\n") -> str:
-    """Escape control characters in a text, as Python writes them.
-
-    Args:
-        text: from any source.
-        kept: characters that are not escaped.
-    """
-    return "".join(
-        one if one.isprintable() or one in kept else one.encode("unicode_escape").decode()
-        for one in text
-    )
 
 
 out = PlainConsole()
@@ -59,8 +48,8 @@ Stages = Callable[..., None]  # (stage, done, total, note="")
 
 def print_error(text: str, about: str = "") -> None:
     """Print an error in one line."""
-    about, text = printable(about, ""), printable(text)
-    err.print(Text.assemble(f"{about}: " if about else "", ("error:", "bold red"), f" {text}"))
+    about = f"{printable(about)}: " if about else ""
+    err.print(Text.assemble(about, ("error:", "bold red"), f" {printable(text)}"))
 
 
 def print_note(text: str) -> None:
@@ -103,6 +92,7 @@ def stages() -> Iterator[Stages]:
         tasks: dict[str, TaskID] = {}
 
         def report(stage: str, done: int, total: int, note: str = "") -> None:
+            note = printable(note)
             if stage not in tasks:
                 tasks[stage] = bars.add_task(stage, total=total, note=note)
             bars.update(tasks[stage], completed=done, total=total, note=note)

@@ -153,10 +153,12 @@ def _serve(data: Path, port: int, attributor: Attributor, query: Path) -> None:
         url = url_of(settings.host, settings.port)
         with connect(url) as whence:
             answer = whence.attribute(query, top_k=3, exemplars=1)
-        out.print(f"\nserving at {url} (API at {url}/docs); ask it:\n")
-        out.print(f"  curl -F image=@{query} '{url}/attribute?top_k=3&exemplars=1'\n")
-        out.print(answer.model_dump_json(indent=2))
-        out.print(f"\nmore queries are in {query.parent}; stop with Ctrl-C")
+        out.print()
+        out.print(f"serving at {url} (API at {url}/docs); ask it:")
+        out.print(f"  curl -F image=@{query} '{url}/attribute?top_k=3&exemplars=1'")
+        for line in answer.model_dump_json(indent=2).splitlines():
+            out.print(line)
+        out.print(f"more queries are in {query.parent}; stop with Ctrl-C")
         thread.join()
 
 

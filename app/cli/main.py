@@ -7,8 +7,12 @@ commands without them start at once.
 import io
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
 from app.cli.attribute import attribute
 from app.cli.console import print_error
@@ -25,11 +29,37 @@ from app.cli.takedown import takedown
 from app.cli.train import train
 from app.cli.verify import verify
 from app.cli.verify_report import verify_report
+from app.text import PrintableFormatter, printable
 from model.errors import WhenceError
 from model.files import this_user
 
+class _Group(TyperGroup):
+    """The command's group; escapes what usage errors quote of the arguments."""
+
+    def make_context(self, *arguments: Any, **options: Any) -> Any:
+        """Parse the arguments."""
+        with _printable_errors():
+            return super().make_context(*arguments, **options)
+
+    def invoke(self, *arguments: Any, **options: Any) -> Any:
+        """Run the sub-command."""
+        with _printable_errors():
+            return super().invoke(*arguments, **options)
+
+
+@contextmanager
+def _printable_errors() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if isinstance(message := getattr(error, "message", None), str):  # of click's exceptions
+            error.message = printable(message, "\n")  # type: ignore[attr-defined]
+        raise
+
+
 cli = typer.Typer(
     name="whence",
+    cls=_Group,
     help="Which source concepts does this generated image come from?",
     no_args_is_help=True,
     add_completion=False,
@@ -50,7 +80,9 @@ def main() -> None:
             stream, io.TextIOWrapper
         ):  # file names may hold characters that cannot be encoded
             stream.reconfigure(errors="backslashreplace")
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(PrintableFormatter("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     try:
         cli()
     except WhenceError as error:

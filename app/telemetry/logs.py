@@ -7,6 +7,8 @@ from typing import Literal, TextIO
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from app.text import printable
+
 LogFormat = Literal["auto", "json", "console"]
 
 # These log every step of an export: more than a hundred lines at the first start.
@@ -25,10 +27,11 @@ def configure_logging(level: str, style: LogFormat, stream: TextIO | None = None
     if style == "auto":
         style = "console" if stream.isatty() else "json"
     render: list[Processor] = [
+        structlog.processors.format_exc_info,  # the renderer's own shows local variables
+        _printable,
         structlog.dev.ConsoleRenderer(
-            colors=stream.isatty(),
-            exception_formatter=structlog.dev.plain_traceback,  # the default shows local variables
-        )
+            colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback
+        ),
     ]
     if style == "json":
         render = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
@@ -53,4 +56,12 @@ def configure_logging(level: str, style: LogFormat, stream: TextIO | None = None
 def _without_colours(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """Drop uvicorn's second, coloured copy of its message."""
     event.pop("color_message", None)
+    return event
+
+
+def _printable(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Escape control and bidirectional characters; JSON escapes them by itself."""
+    for name, value in event.items():
+        if isinstance(value, str):
+            event[name] = printable(value, "\n" if name in {"exception", "stack"} else "")
     return event

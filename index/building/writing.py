@@ -29,6 +29,7 @@ from index.snapshot import (
     Manifest,
     Snapshot,
     file_record,
+    next_sequence,
     read_manifest,
     write_cohort,
 )
@@ -80,7 +81,7 @@ def write_version(
     takedowns: Extent,
     before: Path | None = None,
 ) -> None:
-    """Write every file of a version, the manifest last.
+    """Write every file of a version, the manifest last; the caller holds the rebuild lock.
 
     Args:
         folder: of the version, being built.
@@ -112,6 +113,7 @@ def write_version(
         version=version,
         model_id=content.model_id,
         build_id=content.build_id,
+        sequence=next_sequence(folder.parent),
         created_at=datetime.now(UTC),
         dimensions=dimensions,
         probes=probes,

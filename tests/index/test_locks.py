@@ -44,6 +44,28 @@ def test_a_file_system_without_locks_is_named(tmp_path: Path, monkeypatch, code:
     assert TakedownLog(tmp_path / "takedowns.jsonl").read().active == ()
 
 
+def test_a_soft_lock_is_not_taken_for_a_lock(tmp_path: Path, monkeypatch) -> None:
+    """filelock takes the file's existence for a lock where flock is not implemented."""
+
+    def missing(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", missing)
+    told = "its file system has no file locks"
+    with pytest.raises(OSError, match=told), file_lock(tmp_path / "x", seconds=0):
+        pass
+    data = DataFolder(tmp_path)
+    with pytest.raises(RebuildError, match=told), named_failures(data), rebuild_lock(data.index):
+        pass
+
+
+def test_a_lock_that_does_not_exclude_is_refused(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(fcntl, "flock", lambda descriptor, operation: None)
+    told = r"two processes can hold one lock at once"
+    with pytest.raises(OSError, match=told), file_lock(tmp_path / "x", seconds=0):
+        pass
+
+
 def test_a_second_rebuild_is_refused(tmp_path: Path) -> None:
     with (
         rebuild_lock(tmp_path),

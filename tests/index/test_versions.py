@@ -1,6 +1,8 @@
+import json
 import os
 import shutil
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,13 +11,14 @@ import filelock
 import pytest
 
 from index.building import rebuild as rebuild_module
+from index.building import writing
 from index.building.embedding import hash_file
 from index.building.rebuild import RebuildOptions, rebuild
 from index.building.scan import SETTLED
 from index.building.source import read_sources
 from index.errors import RebuildError, SnapshotError, TakedownError
 from index.layout import DataFolder
-from index.snapshot import list_versions, published_version
+from index.snapshot import list_versions, published_version, read_manifest
 from index.takedowns.log import TakedownLog
 from index.verify import verify
 from index.versions import folder_bytes, prune, rollback
@@ -55,6 +58,32 @@ def test_the_published_version_is_never_removed(modelled: House) -> None:
     rollback(modelled.data, made[0])
     assert prune(modelled.data.index, 1) == [made[1]]
     assert versions(modelled.data) == [made[0], made[2]]
+
+
+def test_a_clock_that_was_ahead_does_not_change_the_order(
+    modelled: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = modelled.rebuild().version
+    with monkeypatch.context() as patch:  # a version dated in 2099
+        later = datetime(2099, 1, 1, tzinfo=UTC)
+        patch.setattr(writing, "datetime", SimpleNamespace(now=lambda _: later))
+        ahead = modelled.rebuild().version
+    third, fourth = (modelled.rebuild().version for _ in range(2))
+    assert versions(modelled.data) == [ahead, third, fourth]
+    assert rollback(modelled.data).version == third
+    assert first not in versions(modelled.data)
+
+
+def test_a_version_without_a_number_is_older_and_its_checksum_stays(house: House) -> None:
+    numbered = house.rebuild().version
+    folder = house.data.index / numbered
+    manifest = read_manifest(folder).model_copy(update={"sequence": None})
+    text = manifest.model_dump_json(indent=2)
+    assert "sequence" not in json.loads(text)
+    (folder / "manifest.json").write_text(text)
+    assert read_manifest(folder).sequence is None
+    second = house.rebuild().version
+    assert versions(house.data) == [numbered, second]
 
 
 def test_a_copied_folder_is_no_version_and_stays(house: House) -> None:
