@@ -161,7 +161,9 @@ class Service:
         with lease as attributor:
             served = attributor.snapshot if attributor else None
             takedown = await anyio.to_thread.run_sync(
-                lambda: withdraw(self._data, kind, target, reason=reason, served=served),
+                lambda: withdraw(
+                    self._data, kind, target, reason=reason, served=served, log=self._takedowns.log
+                ),
                 limiter=self._threads,
             )
             self._metrics.taken_down(kind)

@@ -16,7 +16,9 @@ from index.answering.attribution import Attributor
 from index.errors import SnapshotError, TakedownError
 from index.layout import DataFolder
 from index.snapshot import CURRENT
+from index.takedowns.in_force import Takedowns
 from index.takedowns.log import TakedownLog
+from index.takedowns.records import Extent
 from model.errors import ModelError, WhenceError
 from model.files import FileStamp, this_user
 from model.regular_files import read_file
@@ -164,10 +166,20 @@ class TakedownWatcher(_Watcher):
     """Applies the log of takedowns to the served version.
 
     A takedown applies to the served version at once, even while another version is being opened,
-    and to that one before it is served.
+    and to that one before it is served. If the log is lost, damaged or replaced by an older one,
+    the takedowns read before stay in force, and a copy of them is left for `whence takedown
+    repair`.
     """
 
     _seen: FileStamp | None = None  # of the log that is in effect
+    _rescued: Takedowns | None = None
+    in_force: Takedowns | None = None  # as read from that log
+
+    @property
+    def log(self) -> TakedownLog:
+        """Return the log, whose records must begin with those that this server has read."""
+        seen = self.in_force.extent if self.in_force else Extent()
+        return TakedownLog(self._data.takedowns, seen)
 
     async def poll(self, *, force: bool = False) -> None:
         """Apply the log to the served version, if it has changed.
@@ -189,6 +201,9 @@ class TakedownWatcher(_Watcher):
                 logger.warning("not ready: %s", error)
             except LoadError as error:
                 self._fail(error)
+                if isinstance(error, TakedownError):
+                    self._metrics.takedown_log(usable=False)
+                    await self._in_thread(self._rescue)
 
     async def serve(self, opened: Attributor) -> None:
         """Serve an opened version, with its taken-down exemplars hidden.
@@ -200,14 +215,27 @@ class TakedownWatcher(_Watcher):
             await self._serve(opened)
 
     async def _serve(self, attributor: Attributor) -> None:
-        log = self._data.takedowns
+        log = self.log
         stamp = await self._in_thread(
-            FileStamp.of, log
+            FileStamp.of, log.path
         )  # before reading, during which it may change
-        takedowns = await self._in_thread(TakedownLog(log).read)
+        takedowns = await self._in_thread(log.read)
         masked = await self._in_thread(attributor.masked, takedowns)
-        self._seen, self.error = stamp, None
+        self._seen, self.error, self.in_force = stamp, None, takedowns
+        self._metrics.takedown_log(usable=True)
         self._served.replace(masked)
+
+    def _rescue(self) -> None:
+        """Leave a copy of the takedowns in force, once for each log that was read."""
+        known = self.in_force
+        if known is None or not known.lines or known is self._rescued:
+            return
+        try:
+            self.log.rescue(known)
+        except OSError as error:
+            logger.warning("no copy of the takedown log could be left (%s)", error)
+        else:
+            self._rescued = known
 
 
 class PublicationWatcher(_Watcher):

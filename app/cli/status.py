@@ -27,7 +27,10 @@ def status(
     marks = {published_version(folder.index): "published"}
     if url:
         with connect(url) as whence:
-            served = whence.ready().index_version
+            ready = whence.ready()
+        served = ready.index_version
+        if ready.reload_error:
+            out.print(f"the server reports: {ready.reload_error}")
         marks[served] = ", ".join(filter(None, (marks.get(served), "served")))
     out.print(f"models in {folder.models}:" if models else f"no models in {folder.models}")
     for name in models:

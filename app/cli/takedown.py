@@ -18,7 +18,6 @@ from app.cli.options import (
 )
 from index.errors import SnapshotError
 from index.layout import DataFolder
-from index.snapshot import list_versions
 from index.takedowns.in_force import Hidden
 from index.takedowns.log import TakedownLog
 from index.takedowns.records import Content, Kind, Takedown, content_of_file
@@ -130,11 +129,28 @@ def purge_command(json_file: JsonFile = None, data: Data = Path("data")) -> None
 
 
 @takedown.command()
+def repair(
+    copy: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="BACKUP",
+            help="A copy of takedowns.jsonl; default the one that a running server has left.",
+        ),
+    ] = None,
+    data: Data = Path("data"),
+) -> None:
+    """Restore a log that was lost, shortened or damaged; records of log and copy are kept."""
+    log = TakedownLog(DataFolder(data).takedowns)
+    lost = log.repair(copy)
+    in_force = len(log.read().active)
+    out.print(f"the log is whole: {lost} records restored; takedowns in force: {in_force}")
+
+
+@takedown.command()
 def accept(reason: Reason, data: Data = Path("data")) -> None:
     """Accept a log that has lost records and has no backup."""
-    folder = DataFolder(data)
-    extents = [manifest.takedowns for manifest in list_versions(folder.index)]
-    accepted = TakedownLog(folder.takedowns).accept(extents, reason=reason)
+    accepted = TakedownLog(DataFolder(data).takedowns).accept(reason=reason)
     lost = max(extent.records for extent in accepted.extents)
     out.print(
         f"the log is accepted without what it held once, {lost} records; name lost works again "

@@ -24,6 +24,7 @@ from app.cli.skipped import print_skipped
 from index.layout import DataFolder
 from index.takedowns.log import TakedownLog
 from index.takedowns.training_filter import leave_out_withdrawn
+from index.takedowns.witnesses import attest
 from model.folders import Skipped, list_training_images
 from model.regular_files import shown
 
@@ -84,6 +85,8 @@ def train(
             progress=report,
             on_step=print_step,
         )
+    attest(folder.models / trained.model_id, takedowns.extent)
+    attest(folder.features, takedowns.extent)
     if withdrawn:
         print_note(f"{len(withdrawn)} images left out, withdrawn works or copies of them")
     skipped += [Skipped(shown(path), why_unreadable(path, limits)) for path in trained.unreadable]

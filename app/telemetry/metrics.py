@@ -112,6 +112,13 @@ class Metrics:
         self._takedowns = Counter(
             "whence_takedowns", "Takedowns recorded over HTTP.", ["kind"], registry=registry
         )
+        self._takedown_log = Gauge(
+            "whence_takedown_log_usable",
+            "0 while the takedown log is lost, damaged or older than what was read before; the "
+            "takedowns read before stay in force.",
+            registry=registry,
+        )
+        self._takedown_log.set(1)
         self._version: str | None = None
         # A series that appears with its first event would hide that event from rate().
         for stage in STAGES:
@@ -204,6 +211,10 @@ class Metrics:
     def reload_failed(self) -> None:
         """Count a failure to serve the published version or the log of takedowns."""
         self._reload_failures.inc()
+
+    def takedown_log(self, *, usable: bool) -> None:
+        """Record whether the takedown log could be read and agrees with its witnesses."""
+        self._takedown_log.set(usable)
 
     def taken_down(self, kind: Literal["concept", "exemplar"]) -> None:
         """Count a recorded takedown."""

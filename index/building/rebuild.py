@@ -41,7 +41,6 @@ from index.snapshot import (
     CATALOG,
     building,
     clear_unfinished,
-    list_versions,
     new_version,
     open_published,
     publish,
@@ -50,6 +49,7 @@ from index.snapshot import (
 from index.stores.vectors import IndexType, VectorEngine
 from index.takedowns.in_force import Takedowns
 from index.takedowns.log import TakedownLog
+from index.takedowns.witnesses import attest
 from index.versions import erase_withdrawn, named_failures, prune, rebuild_lock, remove
 from model.folders import Skipped
 from model.images import DEFAULT_LIMITS, ImageLimits
@@ -189,8 +189,7 @@ def _begin(
     ):
         clear_unfinished(data.index, data.stores)
         takedowns = TakedownLog(data.takedowns).read()
-        for manifest in list_versions(data.index):
-            takedowns.require(manifest.takedowns, f"the manifest of version {manifest.version}")
+        attest(data.embeddings(embedder.model_id).parent, takedowns.extent)
         embed = partial(
             options.embed, embedder=embedder, workers=options.workers, limits=options.limits
         )
@@ -276,6 +275,7 @@ def _write(run: _Run, content: VersionContent, version: str) -> float:
         extent = run.takedowns.extent
         before = run.data.index / run.published if run.published else None
         write_version(folder, version, content, run.engine, run.cache, extent, before)
+        attest(folder, extent)
         share = ask_canaries(folder, content, run.cache, run.data.stores)
         if share < run.options.canary_rate:
             raise RebuildError(

@@ -20,6 +20,11 @@ from index.takedowns.fingerprints import FingerprintIndex, Fingerprints, as_fing
 from index.takedowns.records import Extent, Lift, Takedown
 
 How = Literal["named", "same content", "near-duplicate"]
+REMEDY = (
+    "run `whence takedown repair --from BACKUP` (without --from where a running server has left its "
+    "copy), or, if there is no copy, use the log as it is by `whence takedown accept --reason "
+    "TEXT` and name the lost works again"
+)
 HiddenRows = Mapping[str, Rows]  # id of a takedown -> the rows of an index that it hides, ascending
 
 
@@ -32,6 +37,7 @@ class Takedowns:
     path: Path = Path("takedowns.jsonl")
     digests: tuple[str, ...] = (Extent().sha256,)  # of the first 0, 1, 2, ... records
     accepted: frozenset[Extent] = frozenset()
+    lines: tuple[bytes, ...] = ()  # the log's records as they were read, to restore it from
 
     def __post_init__(self) -> None:
         contents: dict[str, Takedown] = {}
@@ -79,9 +85,7 @@ class Takedowns:
         )
         raise TakedownError(
             f"the takedown log {self.path} {fault} in {witness}; nothing is served or rebuilt, and "
-            "no takedown recorded, since withdrawn works could come back: restore it from a "
-            "backup, or, if there is none, use it as it is by `whence takedown accept --reason "
-            "TEXT` and name the lost works again"
+            f"no takedown recorded, since withdrawn works could come back: {REMEDY}"
         )
 
     def of_exemplar(self, sha256: str, concept_id: str) -> Takedown | None:

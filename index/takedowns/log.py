@@ -1,15 +1,15 @@
 """The log of takedowns: data/takedowns.jsonl, append-only, each record synced as a whole.
 
-The log's *extent* (the number of its records, and their digest) is stored in a file beside it and
-in the manifest of each index version. A log that does not begin with these extents' records is
-refused, unless an accept names them. A log that cannot be read stops rebuilds and servers:
+The log's *extent* (the number of its records, and their digest) is stored by witnesses
+(`index.takedowns.witnesses`). A log that does not begin with the records of each witness is
+refused, unless an accept names its extent. A log that cannot be read stops rebuilds and servers:
 withdrawn works must not come back because a line was lost.
 """
 
 import contextlib
 import os
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from index.errors import NotFoundError, TakedownError
 from index.locks import file_lock
-from index.takedowns.in_force import Takedowns
+from index.takedowns.in_force import REMEDY, Takedowns
 from index.takedowns.records import (
     RECORD,
     Accept,
@@ -32,21 +32,41 @@ from index.takedowns.records import (
     extents_of,
     split_records,
 )
+from index.takedowns.witnesses import (
+    attest,
+    attest_versions,
+    read_extent,
+    recorded_extents,
+    write_extent,
+)
 from model.files import sync_to_disk, this_user
+from model.regular_files import read_file
 
+LOCK_SECONDS = 10.0  # to wait for another process
 MOMENT = timedelta(minutes=1)  # a client or a proxy may send a request again for that long
 
 
 @dataclass(frozen=True)
 class TakedownLog:
-    """Reads and appends to the log file; several processes may use it at once."""
+    """Reads and appends to the log file; several processes may use it at once.
+
+    Args:
+        path: of the log, in the data folder.
+        seen: the records that a running server has read before, another witness.
+    """
 
     path: Path
+    seen: Extent = Extent()
 
     @property
     def extent_file(self) -> Path:
         """Return the path of the file that holds the log's extent."""
         return self.path.with_suffix(".extent")
+
+    @property
+    def rescue_file(self) -> Path:
+        """Return the path of the copy that a running server leaves of a log that was lost."""
+        return self.path.with_suffix(".rescue.jsonl")
 
     def read(self) -> Takedowns:
         """Read the log.
@@ -55,12 +75,13 @@ class TakedownLog:
             TakedownError: it cannot be read, a line is damaged, or records are missing.
         """
         try:
-            extent = self._extent()  # first: the log only grows
-            return self._checked(split_records(self._bytes())[0], extent)
+            witnesses = self._witnesses()  # first: the log only grows
+            return _checked(self.path, split_records(self._bytes())[0], witnesses)
         except OSError as error:
             raise TakedownError(
                 f"the takedown log {self.path} cannot be read ({error.strerror}); until it can, "
-                "nothing is served or rebuilt, since withdrawn works could come back"
+                "nothing is served or rebuilt, since withdrawn works could come back: mend its "
+                "permissions, or run `whence takedown repair --from BACKUP`"
             ) from error
 
     def add(self, kind: Kind, target: str, contents: Iterable[Content], *, reason: str) -> Takedown:
@@ -131,11 +152,10 @@ class TakedownLog:
         self._append(end)
         return lifted[0]
 
-    def accept(self, recorded: Iterable[Extent], *, reason: str) -> Accept:
+    def accept(self, *, reason: str) -> Accept:
         """Accept a log that has lost records, or that replaced another one.
 
         Args:
-            recorded: extents in the manifests of the index versions.
             reason: recorded in the log.
 
         Raises:
@@ -144,8 +164,10 @@ class TakedownLog:
         accepts: list[Accept] = []
 
         def make(known: Takedowns) -> list[Accept]:
-            with contextlib.suppress(TakedownError):  # an extent that cannot be read is replaced
-                extents.add(self._extent())
+            extents = {extent for extent, _ in self._witnesses(beside=False)}
+            # An extent that cannot be read is replaced.
+            with contextlib.suppress(OSError, ValidationError):
+                extents.add(read_extent(self.extent_file))
             missing = sorted(
                 (one for one in extents - known.accepted if not known.begins_with(one)),
                 key=lambda one: (one.records, one.sha256),
@@ -155,9 +177,57 @@ class TakedownLog:
             accepts.append(Accept(extents=tuple(missing), at=datetime.now(UTC), reason=reason))
             return accepts
 
-        extents = set(recorded)
         self._append(make, whole=False)
         return accepts[0]
+
+    def repair(self, copy: Path | None = None) -> int:
+        """Write the log anew from a copy, so that it agrees with every witness.
+
+        Records that the log holds and the copy does not are kept, after those of the copy; damaged
+        lines of the log are dropped. A missing or damaged `extent_file` is written again.
+
+        Args:
+            copy: a backup of the log; by default the one that a running server has left.
+
+        Returns:
+            The number of records that the log had lost.
+
+        Raises:
+            TakedownError: the copy cannot be read or is damaged, a witness knows of more records,
+                or the log cannot be written; the log stays as it was.
+        """
+        if copy is None and self.rescue_file.exists():
+            copy = self.rescue_file
+        with self._writing():
+            before = [line for line in self._bytes().split(b"\n") if _is_record(line)]
+            lines = before if copy is None else _merged(_records_of(copy), before)
+            witnesses = self._witnesses(beside=False)
+            with contextlib.suppress(OSError, ValidationError):  # the file beside is repaired, too
+                witnesses.append((read_extent(self.extent_file), str(self.extent_file)))
+            lost = len(lines) - len(before)
+            lines = _reconciled(self.path, lines, before, witnesses)
+            self._replace(self.path, lines)
+            extent = extents_of(lines)[-1]
+            write_extent(self.extent_file, extent)
+            attest_versions(self.path.parent, extent)
+            self.rescue_file.unlink(missing_ok=True)
+        return lost
+
+    def rescue(self, known: Takedowns) -> None:
+        """Save the records that a running server knows, and attest them, after the log was lost.
+
+        Raises:
+            OSError: the data folder cannot be written to.
+        """
+        with file_lock(self.path.with_suffix(".lock"), seconds=LOCK_SECONDS):
+            for place in (self.rescue_file, self.path):
+                with contextlib.suppress(OSError, TakedownError):
+                    if _replay(place, _records_of(place)).begins_with(known.extent):
+                        return  # another server was faster, or the log is back
+            self._replace(self.rescue_file, known.lines)
+            folder = self.path.parent
+            attest(folder, known.extent, keep_longer=True)
+            attest_versions(folder, known.extent, keep_longer=True)
 
     def _append(
         self, make: Callable[[Takedowns], Sequence[AnyRecord]], *, whole: bool = True
@@ -169,33 +239,40 @@ class TakedownLog:
             whole: refuse a log that lacks records.
         """
         draft = self.extent_file.with_suffix(".extent-draft")
+        with self._writing():
+            # Unbuffered: bytes that the disk refused must not be written on close.
+            file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+            try:
+                sync_to_disk(self.path.parent)
+                written = self._bytes()
+                lines, end = split_records(written)
+                known = _checked(self.path, lines, self._witnesses() if whole else ())
+                fresh = [one.model_dump_json().encode() for one in make(known)]
+                extent = extents_of([*lines, *fresh])[-1]
+                draft.write_text(extent.model_dump_json() + "\n", encoding="utf-8")
+                sync_to_disk(draft)
+                if end != len(written):
+                    # An unfinished record is removed, so that the next begins a line.
+                    os.ftruncate(file, end)
+                try:
+                    unended = b"\n" if end and written[end - 1 : end] != b"\n" else b""
+                    _write_synced(file, unended + b"".join(line + b"\n" for line in fresh))
+                    draft.replace(self.extent_file)
+                except OSError as error:
+                    self._undo(file, end, error)
+                    raise
+            finally:
+                os.close(file)
+                draft.unlink(missing_ok=True)
+            attest_versions(self.path.parent, extent)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Hold the log's lock; errors of the disk become a `TakedownError`."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with file_lock(self.path.with_suffix(".lock"), seconds=10):
-                # Unbuffered: bytes that the disk refused must not be written on close.
-                file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
-                try:
-                    sync_to_disk(self.path.parent)
-                    written = self._bytes()
-                    lines, end = split_records(written)
-                    known = self._checked(lines, self._extent() if whole else Extent())
-                    fresh = [one.model_dump_json().encode() for one in make(known)]
-                    extent = extents_of([*lines, *fresh])[-1]
-                    draft.write_text(extent.model_dump_json() + "\n", encoding="utf-8")
-                    sync_to_disk(draft)
-                    if end != len(written):
-                        # An unfinished record is removed, so that the next begins a line.
-                        os.ftruncate(file, end)
-                    try:
-                        unended = b"\n" if end and written[end - 1 : end] != b"\n" else b""
-                        _write_synced(file, unended + b"".join(line + b"\n" for line in fresh))
-                        draft.replace(self.extent_file)
-                    except OSError as error:
-                        self._undo(file, end, error)
-                        raise
-                finally:
-                    os.close(file)
-                    draft.unlink(missing_ok=True)
+            with file_lock(self.path.with_suffix(".lock"), seconds=LOCK_SECONDS):
+                yield
         except filelock.Timeout:
             raise TakedownError(
                 f"another process holds the takedown log {self.path}; try again"
@@ -207,27 +284,45 @@ class TakedownLog:
                 "again"
             ) from error
 
+    def _replace(self, path: Path, lines: Sequence[bytes]) -> None:
+        """Write records to a file: all or none, and synced."""
+        draft = path.with_name(f"{path.name}-draft")
+        try:
+            draft.write_bytes(b"".join(line + b"\n" for line in lines))
+            sync_to_disk(draft)
+            draft.replace(path)
+            sync_to_disk(path.parent)
+        finally:
+            draft.unlink(missing_ok=True)
+
     def _bytes(self) -> bytes:
         try:
-            return self.path.read_bytes()
+            return read_file(self.path)
         except FileNotFoundError:
             return b""
 
-    def _extent(self) -> Extent:
-        try:
-            return Extent.model_validate_json(self.extent_file.read_bytes())
-        except FileNotFoundError:
-            return Extent()
-        except ValidationError as error:
-            raise TakedownError(
-                f"{self.extent_file}, which holds the length of the takedown log, is damaged; if "
-                f"{self.path.name} is whole (`whence takedown list` after that), delete it"
-            ) from error
+    def _witnesses(self, *, beside: bool = True) -> list[tuple[Extent, str]]:
+        """Return the extents that witnesses have recorded, each with its place.
 
-    def _checked(self, lines: Sequence[bytes], extent: Extent) -> Takedowns:
-        takedowns = _replay(self.path, lines)
-        takedowns.require(extent, str(self.extent_file))
-        return takedowns
+        Args:
+            beside: include the file beside the log.
+
+        Raises:
+            TakedownError: that file is damaged.
+        """
+        found = [(self.seen, "the memory of this running server")]
+        found += recorded_extents(self.path.parent)
+        if beside:
+            try:
+                found.append((read_extent(self.extent_file), str(self.extent_file)))
+            except FileNotFoundError:
+                pass
+            except ValidationError as error:
+                raise TakedownError(
+                    f"{self.extent_file}, which holds the length of the takedown log, is damaged: "
+                    "run `whence takedown repair`, which writes it again if the log is whole"
+                ) from error
+        return found
 
     def _undo(self, file: int, size: int, cause: OSError) -> None:
         try:
@@ -239,6 +334,81 @@ class TakedownLog:
                 f"the part written cannot be removed ({error.strerror or error}); mend the "
                 "disk, run `whence takedown list` to see the takedowns in force, then try again"
             ) from cause
+
+
+def _checked(
+    path: Path, lines: Sequence[bytes], witnesses: Iterable[tuple[Extent, str]]
+) -> Takedowns:
+    takedowns = _replay(path, lines)
+    # The one that knows most comes first: its number is the one to look for in backups.
+    for extent, witness in sorted(witnesses, key=lambda one: -one[0].records):
+        takedowns.require(extent, witness)
+    return takedowns
+
+
+def _merged(copy: list[bytes], log: list[bytes]) -> list[bytes]:
+    """Return the records of a copy, and after them those that the log alone holds."""
+    if log[: len(copy)] == copy:
+        return log
+    known = set(copy)
+    return [*copy, *(line for line in log if line not in known)]
+
+
+def _reconciled(
+    path: Path,
+    lines: list[bytes],
+    before: list[bytes],
+    witnesses: Sequence[tuple[Extent, str]],
+) -> list[bytes]:
+    """Return the records of a repaired log, with which every witness agrees.
+
+    Args:
+        path: of the log.
+        lines: its records, those of ``before`` among them.
+        before: its records before the repair. A witness of these stays true: an accept names it.
+        witnesses: extents, each with its place.
+
+    Raises:
+        TakedownError: a witness knows of other records.
+    """
+    repaired, old = _replay(path, lines), _replay(path, before)
+    moved = {
+        extent
+        for extent, _ in witnesses
+        if old.begins_with(extent) and not repaired.begins_with(extent)
+    }
+    if missing := sorted(moved - repaired.accepted, key=lambda one: one.records):
+        accept = Accept(
+            extents=tuple(missing), at=datetime.now(UTC), reason="a repair moved their records"
+        )
+        lines = [*lines, accept.model_dump_json().encode()]
+    _checked(path, lines, witnesses)
+    return lines
+
+
+def _records_of(path: Path) -> list[bytes]:
+    """Return the records in a copy of the log.
+
+    Raises:
+        TakedownError: it cannot be read, or holds something else.
+    """
+    try:
+        lines = split_records(read_file(path))[0]
+    except OSError as error:
+        raise TakedownError(
+            f"the copy {path} of the takedown log cannot be read ({error.strerror})"
+        ) from error
+    if not all(map(_is_record, lines)):
+        raise TakedownError(f"{path} is no whole copy of a takedown log: take another backup")
+    return lines
+
+
+def _is_record(line: bytes) -> bool:
+    try:
+        RECORD.validate_json(line)
+    except ValidationError:
+        return False
+    return True
 
 
 def _replay(path: Path, lines: Sequence[bytes]) -> Takedowns:
@@ -259,7 +429,9 @@ def _replay(path: Path, lines: Sequence[bytes]) -> Takedowns:
         elif record.takedown in active:
             lifted[record.takedown] = (active.pop(record.takedown), record)
     digests = tuple(extent.sha256 for extent in extents_of(lines))
-    return Takedowns(tuple(active.values()), lifted, path, digests, frozenset(accepted))
+    return Takedowns(
+        tuple(active.values()), lifted, path, digests, frozenset(accepted), tuple(lines)
+    )
 
 
 def _is_repeated(known: Takedown, takedown: Takedown) -> bool:
@@ -274,9 +446,8 @@ def _is_repeated(known: Takedown, takedown: Takedown) -> bool:
 
 def _damaged(path: Path, number: int) -> TakedownError:
     return TakedownError(
-        f"line {number} of the takedown log {path} is damaged; until it is mended from a backup, "
-        "nothing is served or rebuilt, and no takedown recorded, since withdrawn works could come "
-        "back"
+        f"line {number} of the takedown log {path} is damaged; nothing is served or rebuilt, and no "
+        f"takedown recorded, since withdrawn works could come back: {REMEDY}"
     )
 
 

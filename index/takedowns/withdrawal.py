@@ -36,6 +36,7 @@ def withdraw(
     *,
     reason: str,
     served: Snapshot | None = None,
+    log: TakedownLog | None = None,
 ) -> Takedown:
     """Take down a concept or an exemplar, and record it.
 
@@ -45,6 +46,7 @@ def withdraw(
         target: its id; of a concept also its name, in any case and normal form.
         reason: recorded in the log.
         served: the served version, read as well; its folder may have been removed.
+        log: of a running server, which knows what it has read before.
 
     Raises:
         SnapshotError: there is no index.
@@ -53,7 +55,8 @@ def withdraw(
     """
     target = canonical(data.index, kind, target, served=served)
     contents = contents_of(data.index, kind, target, served=served)
-    return TakedownLog(data.takedowns).add(kind, target, contents, reason=reason)
+    log = log or TakedownLog(data.takedowns)
+    return log.add(kind, target, contents, reason=reason)
 
 
 def canonical(index: Path, kind: Named, target: str, *, served: Snapshot | None = None) -> str:

@@ -23,6 +23,7 @@ from index.errors import TakedownError
 from index.layout import DataFolder
 from index.snapshot import MANIFEST, Manifest, Snapshot, publish, published_version
 from index.takedowns.log import TakedownLog
+from index.takedowns.witnesses import WITNESS
 from model.files import FileStamp
 from tests.app.conftest import CheckProblem, shade, write_keys
 from tests.fakes import FakeEmbedder, build_snapshot
@@ -338,6 +339,40 @@ def test_a_damaged_log_keeps_a_server_from_starting_to_serve(
     app = create_app(Settings(data=data), load=load)
     with TestClient(app, headers=BEARER) as client:
         check_problem(client.get("/concepts"), 503, "takedowns-unusable")
+
+
+@pytest.mark.parametrize("whole_folder", [False, True])
+def test_a_log_that_is_lost_with_its_witnesses_shows_nothing_again(
+    data: Path, check_problem: CheckProblem, whole_folder: bool
+) -> None:
+    """The memory of the running server is the last witness; it leaves a copy for the repair."""
+    folder = DataFolder(data)
+    log = TakedownLog(folder.takedowns)
+    app = create_app(Settings(data=data), load=load)
+    backup = data.with_name("backup")
+    shutil.copytree(data, backup)
+    with TestClient(app, raise_server_exceptions=False, headers=BEARER) as server:
+        assert server.delete("/concepts/emerald", headers=BECAUSE).status_code == 200
+        if whole_folder:  # an older copy of everything is restored
+            shutil.copytree(backup, data, dirs_exist_ok=True)
+        for path in (log.path, log.extent_file, *data.glob(f"*/*/{WITNESS}")):
+            path.unlink()
+        ready = wait_until(lambda: (r := server.get("/health/ready").json())["reload_error"] and r)
+        assert "whence takedown repair" in ready["reload_error"]
+        assert ready["taken_down"] == 3
+        assert "whence_takedown_log_usable 0.0" in server.get("/metrics").text
+        problem = check_problem(
+            server.delete("/concepts/crimson", headers=BECAUSE), 503, "takedowns-unusable"
+        )
+        assert "whence takedown repair" in problem["detail"]
+        assert concepts(server) == ["crimson", "navy-blue"]
+        wait_until(log.rescue_file.exists)
+        with pytest.raises(TakedownError, match="0 records of at least 1"):
+            log.read()
+        assert log.repair() == 1
+        wait_until(lambda: server.get("/health/ready").json()["reload_error"] is None)
+        assert "whence_takedown_log_usable 1.0" in server.get("/metrics").text
+        assert concepts(server) == ["crimson", "navy-blue"]
 
 
 def test_a_log_damaged_later_is_told_and_what_is_hidden_stays_hidden(
