@@ -23,8 +23,9 @@ from index.answering.attribution import Attributor
 from index.building.embedding import ImageEmbedder
 from index.errors import SnapshotError, TakedownError, VectorStoreUnavailableError
 from index.snapshot import Snapshot
-from index.takedowns.in_force import Hidden, hidden_by
+from index.takedowns.in_force import Hidden, Takedowns, hidden_by
 from index.takedowns.records import Takedown
+from index.takedowns.samples import Samples
 from index.takedowns.withdrawal import hidden_in_published, withdraw
 
 THREADS = 16  # for takedowns
@@ -56,6 +57,7 @@ class Service:
         self._load = load
         self.served = ServedIndex(metrics, attributor)
         self.pipeline = Pipeline(settings, metrics)
+        self.samples = Samples(self._data)
         self.watchdog = Watchdog(self.pipeline, settings.watchdog_seconds)
         self._takedowns = TakedownWatcher(self.served, self._data, metrics)
         self._publications: PublicationWatcher | None = None
@@ -100,6 +102,11 @@ class Service:
         if self.served.attributor is None:
             errors.append(self.served.error)
         return "; ".join(dict.fromkeys(str(error) for error in errors if error)) or None
+
+    @property
+    def takedowns(self) -> Takedowns:
+        """Return the takedowns in force in this server."""
+        return self._takedowns.in_force or Takedowns()
 
     def permit(self, request: Request, *, images: int = 1, explain: bool = False) -> Permit:
         """Return a permit: places in the queue, a lease of the served index, and a deadline.

@@ -154,6 +154,11 @@ class Catalog:
                 return next(iter(found))
         return None
 
+    def name_of(self, concept_id: str) -> str | None:
+        """Return the name of a concept, hidden ones included; None if there is none of that id."""
+        found = self._all("SELECT name FROM main.concepts WHERE id = ?", (concept_id,))
+        return str(found[0][0]) if found else None
+
     def concepts(
         self, *, query: str = "", offset: int = 0, limit: int | None = None
     ) -> list[Concept]:

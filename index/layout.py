@@ -52,6 +52,10 @@ class DataFolder:
         """Return the folder of an index version's sample images; most versions have none."""
         return self.root / "samples" / version
 
+    def all_samples(self) -> list[Path]:
+        """Return the paths of the sample images of all index versions."""
+        return sorted(path for path in self.root.glob("samples/*/*") if path.is_file())
+
     @property
     def engines(self) -> Path:
         """Return the folder of models exported for engines; may be deleted at any time."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.cli.console import err, out, stages
+from app.cli.console import err, out, print_note, stages
 from app.cli.options import (
     DEFAULT_WORKERS,
     Data,
@@ -22,6 +22,9 @@ from app.cli.options import (
 from app.cli.priority import NICENESS, Niceness, lower_priority
 from app.cli.skipped import print_skipped
 from index.layout import DataFolder
+from index.takedowns.log import TakedownLog
+from index.takedowns.training_filter import leave_out_withdrawn_references
+from index.takedowns.witnesses import attest
 from model.config import PretrainConfig
 
 if TYPE_CHECKING:
@@ -83,11 +86,11 @@ def pretrain(
     max_side: MaxSide = None,
     nice: Niceness = NICENESS,
 ) -> None:
-    """Pre-train a small backbone on unlabelled images, alone or by distillation of a teacher."""
+    """Pre-train a small backbone on unlabelled images without withdrawn ones, alone or distilled."""
     lower_priority(nice)
     from model.backbone import create_backbone, create_random_backbone, parse_options
     from model.pretraining.pretrain import pretrain as run_pretraining
-    from model.pretraining.shards import collect_images
+    from model.pretraining.shards import Collection, collect_images
 
     found = collect_images(images, image_limits(max_pixels, max_side))
     print_skipped(found.skipped)
@@ -110,11 +113,16 @@ def pretrain(
         teacher_network = create_backbone(
             teacher, weights=teacher_weights, options=parse_options(teacher_option or [])
         )
+    folder = DataFolder(data)
+    takedowns = TakedownLog(folder.takedowns).read()
     with stages() as report:
+        kept, withdrawn = leave_out_withdrawn_references(
+            found.images, takedowns, workers=workers, progress=report
+        )
         trained = run_pretraining(
-            found,
+            Collection(kept, found.skipped),
             student,
-            folder=DataFolder(data).pretraining,
+            folder=folder.pretraining,
             teacher=teacher_network,
             config=config,
             device=device,
@@ -126,13 +134,17 @@ def pretrain(
                 f"epoch {epoch} loss {loss:.4f}",
             ),
             on_epoch=print_epoch,
+            on_begin=lambda place: attest(place, takedowns.extent),
         )
+    if withdrawn:
+        print_note(f"{len(withdrawn)} images left out, withdrawn works or copies of them")
     out.print(f"{trained.weights}")
     write_json(
         json_file,
         {
             "weights": str(trained.weights),
-            "images": len(found.images),
+            "images": len(kept),
+            "withdrawn": [image.name for image in withdrawn],
             "skipped": [asdict(one) for one in found.skipped],
         },
     )

@@ -162,3 +162,5 @@ def print_rebuild(summary: "RebuildSummary") -> None:
         )
     for name in summary.empty_concepts:
         err.print(f"concept '{name}' has no usable exemplar and is not in the index")
+    for warning in summary.warnings:
+        print_note(warning)

@@ -21,7 +21,13 @@ from index.layout import DataFolder
 from index.takedowns.in_force import Hidden
 from index.takedowns.log import TakedownLog
 from index.takedowns.records import Content, Kind, Takedown, content_of_file
-from index.takedowns.withdrawal import Named, canonical, contents_of, hidden_in_published
+from index.takedowns.withdrawal import (
+    Named,
+    canonical,
+    concept_name,
+    contents_of,
+    hidden_in_published,
+)
 
 takedown = typer.Typer(
     help="Withdraw works; running servers hide them within a second, and rebuilds leave them out.",
@@ -57,7 +63,9 @@ def add(
         *((kind, target, contents_of(folder.index, kind, target)) for kind, target in named),
         *(("image", path.name, [content_of_file(path, limits)]) for path in image or []),
     ]
-    recorded = TakedownLog(folder.takedowns).add_all(works, reason=reason)
+    concepts = [target for kind, target in named if kind == "concept"]
+    names = {one: name for one in concepts if (name := concept_name(folder.index, one))}
+    recorded = TakedownLog(folder.takedowns).add_all(works, reason=reason, names=names)
     hides: list[list[Hidden]] = [[] for _ in recorded]
     try:
         hides = hidden_in_published(folder.index, recorded)
@@ -112,15 +120,18 @@ def lift(
 
 @takedown.command(name="purge")
 def purge_command(json_file: JsonFile = None, data: Data = Path("data")) -> None:
-    """Erase withdrawn works from caches, feature banks and older index versions."""
+    """Erase withdrawn works from caches, feature banks, samples and older index versions."""
     from index.takedowns.purge import purge
 
     done = purge(data_folder(data))
     out.print(
         f"erased {done.images} withdrawn images from {done.caches} embedding caches, "
-        f"{'all' if done.features else 'no'} feature banks and {len(done.versions)} versions of "
-        f"the index{''.join(f' {version}' for version in done.versions)}"
+        f"{'all' if done.features else 'no'} feature banks, {done.samples} sample images and "
+        f"{len(done.versions)} versions of the index"
+        f"{''.join(f' {version}' for version in done.versions)}"
     )
+    for run in done.pretraining:
+        out.print(f"removed the run of pre-training {run}, begun before a takedown")
     write_json(json_file, asdict(done))
     for left in done.left:
         print_error(f"not erased: {left}")

@@ -42,13 +42,21 @@ class HeatmapStore:
         self._bytes = 0
         # All lifetimes are equal, so insertion order is the order of expiry.
         self._entries: OrderedDict[str, tuple[bytes, float]] = OrderedDict()
+        self._exemplars: dict[str, str] = {}  # identifier -> exemplar that it explains
 
-    def put(self, png: bytes) -> str:
-        """Store a PNG and return its identifier of 192 random bits."""
+    def put(self, png: bytes, exemplar: str | None = None) -> str:
+        """Store a PNG and return its identifier of 192 random bits.
+
+        Args:
+            png: its bytes.
+            exemplar: id of the exemplar that it explains.
+        """
         identifier = secrets.token_urlsafe(24)
         with self._lock:
             self._bytes += len(png) + OVERHEAD
             self._entries[identifier] = (png, self._clock() + self.seconds)
+            if exemplar is not None:
+                self._exemplars[identifier] = exemplar
             self._drop_old()
         return identifier
 
@@ -70,20 +78,28 @@ class HeatmapStore:
         png, expires = entry
         return png, expires - now
 
+    def exemplar(self, identifier: str) -> str | None:
+        """Return the id of the exemplar that a heatmap explains, if it is known."""
+        with self._lock:
+            return self._exemplars.get(identifier)
+
     def put_all(self, explanations: Mapping[str, Explanation]) -> dict[str, HeatmapPair]:
         """Draw and store the heatmaps of an answer; return their identifiers by exemplar id."""
         expires_at = datetime.now(UTC) + timedelta(seconds=self.seconds)
         return {
             exemplar: HeatmapPair(
-                self.put(explanation.query.png()), self.put(explanation.exemplar.png()), expires_at
+                self.put(explanation.query.png(), exemplar),
+                self.put(explanation.exemplar.png(), exemplar),
+                expires_at,
             )
             for exemplar, explanation in explanations.items()
         }
 
     def _drop_old(self) -> None:
         while self._entries:
-            png, expires = next(iter(self._entries.values()))
+            identifier, (png, expires) = next(iter(self._entries.items()))
             if expires > self._clock() and self._bytes <= self._max_bytes:
                 break
-            self._entries.popitem(last=False)
+            del self._entries[identifier]
+            self._exemplars.pop(identifier, None)
             self._bytes -= len(png) + OVERHEAD

@@ -284,6 +284,7 @@ def _against_index(
     except TakedownError as error:
         yield Finding("index", None, f"the index was not looked at: {error}")
         return
+    yield from _withdrawn_concepts(report, takedowns)
     try:
         require_version(data.index, version)
         snapshot = Snapshot.open(data.index / version, data.stores)
@@ -402,6 +403,23 @@ def _catalog(report: Report, catalog: Catalog) -> Finding:
         "index as they are shown, to the byte"
     )
     return Finding("exemplars", not wrong, "; ".join(wrong) or text)
+
+
+def _withdrawn_concepts(report: Report, takedowns: Takedowns) -> Iterator[Finding]:
+    """Tell which of the named concepts are withdrawn now, by id or name."""
+    found = {
+        concept.name: takedown
+        for concept in report.answer.concepts
+        if (takedown := takedowns.of_name(concept.id, concept.name))
+    }
+    if found:
+        named = (f"{name!r} ({one.id}, {one.at:%Y-%m-%d})" for name, one in found.items())
+        yield Finding(
+            "takedowns",
+            None,
+            "concepts that are named here were taken down, and no server names them any more: "
+            f"{', '.join(named)}",
+        )
 
 
 def _taken_down_since(report: Report, snapshot: Snapshot, now: Takedowns) -> Iterator[Finding]:

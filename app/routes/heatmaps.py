@@ -2,10 +2,11 @@
 
 from fastapi import APIRouter, Response, status
 
-from app.deps import HeatmapsDep
+from app.deps import AttributorDep, HeatmapsDep
 from app.errors import InternalError
 from app.http.problems import responses
 from index.errors import NotFoundError
+from model.errors import NotReadyError
 
 router = APIRouter(prefix="/heatmaps", tags=["attribution"])
 
@@ -19,16 +20,20 @@ router = APIRouter(prefix="/heatmaps", tags=["attribution"])
             "description": "The heatmap, an overlay for the image that it explains",
             "content": {"image/png": {"schema": {"type": "string", "format": "binary"}}},
         },
-        **responses(NotFoundError, InternalError),
+        **responses(NotFoundError, InternalError, NotReadyError),
     },
 )
-def show_heatmap(heatmap_id: str, heatmaps: HeatmapsDep) -> Response:
+def show_heatmap(
+    heatmap_id: str, heatmaps: HeatmapsDep, attributor: AttributorDep
+) -> Response:
     """Show a heatmap, a PNG with the image's aspect ratio; opaque regions explain the most.
 
     This needs no key, so that an `<img>`, which sends none, can show it. The URL holds 192 random
-    bits from the answer, and expires.
+    bits from the answer, and expires, at the latest when its exemplar is taken down.
     """
     png, seconds = heatmaps.get(heatmap_id)
+    if exemplar := heatmaps.exemplar(heatmap_id):
+        attributor.snapshot.catalog.exemplar(exemplar)  # it may have been taken down meanwhile
     headers = {
         "Cache-Control": f"private, max-age={int(seconds)}",
         "X-Content-Type-Options": "nosniff",

@@ -1,29 +1,29 @@
 """``GET /samples``: sample query images, if the index has some, as the demo's does."""
 
 from pathlib import Path
+from typing import Annotated
 from urllib.parse import quote
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 from fastapi.responses import FileResponse
 
-from app.deps import AttributorDep, SettingsDep
+from app.deps import AttributorDep, ServiceDep
 from app.errors import InternalError
 from app.http.paths import public_path
 from app.http.problems import responses
-from index.answering.attribution import Attributor
 from index.errors import NotFoundError
-from index.layout import DataFolder
 from model.errors import NotReadyError
-from model.folders import find_images
 from whence_client.models import Sample, SampleList
 
 router = APIRouter(prefix="/samples", tags=["samples"])
 
 
-def _files(root: Path, attributor: Attributor) -> dict[str, Path]:
-    """Return the sample images of the served index version, by file name."""
-    folder = DataFolder(root).samples(attributor.snapshot.version)
-    return {path.name: path for path in find_images(folder)} if folder.is_dir() else {}
+def _files(service: ServiceDep, attributor: AttributorDep) -> dict[str, Path]:
+    """Return the sample images of the served index version that are not withdrawn, by name."""
+    return service.samples.shown(attributor.snapshot.version, service.takedowns)
+
+
+Files = Annotated[dict[str, Path], Depends(_files)]
 
 
 @router.get(
@@ -31,12 +31,12 @@ def _files(root: Path, attributor: Attributor) -> dict[str, Path]:
     summary="List sample images",
     responses=responses(InternalError, NotReadyError),
 )
-def list_samples(settings: SettingsDep, attributor: AttributorDep) -> SampleList:
+def list_samples(files: Files) -> SampleList:
     """List the sample query images of this index."""
     return SampleList(
         samples=[
             Sample(name=name.rpartition(".")[0], image_url=public_path(f"/samples/{quote(name)}"))
-            for name in _files(settings.data, attributor)
+            for name in files
         ]
     )
 
@@ -50,9 +50,8 @@ def list_samples(settings: SettingsDep, attributor: AttributorDep) -> SampleList
         **responses(NotFoundError, InternalError, NotReadyError),
     },
 )
-def show_sample(name: str, settings: SettingsDep, attributor: AttributorDep) -> FileResponse:
+def show_sample(name: str, files: Files) -> FileResponse:
     """Show a sample query image."""
-    files = _files(settings.data, attributor)
     if name not in files:
         raise NotFoundError(f"there is no sample {name!r} in this index")
     return FileResponse(files[name], headers={"X-Content-Type-Options": "nosniff"})

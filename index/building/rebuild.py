@@ -23,6 +23,7 @@ from index.building.scan import (
     forget_outdated,
     identify,
     leave_out,
+    namesakes,
 )
 from index.building.source import SourceConcept, SourceExemplar
 from index.building.writing import (
@@ -101,6 +102,7 @@ class RebuildSummary:
     empty_concepts: list[str] = field(default_factory=list)  # all their images were skipped
     unchanged: bool = False  # the published version has this content and is kept
     canaries: float | None = None  # share of canaries that found their concept; None if unchanged
+    warnings: list[str] = field(default_factory=list)  # what an operator should look at
     not_erased: list[str] = field(default_factory=list)  # versions that keep withdrawn vectors
     seconds: float = 0.0
 
@@ -170,6 +172,7 @@ class _Run:
     embedded: int = 0
     renewed: int = 0  # images embedded before, by another version of the decoding
     skipped: list[Skipped] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
 
 @contextmanager
@@ -245,6 +248,7 @@ def _embed(run: _Run, found: Sequence[Identified]) -> list[Identified]:
     run.skipped += copies
     if not kept:
         raise _none_usable(run)
+    run.warnings += namesakes(kept, run.takedowns)
     return kept
 
 
@@ -325,6 +329,7 @@ def _summarise(
         embedded=run.embedded,
         skipped=[*skipped, *run.skipped],
         empty_concepts=sorted(names[identifier] for identifier in empty),
+        warnings=run.warnings,
     )
 
 

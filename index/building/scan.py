@@ -127,6 +127,21 @@ def leave_out(
     return [item for place, item in enumerate(found) if place not in withdrawn], skipped
 
 
+def namesakes(found: Sequence[Identified], takedowns: Takedowns) -> list[str]:
+    """Return a warning for each concept that has the name of a withdrawn one under another id."""
+    concepts = {item.source.concept.id: item.source.concept.name for item in found}
+    warnings = []
+    for identifier, name in concepts.items():
+        if takedown := takedowns.of_name(identifier, name):
+            warnings.append(
+                f"the concept {name!r} ({identifier}) has the name of {takedown.target!r}, taken "
+                f"down on {takedown.at:%Y-%m-%d} ({takedown.id}): its files are indexed unless "
+                "they are copies; if it is the same, run `whence takedown add --concept "
+                f"{identifier}`"
+            )
+    return warnings
+
+
 def forget_outdated(found: Sequence[Identified], cache: EmbeddingCache) -> int:
     """Delete the cache's entries of files that this version decodes to other pixels.
 

@@ -15,9 +15,11 @@ import numpy as np
 
 from index.catalog import Catalog, Exemplar
 from index.errors import TakedownError
+from index.names import concept_id as name_id
+from index.names import fold
 from index.stores.vectors import Rows
 from index.takedowns.fingerprints import FingerprintIndex, Fingerprints, as_fingerprints
-from index.takedowns.records import Extent, Lift, Takedown
+from index.takedowns.records import RECORD, Extent, Lift, Takedown
 
 How = Literal["named", "same content", "near-duplicate"]
 REMEDY = (
@@ -87,6 +89,27 @@ class Takedowns:
             f"the takedown log {self.path} {fault} in {witness}; nothing is served or rebuilt, and "
             f"no takedown recorded, since withdrawn works could come back: {REMEDY}"
         )
+
+    def recorded_in(self, extent: Extent) -> set[str]:
+        """Return the ids of the takedowns that a log of this extent held.
+
+        Returns:
+            No id if the log does not begin with these records.
+        """
+        if not self.begins_with(extent):
+            return set()
+        records = map(RECORD.validate_json, self.lines[: extent.records])
+        return {record.id for record in records if isinstance(record, Takedown)}
+
+    def of_name(self, concept_id: str, name: str) -> Takedown | None:
+        """Return the takedown of a concept that has this id or, in any case and form, this name."""
+        ids = {concept_id, name_id(name)}
+        for takedown in self.active:
+            if takedown.kind == "concept" and (
+                takedown.target in ids or fold(takedown.name or takedown.target) == fold(name)
+            ):
+                return takedown
+        return None
 
     def of_exemplar(self, sha256: str, concept_id: str) -> Takedown | None:
         """Return the takedown that names this content or concept."""

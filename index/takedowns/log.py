@@ -9,10 +9,11 @@ withdrawn works must not come back because a line was lost.
 import contextlib
 import os
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import MappingProxyType
 
 import filelock
 from pydantic import ValidationError
@@ -42,6 +43,7 @@ from index.takedowns.witnesses import (
 from model.files import sync_to_disk, this_user
 from model.regular_files import read_file
 
+NO_NAMES: Mapping[str, str] = MappingProxyType({})
 LOCK_SECONDS = 10.0  # to wait for another process
 MOMENT = timedelta(minutes=1)  # a client or a proxy may send a request again for that long
 
@@ -84,23 +86,41 @@ class TakedownLog:
                 "permissions, or run `whence takedown repair --from BACKUP`"
             ) from error
 
-    def add(self, kind: Kind, target: str, contents: Iterable[Content], *, reason: str) -> Takedown:
-        """Record a takedown; it is on disk when this returns.
+    def add(
+        self,
+        kind: Kind,
+        target: str,
+        contents: Iterable[Content],
+        *,
+        reason: str,
+        name: str | None = None,
+    ) -> Takedown:
+        """Record a takedown, of a concept with its name; it is on disk when this returns.
 
         Raises:
             TakedownError: the reason is blank, or the log is damaged or cannot be written; nothing
                 was recorded.
         """
-        [takedown] = self.add_all([(kind, target, contents)], reason=reason)
+        names = {target: name} if name else {}
+        [takedown] = self.add_all([(kind, target, contents)], reason=reason, names=names)
         return takedown
 
     def add_all(
-        self, works: Iterable[tuple[Kind, str, Iterable[Content]]], *, reason: str
+        self,
+        works: Iterable[tuple[Kind, str, Iterable[Content]]],
+        *,
+        reason: str,
+        names: Mapping[str, str] = NO_NAMES,
     ) -> list[Takedown]:
         """Record takedowns, given as (kind, target, contents): all or none.
 
         A takedown that is in force, has the same reason and was recorded within the last `MOMENT`
         is returned instead of a second record.
+
+        Args:
+            works: to take down.
+            reason: recorded with each.
+            names: of the concepts among them, by id.
 
         Raises:
             TakedownError: the reason is blank, or the log is damaged or cannot be written; nothing
@@ -113,6 +133,7 @@ class TakedownLog:
                 reason=reason,
                 kind=kind,
                 target=target,
+                name=names.get(target) if kind == "concept" else None,
                 contents=tuple({content.sha256: content for content in contents}.values()),
             )
             for kind, target, contents in works
@@ -247,7 +268,8 @@ class TakedownLog:
                 written = self._bytes()
                 lines, end = split_records(written)
                 known = _checked(self.path, lines, self._witnesses() if whole else ())
-                fresh = [one.model_dump_json().encode() for one in make(known)]
+                # Without absent fields, so that earlier versions can read the record.
+                fresh = [one.model_dump_json(exclude_none=True).encode() for one in make(known)]
                 extent = extents_of([*lines, *fresh])[-1]
                 draft.write_text(extent.model_dump_json() + "\n", encoding="utf-8")
                 sync_to_disk(draft)

@@ -1,8 +1,9 @@
 """Erase the images and vectors of withdrawn works from the data folder.
 
 A takedown hides a work at once and keeps it out of later versions. Its thumbnails and vectors
-remain in the embedding caches of all models, in the feature banks of training runs, and in earlier
-index versions; a purge erases them. Sources and backups are not touched, nor is the takedown log,
+remain in the embedding caches of all models, in the feature banks of training runs, in earlier
+index versions and among sample images, and runs of pre-training begun before it may have learnt from
+it; a purge erases them. Sources and backups are not touched, nor is the takedown log,
 which needs a work's SHA-256 and fingerprint (8 x 8 pixels) to keep it out.
 """
 
@@ -12,6 +13,8 @@ from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+
+from pydantic import ValidationError
 
 from index.building.embedding_cache import EmbeddingCache
 from index.building.scan import add_fingerprints
@@ -23,6 +26,9 @@ from index.stores.registry import VectorStores
 from index.stores.vectors import read_address
 from index.takedowns.in_force import Takedowns, all_rows
 from index.takedowns.log import TakedownLog
+from index.takedowns.records import Extent
+from index.takedowns.samples import withdrawn_samples
+from index.takedowns.witnesses import WITNESS, read_extent
 from index.versions import named_failures, rebuild_lock, remove
 
 
@@ -34,6 +40,8 @@ class Purged:
     caches: int  # embedding caches rewritten
     features: bool  # True if there were feature banks and all are removed
     versions: list[str]  # index versions removed
+    pretraining: list[str]  # runs removed, which began before a takedown in force
+    samples: int  # sample images removed
     left: list[str]  # places that still hold a withdrawn work, each with a remedy
 
 
@@ -51,7 +59,7 @@ def purge(data: DataFolder) -> Purged:
     with named_failures(data), rebuild_lock(data.index):
         takedowns = TakedownLog(data.takedowns).read()
         if not takedowns.active:
-            return Purged(0, 0, False, [], [])
+            return Purged(0, 0, False, [], [], 0, [])
         clear_unfinished(data.index, data.stores)
         published = published_version(data.index)
         held = {
@@ -68,9 +76,41 @@ def purge(data: DataFolder) -> Purged:
         if features:
             # A bank does not record the image of a row; the next training run recomputes it.
             shutil.rmtree(data.features, ignore_errors=True)
-        remains = [*sorted(data.index.glob(f"{BUILDING}*")), data.features]
+        runs = _earlier_runs(data.pretraining, takedowns)
+        for run in runs:
+            shutil.rmtree(run, ignore_errors=True)
+        samples = withdrawn_samples(data.all_samples(), takedowns)
+        for sample in samples:
+            sample.unlink(missing_ok=True)
+        remains = [*sorted(data.index.glob(f"{BUILDING}*")), data.features, *runs]
         left += [_remedy(path) for path in remains if path.exists()]
-    return Purged(images, len(caches), features and not data.features.exists(), versions, left)
+    return Purged(
+        images,
+        len(caches),
+        features and not data.features.exists(),
+        versions,
+        [run.name for run in runs if not run.exists()],
+        len(samples),
+        left,
+    )
+
+
+def _earlier_runs(pretraining: Path, takedowns: Takedowns) -> list[Path]:
+    """Return the runs of pre-training that a takedown in force did not apply to.
+
+    A run's folder records the extent of the log by which its images were chosen. Starting a run
+    again with the same images records the present one, since other images make another run.
+    """
+    needed = {takedown.id for takedown in takedowns.active}
+    found = []
+    for run in sorted(path for path in pretraining.glob("*") if path.is_dir()):
+        try:
+            extent = read_extent(run / WITNESS)
+        except (OSError, ValidationError):
+            extent = Extent()
+        if not needed <= takedowns.recorded_in(extent):
+            found.append(run)
+    return found
 
 
 def _versions(index: Path) -> list[Path]:

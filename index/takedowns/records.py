@@ -1,7 +1,7 @@
 """The records of the takedown log, one JSON object a line.
 
-{"action": "add", "id": ..., "at": ..., "reason": ..., "kind": ..., "target": ..., "contents":
-[{"sha256": ..., "fingerprint": ...}, ...]}
+{"action": "add", "id": ..., "at": ..., "reason": ..., "kind": ..., "target": ..., "name": ...,
+"contents": [{"sha256": ..., "fingerprint": ...}, ...]}
 {"action": "lift", "takedown": <id of an add>, "at": ..., "reason": ...}
 {"action": "accept", "extents": [...], "at": ..., "reason": ...}
 """
@@ -64,6 +64,7 @@ class Takedown(Frozen):
     reason: Reason
     kind: Kind
     target: str  # id of the concept or exemplar, or the image file's name
+    name: str | None = None  # of the concept; None in records of earlier versions
     contents: tuple[Content, ...]
 
 

@@ -7,7 +7,7 @@ unmasked catalogs of all kept versions are read.
 import base64
 import logging
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Literal
@@ -56,7 +56,8 @@ def withdraw(
     target = canonical(data.index, kind, target, served=served)
     contents = contents_of(data.index, kind, target, served=served)
     log = log or TakedownLog(data.takedowns)
-    return log.add(kind, target, contents, reason=reason)
+    name = concept_name(data.index, target, served=served) if kind == "concept" else None
+    return log.add(kind, target, contents, reason=reason, name=name)
 
 
 def canonical(index: Path, kind: Named, target: str, *, served: Snapshot | None = None) -> str:
@@ -73,17 +74,29 @@ def canonical(index: Path, kind: Named, target: str, *, served: Snapshot | None 
     """
     if kind != "concept":
         return target
-    if served and (found := served.catalog.concept_named(target)):
+    return _first(index, served, lambda catalog: catalog.concept_named(target)) or target
+
+
+def concept_name(index: Path, concept_id: str, *, served: Snapshot | None = None) -> str | None:
+    """Return the name of a concept in the served or the newest version that has it."""
+    return _first(index, served, lambda catalog: catalog.name_of(concept_id))
+
+
+def _first(
+    index: Path, served: Snapshot | None, ask: Callable[[Catalog], str | None]
+) -> str | None:
+    """Return the first answer of the catalogs, the served one first, then from new to old."""
+    if served and (found := ask(served.catalog)):
         return found
     for version in reversed([manifest.version for manifest in list_versions(index)]):
         try:
             with closing(Catalog(index / version / CATALOG)) as catalog:
-                found = catalog.concept_named(target)
+                found = ask(catalog)
         except (SnapshotError, sqlite3.DatabaseError):
             continue  # `contents_of` warns of it
         if found:
             return found
-    return target
+    return None
 
 
 def contents_of(

@@ -118,6 +118,7 @@ def pretrain(
     workers: int = 0,
     progress: StepProgress | None = None,
     on_epoch: OnEpoch | None = None,
+    on_begin: Callable[[Path], None] | None = None,
 ) -> Pretrained:
     """Train a backbone on unlabelled images; a run that was killed continues at its last epoch.
 
@@ -137,6 +138,7 @@ def pretrain(
         workers: processes that decode and crop; 0 does it in this one.
         progress: called after each batch.
         on_epoch: called after each epoch, also for those that an earlier run has done.
+        on_begin: called with the run's own folder, before the first image is read.
 
     Raises:
         TrainingError: the images are too small or too few, or the loss is no longer finite.
@@ -148,6 +150,8 @@ def pretrain(
     learn, check = _split(usable, config)
     place = folder / _key(usable, backbone, teacher, config)
     place.mkdir(parents=True, exist_ok=True)
+    if on_begin:
+        on_begin(place)
     backbone.to(target)
     distiller = None
     torch.manual_seed(config.seed)  # of the first weights of everything beside the backbone
