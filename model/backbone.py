@@ -157,7 +157,11 @@ class Backbone(nn.Module):
 
 
 def create_backbone(
-    name: str, *, weights: Path | None = None, options: Mapping[str, object] | None = None
+    name: str,
+    *,
+    weights: Path | None = None,
+    options: Mapping[str, object] | None = None,
+    revision: str | None = None,
 ) -> Backbone:
     """Build a backbone with trained weights.
 
@@ -166,6 +170,8 @@ def create_backbone(
         weights: a safetensors file; without one the weights come from the hub or its local cache.
         options: timm's own (``pad_type=same``), and ``mean``, ``std``, ``input_size``,
             ``crop_pct``, ``interpolation`` to override the network's preprocessing.
+        revision: of the hub's repository, best a commit's hash, which always names the same
+            weights; by default the newest.
 
     Raises:
         BackboneError: the name or an option is unknown, or the file does not fit the network.
@@ -174,7 +180,7 @@ def create_backbone(
     given = dict(options or {})
     data = {key: given.pop(key) for key in DATA_OPTIONS & given.keys()}
     if weights is None:
-        network = _from_hub(name, given)
+        network = _from_hub(name, given, revision)
     else:
         network = _create(name, given)
         _load_weights(network, weights)
@@ -297,7 +303,7 @@ def _checked(backbone: Backbone) -> Backbone:
     return backbone
 
 
-def _from_hub(name: str, options: dict[str, Any]) -> nn.Module:
+def _from_hub(name: str, options: dict[str, Any], revision: str | None) -> nn.Module:
     """Build a network with weights from the hub's local cache, or else from the hub."""
     try:
         pretrained = timm.get_pretrained_cfg(name, allow_unregistered=True) if name else None
@@ -318,7 +324,7 @@ def _from_hub(name: str, options: dict[str, Any]) -> nn.Module:
         repository += f"{pretrained.architecture}{tag}"
     # timm alone would fall back on a pickle; and its older versions take a file given for some
     # backbones for NumPy's format, unless told otherwise.
-    path = _hub_weights(name, repository)
+    path = _hub_weights(name, repository, revision)
     return _create(
         name,
         options,
@@ -327,14 +333,14 @@ def _from_hub(name: str, options: dict[str, Any]) -> nn.Module:
     )
 
 
-def _hub_weights(name: str, repository: str) -> str:
+def _hub_weights(name: str, repository: str, revision: str | None) -> str:
     """Returns the path of a repository's weights in the local cache, downloading them if needed."""
-    cached = huggingface_hub.try_to_load_from_cache(repository, HUB_FILE)
+    cached = huggingface_hub.try_to_load_from_cache(repository, HUB_FILE, revision=revision)
     if isinstance(cached, str):
         return cached
     try:
         _check_hub()
-        return str(huggingface_hub.hf_hub_download(repository, HUB_FILE))
+        return str(huggingface_hub.hf_hub_download(repository, HUB_FILE, revision=revision))
     except (httpx.HTTPError, OSError) as error:
         if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
             raise BackboneError(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-import pi_heif
+import pillow_heif
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from model.content import HEAD, describe
@@ -36,7 +36,7 @@ ORIENTATION = ExifTags.Base.Orientation
 SIDEWAYS = range(5, 9)  # orientations that exchange width and height
 HEADER = 65_536  # bytes that contain the size
 
-pi_heif.register_heif_opener(thumbnails=False)
+pillow_heif.register_heif_opener(thumbnails=False)
 
 # Every size is compared with `ImageLimits` before a pixel is decoded. Pillow's own limit applies to
 # the whole process, so settings could not raise it, and its error names no size.

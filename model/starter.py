@@ -37,6 +37,7 @@ def choose_backbone(
     *,
     weights: Path | None = None,
     options: Mapping[str, object] | None = None,
+    revision: str | None = None,
     report: Callable[[str], None],
 ) -> Backbone:
     """Choose a backbone: the named one, else `DEFAULT` from the hub, else the starter.
@@ -45,6 +46,7 @@ def choose_backbone(
         name: a timm model name, or ``starter``; None leaves the choice open.
         weights: as for `create_backbone`; weights or options without a name are `DEFAULT`'s.
         options: as for `create_backbone`.
+        revision: as for `create_backbone`; the starter takes no other's place then.
         report: called with one line when the starter takes `DEFAULT`'s place.
 
     Raises:
@@ -57,8 +59,10 @@ def choose_backbone(
                 "--backbone-option out, or name its architecture: see docs/starter.md"
             )
         return create_starter()
-    if name or weights or options:
-        return create_backbone(name or DEFAULT, weights=weights, options=options)
+    if name or weights or options or revision:
+        return create_backbone(
+            name or DEFAULT, weights=weights, options=options, revision=revision
+        )
     try:
         return create_backbone(DEFAULT)
     except HubError as error:

@@ -41,6 +41,14 @@ BackboneName = Annotated[
         "reach, else starter."
     ),
 ]
+HubRevision = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COMMIT",
+        help="Revision of the backbone on the hub: a commit's hash always names the same weights; "
+        "default the newest.",
+    ),
+]
 
 ApiKey = Annotated[
     str | None,

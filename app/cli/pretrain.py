@@ -11,6 +11,7 @@ from app.cli.options import (
     DEFAULT_WORKERS,
     Data,
     Device,
+    HubRevision,
     JsonFile,
     MaxPixels,
     MaxSide,
@@ -51,6 +52,7 @@ def pretrain(
     teacher_option: Annotated[
         list[str] | None, typer.Option(metavar="K=V", help="As --backbone-option; repeatable.")
     ] = None,
+    teacher_revision: HubRevision = None,
     epochs: Annotated[int, typer.Option(min=1, max=100_000, help="Passes over the images.")] = 10,
     input_size: Annotated[
         list[int] | None,
@@ -111,7 +113,10 @@ def pretrain(
         raise typer.BadParameter("--teacher-weights needs --teacher NAME, too")
     if teacher:
         teacher_network = create_backbone(
-            teacher, weights=teacher_weights, options=parse_options(teacher_option or [])
+            teacher,
+            weights=teacher_weights,
+            options=parse_options(teacher_option or []),
+            revision=teacher_revision,
         )
     folder = DataFolder(data)
     takedowns = TakedownLog(folder.takedowns).read()

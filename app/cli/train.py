@@ -12,6 +12,7 @@ from app.cli.options import (
     BackboneName,
     Data,
     Device,
+    HubRevision,
     JsonFile,
     MaxPixels,
     MaxSide,
@@ -44,6 +45,7 @@ def train(
             help="timm's own (pad_type=same) or mean=, std=, input_size=, crop_pct=; repeatable.",
         ),
     ] = None,
+    hub_revision: HubRevision = None,
     json_file: JsonFile = None,
     data: Data = Path("data"),
     device: Device = "auto",
@@ -66,6 +68,7 @@ def train(
         backbone,
         weights=weights,
         options=parse_options(backbone_option or []),
+        revision=hub_revision,
         report=print_note,
     )
     folder = DataFolder(data)

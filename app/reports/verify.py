@@ -417,7 +417,7 @@ def _withdrawn_concepts(report: Report, takedowns: Takedowns) -> Iterator[Findin
         yield Finding(
             "takedowns",
             None,
-            "concepts that are named here were taken down, and no server names them any more: "
+            "concepts of these names or ids, which are named here, are taken down now: "
             f"{', '.join(named)}",
         )
 

@@ -433,6 +433,18 @@ def test_weights_on_the_hub_are_fetched_as_safetensors(fake_hub, name: str) -> N
         assert torch.allclose(backbone(pixels).pooled, expected, atol=1e-5)
 
 
+def test_a_revision_of_the_hub_can_be_pinned(fake_hub) -> None:
+    commit = "0" * 40
+    fake_hub.files["model.safetensors"] = save(timm.create_model(VIT).state_dict())
+    create_backbone(VIT, revision=commit)
+    asked = [path for path in fake_hub.asked if path.endswith("model.safetensors")]
+    assert asked
+    assert all(f"/resolve/{commit}/" in path for path in asked)
+    fake_hub.asked.clear()
+    create_backbone(VIT, revision=commit)  # from the local cache
+    assert not fake_hub.asked
+
+
 def test_weights_that_the_hub_has_only_as_a_pickle_are_refused(fake_hub, tmp_path: Path) -> None:
     torch.save(timm.create_model(VIT).state_dict(), tmp_path / "pytorch_model.bin")
     fake_hub.files["pytorch_model.bin"] = (tmp_path / "pytorch_model.bin").read_bytes()
