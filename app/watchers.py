@@ -274,6 +274,8 @@ class PublicationWatcher(_Watcher):
             force: even if it seems unchanged, or has just failed.
         """
         async with self._lock:
+            if self._served.attributor:
+                self._drop_changed(self._served.attributor)
             stamp = await self._in_thread(_published, self._data.index / CURRENT)
             began = time.monotonic()
             changed = self._served.attributor is None or stamp != self._seen
@@ -290,6 +292,14 @@ class PublicationWatcher(_Watcher):
                 self._refused, self._retry_at = stamp, now + max(RETRY_SECONDS, 4 * (now - began))
             else:
                 self._seen, self.error = stamp, None
+
+    def _drop_changed(self, attributor: Attributor) -> None:
+        """Serve a version no more whose catalog was written to; it is opened again once whole."""
+        try:
+            attributor.snapshot.catalog.check()
+        except SnapshotError as error:
+            self._served.drop(error)
+            logger.warning("not ready: %s", error)
 
     async def _open_and_serve(self) -> None:
         try:

@@ -4,9 +4,11 @@ The row of an exemplar here is its row in every facet's vectors. Built once, the
 """
 
 import json
+import os
 import sqlite3
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -90,8 +92,17 @@ class Catalog:
     """
 
     def __init__(self, path: Path, hidden: Iterable[int] = ()) -> None:
-        if not path.is_file():
-            raise SnapshotError(f"the catalog {path} is missing; run `whence rebuild`")
+        self._path = path
+        try:
+            self._file = path.open("rb", buffering=0)
+        except FileNotFoundError:
+            raise SnapshotError(f"the catalog {path} is missing; run `whence rebuild`") from None
+        except OSError as error:
+            raise SnapshotError(
+                f"the catalog {path} cannot be read ({error.strerror}); give read access, or run "
+                "`whence rebuild`"
+            ) from error
+        self.stamp = self._stamp()
         # immutable: a published file never changes, so SQLite needs no lock files.
         self._db = sqlite3.connect(
             f"{path.resolve().as_uri()}?mode=ro&immutable=1", uri=True, check_same_thread=False
@@ -103,13 +114,44 @@ class Catalog:
         self._by_form: dict[str, set[str]] | None = None
         rows = [(int(row),) for row in hidden]
         if rows:
-            self._db.executescript(HIDE)
-            with self._db:
-                self._db.executemany("INSERT INTO hidden VALUES (?)", rows)
+            with self._named_faults():
+                self._db.executescript(HIDE)
+                with self._db:
+                    self._db.executemany("INSERT INTO hidden VALUES (?)", rows)
 
     def close(self) -> None:
         """Release the file."""
         self._db.close()
+        self._file.close()
+
+    def check(self) -> None:
+        """Check that the file is as it was when it was opened.
+
+        Rows are hidden by number, and vectors belong to rows by number: in a file that was written
+        over they are others. A file that was replaced or deleted stays readable.
+
+        Raises:
+            SnapshotError: it was written to.
+        """
+        if self._stamp() != self.stamp:
+            raise SnapshotError(
+                f"the catalog {self._path} was changed while it was in use; restore it, or run "
+                "`whence rebuild`"
+            )
+
+    def _stamp(self) -> tuple[int, ...]:
+        state = os.fstat(self._file.fileno())
+        return state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns
+
+    @contextmanager
+    def _named_faults(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            self.check()
+            raise SnapshotError(
+                f"the catalog {self._path} is damaged ({error}); run `whence rebuild`"
+            ) from error
 
     def concept_count(self, query: str = "") -> int:
         """Count the concepts whose name contains ``query``, in any case and normal form."""
@@ -283,8 +325,10 @@ class Catalog:
         return [Exemplar(**{**row, "metadata": _metadata(row["metadata"])}) for row in rows]
 
     def _all(self, sql: str, values: tuple[object, ...] = ()) -> list[sqlite3.Row]:
-        with self._lock:
-            return self._db.execute(sql, values).fetchall()
+        with self._lock, self._named_faults():
+            rows = self._db.execute(sql, values).fetchall()
+            self.check()
+        return rows
 
 
 def write_catalog(

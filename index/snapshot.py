@@ -11,7 +11,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -142,10 +142,16 @@ class Snapshot:
             SnapshotError: the version's files are gone.
         """
         hidden = np.union1d(self.vectors.erased, all_rows(hidden_rows))
+        catalog = Catalog(self.folder / CATALOG, hidden)
+        if catalog.stamp != self.catalog.stamp:  # another file by now
+            with ExitStack() as on_error:
+                on_error.callback(catalog.close)
+                _check_file(self.folder / CATALOG, self.manifest.files[CATALOG])
+                on_error.pop_all()
         return Snapshot(
             self.folder,
             self.manifest,
-            Catalog(self.folder / CATALOG, hidden),
+            catalog,
             self.vectors,
             self.fingerprint_index,
             self.cohort,

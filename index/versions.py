@@ -154,7 +154,7 @@ def erase_withdrawn(index: Path, takedowns: Takedowns, stores: VectorStores = LO
                 with closing(Snapshot.open(index / manifest.version, stores)) as old:
                     hidden = takedowns.hidden_rows(old.catalog, old.fingerprint_index, {})
                     old.vectors.erase(all_rows(hidden))
-            except (SnapshotError, sqlite3.DatabaseError):
+            except SnapshotError:
                 left.append(manifest.version)
     return left
 

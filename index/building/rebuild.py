@@ -1,7 +1,6 @@
 """The batch rebuild: scan, embed new images, write a version, check it by canaries, publish."""
 
 import math
-import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -342,7 +341,7 @@ def _read_published(data: DataFolder) -> tuple[str | None, set[str]]:
             return None, set()
         with closing(Catalog(data.index / version / CATALOG)) as catalog:
             return version, set(catalog.exemplar_ids())
-    except (SnapshotError, sqlite3.DatabaseError):
+    except SnapshotError:
         return version, set()
 
 
@@ -352,7 +351,7 @@ def _is_published(run: _Run, content: VersionContent) -> bool:
         return False
     try:
         snapshot = open_published(run.data.index, run.data.stores)
-    except (SnapshotError, sqlite3.DatabaseError):
+    except SnapshotError:
         return False
     with closing(snapshot):
         manifest, catalog = snapshot.manifest, snapshot.catalog

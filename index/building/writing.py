@@ -1,7 +1,6 @@
 """Write the files of one index version, and check it by canaries before it is published."""
 
 import hashlib
-import sqlite3
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
@@ -214,7 +213,7 @@ class _NeighbourFinder:
         self._vectors = {facet: cache.vectors(facet, sampled) for facet in dimensions}
         self._known: Known | None = None
         if before is not None:
-            with suppress(SnapshotError, sqlite3.DatabaseError):  # then all are computed
+            with suppress(SnapshotError):  # then all are computed
                 if read_manifest(before).model_id == content.model_id:
                     with closing(Catalog(before / CATALOG)) as catalog:
                         old = catalog.exemplar_ids()

@@ -147,7 +147,7 @@ def _withdrawn(
         with closing(Catalog(folder / CATALOG)) as unmasked:
             exemplars = unmasked.exemplars_by_row(rows.tolist())
             return {exemplar.sha256 for exemplar in exemplars.values()}
-    except (SnapshotError, sqlite3.DatabaseError) as error:
+    except SnapshotError as error:
         return error
 
 

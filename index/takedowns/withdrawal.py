@@ -6,7 +6,6 @@ unmasked catalogs of all kept versions are read.
 
 import base64
 import logging
-import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -92,7 +91,7 @@ def _first(
         try:
             with closing(Catalog(index / version / CATALOG)) as catalog:
                 found = ask(catalog)
-        except (SnapshotError, sqlite3.DatabaseError):
+        except SnapshotError:
             continue  # `contents_of` warns of it
         if found:
             return found
@@ -131,7 +130,7 @@ def contents_of(
     for version in reversed(versions):
         try:
             contents |= _read(index / version, kind, target)
-        except (SnapshotError, sqlite3.DatabaseError, OSError, ValueError, IndexError) as error:
+        except (SnapshotError, OSError, ValueError, IndexError) as error:
             logger.warning(
                 "the index version %s cannot be read (%s): files that only it has of %s %r are not "
                 "taken down",
@@ -163,7 +162,7 @@ def hidden_in_published(index: Path, takedowns: Sequence[Takedown]) -> list[list
         )
         with closing(Catalog(folder / CATALOG, read_erased(folder))) as catalog:
             return [hidden_by(one, catalog, fingerprints) for one in takedowns]
-    except (sqlite3.DatabaseError, OSError, ValueError, IndexError) as error:
+    except (OSError, ValueError, IndexError) as error:
         raise SnapshotError(
             f"the index version {version} cannot be read ({error}); run `whence verify`"
         ) from error
