@@ -768,6 +768,15 @@ def test_what_was_taken_down_since_is_told_and_is_no_doubt(gallery: Gallery) -> 
         assert "takedowns" not in states(found)
 
 
+def test_a_concept_taken_down_since_is_told(gallery: Gallery) -> None:
+    report = gallery.report(format="json")
+    concept = report.json()["answer"]["concepts"][0]
+    one = withdraw(gallery.data, "concept", concept["id"], reason="asked for")
+    told = text_of(gallery.verify(report.content), "takedowns")
+    assert concept["name"] in told
+    assert one.id in told
+
+
 def test_a_log_that_was_lost_is_told(gallery: Gallery) -> None:
     withdraw(gallery.data, "concept", "c5", reason="asked for")
     report = gallery.report(format="json")

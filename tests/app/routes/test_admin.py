@@ -341,6 +341,52 @@ def test_a_damaged_log_keeps_a_server_from_starting_to_serve(
         check_problem(client.get("/concepts"), 503, "takedowns-unusable")
 
 
+def test_samples_of_a_withdrawn_work_are_not_shown(server: TestClient, data: Path) -> None:
+    folder = data / "samples" / published_version(data / "index")
+    folder.mkdir(parents=True)
+    shade("Emerald", 1).resize((128, 96)).save(folder / "a copy.png")
+    shade("Crimson", 1).save(folder / "other.png")
+
+    def shown() -> list[str]:
+        return [sample["name"] for sample in server.get("/samples").json()["samples"]]
+
+    assert shown() == ["a copy", "other"]
+    assert server.get("/samples/a copy.png").status_code == 200
+    server.delete("/concepts/emerald", headers=BECAUSE)
+    assert shown() == ["other"]
+    assert server.get("/samples/a copy.png").status_code == 404
+    assert server.get("/samples/other.png").status_code == 200
+
+
+def test_heatmaps_of_a_withdrawn_work_are_not_shown(server: TestClient) -> None:
+    image = {"image": encode(shade("Emerald", 1))}
+    answer = server.post("/attribute", files=image, params={"explain": True}).json()
+    maps = {
+        concept["id"]: hit["heatmaps"]
+        for concept in answer["concepts"]
+        for hit in concept["exemplars"][:1]
+        if hit["heatmaps"]
+    }
+    assert len(maps) > 1
+    server.delete("/concepts/emerald", headers=BECAUSE)
+    for concept, pair in maps.items():
+        expected = 404 if concept == "emerald" else 200
+        assert server.get(pair["query_url"]).status_code == expected
+        assert server.get(pair["exemplar_url"]).status_code == expected
+
+
+def test_a_catalog_that_is_written_over_answers_nothing(
+    server: TestClient, data: Path, check_problem: CheckProblem
+) -> None:
+    catalog = data / "index" / published_version(data / "index") / "catalog.sqlite"
+    whole = catalog.read_bytes()
+    catalog.write_bytes(whole[: len(whole) // 2])
+    response = server.get("/concepts")
+    assert "whence rebuild" in check_problem(response, 503, "no-index")["detail"]
+    catalog.write_bytes(whole)
+    wait_until(lambda: server.get("/concepts").status_code == 200)
+
+
 @pytest.mark.parametrize("whole_folder", [False, True])
 def test_a_log_that_is_lost_with_its_witnesses_shows_nothing_again(
     data: Path, check_problem: CheckProblem, whole_folder: bool

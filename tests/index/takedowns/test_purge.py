@@ -14,6 +14,7 @@ from index.errors import RebuildError
 from index.snapshot import CATALOG, open_published, published_version
 from index.takedowns.log import TakedownLog
 from index.takedowns.purge import purge
+from index.takedowns.witnesses import attest
 from index.versions import rebuild_lock
 from tests.fakes import FakeEmbedder, patches
 from tests.index.conftest import CountingEmbedder, House
@@ -267,3 +268,30 @@ def test_what_cannot_be_removed_is_told(full: House, monkeypatch: pytest.MonkeyP
     again = purge(full.data)
     assert (again.features, again.left) == (True, [])
     assert not list(full.data.index.glob(".building-*"))
+
+
+def test_samples_that_show_a_withdrawn_work_are_removed(full: House) -> None:
+    folder = full.data.root / "samples" / "v"
+    folder.mkdir(parents=True)
+    patches(0, side=128).save(folder / "copy.webp")
+    patches(77, side=128).save(folder / "other.webp")
+    take_down(full, "concept", "one")
+    assert purge(full.data).samples == 1
+    assert [path.name for path in folder.iterdir()] == ["other.webp"]
+
+
+def test_runs_of_pre_training_begun_before_a_takedown_are_removed(full: House) -> None:
+    runs = [full.data.pretraining / name for name in ("before", "between", "after", "unknown")]
+    for run in runs:
+        run.mkdir(parents=True)
+        (run / "epoch-0001.safetensors").write_bytes(b"weights")
+    log = TakedownLog(full.data.takedowns)
+    attest(runs[0], log.read().extent)
+    lifted = log.add("image", "x", [], reason="r")
+    take_down(full, "concept", "one")
+    attest(runs[1], log.read().extent)
+    take_down(full, "concept", "two")
+    log.lift(lifted.id, reason="r")
+    attest(runs[2], log.read().extent)
+    assert purge(full.data).pretraining == ["before", "between", "unknown"]
+    assert [run.name for run in full.data.pretraining.iterdir()] == ["after"]
