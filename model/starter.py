@@ -60,9 +60,7 @@ def choose_backbone(
             )
         return create_starter()
     if name or weights or options or revision:
-        return create_backbone(
-            name or DEFAULT, weights=weights, options=options, revision=revision
-        )
+        return create_backbone(name or DEFAULT, weights=weights, options=options, revision=revision)
     try:
         return create_backbone(DEFAULT)
     except HubError as error:

@@ -45,9 +45,7 @@ class RateLimiter:
         clock: monotonic, in seconds.
     """
 
-    def __init__(
-        self, default: str | None, *, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, default: str | None, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._default = default
         self._clock = clock
         # Of each caller and rate: the times at which its requests leave the window, ascending.

@@ -33,6 +33,7 @@ from app.text import PrintableFormatter, printable
 from model.errors import WhenceError
 from model.files import this_user
 
+
 class _Group(TyperGroup):
     """The command's group; escapes what usage errors quote of the arguments."""
 

@@ -88,7 +88,7 @@ def pretrain(
     max_side: MaxSide = None,
     nice: Niceness = NICENESS,
 ) -> None:
-    """Pre-train a small backbone on unlabelled images without withdrawn ones, alone or distilled."""
+    """Pre-train a small backbone, alone or by distillation, on images that are not withdrawn."""
     lower_priority(nice)
     from model.backbone import create_backbone, create_random_backbone, parse_options
     from model.pretraining.pretrain import pretrain as run_pretraining

@@ -23,9 +23,7 @@ router = APIRouter(prefix="/heatmaps", tags=["attribution"])
         **responses(NotFoundError, InternalError, NotReadyError),
     },
 )
-def show_heatmap(
-    heatmap_id: str, heatmaps: HeatmapsDep, attributor: AttributorDep
-) -> Response:
+def show_heatmap(heatmap_id: str, heatmaps: HeatmapsDep, attributor: AttributorDep) -> Response:
     """Show a heatmap, a PNG with the image's aspect ratio; opaque regions explain the most.
 
     This needs no key, so that an `<img>`, which sends none, can show it. The URL holds 192 random

@@ -23,8 +23,8 @@ from index.takedowns.records import RECORD, Extent, Lift, Takedown
 
 How = Literal["named", "same content", "near-duplicate"]
 REMEDY = (
-    "run `whence takedown repair --from BACKUP` (without --from where a running server has left its "
-    "copy), or, if there is no copy, use the log as it is by `whence takedown accept --reason "
+    "run `whence takedown repair --from BACKUP` (without --from where a running server has left "
+    "its copy), or, if there is no copy, use the log as it is by `whence takedown accept --reason "
     "TEXT` and name the lost works again"
 )
 HiddenRows = Mapping[str, Rows]  # id of a takedown -> the rows of an index that it hides, ascending

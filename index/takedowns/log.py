@@ -44,6 +44,7 @@ from model.files import sync_to_disk, this_user
 from model.regular_files import read_file
 
 NO_NAMES: Mapping[str, str] = MappingProxyType({})
+NOTHING = Extent()
 LOCK_SECONDS = 10.0  # to wait for another process
 MOMENT = timedelta(minutes=1)  # a client or a proxy may send a request again for that long
 
@@ -58,7 +59,7 @@ class TakedownLog:
     """
 
     path: Path
-    seen: Extent = Extent()
+    seen: Extent = NOTHING
 
     @property
     def extent_file(self) -> Path:
@@ -468,8 +469,8 @@ def _is_repeated(known: Takedown, takedown: Takedown) -> bool:
 
 def _damaged(path: Path, number: int) -> TakedownError:
     return TakedownError(
-        f"line {number} of the takedown log {path} is damaged; nothing is served or rebuilt, and no "
-        f"takedown recorded, since withdrawn works could come back: {REMEDY}"
+        f"line {number} of the takedown log {path} is damaged; nothing is served or rebuilt, and "
+        f"no takedown recorded, since withdrawn works could come back: {REMEDY}"
     )
 
 

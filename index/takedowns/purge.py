@@ -2,8 +2,8 @@
 
 A takedown hides a work at once and keeps it out of later versions. Its thumbnails and vectors
 remain in the embedding caches of all models, in the feature banks of training runs, in earlier
-index versions and among sample images, and runs of pre-training begun before it may have learnt from
-it; a purge erases them. Sources and backups are not touched, nor is the takedown log,
+index versions and among sample images, and runs of pre-training begun before it may have learnt
+from it; a purge erases them. Sources and backups are not touched, nor is the takedown log,
 which needs a work's SHA-256 and fingerprint (8 x 8 pixels) to keep it out.
 """
 

@@ -37,13 +37,13 @@ def test_the_lines_of_a_log_cannot_be_forged() -> None:
     configure_logging("info", "console", stream)
     logging.getLogger("app").warning("concept %s", HOSTILE, extra={"route": HOSTILE})
     try:
-        raise ValueError(HOSTILE)
+        int(HOSTILE)
     except ValueError:
         logging.getLogger("app").exception("failed")
     first, *traceback = stream.getvalue().splitlines()
     assert is_harmless(first)
     assert all(map(is_harmless, traceback))
-    assert traceback[-1].startswith("ValueError: a\\x1b")
+    assert traceback[-1].startswith("ValueError: invalid literal")
 
 
 def test_the_log_of_a_command_cannot_be_forged() -> None:

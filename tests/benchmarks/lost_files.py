@@ -125,7 +125,9 @@ class House:
         self.processes = multiprocessing.get_context("forkserver")
         self.processes.set_forkserver_preload(["tests.benchmarks.lost_files"])
         self.said = self.processes.Queue()
-        rebuild(self.data, read_sources([self.source]), FakeEmbedder(), RebuildOptions(canary_rate=0))
+        rebuild(
+            self.data, read_sources([self.source]), FakeEmbedder(), RebuildOptions(canary_rate=0)
+        )
         self.log = TakedownLog(self.data.takedowns)
         record = {"name": "a", "sha256": hashlib.sha256(TOKEN.encode()).hexdigest()}
         record |= {"scope": "admin", "created_at": "2026-01-01T00:00:00Z"}
@@ -345,9 +347,7 @@ class House:
             copied = newest.exists() and not self.log.rescue_file.exists()
             self.log.repair(newest if copied else None)
             self.found["repaired logs"] += 1
-        if not self.data.keys.exists() or b"sha256" not in self.data.keys.read_bytes():
-            shutil.copy(self.copies / "first" / "keys.json", self.data.keys)
-        elif TOKEN and not self.keys_are_whole():
+        if not self.data.keys.exists() or not self.keys_are_whole():
             shutil.copy(self.copies / "first" / "keys.json", self.data.keys)
         shutil.rmtree(self.data.root / "cache", ignore_errors=True)
         self.own()

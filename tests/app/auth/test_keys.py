@@ -60,7 +60,7 @@ def test_only_the_owner_can_read_the_file(file: KeyFile) -> None:
     finally:
         os.umask(before)
     assert stat.S_IMODE(file.path.stat().st_mode) == 0o600
-    assert {path.name for path in file.path.parent.iterdir()} <= {"keys.json", "keys.lock"}
+    assert {path.name for path in file.path.parent.iterdir()} <= {"keys.json", "keys.lock", "keys.witness"}
 
 
 def test_a_name_is_taken_once_and_free_again_when_revoked(file: KeyFile) -> None:
@@ -115,7 +115,7 @@ def test_a_disk_that_is_full_changes_nothing(
     with pytest.raises(KeysError, match="No space left"):
         file.add("two")
     assert file.path.read_bytes() == before
-    assert {path.name for path in file.path.parent.iterdir()} <= {"keys.json", "keys.lock"}
+    assert {path.name for path in file.path.parent.iterdir()} <= {"keys.json", "keys.lock", "keys.witness"}
 
 
 def test_every_key_is_compared_and_in_constant_time(
@@ -283,7 +283,7 @@ def test_a_lost_file_does_not_open_a_server_that_is_started_again(
     file.add("one")
     file.path.unlink()
     settings = Settings(data=tmp_path, allow_anonymous=True)
-    with pytest.raises(KeysError, match="whence keys add.*whence keys disable"):
+    with pytest.raises(KeysError, match=r"whence keys add.*whence keys disable"):
         require_closed(settings)
     with TestClient(create_app(settings, attributor)) as client:
         check_problem(client.get("/concepts"), 503, "keys-unusable")

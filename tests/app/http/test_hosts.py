@@ -16,7 +16,11 @@ from tests.app.conftest import CheckProblem
 
 
 def ask(
-    host: str | None, data: Path, attributor: Attributor, path: str = "/concepts", **settings: object
+    asked: str,
+    data: Path,
+    attributor: Attributor,
+    path: str = "/concepts",
+    **settings: object,
 ) -> httpx.Response:
     """Ask a server that answers other machines without keys, in a container's network."""
     chosen = Settings(data=data, allow_anonymous=True, **settings)  # type: ignore[arg-type]
@@ -24,8 +28,7 @@ def ask(
     with TestClient(app, base_url="http://172.17.0.2:8000") as client:
         request = client.build_request("GET", path)
         del request.headers["host"]
-        if host is not None:
-            request.headers["host"] = host
+        request.headers["host"] = asked
         return client.send(request)
 
 
