@@ -60,7 +60,8 @@ def test_only_the_owner_can_read_the_file(file: KeyFile) -> None:
     finally:
         os.umask(before)
     assert stat.S_IMODE(file.path.stat().st_mode) == 0o600
-    assert {path.name for path in file.path.parent.iterdir()} <= {"keys.json", "keys.lock", "keys.witness"}
+    names = {path.name for path in file.path.parent.iterdir()}
+    assert names <= {"keys.json", "keys.lock", "keys.witness"}
 
 
 def test_a_name_is_taken_once_and_free_again_when_revoked(file: KeyFile) -> None:
@@ -115,7 +116,8 @@ def test_a_disk_that_is_full_changes_nothing(
     with pytest.raises(KeysError, match="No space left"):
         file.add("two")
     assert file.path.read_bytes() == before
-    assert {path.name for path in file.path.parent.iterdir()} <= {"keys.json", "keys.lock", "keys.witness"}
+    names = {path.name for path in file.path.parent.iterdir()}
+    assert names <= {"keys.json", "keys.lock", "keys.witness"}
 
 
 def test_every_key_is_compared_and_in_constant_time(
