@@ -499,7 +499,7 @@ def test_a_hub_that_is_switched_off_is_not_asked(fake_hub, monkeypatch) -> None:
 
 
 def test_a_full_disk_is_not_told_as_a_hub_out_of_reach(fake_hub, monkeypatch) -> None:
-    def full(*_: object) -> str:
+    def full(*_: object, **__: object) -> str:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", full)

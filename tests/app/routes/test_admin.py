@@ -389,14 +389,17 @@ def test_a_catalog_that_is_written_over_answers_nothing(
 
 @pytest.mark.parametrize("whole_folder", [False, True])
 def test_a_log_that_is_lost_with_its_witnesses_shows_nothing_again(
-    data: Path, check_problem: CheckProblem, whole_folder: bool
+    data: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    check_problem: CheckProblem,
+    whole_folder: bool,
 ) -> None:
     """The memory of the running server is the last witness; it leaves a copy for the repair."""
     folder = DataFolder(data)
     log = TakedownLog(folder.takedowns)
     app = create_app(Settings(data=data), load=load)
-    backup = data.with_name("backup")
-    shutil.copytree(data, backup)
+    backup = tmp_path_factory.mktemp("backup")
+    shutil.copytree(data, backup, dirs_exist_ok=True)
     with TestClient(app, raise_server_exceptions=False, headers=BEARER) as server:
         assert server.delete("/concepts/emerald", headers=BECAUSE).status_code == 200
         if whole_folder:  # an older copy of everything is restored

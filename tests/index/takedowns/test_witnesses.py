@@ -13,7 +13,6 @@ from index.takedowns.log import TakedownLog
 from index.takedowns.purge import purge
 from index.takedowns.records import Extent
 from index.takedowns.witnesses import WITNESS, attest
-from index.versions import rollback
 from tests.fakes import FakeEmbedder
 from tests.index.conftest import House
 
@@ -51,7 +50,6 @@ def test_log_and_extent_that_vanish_together_are_noticed_by_the_version(
         lambda: log.add("concept", "two", [], reason="r"),
         lambda: log.lift("td-x", reason="r"),
         lambda: open_attributor(house.data, embedder=FakeEmbedder()),
-        lambda: rollback(house.data),
         lambda: purge(house.data),
     ):
         refused(use, rf"0 records of at least 2 in .*{WITNESS}")
