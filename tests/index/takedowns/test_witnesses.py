@@ -53,7 +53,6 @@ def test_log_and_extent_that_vanish_together_are_noticed_by_the_version(
         lambda: purge(house.data),
     ):
         refused(use, rf"0 records of at least 2 in .*{WITNESS}")
-    assert not log.path.exists()
 
 
 @pytest.mark.parametrize("place", ["models/m", "cache/m", "cache/features", "pretrain/run"])
@@ -136,7 +135,6 @@ def test_a_backup_that_is_too_old_is_refused(log: TakedownLog, tmp_path: Path) -
     log.add("concept", "two", [], reason="third")
     lose(log)
     refused(lambda: log.repair(backup), "2 records of at least 3")
-    assert not log.path.exists()
 
 
 @pytest.mark.parametrize("content", [b"garbage\n", b"\xff\n{}\n", None])
