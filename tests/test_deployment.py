@@ -452,7 +452,14 @@ def test_check_runs_format_lint_types_and_tests() -> None:
 def test_workflow_runs_the_same_on_every_python() -> None:
     jobs = yaml.safe_load(WORKFLOW.read_text(encoding="utf-8"))["jobs"]
     said = {name: [s["run"] for s in job["steps"] if "run" in s] for name, job in jobs.items()}
-    assert said == {"test": [".ci/run"], "lowest": ["make test-lowest"], "check": ["make check"]}
+    assert said == {
+        "test": [".ci/run"],
+        "lowest": ["make test-lowest"],
+        "check": ["make check"],
+        "audit": [".ci/audit"],
+    }
+    used = [step["uses"] for job in jobs.values() for step in job["steps"] if "uses" in step]
+    assert all(re.fullmatch(r"actions/[\w-]+@[0-9a-f]{40}", action) for action in used)
     allowed = Requirement(f"python{PROJECT['project']['requires-python']}").specifier
     minors = [f"3.{minor}" for minor in range(30) if f"3.{minor}" in allowed]
     assert jobs["test"]["strategy"]["matrix"]["python"] == minors
