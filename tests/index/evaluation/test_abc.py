@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import tarfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -475,7 +476,7 @@ def test_wrong_distractors_are_named(abc_set: AbcSet, tmp_path: Path) -> None:
             list_distractors([source])
 
 
-@pytest.mark.parametrize("how", ["itself", "a link to it", "links to its files", "copies"])
+@pytest.mark.parametrize("how", ["itself", "a link to it", "links to its files", "copies", "a tar"])
 def test_images_of_the_release_are_no_distractors(
     abc_set: AbcSet, tmp_path: Path, how: str
 ) -> None:
@@ -483,6 +484,10 @@ def test_images_of_the_release_are_no_distractors(
     files = sorted(path for path in root.rglob("*.png"))
     if how == "a link to it":
         place.symlink_to(root)
+    elif how == "a tar":
+        place = tmp_path / "elsewhere.tar"
+        with tarfile.open(place, "w") as tar:
+            tar.add(root, "images")
     elif how in {"links to its files", "copies"}:
         place.mkdir()
         for number, path in enumerate(files):
