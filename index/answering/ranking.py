@@ -387,17 +387,25 @@ class Ranker:
         """
         similarities = {facet: view.cosines(rows) for facet, view in query.items()}
         usual = self._usual_similarities(rows, excluded)
-        both, background = standardise(
-            {facet: np.concatenate([similarities[facet], usual[facet]]) for facet in query}, cohort
-        )
-        levels = {facet: level[: len(rows)] for facet, level in both.items()}
+        levels: dict[Facet, Doubles] = {}
+        near: list[Doubles] = []
+        background: list[Doubles] = []
+        large = counts.max(initial=0) > COUNTED or sizes.max(initial=0) > COUNTED
+        for facet, cosines in similarities.items():
+            reference = cohort[facet].astype(np.float64)
+            mean, deviation = cohort_moments(reference)
+            levels[facet] = (cosines - mean) / deviation
+            # Without neighbours the usual level is the cohort's mean.
+            level = (usual[facet] - mean) / deviation
+            near.append(np.where(np.isnan(level), 0.0, level))
+            if large:
+                background.append(np.sort((reference - mean) / deviation))
         evidence = combine(levels)
         sums = score_concepts(
-            np.stack(list(levels.values())),
-            # Without neighbours the usual level is the cohort's mean.
-            np.nan_to_num(np.stack([level[len(rows) :] for level in both.values()]), nan=0.0),
+            np.array(list(levels.values())),
+            np.array(near),
             counts,
-            np.sort(np.stack(list(background.values()))),
+            np.array(background),
             sizes,
             weights=[FACET_WEIGHTS[facet] for facet in levels],
         )
@@ -497,7 +505,7 @@ def cohort_moments(cosines: Doubles) -> tuple[Doubles, Doubles]:
 
 def combine(levels: Mapping[Facet, Doubles]) -> Doubles:
     """Return each exemplar's evidence: the mean of its standardised similarities over facets."""
-    return np.asarray(np.mean(np.stack(list(levels.values())), axis=0), dtype=np.float64)
+    return np.asarray(sum(levels.values()) / len(levels), dtype=np.float64)
 
 
 def score_concepts(
@@ -522,7 +530,7 @@ def score_concepts(
         evidence: (F, R) of some exemplars of concept 0, then some of concept 1, ..., by facet.
         usual: (F, R) their usual levels.
         counts: (C,) number of these for each concept, at least 1, R in all.
-        background: (F, B) evidence of the cohort, ascending.
+        background: (F, B) evidence of the cohort, ascending; used only for n above `COUNTED`.
         sizes: (C,) number of exemplars n of each concept; by default ``counts``. Exemplars not in
             ``evidence`` count as evidence below 0.
         weights: (F,) of the facets; by default equal.
@@ -536,23 +544,28 @@ def score_concepts(
     shares = given / given.sum()
     mean = evidence.mean(axis=0)
     starts = np.cumsum(counts) - counts
-    weight = shares @ (np.maximum(evidence, 0) + np.maximum(evidence - usual, 0))
-    order = np.lexsort((-mean, -weight, np.repeat(np.arange(len(counts)), counts)))
+    weight: Doubles = shares @ (np.maximum(evidence, 0) + np.maximum(evidence - usual, 0))
+    sizes = counts if sizes is None else sizes
+    total: Doubles
+    if counts.max() == 1 and sizes.max() <= COUNTED:
+        total = weight + 1e-3 * mean
+        return total
+    order = np.lexsort((-weight, np.repeat(np.arange(len(counts)), counts)))
     # The exemplars that count, with their rank k = 0, 1, ... in their concept.
     counted = np.minimum(counts, COUNTED)
     first = np.cumsum(counted) - counted
     k = np.arange(counted.sum()) - np.repeat(first, counted)
     best = order[np.repeat(starts, counted) + k]
     excess = weight[best]
-    large = np.flatnonzero(np.repeat(counts if sizes is None else sizes, counted) > COUNTED)
+    size = np.repeat(sizes, counted)
+    large = np.flatnonzero(size > COUNTED)
     if len(large):
         rank, rows = k[large] + 1, best[large]
-        size = np.repeat(counts if sizes is None else sizes, counted)[large]
-        by_chance = _quantile(background, 1 - rank / (size + 1))
+        by_chance = _quantile(background, 1 - rank / (size[large] + 1))
         rest = evidence[:, rows] - by_chance + _quantile(background, 1 - rank / (COUNTED + 1))
         excess[large] = shares @ (np.maximum(rest, 0) + np.maximum(rest - usual[:, rows], 0))
     highest = np.maximum.reduceat(mean, starts)
-    total: Doubles = np.add.reduceat(excess * DECAY**k, first) + 1e-3 * highest
+    total = np.add.reduceat(excess * DECAY**k, first) + 1e-3 * highest
     return total
 
 
