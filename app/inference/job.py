@@ -176,7 +176,7 @@ def search(
             vectors,
             top_k=first.top_k,
             exemplars=first.exemplars,
-            squares=[len(job.parts) for job in group],
+            parts=[job.parts for job in group],
         )
         for job, attribution in zip(group, answers, strict=True):
             job.attribution = attribution

@@ -28,6 +28,7 @@ from app.reports.signing import SigningError, is_signed, public_text
 from app.reports.texts import LIMITS
 from app.schemas import exemplar_detail, exemplar_hit, metadata_texts
 from index.answering.attribution import Attributor, ExemplarEvidence
+from index.answering.calibration import Calibration
 from index.answering.support import statement, support_for
 from index.building.embedding import ImageEmbedder
 from index.catalog import Catalog
@@ -40,7 +41,7 @@ from index.versions import require_version
 from model.checkpoint import load_embedder
 from model.errors import ImageError, ModelError
 from model.images import DEFAULT_LIMITS, ImageLimits, decode_image, media_type
-from model.regions import Region
+from model.regions import Region, parts_of, tries
 from whence_client.models import ExemplarHit, RankedConcept
 
 if TYPE_CHECKING:
@@ -467,8 +468,7 @@ def _scores(
     parameters, data = report.parameters, report.query.original.file
     pixels = decode_image(data, limits).pixels
     shown = attributor.snapshot.catalog
-    asked = report.answer.region
-    region = Region(asked.x, asked.y, asked.width, asked.height) if asked else None
+    region = _region(report)
     try:
         if region:
             region.check(pixels.size, limits)
@@ -498,6 +498,12 @@ def _scores(
         f"{len(report.answer.concepts)} concepts"
     )
     return Finding("scores", not wrong, "; ".join(wrong) or text)
+
+
+def _region(report: Report) -> Region | None:
+    """Return the part of the image that a report says was asked about."""
+    area = report.answer.region
+    return Region(area.x, area.y, area.width, area.height) if area else None
 
 
 def _differences(
@@ -530,6 +536,9 @@ def _differences(
     if [one.rank for one in concepts] != list(range(1, len(concepts) + 1)):
         yield "the ranks are not in order"
     by_id = {concept.id: concept for concept in again}
+    size = repeated.query.width, repeated.query.height
+    of_tries = tries(parts_of(size, _region(repeated)))
+    calibration = attributor.snapshot.calibration.of_best(of_tries)
     if sorted(by_id) != sorted(concept.id for concept in concepts):
         yield "other concepts are listed"
         return
@@ -545,7 +554,7 @@ def _differences(
             _without(by_id[one.id].model_dump(mode="json"), *CHECKED),
             one.id,
         )
-        if not _fits(one, attributor, len(repeated.answer.compared)):
+        if not _fits(one, calibration):
             p_value, ratio = by_id[one.id].p_value, by_id[one.id].likelihood_ratio
             yield (
                 f"{one.id} has p {p_value:.4f} and likelihood ratio {ratio:.3g}, not "
@@ -587,9 +596,9 @@ def _near(stated: float, actual: float) -> bool:
     return math.isclose(stated, actual, rel_tol=SCORE, abs_tol=SCORE)
 
 
-def _fits(concept: RankedConcept, attributor: Attributor, squares: int) -> bool:
+def _fits(concept: RankedConcept, calibration: Calibration) -> bool:
     """Return True if p-value, count and ratio follow from the score, within its tolerance."""
-    calibration, score = attributor.snapshot.calibration.of_best(squares), concept.score
+    score = concept.score
     slack = max(SCORE, SCORE * abs(score))
     p_min, p_max = calibration.p_value(score + slack), calibration.p_value(score - slack)
     ratio_min = calibration.likelihood_ratio(score - slack)

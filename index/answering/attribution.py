@@ -21,7 +21,7 @@ from model.checkpoint import load_embedder
 from model.config import EngineName, Facet
 from model.errors import ModelError
 from model.images import ImageLimits, decode_image
-from model.regions import Region
+from model.regions import Region, tries
 
 ANY_SIZE = ImageLimits(min_side=1)  # of thumbnails, which can be narrow
 
@@ -145,9 +145,7 @@ class Attributor:
         if not images:
             return []
         embedded = embed_squares(self.embedder, images, region)
-        return self.rank(
-            embedded.vectors, top_k=top_k, exemplars=exemplars, squares=embedded.counts
-        )
+        return self.rank(embedded.vectors, top_k=top_k, exemplars=exemplars, parts=embedded.parts)
 
     def rank(
         self,
@@ -157,20 +155,23 @@ class Attributor:
         exemplars: int = 3,
         depth: int = DEPTH,
         excluded: Sequence[frozenset[int]] | None = None,
-        squares: Sequence[int] | None = None,
+        parts: Sequence[Sequence[Region]] | None = None,
     ) -> list[Attribution]:
         """Attribute embedded queries.
 
         Args:
-            queries: facet -> (N, D) unit vectors, one for each square of an image.
+            queries: facet -> (N, D) unit vectors, one for each part of an image.
             top_k: most concepts in an answer.
             exemplars: most exemplars of each concept in an answer.
             depth: nearest exemplars of each facet whose concepts are ranked; it is increased if
                 these are fewer than ``top_k``. The index's size ranks every concept.
             excluded: for each image the numbers of concepts to leave out.
-            squares: number of each image's squares, N in all; by default each has one.
+            parts: each image's parts, N in all; by default each image has one.
         """
-        counts = squares or [1] * len(next(iter(queries.values())))
+        if parts is None:
+            counts = calibrated = [1] * len(next(iter(queries.values())))
+        else:
+            counts, calibrated = [len(own) for own in parts], [tries(own) for own in parts]
         if excluded is not None:
             excluded = [
                 own for own, count in zip(excluded, counts, strict=True) for _ in range(count)
@@ -178,16 +179,21 @@ class Attributor:
         rankings = self.snapshot.ranker.rank(
             queries, depth=depth, concepts=max(CONCEPTS, top_k), excluded=excluded
         )
-        return [self._answer(list(islice(rankings, count)), top_k, exemplars) for count in counts]
+        return [
+            self._answer(list(islice(rankings, count)), of_tries, top_k, exemplars)
+            for count, of_tries in zip(counts, calibrated, strict=True)
+        ]
 
     def rankings(self, queries: Embeddings, *, top_k: int = 5) -> list[Ranking]:
         """Rank embedded squares of images, to be answered together (`index.answering.together`)."""
         return list(self.snapshot.ranker.rank(queries, concepts=max(CONCEPTS, top_k)))
 
-    def _answer(self, rankings: Sequence[Ranking], top_k: int, exemplars: int) -> Attribution:
-        """Answer for one image, given the ranking of each of its squares."""
+    def _answer(
+        self, rankings: Sequence[Ranking], of_tries: int, top_k: int, exemplars: int
+    ) -> Attribution:
+        """Answer for one image, given the ranking of each of its parts and what `tries` returns."""
         catalog = self.snapshot.catalog
-        calibration = self.snapshot.calibration.of_best(len(rankings))
+        calibration = self.snapshot.calibration.of_best(of_tries)
         best = best_of(rankings)
         shares, no_source = calibration.shares(best.scores)
         squares = best.squares[:top_k].tolist()

@@ -45,10 +45,12 @@ class Calibration(Frozen):
     _tries: int = PrivateAttr(1)
 
     def of_best(self, tries: int) -> "Calibration":
-        """Return the calibration of the best of several scores of an image, one of each square.
+        """Return the calibration of the best of several scores of an image.
 
-        The best of m has the p-value 1 - (1 - p)^m (Sidak 1967): exact for independent squares, and
-        at least the true one for squares that overlap, whose scores rise together.
+        The best of m independent scores has the p-value 1 - (1 - p)^m (Sidak 1967).
+
+        Args:
+            tries: m, from `model.regions.tries`.
         """
         if tries == self._tries:
             return self

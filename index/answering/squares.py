@@ -1,7 +1,7 @@
 """Images that are read in several squares: the strongest evidence of each concept counts.
 
 Every square is ranked by itself (`index.answering.ranking`), and a concept's score is the highest
-of its scores. The highest of m scores is high by chance more often than one is, which
+of its scores. The highest of several scores is high by chance more often than one is, which
 `Calibration.of_best` takes into account.
 """
 
@@ -24,7 +24,7 @@ class Squares:
     """The embedded squares of a batch of images."""
 
     vectors: Mapping[Facet, Floats]  # facet -> (N, D) of all squares, image by image
-    counts: tuple[int, ...]  # squares of each image, N in all
+    parts: tuple[tuple[Region, ...], ...]  # the squares of each image, N in all
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,13 +46,13 @@ def embed_squares(
         images: at least one.
         region: part of every image to embed; it lies in each of them.
     """
-    parts = [parts_of(image.size, region) for image in images]
+    parts = tuple(parts_of(image.size, region) for image in images)
     read = [
         crop
         for image, own in zip(images, parts, strict=True)
         for crop in crops(image, image.size, own)
     ]
-    return Squares(embedder.embed(read), tuple(map(len, parts)))
+    return Squares(embedder.embed(read), parts)
 
 
 def seen_in(embedder: ImageEmbedder, part: Region) -> tuple[float, float, float, float]:

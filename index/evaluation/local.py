@@ -52,14 +52,14 @@ def _ask(
         top_k=everything,
         exemplars=0,
         depth=attributor.snapshot.vectors.count,
-        squares=queries.counts,
+        parts=queries.parts,
     )
     absent = attributor.rank(
         queries.vectors,
         top_k=1,
         exemplars=0,
         excluded=[_numbers(attributor, pairs[place]) for place in places],
-        squares=queries.counts,
+        parts=queries.parts,
     )
     for place, answer, other in zip(places, present, absent, strict=True):
         best = answer.concepts[0] if answer.concepts else None

@@ -31,6 +31,7 @@ from index.evaluation.pairs import Pair, read_pairs
 from index.layout import DataFolder
 from model.folders import find_images
 from model.images import read_image
+from model.regions import Region
 
 PLACES = {"left": 0.0, "middle": 0.5, "right": 1.0}
 RATIO = 3
@@ -100,7 +101,7 @@ def on_canvas(image: Image.Image, place: float, ground: Image.Image | None) -> I
 
 def embed_centres(embedder: object, images: Sequence[Image.Image]) -> Squares:
     """Embed the central square of each image."""
-    return Squares(embedder.embed(images), (1,) * len(images))  # type: ignore[attr-defined]
+    return Squares(embedder.embed(images), tuple((Region(0, 0, *one.size),) for one in images))  # type: ignore[attr-defined]
 
 
 def asked(
@@ -118,7 +119,7 @@ def asked(
         excluded = [numbers(attributor, pair) for pair in pairs[part]]
         for answers, left_out in ((present, None), (absent, excluded)):
             answers += attributor.rank(
-                embedded.vectors, top_k=1, exemplars=0, excluded=left_out, squares=embedded.counts
+                embedded.vectors, top_k=1, exemplars=0, excluded=left_out, parts=embedded.parts
             )
     right = np.array(
         [

@@ -6,7 +6,7 @@ from PIL import Image
 
 from model.errors import RegionError, RegionTooSmallError
 from model.images import ImageLimits
-from model.regions import MOST, Region, crops, parts_of
+from model.regions import MOST, Region, crops, parts_of, tries
 from tests.pictures import noise
 
 sides = st.integers(1, 3000)
@@ -46,6 +46,15 @@ def test_three_to_one_has_five_squares_and_all_of_a_region_is_relative_to_it() -
         (10, 20 + step, 100, 100) for step in (0, 50, 100, 150, 200)
     ]
     assert parts_of((900, 900), Region(10, 20, 100, 100)) == (Region(10, 20, 100, 100),)
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [((100, 100), 1), ((133, 100), 1), ((150, 100), 2), ((100, 200), 2), ((300, 100), 3),
+     ((301, 100), 4), ((100, 550), 6), ((5000, 100), 7)],
+)  # fmt: skip
+def test_overlapping_squares_count_as_the_fewest_that_cover_them(size, expected: int) -> None:
+    assert tries(parts_of(size)) == expected
 
 
 @pytest.mark.parametrize("region", [(0, 0, 101, 20), (90, 0, 20, 20), (0, 45, 20, 20)])

@@ -51,7 +51,7 @@ def ask(
     parts = parts_of(image.size)
     read = [embedder.preprocess(part) for part in crops(image, image.size, parts)]
     queries, seen = embedder.embed_with_patches(read)
-    [answer] = attributor.rank(queries, squares=[len(parts)], **options)
+    [answer] = attributor.rank(queries, parts=[parts], **options)
     return answer, explain_answer(attributor, answer, seen, queries, image.size, parts, most=most)
 
 

@@ -78,7 +78,7 @@ def test_images_of_one_batch_are_answered_as_each_alone(attributor: Attributor) 
         patches(1, side=64), on_canvas(PICTURES["Concept 1"][0], 128), patches(2, side=64),
         on_canvas(PICTURES["Concept 2"][0], 0, (64 * 7, 64)),
     ]  # fmt: skip
-    assert embed_squares(FakeEmbedder(), images).counts == (1, 5, 1, 7)
+    assert [len(own) for own in embed_squares(FakeEmbedder(), images).parts] == [1, 5, 1, 7]
     together = attributor.attribute(images, top_k=9)
     for image, answer in zip(images, together, strict=True):
         [alone] = attributor.attribute([image], top_k=9)
@@ -122,7 +122,7 @@ def test_excluded_concepts_are_left_out_of_every_square(attributor: Attributor) 
         embedded.vectors,
         top_k=9,
         excluded=[frozenset({number}), frozenset()],
-        squares=embedded.counts,
+        parts=embedded.parts,
     )
     names = [{c.concept.id for c in answer.concepts} for answer in answers]
     assert "concept-1" not in names[0]
@@ -168,6 +168,16 @@ def test_the_threshold_of_the_best_of_several_keeps_the_rate() -> None:
         assert NULL.of_best(5).p_value(limit) <= rate + 1e-9
         assert NULL.of_best(5).p_value(limit - 0.05) > rate
         assert limit > NULL.threshold(rate)
+
+
+def test_an_answers_p_value_is_that_of_the_fewest_squares_that_cover_the_image(
+    attributor: Attributor,
+) -> None:
+    [answer] = attributor.attribute([on_canvas(PICTURES["Concept 3"][1], 0)])
+    calibration = attributor.snapshot.calibration
+    for concept in answer.concepts:
+        assert concept.p_value == calibration.of_best(3).p_value(concept.score)
+        assert concept.likelihood_ratio == calibration.of_best(3).likelihood_ratio(concept.score)
 
 
 def test_one_square_is_calibrated_as_ever() -> None:
