@@ -118,6 +118,17 @@ class HeatmapGoneError(NotFoundError):
     """A heatmap that does not exist or has expired."""
 
 
+class AnswerGoneError(NotFoundError):
+    """A kept answer that does not exist or has expired, or whose index has changed since."""
+
+    type = "answer-gone"
+    title = "The answer is no longer kept"
+    example = (
+        "this answer is not kept or has expired: answers with keep=true are kept for at most 1800 "
+        "seconds; ask again"
+    )
+
+
 class MethodNotAllowedError(RequestError):
     """A method that the path does not allow."""
 
@@ -159,6 +170,18 @@ class ReloadError(RequestError):
         "the server goes on with version 20261101T020000000-a1b2: the file "
         "data/index/20261102T020000000-c3d4/style.faiss is missing; run `whence rebuild` to "
         "write the index anew"
+    )
+
+
+class OtherImageError(RequestError):
+    """An image that is not the one of the kept answer to report on."""
+
+    status = 409
+    type = "other-image"
+    title = "The answer is on another image"
+    example = (
+        "the answer is on the image with the SHA-256 9f86d081…, and this one has 60303ae2…; send "
+        "the same file"
     )
 
 

@@ -29,6 +29,7 @@ from app.routes import (
     exemplars,
     health,
     heatmaps,
+    limits,
     metrics,
     page,
     report,
@@ -156,7 +157,8 @@ def create_app(
         app.include_router(routes.router, dependencies=order)
     for routes in (concepts, exemplars, samples):
         app.include_router(routes.router, dependencies=[Depends(require_attribute)])
-    for routes in (admin, health, heatmaps, metrics, page):
+    app.include_router(concepts.collection, dependencies=[Depends(require_attribute)])
+    for routes in (admin, health, heatmaps, limits, metrics, page):
         app.include_router(routes.router)
     app.mount("/static", page.PageFiles(), name="static")
     add_docs(app)

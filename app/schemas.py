@@ -1,5 +1,6 @@
 """Conversions of the index's objects to the wire models of `whence_client.models`."""
 
+import base64
 import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -31,6 +32,8 @@ from whence_client.models import (
 )
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from app.inference.heatmaps import HeatmapPair
     from app.inference.job import ImageJob
     from app.inference.together import GroupJob
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
     from index.answering.attribution import ConceptEvidence, ExemplarEvidence
     from index.answering.together import GroupConceptEvidence
     from index.catalog import Concept, Exemplar
+    from index.snapshot import Snapshot
     from index.takedowns.in_force import Hidden
     from index.takedowns.records import Takedown
     from model.regions import Region
@@ -47,6 +51,7 @@ def attribution_response(job: "ImageJob", *, metadata: bool = False) -> Attribut
     """Convert an answered image, if ``metadata`` with the exemplars' metadata."""
     attribution, snapshot = job.attribution, job.attributor.snapshot
     return AttributionResponse(
+        id=job.id,
         verdict=attribution.verdict,
         concepts=[
             ranked_concept(concept, job.heatmaps, metadata=metadata)
@@ -57,17 +62,30 @@ def attribution_response(job: "ImageJob", *, metadata: bool = False) -> Attribut
         unattributed_share=attribution.unattributed_share,
         candidates=list(attribution.candidates),
         statement=attribution.statement,
+        width=job.size[0],
+        height=job.size[1],
         region=area(job.region) if job.region else None,
         compared=[area(part) for part in job.compared],
-        evidence=Evidence(
-            model_id=snapshot.model_id,
-            index_version=snapshot.version,
-            calibration=snapshot.calibration_id,
-            test_images=len(snapshot.calibration.null_scores),
-            image_sha256=job.sha256,
-            created_at=job.created_at,
-        ),
+        evidence=evidence_of(snapshot, job.sha256, job.created_at),
+        preview=data_url(job.preview) if job.preview else None,
         timing_ms=timing_ms(job.seconds()),
+    )
+
+
+def data_url(jpeg: bytes) -> str:
+    """Return a JPEG as a ``data:`` URL."""
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
+
+
+def evidence_of(snapshot: "Snapshot", image_sha256: str, created_at: "datetime") -> Evidence:
+    """Return the identities of an answer's model, index, calibration and image."""
+    return Evidence(
+        model_id=snapshot.model_id,
+        index_version=snapshot.version,
+        calibration=snapshot.calibration_id,
+        test_images=len(snapshot.calibration.null_scores),
+        image_sha256=image_sha256,
+        created_at=created_at,
     )
 
 

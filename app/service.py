@@ -16,6 +16,7 @@ from app.inference.deadline import Deadline
 from app.inference.permit import Permit
 from app.inference.pipeline import Pipeline
 from app.inference.watchdog import Watchdog
+from app.reports.kept import MAX_BYTES, AnswerStore
 from app.settings import Settings
 from app.telemetry.metrics import Metrics
 from app.watchers import PublicationWatcher, ServedIndex, TakedownWatcher, repeat
@@ -58,6 +59,7 @@ class Service:
         self.served = ServedIndex(metrics, attributor)
         self.pipeline = Pipeline(settings, metrics)
         self.samples = Samples(self._data)
+        self.answers = AnswerStore(settings.answer_seconds, MAX_BYTES)
         self.watchdog = Watchdog(self.pipeline, settings.watchdog_seconds)
         self._takedowns = TakedownWatcher(self.served, self._data, metrics)
         self._publications: PublicationWatcher | None = None

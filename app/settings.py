@@ -271,6 +271,11 @@ class Settings(StoreSettings):
         description="File of the private key that signs evidence reports, from `whence "
         "report-key`; only its owner may have access to it.",
     )
+    answer_seconds: Seconds = Field(
+        1800,
+        description="Time that answers with `keep=true`, as the page asks for, are kept in memory, "
+        "without their images, for reports.",
+    )
     stall_seconds: Seconds = Field(
         120,
         description="Time after which an embedding counts as hung; the server is then neither live "

@@ -8,13 +8,14 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from index.errors import NotFoundError, SnapshotError
-from index.names import fold, nfc
+from index.names import fold, nfc, words
 
 SCHEMA = """
 CREATE TABLE concepts (
@@ -71,6 +72,64 @@ class Exemplar:
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
+# The host of an address; empty for other texts.
+HOST = (
+    "CASE WHEN instr(source_url, '://') THEN "
+    "lower(substr(substr(source_url, instr(source_url, '://') + 3), 1, "
+    "instr(substr(source_url, instr(source_url, '://') + 3) || '/', '/') - 1)) ELSE '' END"
+)
+LISTED = 100  # values of one kind in a summary
+SUMMARY = {
+    "kinds": "SELECT kind, count(*) AS n FROM concepts WHERE kind <> '' "
+    "GROUP BY kind ORDER BY n DESC, kind",
+    "licenses": "SELECT license, count(DISTINCT concept) AS n FROM exemplars WHERE license <> '' "
+    "GROUP BY license ORDER BY n DESC, license",
+    "sources": f"SELECT {HOST} AS host, count(DISTINCT concept) AS n FROM exemplars "
+    "WHERE host <> '' GROUP BY host ORDER BY n DESC, host",
+}
+
+
+@dataclass(frozen=True)
+class ConceptFilter:
+    """The conditions that listed concepts meet; an empty one is met by all.
+
+    Attributes:
+        words: each is contained in the name, in any case and normal form.
+        kind: of the concept.
+        license: of one of its exemplars.
+        source: the host of one of its exemplars' addresses.
+    """
+
+    words: str = ""
+    kind: str = ""
+    license: str = ""
+    source: str = ""
+
+    def clause(self) -> tuple[str, tuple[str, ...]]:
+        """Return a WHERE clause on concepts ``c``, and its values."""
+        terms: list[str] = []
+        values: list[str] = []
+        # A search for marks alone, such as "%", looks for them as they are.
+        form = "words" if words(self.words).strip() else "fold"
+        for word in (words if form == "words" else fold)(self.words).split():
+            terms.append(f"instr({form}(c.name), ?)")
+            values.append(word)
+        if self.kind:
+            terms.append("c.kind = ?")
+            values.append(self.kind)
+        owned = "EXISTS (SELECT 1 FROM exemplars e WHERE e.concept = c.number AND {})"
+        if self.license:
+            terms.append(owned.format("license = ?"))
+            values.append(self.license)
+        if self.source:
+            terms.append(owned.format(f"{HOST} = ?"))
+            values.append(fold(self.source))
+        return f"WHERE {' AND '.join(terms)}" if terms else "", tuple(values)
+
+
+EVERY = ConceptFilter()
+
+
 # A temporary view takes precedence over the table of its name, so that queries see visible rows.
 HIDE = """
 PRAGMA temp_store = MEMORY;
@@ -92,7 +151,7 @@ class Catalog:
     """
 
     def __init__(self, path: Path, hidden: Iterable[int] = ()) -> None:
-        self._path = path
+        self._path, self._hidden = path, tuple(map(int, hidden))
         try:
             self._file = path.open("rb", buffering=0)
         except FileNotFoundError:
@@ -110,9 +169,10 @@ class Catalog:
         self._db.row_factory = sqlite3.Row
         # SQLite's own LIKE and lower() fold ASCII alone, and ignore normal forms.
         self._db.create_function("fold", 1, fold, deterministic=True)
+        self._db.create_function("words", 1, words, deterministic=True)
         self._lock = threading.Lock()
         self._by_form: dict[str, set[str]] | None = None
-        rows = [(int(row),) for row in hidden]
+        rows = [(row,) for row in self._hidden]
         if rows:
             with self._named_faults():
                 self._db.executescript(HIDE)
@@ -153,10 +213,10 @@ class Catalog:
                 f"the catalog {self._path} is damaged ({error}); run `whence rebuild`"
             ) from error
 
-    def concept_count(self, query: str = "") -> int:
-        """Count the concepts whose name contains ``query``, in any case and normal form."""
-        sql = "SELECT count(*) FROM concepts WHERE instr(fold(name), fold(?))"
-        return int(self._all(sql, (query,))[0][0])
+    def concept_count(self, wanted: ConceptFilter = EVERY) -> int:
+        """Count the concepts that a filter leaves."""
+        where, values = wanted.clause()
+        return int(self._all(f"SELECT count(*) FROM concepts c {where}", values)[0][0])
 
     def exemplar_count(self) -> int:
         """Count the visible exemplars."""
@@ -202,14 +262,35 @@ class Catalog:
         return str(found[0][0]) if found else None
 
     def concepts(
-        self, *, query: str = "", offset: int = 0, limit: int | None = None
+        self,
+        wanted: ConceptFilter = EVERY,
+        *,
+        most_exemplars_first: bool = False,
+        offset: int = 0,
+        limit: int | None = None,
     ) -> list[Concept]:
-        """List concepts by name: those whose name contains ``query``, in any case and form."""
+        """List the concepts that a filter leaves, by name or by number of exemplars."""
+        where, values = wanted.clause()
+        first = "exemplar_count DESC, " if most_exemplars_first else ""
         return self._concepts(
-            "WHERE instr(fold(c.name), fold(?))",
-            (query, -1 if limit is None else limit, offset),
-            tail="ORDER BY c.name, c.number LIMIT ? OFFSET ?",
+            where,
+            (*values, -1 if limit is None else limit, offset),
+            tail=f"ORDER BY {first}c.name, c.number LIMIT ? OFFSET ?",
         )
+
+    @cached_property
+    def summary(self) -> dict[str, list[tuple[str, int]]]:
+        """Return values to filter by, with their number of concepts, the most frequent first.
+
+        Reads the file by a connection of its own: the statements take seconds on an index of
+        millions, and answers must not wait for them.
+        """
+        own = Catalog(self._path, self._hidden)
+        with closing(own):
+            return {
+                name: [(row[0], row[1]) for row in own._all(f"{SUMMARY[name]} LIMIT {LISTED}")]
+                for name in SUMMARY
+            }
 
     def concepts_by_number(self, numbers: Sequence[int]) -> dict[int, Concept]:
         """Return the concepts of these numbers."""

@@ -23,6 +23,7 @@ _DROPPED_MARKS = (
     (0xFE00, 0xFE0F), (0xFE20, 0xFE2F),
 )  # fmt: skip
 _LAST_MARK = 0x1FFFF  # above it Unicode has variation selectors alone
+_ASCII_SEPARATORS = re.compile(r"[\W_]+")
 _DIGITS = 8  # hexadecimal, of the hash that tells two concepts of one slug apart
 
 
@@ -85,6 +86,12 @@ def fold(text: str) -> str:
     if text.isascii():
         return text.lower()
     return nfc(unicodedata.normalize("NFD", text).casefold())
+
+
+def words(text: str) -> str:
+    """Returns a text folded, with one space for each run of marks between words."""
+    folded = fold(text)
+    return (_ASCII_SEPARATORS if folded.isascii() else _separators()).sub(" ", folded)
 
 
 def _hash(text: str, attempt: int = 0) -> str:

@@ -1,17 +1,13 @@
 """The store of heatmaps: keeps PNGs in memory for a limited time, until clients fetch them."""
 
-import secrets
-import threading
-import time
-from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from app.errors import HeatmapGoneError
+from app.inference.expiring import ExpiringStore, random_id
 from index.answering.explanation import Explanation
-
-OVERHEAD = 512  # approximate bytes of an entry beside its PNG
 
 
 @dataclass(frozen=True)
@@ -23,25 +19,11 @@ class HeatmapPair:
     expires_at: datetime
 
 
-class HeatmapStore:
-    """Stores PNGs under random identifiers for a limited time. Thread-safe.
+class HeatmapStore(ExpiringStore):
+    """Stores the PNGs of heatmaps; see `ExpiringStore` for the arguments."""
 
-    Args:
-        seconds: lifetime of each.
-        max_bytes: of all; when it is exceeded, the oldest are dropped early.
-        clock: monotonic, in seconds.
-    """
-
-    def __init__(
-        self, seconds: float, max_bytes: int, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self.seconds = seconds
-        self._max_bytes = max_bytes
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._bytes = 0
-        # All lifetimes are equal, so insertion order is the order of expiry.
-        self._entries: OrderedDict[str, tuple[bytes, float]] = OrderedDict()
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
         self._exemplars: dict[str, str] = {}  # identifier -> exemplar that it explains
 
     def put(self, png: bytes, exemplar: str | None = None) -> str:
@@ -51,13 +33,11 @@ class HeatmapStore:
             png: its bytes.
             exemplar: id of the exemplar that it explains.
         """
-        identifier = secrets.token_urlsafe(24)
-        with self._lock:
-            self._bytes += len(png) + OVERHEAD
-            self._entries[identifier] = (png, self._clock() + self.seconds)
-            if exemplar is not None:
+        identifier = random_id()
+        if exemplar is not None:
+            with self._lock:
                 self._exemplars[identifier] = exemplar
-            self._drop_old()
+        self.store(identifier, png)
         return identifier
 
     def get(self, identifier: str) -> tuple[bytes, float]:
@@ -66,17 +46,13 @@ class HeatmapStore:
         Raises:
             HeatmapGoneError: there is none of that identifier, or it has expired.
         """
-        with self._lock:
-            self._drop_old()
-            entry = self._entries.get(identifier)
-            now = self._clock()
-        if entry is None:
+        found = self.find(identifier)
+        if found is None:
             raise HeatmapGoneError(
                 "this heatmap does not exist or has expired: heatmaps are kept for at most "
                 f"{self.seconds:.0f} seconds; ask again with explain=true"
             )
-        png, expires = entry
-        return png, expires - now
+        return found
 
     def exemplar(self, identifier: str) -> str | None:
         """Return the id of the exemplar that a heatmap explains, if it is known."""
@@ -95,11 +71,5 @@ class HeatmapStore:
             for exemplar, explanation in explanations.items()
         }
 
-    def _drop_old(self) -> None:
-        while self._entries:
-            identifier, (png, expires) = next(iter(self._entries.items()))
-            if expires > self._clock() and self._bytes <= self._max_bytes:
-                break
-            del self._entries[identifier]
-            self._exemplars.pop(identifier, None)
-            self._bytes -= len(png) + OVERHEAD
+    def _dropped(self, identifier: str) -> None:
+        self._exemplars.pop(identifier, None)

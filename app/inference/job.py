@@ -15,12 +15,14 @@ import torch
 from numpy.typing import NDArray
 
 from app.inference.deadline import Deadline
+from app.inference.expiring import random_id
 from app.inference.heatmaps import HeatmapPair
 from app.telemetry.metrics import STAGES, Stage
 from index.answering.attribution import Attribution, Attributor
 from index.answering.explanation import Explanation, explain_answer
 from index.answering.ranking import Ranking
 from index.answering.squares import compared
+from index.thumbnails import preview_jpeg
 from model.config import Facet
 from model.errors import ImageError
 from model.explain import Patches
@@ -44,6 +46,9 @@ class ImageJob:
         together: the image is ranked only, for an answer to a group of images.
         region: part of the image to answer about, in pixels of the upright image.
         limits: on the region's size.
+        with_preview: make `preview`.
+        id: identifies the answer; random.
+        preview: the upright image as a small JPEG, if it is asked for.
         sha256: of the encoded image.
         size: width and height of the upright image, in pixels.
         parts: of the image, P of them, that are embedded.
@@ -66,6 +71,9 @@ class ImageJob:
     region: Region | None = None
     limits: ImageLimits = DEFAULT_LIMITS
     together: bool = False
+    with_preview: bool = False
+    id: str = field(default_factory=random_id)
+    preview: bytes | None = None
     sha256: str = field(init=False)
     size: tuple[int, int] = field(init=False)
     parts: Sequence[Region] = field(init=False)
@@ -123,6 +131,8 @@ class ImageJob:
         self.pixels = [
             embedder.preprocess(part) for part in crops(image.pixels, self.size, self.parts)
         ]
+        if self.with_preview:
+            self.preview = preview_jpeg(image.pixels)
         self.end("decode")
 
 

@@ -70,9 +70,20 @@ class Pipeline:
         return self._batcher.busy_since
 
     async def attribute(
-        self, permit: Permit, image: bytes, parameters: AttributeParameters
+        self,
+        permit: Permit,
+        image: bytes,
+        parameters: AttributeParameters,
+        *,
+        preview: bool = False,
     ) -> ImageJob:
         """Answer one uploaded image; if explained, its heatmaps are put into `heatmaps`.
+
+        Args:
+            permit: of the request.
+            image: the uploaded file.
+            parameters: of the request.
+            preview: also make the job's preview.
 
         Raises:
             ImageError: the image cannot be decoded, or is outside the limits.
@@ -87,6 +98,7 @@ class Pipeline:
             self._settings.max_explained if parameters.explain else 0,
             region_of(parameters),
             self._settings.image_limits,
+            with_preview=preview,
         )
         await self.process(job, image)
         if job.explanations:

@@ -1,263 +1,283 @@
-// An answer: the image on one side, the verdict and the ranked concepts on the other.
+// An answer: the image on one side, the finding and the concepts that support it on the other.
 
-import { patiently, upload } from "./api.js";
-import { compare, heat, rights } from "./compare.js";
-import { h, prose, s, speak } from "./dom.js";
+import { all, find, pictureOf, run } from "./asked.js";
+import { compare, heat } from "./compare.js";
+import { breakable, h, s, speak } from "./dom.js";
+import { hintFor } from "./limits.js";
 import { keepRatio, picture } from "./picture.js";
+import { isWhole, outlines, selection } from "./region.js";
+import { reports } from "./reports.js";
+import { rights } from "./rights.js";
 import { settings } from "./settings.js";
-import { bytes, chance, count, list, percent, ratio, verdict } from "./words.js";
+import { prose, rich, t } from "./texts.js";
+import { bytes, candidates, chance, chanceNodes, decimal, degree, headline, list, named, percent, ratio, utc, verdict } from "./words.js";
 
-const BY_CHANCE = 0.1; // from this p-value on, no facet can be said to have found a concept
 const EAGER = 30; // pictures of an answer that are fetched before they are near the screen
-const KEPT = 12; // answers that back and forward can reach
+const views = new WeakMap(); // entry -> its view
 
-const asked = new Map();
-let last = 0;
-
-/** Begin to ask about an image; gives the number of its answer. */
-export function ask(file, remark = "") {
-  const entry = { id: ++last, file, remark, url: URL.createObjectURL(file), state: "working" };
-  asked.set(entry.id, entry);
-  if (asked.size > KEPT) {
-    const [oldest] = asked.values();
-    oldest.stop?.abort();
-    URL.revokeObjectURL(oldest.url);
-    asked.delete(oldest.id);
-  }
-  build(entry);
-  run(entry);
-  return entry.id;
+/** The view of an answer, and its title; nothing if there is none of that address. */
+export function answerView(id, askPart) {
+  const entry = find(id);
+  if (!entry) return null;
+  if (!views.has(entry)) views.set(entry, build(entry, askPart));
+  return { view: views.get(entry).element, title: titleOf(entry), entry };
 }
 
-/** What to show for an answer, and its title; nothing once it is gone. */
-export function answerView(id) {
-  const entry = asked.get(id);
-  return entry && { view: entry.view, title: entry.answer ? spoken(entry.answer) : "Comparing" };
-}
+const titleOf = (entry) => ({ done: () => headline(entry.answer), failed: () => entry.problem.title ?? t("asking.stopped") })[entry.state]?.() ?? t("asking.title");
 
 /** Draw the answers again after the settings changed; ask again where a key was missing. */
 export function redraw({ keyGiven = false } = {}) {
-  for (const entry of asked.values()) {
-    if (entry.state === "done") showAnswer(entry);
+  for (const entry of all()) {
+    if (entry.state === "done") views.get(entry)?.show();
     else if (keyGiven && entry.problem?.status === 401) run(entry);
   }
 }
 
-function spoken(answer) {
-  const { before, name } = verdict(answer);
-  return before + name;
+/** Build the views anew, in another language. */
+export function forgetViews() {
+  for (const entry of all()) {
+    entry.watchers.delete(views.get(entry)?.show);
+    views.delete(entry);
+  }
 }
 
-function build(entry) {
-  const { file } = entry;
-  const size = h("span");
-  const image = h("img", { src: entry.url, alt: "Your image" });
-  image.addEventListener("load", () => {
-    keepRatio(image);
-    size.textContent = ` · ${image.naturalWidth} × ${image.naturalHeight}`;
-  });
-  image.addEventListener("error", () => {
-    image.replaceWith(h("span", { class: "missing" }, "This browser cannot show images of this type"));
-  });
-  entry.frame = h("div", { class: "frame" }, image);
-  entry.result = h("div", { class: "result", "aria-live": "off" });
-  entry.view = h(
+function build(entry, askPart) {
+  const about = h("span");
+  const tools = h("div", { class: "query-tools" });
+  const frame = h("div", { class: "frame" });
+  const view = { entry, frame, result: h("div", { class: "result", "aria-live": "off" }) };
+  const draw = () => {
+    const image = h("img", { src: pictureOf(entry), alt: t("query.alt") });
+    image.addEventListener("load", () => keepRatio(image));
+    image.addEventListener("error", () => image.replaceWith(h("span", { class: "missing" }, t("query.not_shown"))));
+    frame.replaceChildren(image);
+  };
+  const showQuery = async () => {
+    const size = sizeOf(entry) ?? (await entry.shape);
+    if (!size) return;
+    about.textContent = ` · ${size.width} × ${size.height}`;
+    const compared = entry.answer?.compared ?? [];
+    frame.querySelector(".outlines")?.remove();
+    const drawn = compared.length && !isWhole(compared, size);
+    if (drawn) frame.append(outlines(compared, size));
+    const select = () => {
+      tools.replaceChildren(selection(frame, size, (part) => askPart(entry, part), () => (showQuery(), tools.querySelector("button")?.focus())));
+    };
+    tools.replaceChildren(
+      ...[
+        entry.region ? h("p", { class: "small" }, t("part.asked", { x: entry.region[0], y: entry.region[1], width: entry.region[2], height: entry.region[3] })) : null,
+        drawn ? h("p", { class: "small" }, t("query.compared", { n: compared.length })) : null,
+        entry.file && ["done", "failed"].includes(entry.state) ? h("button", { type: "button", onclick: select }, t("part.select")) : null,
+      ].filter(Boolean),
+    );
+  };
+  view.show = () => {
+    if (entry.preview && frame.querySelector("img")?.getAttribute("src") !== entry.preview) draw();
+    showQuery();
+    if (entry.state === "done") showAnswer(view);
+    else if (entry.state === "failed") showProblem(view);
+    else showProgress(view);
+  };
+  view.element = h(
     "div",
     { class: "answer" },
     h(
       "aside",
-      { class: "query", "aria-label": "Your image" },
-      h("figure", {}, entry.frame, h("figcaption", {}, h("span", { class: "file" }, file.name || "Pasted image"), h("span", { class: "small" }, bytes(file.size), size))),
+      { class: "query", "aria-label": t("query.alt") },
+      h("figure", {}, frame, h("figcaption", {}, h("span", { class: "file" }, entry.name || t("query.pasted")), h("span", { class: "small" }, bytes(entry.bytes), about))),
+      tools,
       entry.remark ? h("p", { class: "small" }, entry.remark) : null,
     ),
-    entry.result,
+    view.result,
   );
+  draw();
+  entry.watchers.add(view.show);
+  view.show();
+  return view;
 }
 
-const query = (entry) => {
-  entry.parameters = { top_k: settings.concepts, exemplars: settings.exemplars, explain: settings.regions };
-  return new URLSearchParams(entry.parameters);
-};
+/** The size of the upright picture, as the server read it. */
+const sizeOf = (entry) => (entry.answer?.width ? { width: entry.answer.width, height: entry.answer.height } : null);
 
-async function run(entry) {
-  entry.state = "working";
-  entry.problem = null;
-  entry.stop = new AbortController();
-  const { signal } = entry.stop;
-  const bar = h("progress", { max: 1, "aria-label": "Progress" });
-  const step = h("p", { class: "lead", role: "status" }, "Sending the image…");
-  entry.result.replaceChildren(
-    h("h1", { tabindex: "-1" }, "Comparing with the collection"),
-    bar,
-    step,
-    h("button", { type: "button", onclick: () => entry.stop.abort() }, "Stop"),
-  );
-  const onProgress = (part) => {
-    if (part < 1) {
-      bar.value = part;
-      step.textContent = `Sending the image, ${percent(part)}…`;
-    } else {
-      bar.removeAttribute("value"); // how long the rest takes is not known
-      step.textContent = "Comparing…";
-    }
-  };
-  const onWait = (left) => {
-    bar.removeAttribute("value");
-    step.textContent = left ? `The server is busy. Trying again in ${count(left, "second")}…` : "Trying again…";
-  };
-  try {
-    const send = () => upload(`attribute?${query(entry)}`, entry.file, { signal, onProgress });
-    const { body } = await patiently(send, { onWait, signal });
-    entry.answer = JSON.parse(await body.text());
-    entry.state = "done";
-    showAnswer(entry);
-    document.dispatchEvent(new CustomEvent("answered", { detail: entry.id }));
-    speak(spoken(entry.answer));
-  } catch (error) {
-    entry.state = "failed";
-    entry.problem = error;
-    showProblem(entry, error);
+function showProgress(view) {
+  const { entry, result } = view;
+  const { step, part, left } = entry.progress ?? { step: "sending", part: 0 };
+  if (!result.querySelector("progress")) {
+    result.replaceChildren(
+      h("h1", { tabindex: "-1" }, t("asking.title")),
+      h("progress", { max: 1, "aria-label": t("asking.progress") }),
+      h("p", { class: "lead", role: "status" }),
+      h("button", { type: "button", onclick: () => entry.stop.abort() }, t("asking.stop")),
+    );
   }
+  const bar = result.querySelector("progress");
+  if (step === "sending") bar.value = part;
+  else bar.removeAttribute("value"); // how long the rest takes is not known
+  result.querySelector("[role=status]").textContent = {
+    sending: () => (part ? t("asking.sending_part", { part: percent(part) }) : t("asking.sending")),
+    comparing: () => t("asking.comparing"),
+    busy: () => (left ? t("busy.wait", { n: left }) : t("busy.again")),
+  }[step]();
 }
 
-function again(entry) {
-  return h("button", { type: "button", class: "primary", onclick: () => run(entry) }, "Try again");
-}
+const another = () => h("a", { class: "button", href: "#/" }, t("asking.another"));
 
-const another = () => h("a", { class: "button", href: "#/" }, "Ask about another image");
-
-function showProblem(entry, error) {
+function showProblem({ entry, result }) {
+  const error = entry.problem;
   const stopped = error.name === "AbortError";
-  const title = stopped ? "Stopped" : error.title ?? "Something went wrong on this page";
   const faults = error.errors?.length > 1 ? h("ul", {}, error.errors.map((fault) => h("li", {}, prose(fault.detail)))) : null;
-  entry.result.replaceChildren(
+  const hint = stopped ? null : hintFor(error);
+  result.replaceChildren(
     h(
       "div",
       { class: "problem", role: "alert" },
-      h("h1", { tabindex: "-1" }, title),
-      stopped ? h("p", {}, "The image was not compared.") : h("p", {}, prose(error.detail || error.message)),
-      faults,
-      error.retryAfter ? h("p", { class: "small" }, `The server asks to wait ${count(error.retryAfter, "second")}.`) : null,
-      h("div", { class: "row" }, again(entry), another()),
+      h("h1", { tabindex: "-1" }, stopped ? t("asking.stopped") : error.title ?? t("problem.page")),
+      h("p", {}, stopped ? t("asking.not_compared") : error.own ? error.detail : prose(error.detail || error.message)),
+      faults ?? "",
+      hint ? h("p", {}, hint) : "",
+      error.retryAfter ? h("p", { class: "small" }, t("busy.asks", { n: error.retryAfter })) : "",
+      h("div", { class: "row" }, stopped || error.passing !== false ? h("button", { type: "button", class: "primary", onclick: () => run(entry) }, t("asking.again")) : "", another()),
     ),
   );
-  document.dispatchEvent(new CustomEvent("answered", { detail: entry.id }));
 }
 
-function showAnswer(entry) {
+function showAnswer(view) {
+  const { entry, result } = view;
   const { answer } = entry;
-  const said = verdict(answer);
-  const shown = answer.concepts.filter(({ found_by }) => settings.facet === "any" || found_by.includes(settings.facet));
-  const hidden = answer.concepts.length - shown.length;
-  const pairs = answer.concepts.flatMap((concept) => concept.exemplars.map((hit) => ({ query: entry, concept, hit })));
-  const parts = [
+  const found = verdict(answer);
+  const strong = candidates(answer);
+  const rest = answer.concepts.filter((concept) => !strong.includes(concept));
+  const headlined = named(answer);
+  const fits = (concept) => settings.facet === "any" || concept.found_by.includes(settings.facet) || headlined.includes(concept);
+  const shown = strong.filter(fits);
+  const hidden = strong.length - shown.length;
+  const pairs = shown.flatMap((concept) => concept.exemplars.map((hit) => ({ query: entry, concept, hit })));
+  result.replaceChildren(
     h(
       "header",
-      { class: `verdict ${answer.verdict}` },
-      mark(answer.verdict),
-      h("h1", { tabindex: "-1" }, said.before, said.name ? h("em", {}, said.name) : null),
-      h("p", { class: "lead" }, said.text),
+      { class: `verdict ${found.kind}` },
+      mark(found.kind),
+      h("h1", { tabindex: "-1" }, found.before, found.name ? [" ", h("em", {}, breakable(found.name))] : null, found.degree ? h("span", { class: "degree" }, h("span", { class: "unseen" }, ", "), found.degree) : null),
+      h("p", { class: "lead" }, found.sentences.map((sentence) => [sentence, " "])),
     ),
-    division(answer),
     reports(entry),
-    h("h2", {}, answer.candidates.length ? "Ranked concepts" : "The nearest concepts"),
-    answer.concepts.length ? null : h("p", { class: "empty" }, "The collection has no concept to compare with."),
-    h("ol", { class: "cards" }, shown.map((concept) => card(entry, concept, pairs))),
-    hidden
-      ? h("p", { class: "notice" }, `${count(hidden, "concept is", "concepts are")} not shown: not found by ${settings.facet}. The settings decide.`)
-      : null,
-    caveats(answer),
-  ];
-  entry.result.replaceChildren(...parts.filter(Boolean));
+    ...(strong.length
+      ? [h("h2", {}, t("cards.title")), h("ol", { class: "cards" }, shown.map((concept) => card(view, concept, pairs)))]
+      : []),
+    hidden ? h("p", { class: "notice" }, t(`cards.hidden_${settings.facet}`, { n: hidden })) : "",
+    answer.concepts.length ? "" : h("p", { class: "empty" }, t("cards.empty")),
+    rest.length ? bystanders(rest, answer) : "",
+    division(answer),
+    caveats(entry),
+  );
 }
 
-const FILLING = { attributed: "M12 3a9 9 0 0 1 0 18a9 9 0 0 1 0-18z", uncertain: "M12 3a9 9 0 0 1 0 18z", no_match: "" };
+const FILLING = { attributed: "M12 3a9 9 0 0 1 0 18a9 9 0 0 1 0-18z", uncertain: "M12 3a9 9 0 0 1 0 18z", possible: "M12 9a3 3 0 0 1 0 6a3 3 0 0 1 0-6z", no_match: "" };
 
-function mark(name) {
-  return s("svg", { class: "mark", viewBox: "0 0 24 24", "aria-hidden": "true" }, s("circle", { cx: 12, cy: 12, r: 9 }), s("path", { d: FILLING[name] }));
+function mark(kind) {
+  return s("svg", { class: "mark", viewBox: "0 0 24 24", "aria-hidden": "true" }, s("circle", { cx: 12, cy: 12, r: 9 }), s("path", { d: FILLING[kind] }));
 }
 
-/** How the answer divides among the concepts and what belongs to none. */
+/** The relative weight of the concepts, and of what belongs to none of them. */
 function division(answer) {
   const parts = answer.concepts.filter(({ share }) => share >= 0.01);
-  const rest = answer.unattributed_share;
-  const told = [...parts.map(({ name, share }) => `${name} ${percent(share)}`), `none of these ${percent(rest)}`];
+  const others = [
+    ["weight.unlisted", answer.unlisted_share],
+    ["weight.absent", answer.no_source_share ?? answer.unattributed_share],
+  ].filter(([, share]) => share > 0);
+  const told = [...parts.map(({ name, share }) => `${name} ${percent(share)}`), ...others.map(([key, share]) => `${t(key)} ${percent(share)}`)];
   return h(
     "figure",
     { class: `division ${answer.verdict}` },
+    h("figcaption", { class: "small" }, rich("weight.title")),
     h(
       "div",
-      { class: "stack", role: "img", "aria-label": `How the answer divides: ${list(told)}` },
+      { class: "stack", role: "img", "aria-label": `${t("weight.title")}: ${list(told)}` },
       parts.map(({ share }) => h("span", { class: "part", "--share": share })),
-      h("span", { class: "part rest", "--share": rest }),
+      others.map(([key, share]) => h("span", { class: `part rest ${key.split(".")[1]}`, "--share": share })),
     ),
     h(
-      "figcaption",
-      { "aria-hidden": "true" },
-      parts.slice(0, 3).map(({ name, share }) => h("span", { class: "key" }, h("b", {}, percent(share)), ` ${name}`)),
-      h("span", { class: "key rest" }, h("b", {}, percent(rest)), " none of these"),
+      "div",
+      { class: "keys", "aria-hidden": "true" },
+      parts.slice(0, 3).map(({ name, share }) => h("span", { class: "key" }, h("b", {}, percent(share)), " ", breakable(name))),
+      others.map(([key, share]) => h("span", { class: "key rest" }, h("b", {}, percent(share)), ` ${t(key)}`)),
     ),
   );
 }
 
-function card(entry, concept, pairs) {
+/** Concepts that came near without support: a closed list without pictures, since it is no evidence. */
+function bystanders(concepts, answer) {
+  return h(
+    "details",
+    { class: "bystanders" },
+    h("summary", {}, t("others.title", { n: concepts.length })),
+    h("p", { class: "small" }, t("others.why")),
+    h(
+      "ol",
+      {},
+      concepts.map((concept) =>
+        h("li", { value: concept.rank }, h("a", { href: `#/concepts/${encodeURIComponent(concept.id)}` }, breakable(concept.name)), " ", h("span", { class: "small" }, chance(concept, answer.evidence))),
+      ),
+    ),
+  );
+}
+
+function card(view, concept, pairs) {
+  const { entry } = view;
+  const { evidence } = entry.answer;
   const title = `concept-${entry.id}-${concept.rank}`;
   const { subject, style } = concept.facets;
-  const deviations = (value) => (value === null ? "not measured" : `${value.toFixed(2)} standard deviations above the usual`);
+  const deviations = (value) => (value === null ? t("figures.not_measured") : t("figures.deviations", { value: decimal(value, 2) }));
+  const resembles = concept.found_by.length ? rich(`resembles.${[...concept.found_by].sort().reverse().join("_")}`) : [];
   return h(
     "li",
     { class: "card", "aria-labelledby": title },
     h(
       "div",
       { class: "card-head" },
-      h("h3", { id: title }, h("span", { class: "rank", "aria-hidden": "true" }, concept.rank), h("a", { href: `#/concepts/${encodeURIComponent(concept.id)}` }, concept.name)),
-      h("p", { class: concept.share < 0.005 ? "share slight" : "share" }, percent(concept.share), h("span", { class: "unseen" }, " of the answer")),
+      h("h3", { id: title }, h("span", { class: "rank", "aria-hidden": "true" }, concept.rank), h("a", { href: `#/concepts/${encodeURIComponent(concept.id)}` }, breakable(concept.name))),
+      h("p", { class: "support" }, rich("card.support", { degree: degree(concept.support) })),
     ),
-    h("div", { class: "meter", "aria-hidden": "true" }, h("span", { "--share": concept.share })),
-    h(
-      "p",
-      { class: "why" },
-      concept.found_by.length && concept.p_value < BY_CHANCE ? ["Found by ", concept.found_by.map((facet, place) => [place ? " and " : "", h("span", { class: `facet ${facet}` }, facet)]), ". "] : null,
-      `A match this strong appears by chance ${chance(concept.p_value)}.`,
-    ),
-    concept.exemplars.length
-      ? h("ul", { class: "hits" }, pairs.filter((pair) => pair.concept === concept).map((pair) => exemplar(entry, pair, pairs)))
-      : null,
+    h("p", { class: "why" }, resembles, " ", chanceNodes(concept, evidence)),
+    concept.exemplars.length ? h("ul", { class: "hits" }, pairs.filter((pair) => pair.concept === concept).map((pair) => exemplar(view, pair, pairs))) : null,
     h(
       "details",
       {},
-      h("summary", {}, "Figures"),
+      h("summary", {}, t("figures.title")),
       h(
         "dl",
         {},
-        h("dt", {}, "Score"), h("dd", {}, concept.score.toFixed(3)),
-        h("dt", {}, "Share"), h("dd", {}, `${(100 * concept.share).toFixed(1)}%`),
-        h("dt", {}, "Ratio"), h("dd", {}, `${ratio(concept.likelihood_ratio)} (${concept.support === "none" ? "no" : concept.support} support)`),
-        h("dt", {}, "p-value"), h("dd", {}, concept.p_value.toPrecision(3)),
-        h("dt", {}, "Subject"), h("dd", {}, deviations(subject)),
-        h("dt", {}, "Style"), h("dd", {}, deviations(style)),
-        h("dt", {}, "Id"), h("dd", {}, h("code", {}, concept.id)),
+        ...[
+          ["weight", `${decimal(100 * concept.share, 1)}%`],
+          ["ratio", `${ratio(concept.likelihood_ratio)} (${degree(concept.support)})`],
+          ["p", concept.p_value.toPrecision(3)],
+          ["score", decimal(concept.score, 3)],
+          ["subject", deviations(subject)],
+          ["style", deviations(style)],
+          ["id", h("code", {}, concept.id)],
+        ].flatMap(([key, value]) => [h("dt", {}, t(`figures.${key}`)), h("dd", {}, value)]),
       ),
     ),
   );
 }
 
-function exemplar(entry, pair, pairs) {
+function exemplar(view, pair, pairs) {
   const { hit, concept } = pair;
   const frame = h("span", { class: "frame" }, picture(hit.image_url, "", pairs.length <= EAGER));
+  const clear = () => [frame, view.frame].forEach((one) => one.querySelectorAll(".heat").forEach((layer) => layer.remove()));
   const show = () => {
     if (!hit.heatmaps || !settings.regions) return;
     clear();
     frame.append(heat(hit.heatmaps.exemplar_url));
-    entry.frame.append(heat(hit.heatmaps.query_url));
+    view.frame.append(heat(hit.heatmaps.query_url));
   };
-  const clear = () => [frame, entry.frame].forEach((one) => one.querySelectorAll(".heat").forEach((layer) => layer.remove()));
+  const similarity = decimal(hit.similarity, 2);
   const button = h(
     "button",
     {
       type: "button",
       class: "hit",
-      "aria-label": `Compare your image with an exemplar of ${concept.name}, similarity ${hit.similarity.toFixed(2)} in ${hit.facet}`,
+      "aria-label": t(`hit.compare_${hit.facet}`, { name: concept.name, similarity }),
       "aria-haspopup": "dialog",
       onclick: () => (clear(), compare(pairs, pair)),
       onpointerenter: (event) => event.pointerType === "mouse" && show(),
@@ -267,76 +287,28 @@ function exemplar(entry, pair, pairs) {
     },
     frame,
   );
-  return h("li", {}, button, h("p", { class: "small" }, h("b", {}, hit.similarity.toFixed(2)), ` in ${hit.facet}`, h("br"), rights(hit)));
+  return h("li", {}, button, h("p", { class: "small" }, t(`hit.similarity_${hit.facet}`, { similarity }), h("br"), rights(hit)));
 }
 
-function caveats(answer) {
+function caveats({ answer, sha256 }) {
+  const { evidence } = answer;
   return h(
     "section",
     { class: "caveats" },
-    h("h2", {}, "What this does not say"),
+    h("h2", {}, t("limits.title")),
+    h("ul", {}, ["proof", "generator", "collection", "prior"].map((key) => h("li", {}, rich(`limits.${key}`)))),
     h(
-      "ul",
-      {},
-      h("li", {}, "Similarity is not proof. It does not show that a work was copied, or used to train a model."),
-      h("li", {}, "It does not name the generator that made the image."),
-      h("li", {}, "It knows this collection and nothing beyond it; two artists who work alike look alike to it."),
+      "dl",
+      { class: "identity small" },
+      ...[
+        ["answer", answer.id],
+        ["time", utc(evidence.created_at)],
+        ["image", evidence.image_sha256],
+        ["index", evidence.index_version],
+        ["model", evidence.model_id],
+        ["calibration", evidence.calibration],
+        ...(sha256 ? [["report", sha256]] : []),
+      ].flatMap(([key, value]) => [h("dt", {}, t(`identity.${key}`)), h("dd", {}, key === "time" ? value : h("code", {}, value))]),
     ),
-    h("p", { class: "small identity" }, "Index ", h("code", {}, answer.evidence.index_version), ", model ", h("code", {}, answer.evidence.model_id), ", calibration ", h("code", {}, answer.evidence.calibration)),
   );
-}
-
-/** The buttons that fetch the evidence report. */
-function reports(entry) {
-  const said = h("p", { class: "small", role: "status" });
-  const wrong = h("div");
-  const fetchReport = (format) => async ({ currentTarget: button }) => {
-    if (button.getAttribute("aria-disabled") === "true") return;
-    const { top_k, exemplars, explain } = entry.parameters;
-    const busy = [...button.parentElement.querySelectorAll("button")];
-    busy.forEach((one) => one.setAttribute("aria-disabled", "true")); // `disabled` would lose the focus
-    wrong.replaceChildren();
-    said.textContent = "Writing the report…";
-    const onWait = (left) => (said.textContent = left ? `The server is busy. Trying again in ${count(left, "second")}…` : "Trying again…");
-    try {
-      const path = `attribute/report?${new URLSearchParams({ top_k, exemplars, explain, format })}`;
-      const { body, name } = await patiently(() => upload(path, entry.file), { onWait });
-      save(body, name);
-      const report = dataOf(await body.text(), format);
-      const moved = report.index.version !== entry.answer.evidence.index_version;
-      said.replaceChildren(
-        h("span", {}, "Saved as ", h("span", { class: "file" }, name), "."),
-        moved ? " The collection was renewed since this answer, so the report has the newer one." : "",
-      );
-    } catch (error) {
-      said.textContent = "";
-      wrong.replaceChildren(h("p", { class: "notice", role: "alert" }, h("strong", {}, error.title ?? "The report could not be saved"), ". ", prose(error.detail || error.message)));
-    } finally {
-      busy.forEach((one) => one.removeAttribute("aria-disabled"));
-    }
-  };
-  return h(
-    "div",
-    { class: "reports" },
-    h(
-      "div",
-      { class: "row" },
-      h("button", { type: "button", class: "primary", onclick: fetchReport("html") }, "Save evidence report"),
-      h("button", { type: "button", onclick: fetchReport("json") }, "as JSON"),
-      another(),
-    ),
-    h("p", { class: "small" }, "The report holds the image file as you gave it, its metadata included."),
-    said,
-    wrong,
-  );
-}
-
-function save(blob, name) {
-  const url = URL.createObjectURL(blob);
-  h("a", { href: url, download: name }).click();
-  setTimeout(() => URL.revokeObjectURL(url), 60_000);
-}
-
-function dataOf(text, format) {
-  return JSON.parse(format === "json" ? text : /id="whence-report">(.*?)<\/script>/s.exec(text)[1]);
 }

@@ -1,5 +1,7 @@
 // Talking to the server: every request with the key, every error in the server's own words.
 
+import { t } from "./texts.js";
+
 const KEY = "whence-key"; // for this tab alone
 
 export const key = {
@@ -9,17 +11,19 @@ export const key = {
 
 /** An error as RFC 9457 has it. */
 export class Problem extends Error {
-  constructor({ status = 0, title, detail = "", errors = [] }, retryAfter = 0) {
+  constructor({ status = 0, type = "", title, detail = "", errors = [], own = false }, retryAfter = 0) {
     super(detail || title);
-    Object.assign(this, { status, title, detail, errors, retryAfter });
+    Object.assign(this, { status, type, title, detail, errors, own, retryAfter });
+  }
+
+  /** True if the same request may succeed later. */
+  get passing() {
+    return [0, 401, 408, 429].includes(this.status) || this.status >= 500;
   }
 }
 
 const unreachable = () =>
-  new Problem({
-    title: "The server does not answer",
-    detail: "check that it is running and that you are connected, then try again",
-  });
+  new Problem({ title: t("problem.unreachable"), detail: t("problem.unreachable.why"), own: true });
 
 const headers = () => (key.get() ? { Authorization: `Bearer ${key.get()}` } : {});
 
@@ -39,12 +43,12 @@ export async function get(path, { signal, quiet = false } = {}) {
 
 export const getJson = async (path, options) => (await get(path, options)).json();
 
-/** Upload an image; gives the body as a Blob and its file name, if it has one. */
-export function upload(path, file, { signal, onProgress = () => {} } = {}) {
+/** Upload images; gives the body as a Blob and its file name, if it has one. */
+export function upload(path, files, { signal, onProgress = () => {} } = {}) {
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest(); // fetch does not tell how much was sent
     const form = new FormData();
-    form.append("image", file, file.name || "image");
+    files.forEach((file) => form.append("image", file, file.name || "image"));
     request.open("POST", path);
     for (const [name, value] of Object.entries(headers())) request.setRequestHeader(name, value);
     request.responseType = "blob";
@@ -99,7 +103,7 @@ function problemOf(status, text, retryAfter, quiet = false) {
     // not from Whence: a proxy, perhaps
   }
   const problem = new Problem(
-    { title: `The server answered ${status}`, detail: "it gave no reason; try again later", ...told, status },
+    { title: t("problem.status", { status: String(status) }), detail: t("problem.status.why"), own: !told.title, ...told, status },
     Math.ceil(Number(retryAfter) || 0),
   );
   if (status === 401 && !quiet) document.dispatchEvent(new CustomEvent("key-needed", { detail: problem }));

@@ -1,24 +1,25 @@
-// Ways to give an image: choose, drop, paste, or take a sample.
+// Ways to give images: choose, drop, paste, or take a sample.
 
 import { getJson, get } from "./api.js";
-import { h, prose } from "./dom.js";
+import { h } from "./dom.js";
 import { picture } from "./picture.js";
+import { t } from "./texts.js";
 
 const at = (id) => document.getElementById(id);
 
 /** Say something above the place where an image is given; nothing clears it. */
-export function notice(text) {
-  at("notice").replaceChildren(...(text ? [h("p", { class: "notice", role: "alert" }, text)] : []));
+export function notice(...text) {
+  at("notice").replaceChildren(...(text.length ? [h("p", { class: "notice", role: "alert" }, text)] : []));
 }
 
-/** Call `ask(file)` with every image that is given, wherever on the page; `home()` shows this. */
-export function installAsk(ask, home) {
+/** Call `give(files)` with all images that are given at once, wherever on the page; `home()` shows this. */
+export function installAsk(give, home) {
   const file = at("file");
-  const take = (files, what) => {
-    const [first, ...others] = [...files];
-    if (!first) return home(), notice(what);
-    notice("");
-    ask(first, others.length ? `One image at a time: this is the first of ${others.length + 1}.` : "");
+  const take = (files, otherwise) => {
+    const given = [...files];
+    if (!given.length) return home(), notice(t(otherwise));
+    notice();
+    give(given);
   };
 
   at("choose").addEventListener("click", () => file.click());
@@ -29,7 +30,7 @@ export function installAsk(ask, home) {
 
   document.addEventListener("paste", (event) => {
     if (event.target.closest?.("input, textarea")) return;
-    take(event.clipboardData.files, "The clipboard holds no image. Copy the image itself, not its address.");
+    take(event.clipboardData.files, "ask.empty_clipboard");
   });
   if (navigator.clipboard?.read) {
     at("paste").hidden = false;
@@ -37,11 +38,11 @@ export function installAsk(ask, home) {
       try {
         for (const item of await navigator.clipboard.read()) {
           const type = item.types.find((name) => name.startsWith("image/"));
-          if (type) return take([new File([await item.getType(type)], "pasted image", { type })]);
+          if (type) return take([new File([await item.getType(type)], t("query.pasted"), { type })]);
         }
-        take([], "The clipboard holds no image. Copy the image itself, not its address.");
+        take([], "ask.empty_clipboard");
       } catch {
-        notice("The browser does not let this page read the clipboard. Press Ctrl+V or ⌘V instead.");
+        notice(t("ask.closed_clipboard"));
       }
     });
   }
@@ -57,13 +58,12 @@ export function installAsk(ask, home) {
   document.addEventListener("drop", (event) => {
     event.preventDefault();
     over(0);
-    const why = "That was a link, not a file. Save the image first, then drop the file here.";
-    take(event.dataTransfer.files, why);
+    take(event.dataTransfer.files, "ask.link");
   });
 }
 
 /** Show the sample row, where the server has any. */
-export async function showSamples(ask) {
+export async function showSamples(give) {
   let found;
   try {
     found = (await getJson("samples", { quiet: true })).samples;
@@ -73,15 +73,15 @@ export async function showSamples(ask) {
   at("samples").hidden = !found.length;
   at("samples").querySelector("ul").replaceChildren(
     ...found.map(({ name, image_url }) => {
-      const give = async () => {
+      const take = async () => {
         try {
           const blob = await (await get(image_url)).blob();
-          ask(new File([blob], name, { type: blob.type }));
+          give([new File([blob], name, { type: blob.type })]);
         } catch (problem) {
-          notice(prose(problem.message));
+          notice(problem.title ?? problem.message);
         }
       };
-      return h("li", {}, h("button", { type: "button", class: "sample", onclick: give }, picture(image_url, ""), h("span", { class: "unseen" }, `Ask about ${name}`)));
+      return h("li", {}, h("button", { type: "button", class: "sample", onclick: take }, picture(image_url, ""), h("span", { class: "unseen" }, t("ask.sample", { name }))));
     }),
   );
 }

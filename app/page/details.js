@@ -2,6 +2,7 @@
 
 import { get } from "./api.js";
 import { h } from "./dom.js";
+import { prose, t } from "./texts.js";
 
 /** A closed list of an exemplar's metadata; it is filled when it is opened. */
 export function details(id) {
@@ -14,10 +15,10 @@ export function details(id) {
       place.replaceChildren(table(metadataOf(await (await get(`/exemplars/${id}`)).text())));
     } catch (problem) {
       asked = false;
-      place.textContent = problem.detail || problem.message;
+      place.replaceChildren(...[problem.own ? problem.detail : prose(problem.detail || problem.message)].flat());
     }
   };
-  return h("details", { class: "record", ontoggle: fill }, h("summary", {}, "Details"), place);
+  return h("details", { class: "record", ontoggle: fill }, h("summary", {}, t("details.title")), place);
 }
 
 /** The metadata in a record, with the digits of numbers as they are written: JavaScript would round long ones. */
@@ -34,7 +35,7 @@ class Written {
 
 function table(metadata) {
   const names = Object.keys(metadata);
-  if (!names.length) return h("p", {}, "The source says no more of this work.");
+  if (!names.length) return h("p", {}, t("details.none"));
   return h("dl", {}, names.map((name) => [h("dt", {}, name), h("dd", {}, words(metadata[name]))]));
 }
 

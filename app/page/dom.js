@@ -23,25 +23,12 @@ function fill(element, props, children) {
   return element;
 }
 
-/** A sentence of the server's: capitalised, ended, `code` set as such. */
-export function prose(text) {
-  const whole = text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
-  return whole.split("`").map((part, place) => (place % 2 ? h("code", {}, part) : part));
-}
-
-/** A link to where an exemplar was found; plain text unless it leads to the web. */
-export function sourceLink(url) {
-  let web = null;
-  try {
-    web = new URL(url);
-  } catch {
-    return url;
-  }
-  if (!["http:", "https:"].includes(web.protocol)) return url;
-  return h("a", { href: web.href, rel: "noopener noreferrer", target: "_blank" }, web.host.replace(/^www\./, ""), h("span", { class: "unseen" }, " (source, opens in a new tab)"));
-}
-
 /** Tell a screen reader what happened. */
 export function speak(text) {
   document.getElementById("spoken").textContent = text;
+}
+
+/** A name that may break after its underscores, dashes and dots, and at spaces, but not inside a word. */
+export function breakable(name) {
+  return name.split(/(?<=[_.\-\/])/).flatMap((part, place) => (place ? [h("wbr"), part] : [part]));
 }

@@ -1,31 +1,36 @@
 // The page put together: addresses, views, and what is known of the index.
 
-import { answerView, ask, redraw } from "./answer.js";
+import { answerView, forgetViews, redraw } from "./answer.js";
 import { getJson } from "./api.js";
 import { installAsk, notice, showSamples } from "./ask.js";
+import { create, find, run } from "./asked.js";
 import { conceptsView, conceptView } from "./browse.js";
-import { installCompare } from "./compare.js";
-import { h } from "./dom.js";
-import { installSettings } from "./settings.js";
-import { count, date } from "./words.js";
+import { closeCompare, leftCompare } from "./compare.js";
+import { h, speak } from "./dom.js";
+import { restore, showHistory } from "./history.js";
+import { limits } from "./limits.js";
+import { installSettings, redrawSettings, setLimits } from "./settings.js";
+import { createGroup, forgetGroups, forgetGroupViews, groupView } from "./several.js";
+import { t, translate } from "./texts.js";
+import { count, date, headline } from "./words.js";
 
 const at = (id) => document.getElementById(id);
 const KEPT = 20; // steps of the history whose view stays as it was left
 const left = new Map(); // step -> {hash, route, view, title, retry, scroll}
 let steps = 0;
-let here = null; // the one of them that is shown, with its step
+let here = null; // the one of them that is shown
 
-/** #/, #/answers/3, #/concepts?q=sea&page=2, #/concepts/ukiyo-umi */
+/** #/, #/answers/ID, #/several/ID, #/concepts?q=sea&page=2, #/concepts/ukiyo-umi */
 function viewOf(hash) {
   const [path, query = ""] = hash.replace(/^#\/?/, "").split("?");
   const [kind, id] = path.split("/");
-  if (kind === "concepts" && id) return { route: "concepts", ...conceptView(decode(id)) };
-  if (kind === "concepts") return { route: "concepts", ...conceptsView(new URLSearchParams(query), move) };
-  if (kind === "answers") {
-    const found = answerView(Number(id));
-    if (found) return { route: "ask", ...found };
+  if (kind === "concepts" && id) return Object.assign(conceptView(decode(id)), { route: "concepts" });
+  if (kind === "concepts") return Object.assign(conceptsView(new URLSearchParams(query), move), { route: "concepts" });
+  const found = { answers: () => answerView(id, askPart), several: () => groupView(id) }[kind]?.();
+  if (found) return { route: "ask", ...found };
+  if (kind === "answers" || kind === "several") {
     history.replaceState(history.state, "", "#/");
-    notice("That answer is gone: answers are kept only while the page is open. Give the image again.");
+    notice(t("asking.gone"));
   }
   return { route: "ask", title: null, view: null };
 }
@@ -51,58 +56,86 @@ function show() {
   if (!returning) history.replaceState({ step }, "");
   const first = here === null;
   const known = left.get(step);
-  here = known?.hash === location.hash ? known : { ...viewOf(location.hash), scroll: 0 };
+  const stays = known?.hash === location.hash && known.route === "concepts";
+  here = stays ? known : Object.assign(viewOf(location.hash), { scroll: known?.hash === location.hash ? known.scroll : 0 });
+  if (here.entry && location.hash !== `#/answers/${here.entry.id}`) history.replaceState(history.state, "", `#/answers/${here.entry.id}`);
   here.hash = location.hash;
   left.delete(step);
   left.set(step, here);
   if (left.size > KEPT) left.delete(left.keys().next().value);
-  const { route, view, title, scroll } = here;
+  const { route, view, title, scroll, entry } = here;
   at("ask").hidden = view !== null;
   at("view").hidden = view === null;
   at("view").replaceChildren(...(view ? [view] : []));
-  document.title = title ? `${title} · Whence` : "Whence";
+  document.title = `${title ?? t("ask.tab")} · Whence`;
   for (const link of document.querySelectorAll("nav [data-route]")) {
     if (link.dataset.route === route) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
+  showHistory(route === "ask", entry?.id);
   scrollTo(0, scroll);
   if (!first) document.querySelector("#ask:not([hidden]) h1, #view:not([hidden]) h1")?.focus({ preventScroll: true });
 }
 
+let index = null; // what is known of it
+
 async function showIndex() {
   try {
-    const ready = await getJson("health/ready");
-    at("index").replaceChildren(
-      `${count(ready.concepts, "concept")}, ${count(ready.exemplars, "exemplar")} · index `,
-      h("code", {}, ready.index_version),
-      `, built ${date(ready.index_created_at)}`,
-    );
-    at("collection").textContent = `${count(ready.concepts, "concept")}`.replace(/^(.*)$/, "this collection of $1");
+    index = await getJson("health/ready");
   } catch (problem) {
     at("index").textContent = problem.title ? `${problem.title}.` : "";
+    return;
   }
+  tellIndex();
 }
 
-function give(file, remark) {
-  const id = ask(file, remark);
-  history.pushState(null, "", `#/answers/${id}`);
+function tellIndex() {
+  if (!index) return;
+  at("index").replaceChildren(
+    `${count("concepts", index.concepts)}, ${count("exemplars", index.exemplars)} · ${t("index.name")} `,
+    h("code", {}, index.index_version),
+    t("index.built", { date: date(index.index_created_at) }),
+  );
+  at("collection").textContent = t("ask.collection", { concepts: count("concepts", index.concepts) });
+}
+
+function go(hash) {
+  closeCompare({ left: true });
+  if (history.state?.viewer) history.replaceState(null, "", hash); // the step of a comparison
+  else history.pushState(null, "", hash);
   show();
+}
+
+/** Ask about images that were given at once. */
+function give(files) {
+  if (files.length > 1) return go(`#/several/${createGroup(files)}`);
+  begin(create(files[0]));
+}
+
+function begin(entry) {
+  run(entry);
+  go(`#/answers/${entry.id}`);
+}
+
+function askPart(entry, region) {
+  begin(create(entry.file, { region }));
 }
 
 /** Go to where an image is given, unless that is where we are. */
 function home() {
   if (!at("ask").hidden) return;
-  history.pushState(null, "", "#/");
-  show();
+  go("#/");
 }
 
+translate();
+restore();
 installSettings();
-installCompare();
 installAsk(give, home);
 history.scrollRestoration = "manual";
 addEventListener("scroll", () => here && (here.scroll = scrollY), { passive: true });
 addEventListener("popstate", () => {
-  notice("");
+  if (leftCompare() || closeCompare({ left: true })) return;
+  notice();
   show();
 });
 document.querySelector(".skip").addEventListener("click", (event) => {
@@ -110,16 +143,40 @@ document.querySelector(".skip").addEventListener("click", (event) => {
   at("main").focus();
 });
 document.addEventListener("settings-changed", () => redraw());
+document.addEventListener("language-changed", () => {
+  translate();
+  tellIndex();
+  forgetViews();
+  forgetGroupViews();
+  left.clear();
+  show();
+  showSamples(give);
+  redrawSettings();
+});
 document.addEventListener("key-given", () => {
   redraw({ keyGiven: true });
   here.retry?.();
   showSamples(give);
 });
-document.addEventListener("answered", ({ detail: id }) => {
-  if (location.hash !== `#/answers/${id}`) return;
-  document.title = `${answerView(id).title} · Whence`;
+document.addEventListener("ask-again", ({ detail: entry }) => begin(create(entry.file, { region: entry.region })));
+document.addEventListener("history-cleared", () => {
+  forgetGroups();
+  left.clear();
+  history.replaceState(history.state, "", "#/");
+  show();
+});
+document.addEventListener("answered", ({ detail: entry }) => {
+  if (here.entry !== entry || find(entry.id) !== entry) return showHistory(here.route === "ask", here.entry?.id);
+  move(`#/answers/${entry.id}`);
+  const title = entry.state === "done" ? headline(entry.answer) : entry.problem.title ?? t("asking.stopped");
+  here.title = title;
+  document.title = `${title} · Whence`;
+  if (entry.state === "done") speak(title);
+  showHistory(true, entry.id);
   document.querySelector("#view h1")?.focus({ preventScroll: true });
 });
 show();
 showIndex();
 showSamples(give);
+limits().then((most) => most && setLimits(most));
+document.documentElement.dataset.ready = ""; // texts are there, and images are taken

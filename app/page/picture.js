@@ -2,6 +2,7 @@
 
 import { get, patiently } from "./api.js";
 import { h } from "./dom.js";
+import { t } from "./texts.js";
 
 const near = new IntersectionObserver(
   (entries) => entries.filter((entry) => entry.isIntersecting).forEach((entry) => entry.target.load()),
@@ -47,12 +48,12 @@ class Picture extends HTMLElement {
       const blob = await response.blob();
       if (signal.aborted) return;
       this.#url = URL.createObjectURL(blob);
-      const image = h("img", { src: this.#url, alt: this.getAttribute("alt") ?? "" });
+      const image = h("img", { src: this.#url, alt: this.getAttribute("alt") ?? "", draggable: "false" });
       image.addEventListener("load", () => keepRatio(image));
       this.replaceChildren(image);
     } catch (error) {
       if (error.name === "AbortError") return;
-      const gone = error.status === 404 ? "No longer in the collection" : "Picture not available";
+      const gone = t(error.status === 404 ? "picture.gone" : "picture.missing");
       this.replaceChildren(h("span", { class: "missing" }, gone));
     }
   }

@@ -1,21 +1,35 @@
-// What the reader may choose: how much to list, what to show, and the key.
+// What the reader may choose: how much to list, what to show, the language and the key.
 
 import { key } from "./api.js";
-import { h, prose } from "./dom.js";
+import { h } from "./dom.js";
+import { LANGUAGES, language, prose, speakIn, t } from "./texts.js";
 
 const STORE = "whence-settings";
 const DEFAULTS = { concepts: 5, exemplars: 3, facet: "any", regions: true };
-const LIMITS = { concepts: [1, 100], exemplars: [0, 20] };
+const most = { concepts: 1000, exemplars: 50 }; // of the server, once it has told
+const LEAST = { concepts: 1, exemplars: 0 };
 
 function read() {
+  let found = {};
   try {
-    return { ...DEFAULTS, ...JSON.parse(localStorage.getItem(STORE) ?? "{}") };
+    found = JSON.parse(localStorage.getItem(STORE) ?? "{}");
   } catch {
-    return { ...DEFAULTS };
+    // damaged, or a private window: the defaults hold
   }
+  const whole = { ...DEFAULTS, ...found };
+  for (const name of Object.keys(LEAST)) if (!allowed(name, whole[name])) whole[name] = DEFAULTS[name];
+  return whole;
 }
 
+const allowed = (name, value) => Number.isInteger(value) && value >= LEAST[name] && value <= most[name];
+
 export const settings = read();
+
+/** Take the server's limits; a setting above them is lowered. */
+export function setLimits({ max_top_k, max_exemplars }) {
+  Object.assign(most, { concepts: max_top_k, exemplars: max_exemplars });
+  for (const name of Object.keys(LEAST)) settings[name] = Math.min(settings[name], most[name]);
+}
 
 function change(name, value) {
   settings[name] = value;
@@ -27,81 +41,99 @@ function change(name, value) {
   document.dispatchEvent(new CustomEvent("settings-changed", { detail: name }));
 }
 
-const why = h("div", { id: "key-why" });
-const keyField = h("input", { id: "key", type: "password", autocomplete: "off", spellcheck: "false", "aria-describedby": "key-help key-why" });
+let dialog = null;
 
-const dialog = h(
-  "dialog",
-  { class: "drawer", "aria-labelledby": "settings-title" },
-  h(
-    "form",
-    { onsubmit: (event) => (event.preventDefault(), dialog.close()) },
-    h("div", { class: "dialog-head" }, h("h2", { id: "settings-title" }, "Settings"), h("button", { type: "button", class: "quiet", onclick: () => dialog.close() }, "Close")),
-    numberField("concepts", "Concepts to list", "How many possible sources an answer names, from the next image on."),
-    numberField("exemplars", "Exemplars of each", "How many works are shown for each of them, from the next image on."),
+function build() {
+  const why = h("div", { id: "key-why" });
+  const keyField = h("input", { id: "key", type: "password", autocomplete: "off", spellcheck: "false", "aria-describedby": "key-help key-why" });
+  const built = h(
+    "dialog",
+    { class: "drawer", "aria-labelledby": "settings-title" },
     h(
-      "fieldset",
-      {},
-      h("legend", {}, "Show concepts found by"),
-      ...[["any", "Subject or style"], ["subject", "Subject: what is shown"], ["style", "Style: how it is made"]].map(([value, label]) =>
-        h("label", { class: "option" }, h("input", { type: "radio", name: "facet", value, checked: settings.facet === value, onchange: () => change("facet", value) }), label),
+      "form",
+      { novalidate: true, onsubmit: (event) => (event.preventDefault(), close()) },
+      h("div", { class: "dialog-head" }, h("h2", { id: "settings-title" }, t("settings.title")), h("button", { type: "button", class: "quiet", onclick: () => close() }, t("close"))),
+      numberField("concepts"),
+      numberField("exemplars"),
+      h(
+        "fieldset",
+        {},
+        h("legend", {}, t("settings.facet")),
+        ["any", "subject", "style"].map((value) =>
+          h("label", { class: "option" }, h("input", { type: "radio", name: "facet", value, checked: settings.facet === value, onchange: () => change("facet", value) }), t(`settings.facet_${value}`)),
+        ),
       ),
+      h("label", { class: "option" }, h("input", { type: "checkbox", checked: settings.regions, onchange: (event) => change("regions", event.target.checked) }), t("settings.regions")),
+      h(
+        "div",
+        { class: "field" },
+        h("label", { for: "language" }, t("settings.language")),
+        h("select", { id: "language", onchange: ({ target }) => speakIn(target.value) }, Object.entries(LANGUAGES).map(([code, name]) => h("option", { value: code, lang: code, selected: code === language }, name))),
+      ),
+      h("div", { class: "field" }, h("label", { for: "key" }, t("settings.key")), why, keyField, h("p", { class: "small", id: "key-help" }, t("settings.key_help"))),
+      h("button", { class: "primary" }, t("settings.done")),
     ),
-    h(
-      "label",
-      { class: "option" },
-      h("input", { type: "checkbox", checked: settings.regions, onchange: (event) => change("regions", event.target.checked) }),
-      "Find the regions that correspond",
-    ),
-    h(
-      "div",
-      { class: "field" },
-      h("label", { for: "key" }, "Key"),
-      why,
-      keyField,
-      h("p", { class: "small", id: "key-help" }, "Only for servers that ask for one. It is kept until this tab is closed."),
-    ),
-    h("button", { class: "primary" }, "Done"),
-  ),
-);
-dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
-dialog.addEventListener("close", () => (why.replaceChildren(), keep()));
-
-function numberField(name, label, help) {
-  const [min, max] = LIMITS[name];
-  const onchange = ({ target }) => {
-    const value = Math.round(Number(target.value));
-    if (target.value.trim() && value >= min && value <= max) change(name, value);
-    else target.value = settings[name];
-  };
-  return h(
-    "div",
-    { class: "field" },
-    h("label", { for: `set-${name}` }, label),
-    h("input", { id: `set-${name}`, type: "number", min, max, value: settings[name], onchange, "aria-describedby": `help-${name}` }),
-    h("p", { class: "small", id: `help-${name}` }, help),
   );
+  /** Close, unless a field holds what cannot be. */
+  function close() {
+    const wrong = built.querySelector("[aria-invalid=true]");
+    if (wrong) return wrong.focus();
+    built.close();
+  }
+  built.addEventListener("cancel", () => built.querySelectorAll("[aria-invalid=true]").forEach((field) => field.reset()));
+  built.addEventListener("click", (event) => event.target === built && close());
+  built.addEventListener("close", () => {
+    why.replaceChildren();
+    const given = keyField.value.trim();
+    if (given === key.get()) return;
+    key.set(given);
+    document.dispatchEvent(new CustomEvent("key-given"));
+  });
+  return { dialog: built, why, keyField };
 }
 
-function keep() {
-  if (keyField.value.trim() === key.get()) return;
-  key.set(keyField.value.trim());
-  document.dispatchEvent(new CustomEvent("key-given"));
+function numberField(name) {
+  const wrong = h("p", { class: "wrong small", id: `wrong-${name}`, role: "alert" });
+  const field = h("input", { id: `set-${name}`, type: "number", min: LEAST[name], max: most[name], value: settings[name], inputmode: "numeric", "aria-describedby": `help-${name} wrong-${name}` });
+  field.addEventListener("input", () => {
+    const value = field.value.trim() ? Number(field.value) : NaN;
+    const good = allowed(name, value);
+    field.setAttribute("aria-invalid", String(!good));
+    wrong.textContent = good ? "" : t("settings.range", { least: LEAST[name], most: most[name] });
+    if (good) change(name, value);
+  });
+  field.reset = () => {
+    field.value = settings[name];
+    field.dispatchEvent(new Event("input"));
+  };
+  return h("div", { class: "field" }, h("label", { for: `set-${name}` }, t(`settings.${name}`)), field, wrong, h("p", { class: "small", id: `help-${name}` }, t(`settings.${name}_help`)));
 }
 
 /** Open the drawer; with a problem, say that a key is needed. */
 export function openSettings(problem) {
-  keyField.value = key.get();
-  if (problem) {
-    const title = key.get() ? "This key is not accepted" : "This server needs a key";
-    why.replaceChildren(h("p", { class: "needed", role: "alert" }, h("strong", {}, title), " ", key.get() ? "Check it, or ask whoever runs the server for another." : "Ask whoever runs it for one and enter it here.", " ", h("span", { class: "small" }, prose(problem.detail))));
+  if (!dialog?.dialog.open) {
+    dialog?.dialog.remove();
+    dialog = build();
+    document.body.append(dialog.dialog);
+    dialog.keyField.value = key.get();
   }
-  if (!dialog.open) dialog.showModal();
-  if (problem) keyField.focus();
+  if (problem) {
+    const kind = key.get() ? "wrong_key" : "needs_key";
+    dialog.why.replaceChildren(h("p", { class: "needed", role: "alert" }, h("strong", {}, t(`settings.${kind}`)), " ", t(`settings.${kind}.why`), " ", h("span", { class: "small" }, prose(problem.detail))));
+  }
+  if (!dialog.dialog.open) dialog.dialog.showModal();
+  if (problem) dialog.keyField.focus();
+}
+
+/** Draw the open drawer again, in another language. */
+export function redrawSettings() {
+  if (!dialog?.dialog.open) return;
+  dialog.dialog.close();
+  openSettings();
+  document.getElementById("language").focus();
 }
 
 export function installSettings() {
-  document.body.append(dialog);
   document.getElementById("open-settings").addEventListener("click", () => openSettings());
   document.addEventListener("key-needed", (event) => openSettings(event.detail));
 }

@@ -1,29 +1,31 @@
-// Figures in plain English.
+// Figures and findings in words; the report says the same from the same catalogue.
 
-const number = new Intl.NumberFormat("en");
-const day = new Intl.DateTimeFormat("en-GB", { dateStyle: "long", timeStyle: "short" });
+import { language, rich, t } from "./texts.js";
 
-export const count = (n, one, many = `${one}s`) => `${number.format(n)} ${n === 1 ? one : many}`;
-export const date = (iso) => day.format(new Date(iso));
-export const list = (words) => new Intl.ListFormat("en", { type: "conjunction" }).format(words);
+const NAMED = 3; // candidates that a headline names, at most
 
-/** A share; never rounded to all or nothing. The report says the same. */
+const figure = (n) => new Intl.NumberFormat(language).format(n);
+export const count = (what, n) => t(`count.${what}`, { n });
+export const date = (iso) => new Intl.DateTimeFormat(language === "en" ? "en-GB" : language, { dateStyle: "long", timeStyle: "short" }).format(new Date(iso));
+/** A time as reports write it, in UTC. */
+export const utc = (iso) =>
+  `${new Intl.DateTimeFormat(language === "en" ? "en-GB" : language, { dateStyle: "long", timeStyle: "medium", timeZone: "UTC" }).format(new Date(iso))} UTC`;
+export const list = (words) => new Intl.ListFormat(language === "en" ? "en-GB" : language, { type: "conjunction" }).format(words);
+
+/** A share; never rounded to all or nothing. */
 export function percent(share) {
-  if (share > 0 && share < 0.005) return "under 1%";
-  if (share >= 0.995 && share < 1) return "over 99%";
-  return `${Math.round(100 * share)}%`;
+  if (share > 0 && share < 0.005) return t("percent.under");
+  if (share >= 0.995 && share < 1) return t("percent.over");
+  return new Intl.NumberFormat(language, { style: "percent" }).format(share);
 }
+
+/** A number with a fixed count of decimals. */
+export const decimal = (value, digits) => new Intl.NumberFormat(language, { minimumFractionDigits: digits, maximumFractionDigits: digits }).format(value);
 
 export function bytes(n) {
-  if (n < 1000) return count(n, "byte");
-  return n < 1e6 ? `${Math.round(n / 1000)} kB` : `${(n / 1e6).toFixed(1)} MB`;
-}
-
-/** A p-value in words; the report says the same (app/reports/report.py). */
-export function chance(p) {
-  if (p <= 0.1) return `about once in ${number.format(twoDigits(1 / p))} images from elsewhere`;
-  if (p < 0.95) return `for about ${Math.round(10 * p)} in 10 images from elsewhere`;
-  return "for nearly every image from elsewhere";
+  if (n < 1000) return t("bytes.b", { n });
+  const unit = new Intl.NumberFormat(language, { maximumFractionDigits: n < 1e6 ? 0 : 1 });
+  return n < 1e6 ? t("bytes.kb", { size: unit.format(n / 1000) }) : t("bytes.mb", { size: unit.format(n / 1e6) });
 }
 
 function twoDigits(n) {
@@ -32,39 +34,87 @@ function twoDigits(n) {
   return Math.floor(whole / step + 0.5) * step;
 }
 
-/** A likelihood ratio to two digits; the report says the same. */
+/** A likelihood ratio to two digits. */
 export function ratio(value) {
   if (value < 1) return `1/${ratio(1 / value)}`;
-  return value < 9.95 ? String(Math.floor(10 * value + 0.5) / 10) : number.format(twoDigits(value));
+  return value < 9.95 ? figure(Math.floor(10 * value + 0.5) / 10) : figure(twoDigits(value));
 }
 
-/** What the answer says: a title with the name apart, a sentence, and a short form to speak. */
+/** How many test images scored as high as a concept; a sentence whose terms open their definitions. */
+export function chance(concept, evidence, set = t) {
+  const [n, of] = [concept.scored_as_high, evidence.test_images];
+  if (of === undefined) return "";
+  if (!of) return set("chance.unknown");
+  if (!n) return set("chance.none", { of });
+  return set("chance.some", { n, of });
+}
+
+export const chanceNodes = (concept, evidence) => chance(concept, evidence, rich);
+
+/** A degree of support as two words: "moderate support". */
+export const degree = (support) => t(`support.${support.replaceAll(" ", "_")}`);
+
+/** The degree of a likelihood ratio for the likelier proposition, in either direction. */
+function degreeOf(value) {
+  const either = Math.max(value, 1 / value);
+  const scale = [[1e6, "extremely_strong"], [1e4, "very_strong"], [1e3, "strong"], [1e2, "moderately_strong"], [10, "moderate"], [2, "weak"]];
+  return scale.find(([least]) => either >= least)?.[1] ?? "none";
+}
+
+/** The evidence for the first concept in a sentence: in English the server's own `statement`. */
+export function statement(answer) {
+  const images = answer.evidence.images_sha256?.length; // of a body of work
+  const say = (key, values) => t(images > 1 ? `statement.group.${key}` : `statement.${key}`, { images, ...values });
+  if (!answer.concepts.length) return say("empty");
+  const names = candidates(answer).map(({ name }) => name);
+  const { name: first, likelihood_ratio: value } = answer.concepts[0];
+  const word = degreeOf(value);
+  if (word === "none") return say("none", { name: first });
+  const support = t(`support.${word}`);
+  if (value < 1) return say("against", { name: first, times: ratio(1 / value), support });
+  const sentence = say("for", { name: first, times: ratio(value), support });
+  if (names.length < 2) return sentence;
+  const shared = names.length > NAMED ? t("statement.many", { n: names.length }) : t("statement.shared", { names: list(names) });
+  return `${sentence} ${shared}`;
+}
+
+/** The concepts that share the evidence. */
+export const candidates = (answer) => answer.concepts.filter(({ id }) => answer.candidates.includes(id));
+
+/** The concepts that the headline names. */
+export function named(answer) {
+  const shared = candidates(answer);
+  if (answer.verdict === "uncertain") return shared.length <= NAMED ? shared : [];
+  return shared.slice(0, 1);
+}
+
+/** The finding: a headline with its names apart, the degree of support, and sentences. */
 export function verdict(answer) {
   const [best] = answer.concepts;
-  const by = best ? `A match this strong appears by chance ${chance(best.p_value)}.` : "";
-  if (answer.verdict === "attributed") {
-    return { before: "Most likely drawn from ", name: best.name, text: `${answer.statement} ${by}` };
-  }
-  if (answer.verdict === "uncertain") {
-    const few = answer.candidates.length <= 3;
-    return {
-      before: few ? "Uncertain between " : "Uncertain: more than one concept may be the source",
-      name: few ? list(answer.concepts.slice(0, answer.candidates.length).map(({ name }) => name)) : "",
-      text: `${answer.statement} ${by}`,
-    };
-  }
-  if (answer.candidates.length) {
-    return {
-      before: "Possibly drawn from ",
-      name: best.name,
-      text: `${answer.statement} ${by} That is too often for this collection to call it a match.`,
-    };
-  }
-  return {
-    before: "No match in this collection",
-    name: "",
-    text: best
-      ? `${answer.statement} The nearest concepts are listed all the same; do not read them as sources.`
-      : answer.statement,
+  const names = named(answer).map(({ name }) => name);
+  const kind = answer.verdict === "no_match" && names.length ? "possible" : answer.verdict;
+  const parts = {
+    attributed: "verdict.closest",
+    possible: "verdict.closest",
+    uncertain: names.length ? "verdict.closest_of" : "verdict.several",
+    no_match: "verdict.none",
   };
+  return {
+    kind,
+    before: t(parts[kind]),
+    name: list(names),
+    degree: kind !== "no_match" && best ? degree(best.support) : "",
+    sentences: [
+      statement(answer),
+      kind === "no_match" ? null : chanceNodes(best, answer.evidence),
+      kind === "possible" ? t("verdict.below") : null,
+      kind === "no_match" && best ? t("verdict.bystanders") : null,
+    ].filter(Boolean),
+  };
+}
+
+/** The headline as one line, for titles and to be spoken. */
+export function headline(answer) {
+  const { before, name, degree: support } = verdict(answer);
+  return [name ? `${before} ${name}` : before, support].filter(Boolean).join(", ");
 }

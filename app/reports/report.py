@@ -7,7 +7,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from functools import cache
 from html.parser import HTMLParser
@@ -20,9 +20,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 from pydantic import AfterValidator, AwareDatetime, Field, ValidationError
 
+from app.inference.expiring import random_id
 from app.reports.signing import Signature, sign
 from app.reports.texts import LIMITS, TEXTS, chance, facets, ratio, say
-from app.schemas import area, exemplar_detail, metadata_texts, ranked_concept
+from app.schemas import area, evidence_of, exemplar_detail, metadata_texts, ranked_concept
 from index.answering.attribution import Attribution, Attributor
 from index.answering.calibration import MIN_SUPPORT, Verdict
 from index.answering.squares import compared
@@ -112,6 +113,7 @@ class Query(Wire):
 class ReportedAnswer(Wire):
     """The answer as `POST /attribute` gives it; how long it took is no evidence."""
 
+    id: str = Field(description="Random; the same in the answer that was shown.")
     verdict: Verdict = Field(description="The answer in one word.")
     concepts: list[RankedConcept] = Field(description="The most plausible concepts, best first.")
     no_source_share: Fraction = Field(description="The part for no source in the index.")
@@ -191,6 +193,7 @@ def make_report(
     name: str | None = None,
     region: Region | None = None,
     key: "Ed25519PrivateKey | None" = None,
+    answer_id: str = "",
     limits: ImageLimits = DEFAULT_LIMITS,
 ) -> Report:
     """Report on an answer that ``attributor`` gave.
@@ -205,18 +208,94 @@ def make_report(
         name: of the file, as the sender gave it.
         region: the part of the image that was asked about.
         key: signs the report.
+        answer_id: of the answer; a new one if it is empty.
         limits: those that the upload had to keep.
 
     Raises:
         ImageError: the file cannot be decoded.
     """
+    image = decode_image(data, limits)
+    answer = reported_answer(
+        attribution,
+        attributor.snapshot,
+        image_sha256=image.sha256,
+        created_at=created_at,
+        answer_id=answer_id or random_id(),
+        region=region,
+        compared=compared(attributor.embedder, parts_of(image.size, region)),
+    )
+    return report_on(
+        answer,
+        attributor,
+        data,
+        parameters=parameters,
+        software=software,
+        name=name,
+        key=key,
+        limits=limits,
+    )
+
+
+def reported_answer(
+    attribution: Attribution,
+    snapshot: Snapshot,
+    *,
+    image_sha256: str,
+    created_at: datetime,
+    answer_id: str,
+    region: Region | None,
+    compared: Sequence[Region],
+) -> ReportedAnswer:
+    """Convert an answer to the form in which reports hold it."""
+    return ReportedAnswer(
+        id=answer_id,
+        verdict=attribution.verdict,
+        concepts=[ranked_concept(concept, {}) for concept in attribution.concepts],
+        no_source_share=attribution.no_source_share,
+        unlisted_share=attribution.unlisted_share,
+        unattributed_share=attribution.unattributed_share,
+        candidates=list(attribution.candidates),
+        statement=attribution.statement,
+        region=area(region) if region else None,
+        compared=[area(part) for part in compared],
+        evidence=evidence_of(snapshot, image_sha256, created_at),
+    )
+
+
+def report_on(
+    answer: ReportedAnswer,
+    attributor: Attributor,
+    data: bytes,
+    *,
+    parameters: Parameters,
+    software: str,
+    name: str | None = None,
+    key: "Ed25519PrivateKey | None" = None,
+    limits: ImageLimits = DEFAULT_LIMITS,
+) -> Report:
+    """Report on an answer of ``attributor``; for one answer all reports are the same.
+
+    Args:
+        answer: the answer.
+        attributor: gave the answer.
+        data: the uploaded file.
+        parameters: of the request.
+        software: this software's version.
+        name: of the file, as the sender gave it.
+        key: signs the report.
+        limits: those that the upload had to keep.
+
+    Raises:
+        ImageError: the file cannot be decoded.
+        NotFoundError: an exemplar of the answer is hidden.
+    """
     snapshot = attributor.snapshot
     image = decode_image(data, limits)
-    pixels, embedder = image.pixels, attributor.embedder
-    shown = [hit.exemplar for concept in attribution.concepts for hit in concept.exemplars]
+    pixels, catalog = image.pixels, snapshot.catalog
+    shown = [catalog.exemplar(hit.id) for concept in answer.concepts for hit in concept.exemplars]
     report = Report(
         software=Software(version=software, layout=layout()),
-        created_at=created_at,
+        created_at=answer.evidence.created_at,
         parameters=parameters,
         query=Query(
             name=name,
@@ -227,25 +306,7 @@ def make_report(
             original=Picture.of(data, media_type(data)),
             preview=preview_of(pixels),
         ),
-        answer=ReportedAnswer(
-            verdict=attribution.verdict,
-            concepts=[ranked_concept(concept, {}) for concept in attribution.concepts],
-            no_source_share=attribution.no_source_share,
-            unlisted_share=attribution.unlisted_share,
-            unattributed_share=attribution.unattributed_share,
-            candidates=list(attribution.candidates),
-            statement=attribution.statement,
-            region=area(region) if region else None,
-            compared=[area(part) for part in compared(embedder, parts_of(image.size, region))],
-            evidence=Evidence(
-                model_id=snapshot.model_id,
-                index_version=snapshot.version,
-                calibration=snapshot.calibration_id,
-                test_images=len(snapshot.calibration.null_scores),
-                image_sha256=image.sha256,
-                created_at=created_at,
-            ),
-        ),
+        answer=answer,
         exemplars=reported_exemplars(shown, attributor),
         index=reported_index(snapshot),
         calibration=ReportedCalibration(

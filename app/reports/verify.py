@@ -489,6 +489,7 @@ def _scores(
         software=report.software.version,
         name=report.query.name,
         region=region,
+        answer_id=report.answer.id,
         limits=limits,
     )
     wrong = list(_differences(report, record, repeated, attributor))

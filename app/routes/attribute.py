@@ -21,6 +21,8 @@ from app.http.problems import problem_of, responses
 from app.inference.job import ImageJob
 from app.inference.permit import Permit
 from app.inference.pipeline import Pipeline
+from app.reports.kept import KeptAnswer
+from app.reports.report import Parameters, reported_answer
 from app.schemas import attribution_response
 from app.settings import Settings
 from index.errors import VectorStoreUnavailableError
@@ -39,6 +41,7 @@ from whence_client.models import (
     BatchAnswer,
     BatchResponse,
     Fault,
+    SingleParameters,
     TimingMs,
     TogetherParameters,
 )
@@ -103,7 +106,7 @@ REFUSALS_OF_ONE = (
 async def attribute(
     request: Request,
     response: Response,
-    parameters: Annotated[AttributeParameters, Query()],
+    parameters: Annotated[SingleParameters, Query()],
     settings: SettingsDep,
     service: ServiceDep,
 ) -> AttributionResponse:
@@ -116,7 +119,10 @@ async def attribute(
     check_caps(parameters, settings)
     image = await read_image_field(request)
     async with service.permit(request, explain=parameters.explain) as permit:
-        job = await permit.run(service.pipeline.attribute(permit, image, parameters))
+        work = service.pipeline.attribute(permit, image, parameters, preview=parameters.preview)
+        job = await permit.run(work)
+    if parameters.keep:
+        service.answers.keep(kept_answer(job, parameters))
     body = attribution_response(job, metadata=parameters.metadata)
     response.headers["Server-Timing"] = _server_timing(body.timing_ms)
     response.headers["Cache-Control"] = "no-store"
@@ -180,6 +186,22 @@ def _batch_answer(
     if isinstance(outcome, VectorStoreUnavailableError) or not isinstance(outcome, Exception):
         raise outcome
     return BatchAnswer(attribution=None, problem=problem_of(request, outcome))
+
+
+def kept_answer(job: ImageJob, parameters: AttributeParameters) -> KeptAnswer:
+    """Return an answered image as `AnswerStore` keeps it."""
+    snapshot = job.attributor.snapshot
+    answer = reported_answer(
+        job.attribution,
+        snapshot,
+        image_sha256=job.sha256,
+        created_at=job.created_at,
+        answer_id=job.id,
+        region=job.region,
+        compared=job.compared,
+    )
+    asked = Parameters(top_k=parameters.top_k, exemplars=parameters.exemplars)
+    return KeptAnswer.of(answer, asked, snapshot)
 
 
 def check_caps(parameters: TogetherParameters, settings: Settings) -> None:

@@ -1,4 +1,4 @@
-"""``GET /concepts``: list and show the concepts of the index."""
+"""``GET /concepts`` and ``/collection``: list, show and summarize the concepts of the index."""
 
 from typing import Annotated
 
@@ -8,11 +8,19 @@ from app.deps import AttributorDep
 from app.errors import InternalError, InvalidRequestError
 from app.http.problems import responses
 from app.schemas import concept_summary, exemplar_detail
+from index.catalog import ConceptFilter
 from index.errors import NotFoundError
 from model.errors import NotReadyError
-from whence_client.models import ConceptDetail, ConceptList, ConceptParameters
+from whence_client.models import (
+    CollectionSummary,
+    ConceptDetail,
+    ConceptList,
+    ConceptParameters,
+    Counted,
+)
 
 router = APIRouter(prefix="/concepts", tags=["concepts"])
+collection = APIRouter(tags=["concepts"])
 
 
 @router.get(
@@ -23,15 +31,43 @@ router = APIRouter(prefix="/concepts", tags=["concepts"])
 def list_concepts(
     parameters: Annotated[ConceptParameters, Query()], attributor: AttributorDep
 ) -> ConceptList:
-    """List the concepts of the index by name, or those whose name contains ``q``."""
+    """List the concepts of the index, or those that a search and filters leave."""
     catalog = attributor.snapshot.catalog
-    found = catalog.concepts(query=parameters.q, offset=parameters.offset, limit=parameters.limit)
+    wanted = ConceptFilter(
+        words=parameters.q,
+        kind=parameters.kind,
+        license=parameters.license,
+        source=parameters.source,
+    )
+    found = catalog.concepts(
+        wanted,
+        most_exemplars_first=parameters.order == "exemplars",
+        offset=parameters.offset,
+        limit=parameters.limit,
+    )
     covers = catalog.covers([concept.id for concept in found])
     return ConceptList(
-        total=catalog.concept_count(parameters.q),
+        total=catalog.concept_count(wanted),
         offset=parameters.offset,
         limit=parameters.limit,
         concepts=[concept_summary(concept, covers[concept.id]) for concept in found],
+        index_version=attributor.snapshot.version,
+    )
+
+
+@collection.get(
+    "/collection",
+    summary="Summarize the collection",
+    responses=responses(InternalError, NotReadyError),
+)
+def summarize_collection(attributor: AttributorDep) -> CollectionSummary:
+    """List the kinds, licences and sources by which concepts can be filtered."""
+    summary = attributor.snapshot.catalog.summary
+    return CollectionSummary(
+        **{
+            name: [Counted(value=value, concepts=concepts) for value, concepts in values]
+            for name, values in summary.items()
+        },
         index_version=attributor.snapshot.version,
     )
 

@@ -1,5 +1,6 @@
 """``POST /attribute/report``: an answer with its evidence, as a self-contained file."""
 
+import hashlib
 from functools import partial
 from typing import Annotated, Literal
 
@@ -8,10 +9,13 @@ from fastapi import APIRouter, Query, Request, Response, status
 from pydantic import Field
 
 from app.deps import ServiceDep, SettingsDep
+from app.errors import AnswerGoneError, OtherImageError
 from app.http.forms import read_named_image
 from app.http.problems import responses
-from app.reports.report import Parameters, Report, as_html, as_json, make_report
-from app.routes.attribute import IMAGE, REFUSALS_OF_ONE, check_caps, upload
+from app.inference.permit import Permit
+from app.reports.kept import AnswerStore, KeptAnswer
+from app.reports.report import Report, as_html, as_json, report_on
+from app.routes.attribute import IMAGE, REFUSALS_OF_ONE, check_caps, kept_answer, upload
 from whence_client.models import AttributeParameters
 
 router = APIRouter(tags=["attribution"])
@@ -24,6 +28,12 @@ class ReportParameters(AttributeParameters):
 
     format: Literal["json", "html"] = Field(
         "html", description="`html`: a page to read and print; `json`: the same as data."
+    )
+    answer: str = Field(
+        "",
+        max_length=100,
+        description="The `id` of an answer to this image with `keep`: the report is on that "
+        "answer, whatever the other parameters are. By default the image is attributed anew.",
     )
 
 
@@ -38,7 +48,7 @@ class ReportParameters(AttributeParameters):
             "model": Report,
             "content": {"text/html": {"schema": {"type": "string"}}},
         },
-        **responses(*REFUSALS_OF_ONE),
+        **responses(*REFUSALS_OF_ONE, AnswerGoneError, OtherImageError),
     },
 )
 async def report(
@@ -47,7 +57,7 @@ async def report(
     settings: SettingsDep,
     service: ServiceDep,
 ) -> Response:
-    """Attribute an image, and return the answer as an evidence report.
+    """Attribute an image, or take a kept answer, and return an evidence report.
 
     The file holds the uploaded image with its metadata, the exemplars' thumbnails, the identities
     of model, index and calibration, a SHA-256 over all of it and, if the server has a key for it, a
@@ -55,25 +65,16 @@ async def report(
     """
     check_caps(parameters, settings)
     image, name = await read_named_image(request)
-    async with service.permit(request, explain=parameters.explain) as permit:
-        job = await permit.run(service.pipeline.attribute(permit, image, parameters))
-        evidence = await permit.run(
-            anyio.to_thread.run_sync(
-                partial(
-                    make_report,
-                    job.attribution,
-                    permit.attributor,
-                    image,
-                    created_at=job.created_at,
-                    parameters=Parameters(top_k=parameters.top_k, exemplars=parameters.exemplars),
-                    software=request.app.version,
-                    name=name,
-                    region=job.region,
-                    key=request.app.state.report_key,
-                    limits=settings.image_limits,
-                )
-            )
+    explain = parameters.explain and not parameters.answer
+    async with service.permit(request, explain=explain) as permit:
+        kept = None
+        if not parameters.answer:
+            job = await permit.run(service.pipeline.attribute(permit, image, parameters))
+            kept = kept_answer(job, parameters)
+        make = partial(
+            _report, image, name, parameters.answer, kept, permit, service.answers, request
         )
+        evidence = await permit.run(anyio.to_thread.run_sync(make))
     write = as_html if parameters.format == "html" else as_json
     file = await anyio.to_thread.run_sync(write, evidence)
     saved_as = f"whence-report-{evidence.sha256[:12]}.{parameters.format}"
@@ -85,4 +86,33 @@ async def report(
             "Cache-Control": "no-store",
             "X-Content-Type-Options": "nosniff",
         },
+    )
+
+
+def _report(
+    image: bytes,
+    name: str | None,
+    answer_id: str,
+    answer: KeptAnswer | None,
+    permit: Permit,
+    answers: AnswerStore,
+    request: Request,
+) -> Report:
+    """Report on ``answer``, or on the kept answer of an id.
+
+    Raises:
+        AnswerGoneError, OtherImageError: see `AnswerStore.get`.
+    """
+    if answer is None:
+        sha256 = hashlib.sha256(image).hexdigest()
+        answer = answers.get(answer_id, permit.attributor, sha256)
+    return report_on(
+        answer.answer,
+        permit.attributor,
+        image,
+        parameters=answer.parameters,
+        software=request.app.version,
+        name=name,
+        key=request.app.state.report_key,
+        limits=request.app.state.settings.image_limits,
     )

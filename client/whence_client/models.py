@@ -98,11 +98,40 @@ class AttributeParameters(TogetherParameters):
     )
 
 
+class SingleParameters(AttributeParameters):
+    """Further query parameters of ``POST /attribute``, which a batch does not have."""
+
+    keep: bool = Field(
+        False,
+        description="Keep the answer (not the image) for a time, so that `POST "
+        "/attribute/report?answer=ID` reports on it; half an hour by default.",
+    )
+    preview: bool = Field(
+        False,
+        description="Add a small JPEG of the image, for viewers that cannot show its format.",
+    )
+
+
 class ConceptParameters(RequestModel):
-    """Query parameters of ``GET /concepts``."""
+    """Query parameters of ``GET /concepts``; several filters must all hold."""
 
     q: str = Field(
-        "", max_length=200, description="List only concepts whose name contains this, in any case."
+        "",
+        max_length=200,
+        description="List only concepts whose name contains each of these words, in any case "
+        "and order; `_`, `-` and other marks separate words.",
+    )
+    kind: str = Field("", max_length=1000, description="List only concepts of this kind.")
+    license: str = Field(
+        "", max_length=1000, description="List only concepts with an exemplar under these terms."
+    )
+    source: str = Field(
+        "",
+        max_length=1000,
+        description="List only concepts with an exemplar found at this host, such as example.org.",
+    )
+    order: Literal["name", "exemplars"] = Field(
+        "name", description="`name`: by name; `exemplars`: those with the most exemplars first."
     )
     offset: int = Field(0, ge=0, le=2**31 - 1, description="Concepts to skip.")
     limit: int = Field(50, ge=1, le=1000, description="Concepts to list, at most.")
@@ -245,6 +274,7 @@ class AttributionResponse(Wire):
         json_schema_extra={
             "examples": [
                 {
+                    "id": "kJ3vYx0pQm1c8T5rWb2nZ6fLhD9sGa7e",
                     "verdict": "attributed",
                     "concepts": [
                         {
@@ -281,6 +311,8 @@ class AttributionResponse(Wire):
                     "statement": "The likeness found is about 42 times likelier if the image draws "
                     "on Woodcut waves than if its source is not in this collection: moderate "
                     "support for Woodcut waves.",
+                    "width": 512,
+                    "height": 640,
                     "region": None,
                     "compared": [{"x": 32, "y": 96, "width": 448, "height": 448}],
                     "evidence": {
@@ -305,6 +337,7 @@ class AttributionResponse(Wire):
         }
     )
 
+    id: str = Field(description="Identifies this answer: 192 random bits.")
     verdict: Verdict = Field(
         description="`attributed`: one concept stands out. `uncertain`: several may be the "
         "source. `no_match`: nothing in the index explains the image."
@@ -328,6 +361,8 @@ class AttributionResponse(Wire):
         "supports a source in the index."
     )
     statement: str = Field(description="The evidence for the first concept in a sentence.")
+    width: int = Field(ge=1, description="Width of the upright image, in pixels.")
+    height: int = Field(ge=1, description="Height of the upright image, in pixels.")
     region: Area | None = Field(
         description="Part of the image that was asked about; null for all of it."
     )
@@ -337,6 +372,11 @@ class AttributionResponse(Wire):
         "concept is judged by its best."
     )
     evidence: Evidence = Field(description="What the answer rests on.")
+    preview: str | None = Field(
+        None,
+        description="With `preview`: the upright image as a `data:` URL of a JPEG of at most 1024 "
+        "pixels.",
+    )
     timing_ms: TimingMs = Field(description="Where the time went.")
 
 
@@ -518,6 +558,37 @@ class ConceptList(Wire):
     limit: int = Field(ge=1, description="Largest number of concepts on a page.")
     concepts: list[ConceptSummary] = Field(description="The concepts of this page.")
     index_version: str = Field(description="Version of the index that was read.")
+
+
+class Counted(Wire):
+    """A value that concepts or exemplars have, and the number of concepts that have it."""
+
+    value: str = Field(description="The value.")
+    concepts: int = Field(ge=1, description="Concepts that have it.")
+
+
+class CollectionSummary(Wire):
+    """The values by which concepts can be filtered, the most frequent first, at most 100 each."""
+
+    kinds: list[Counted] = Field(description="Kinds of concepts.")
+    licenses: list[Counted] = Field(description="Terms under which exemplars may be used.")
+    sources: list[Counted] = Field(description="Hosts at which exemplars were found.")
+    index_version: str = Field(description="Version of the index that was read.")
+
+
+class Limits(Wire):
+    """The limits of requests, as the server's settings have them."""
+
+    max_upload_bytes: int = Field(description="Largest body with one image, in bytes.")
+    max_pixels: int = Field(description="Largest number of pixels of an image.")
+    max_side: int = Field(description="Upper limit of an image's sides, in pixels.")
+    min_side: int = Field(description="Lower limit of an image's sides, in pixels.")
+    max_top_k: int = Field(description="Upper limit of `top_k`.")
+    max_exemplars: int = Field(description="Upper limit of `exemplars`.")
+    max_batch_images: int = Field(description="Largest number of images in one batch.")
+    max_batch_bytes: int = Field(description="Largest body of a batch, in bytes.")
+    answer_seconds: float = Field(description="Time that answers with `keep` are kept.")
+    heatmap_seconds: float = Field(description="Time that heatmaps are kept.")
 
 
 class ExemplarDetail(Wire):

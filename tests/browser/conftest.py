@@ -27,7 +27,7 @@ from tests.pictures import encode, noise
 from tests.waiting import wait_until
 
 CONCEPTS = 1000
-NAMES = {0: "Amber Vale", 1: "Blue Harbour", 2: "Étude in ochre"}
+NAMES = {0: "Amber Vale", 1: "Blue Harbour", 2: "Étude in ochre", 6: "style_starry_night"}
 TRIPLETS = (3, 4, 5)  # concepts of nearly the same picture
 SIDE = 96
 # What Chromium writes when a server answers with an error: no fault of the page's.
@@ -83,6 +83,13 @@ def marked(image: Image.Image, turn: int) -> Image.Image:
     return image
 
 
+def _beside(image: Image.Image, times: int) -> Image.Image:
+    """A picture at the left end of a canvas so many times as wide."""
+    canvas = Image.new("RGB", (times * image.width, image.height), "grey")
+    canvas.paste(image)
+    return canvas
+
+
 @pytest.fixture(scope="session")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Files to give: one for every verdict and for every way to be wrong."""
@@ -98,6 +105,9 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         "wide.png": encode(Image.new("1", (6000, 20))),
         "heavy.bmp": encode(Image.new("RGB", (900, 900)), "BMP"),
         "known.tiff": encode(picture(0), "TIFF"),
+        "long.png": encode(_beside(picture(0), 4)),
+        "page.pdf": b"%PDF-1.7 no image",
+        "empty.png": b"",
     }
     for name, content in files.items():
         (folder / name).write_bytes(content)
@@ -121,7 +131,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
             image.save(source / file)
             # The host cannot be reached, and need not be: nothing is ever fetched from it.
             url = f"https://museum.example/{number}/{turn}" if turn != 2 else "javascript:alert(1)"
-            lines.append(f"{file},c{number},{name},artist,{url},{'' if turn else 'CC0-1.0'}")
+            kind = "style" if name.startswith("style") else "artist"
+            lines.append(f"{file},c{number},{name},{kind},{url},{'' if turn else 'CC0-1.0'}")
             lines[-1] += ",c. 1900,<b>12345678901234567890</b>" if number == 0 else ",,"
     (source / "m.csv").write_text("\n".join(lines), encoding="utf-8")
     folder = DataFolder(root / "data")
@@ -195,13 +206,20 @@ def page(context: BrowserContext, site: Site, watch: Watch) -> Iterator[Page]:
     page = context.new_page()
     watch.on(page)
     page.goto(site.url)
+    ready(page)
     yield page
     assert watch.faults == []
 
 
-def give(page: Page, file: Path) -> None:
-    """Choose a file, and wait for what comes of it."""
+def ready(page: Page) -> None:
+    """Wait until the page's modules have run."""
+    page.wait_for_selector("html[data-ready]", state="attached")
+
+
+def give(page: Page, *files: Path) -> None:
+    """Choose files, and wait for what comes of them."""
+    ready(page)
     with page.expect_file_chooser() as chooser:
-        page.get_by_role("button", name="Choose an image").click()
-    chooser.value.set_files(file)
-    page.wait_for_selector(".verdict, .problem")
+        page.get_by_role("button", name="Choose images").click()
+    chooser.value.set_files(list(files))
+    page.wait_for_selector(".verdict, .problem, .choices")

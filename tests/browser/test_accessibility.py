@@ -18,7 +18,7 @@ OPTIONS: dict[str, Any] = {
 
 
 @pytest.fixture(
-    params=[("light", 1200), ("dark", 1200), ("light", 390), ("dark", 390)],
+    params=[(theme, width) for width in (320, 390, 1024, 1600) for theme in ("light", "dark")],
     ids=lambda given: f"{given[0]}-{given[1]}",
 )
 def page(
@@ -51,11 +51,26 @@ def test_asking(page: Page) -> None:
     check(page)
 
 
-@pytest.mark.parametrize("image", ["known.png", "shared.png", "strange.png"])
-def test_answers(page: Page, images: Images, image: str) -> None:
-    give(page, images(image))
-    page.locator(".hits img").first.wait_for()
-    page.get_by_text("Figures").first.click()
+def test_answers(page: Page, images: Images) -> None:
+    """One page after another, so that the browser is started and the page loaded once."""
+    for image in ("known.png", "shared.png", "strange.png", "long.png"):
+        page.set_input_files("#file", images(image))
+        page.wait_for_selector(f"figcaption:has-text('{image}')")
+        page.wait_for_selector(".verdict")
+        for summary in page.locator(".result summary").all()[:2]:
+            summary.click()
+        page.locator(".term").first.click()
+        check(page)
+        page.keyboard.press("Escape")
+    page.get_by_role("button", name="Select a part").click()
+    check(page)
+
+
+def test_several_images(page: Page, images: Images) -> None:
+    give(page, images("known.png"), images("words.png"), images("strange.png"))
+    check(page)
+    page.get_by_role("button", name="Ask one by one").click()
+    expect(page.get_by_text("3 of 3 answered.")).to_be_visible()
     check(page)
 
 

@@ -10,7 +10,7 @@ from playwright.sync_api import BrowserContext, Page, Route, expect
 from app.auth.keys import KeyFile
 from app.settings import Settings
 from index.answering.attribution import Attributor
-from tests.browser.conftest import Site, Watch, give, serving
+from tests.browser.conftest import Site, Watch, give, ready, serving
 
 Images = Callable[[str], Path]
 
@@ -41,24 +41,52 @@ REPORT = re.compile(r"/attribute/report\?")
 @pytest.mark.parametrize(
     ("image", "title", "detail"),
     [
-        ("damaged.png", "The image cannot be decoded", "may be cut short or damaged"),
-        ("words.png", "The image is of no accepted type", "JPEG, PNG"),
-        ("tiny.png", "The image has too few pixels", "8 x 8 pixels"),
-        ("wide.png", "The image has too many pixels", "6000 x 20 pixels"),
-        ("heavy.bmp", "The body has too many bytes", "1,000,000 bytes"),
+        ("words.png", "This is not an image that can be compared", "It holds text"),
+        ("page.pdf", "This is not an image that can be compared", "Export its page as PNG"),
+        ("empty.png", "The file is empty", "0 bytes"),
+        ("tiny.png", "The image has too few pixels", "8 \u00d7 8 pixels"),
+        ("wide.png", "The image has too many pixels", "6,000 \u00d7 20 pixels"),
+        ("heavy.bmp", "The file is too large", "at most 1 MB"),
     ],
 )
-def test_what_the_server_refuses(
+def test_faults_that_the_page_can_see_are_told_before_the_upload(
     page: Page, images: Images, image: str, title: str, detail: str
 ) -> None:
+    sent: list[str] = []
+    page.on("request", lambda request: request.method == "POST" and sent.append(request.url))
     give(page, images(image))
     alert = page.get_by_role("alert")
     expect(alert.get_by_role("heading")).to_have_text(title)
     expect(alert).to_contain_text(detail)
-    expect(alert.get_by_role("button", name="Try again")).to_be_visible()
+    expect(alert.get_by_role("button", name="Try again")).to_have_count(0)
+    assert page.title() == f"{title} · Whence"
+    assert sent == []
     alert.get_by_role("link", name="Ask about another image").click()
     give(page, images("known.png"))
     expect(page.get_by_role("heading", level=1)).to_contain_text("Amber Vale")
+
+
+def test_what_the_server_refuses(page: Page, images: Images) -> None:
+    give(page, images("damaged.png"))
+    alert = page.get_by_role("alert")
+    expect(alert.get_by_role("heading")).to_have_text("The image cannot be decoded")
+    expect(alert).to_contain_text("may be cut short or damaged")
+    expect(alert).to_contain_text("save it anew")
+    expect(alert.get_by_role("button", name="Try again")).to_have_count(0)
+
+
+def test_a_type_that_the_server_does_not_read_has_a_hint(page: Page, images: Images) -> None:
+    body = {
+        "type": "urn:whence:problem:unsupported-image-type",
+        "title": "The image is of no accepted type",
+        "status": 415,
+        "detail": "they are of type HEIC",
+    }
+    kind = "application/problem+json"
+    page.route(ATTRIBUTE, lambda route: route.fulfill(status=415, content_type=kind, json=body))
+    give(page, images("known.png"))
+    expect(page.get_by_role("alert")).to_contain_text("export it as JPEG or PNG")
+    expect(page.get_by_role("button", name="Try again")).to_have_count(0)
 
 
 def test_parameters_that_the_server_does_not_take(page: Page, images: Images) -> None:
@@ -147,8 +175,12 @@ def test_a_collection_that_cannot_be_listed_says_so_in_its_place(page: Page) -> 
 
 
 def test_a_concept_that_is_not_there(page: Page, site: Site) -> None:
-    page.goto(f"{site.url}/#/concepts/nobody")
-    expect(page.get_by_role("alert")).to_contain_text("There is no concept 'nobody' in this index.")
+    page.goto(f"{site.url}/#/concepts/no-body")
+    expect(page.get_by_role("heading", level=1)).to_have_text("No such concept")
+    expect(page.get_by_role("alert")).to_contain_text("no concept with the id “no-body”")
+    assert page.title() == "No such concept · Whence"
+    page.get_by_role("link", name="Search for “no body”").click()
+    expect(page.get_by_text("No concept has “no body” in its name.")).to_be_visible()
 
 
 def test_pictures_that_are_not_to_be_had(page: Page, images: Images) -> None:
@@ -198,6 +230,7 @@ def test_a_key_is_asked_for_and_kept_for_the_tab(
     page.goto(site.url)
     expect(page.locator("#index")).to_contain_text("1,000 concepts")
     drawer = page.get_by_role("dialog", name="Settings")
+    ready(page)
     page.set_input_files("#file", images("known.png"))
     expect(drawer.get_by_role("alert")).to_contain_text("This server needs a key")
     field = drawer.get_by_label("Key", exact=True)

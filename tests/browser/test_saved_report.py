@@ -9,7 +9,7 @@ from playwright.sync_api import BrowserContext, Page, expect
 
 from app.reports.verify import verify_report
 from index.layout import DataFolder
-from tests.browser.conftest import Site, give
+from tests.browser.conftest import Site, Watch, give
 from tests.browser.test_page import until
 from tests.fakes import FakeEmbedder
 
@@ -99,7 +99,7 @@ def test_a_saved_page_stands_alone(
     reader.on("console", lambda message: said.append(message.text))
     reader.on("request", lambda request: asked.append(request.url))
     reader.goto(file.as_uri())
-    expect(reader.get_by_role("heading", level=1)).to_have_text("Most likely drawn from Amber Vale")
+    expect(reader.get_by_role("heading", level=1)).to_have_text("Closest match: Amber Vale")
     assert reader.evaluate(
         "[...document.images].every((image) => image.complete && image.naturalWidth > 0)"
     )
@@ -110,19 +110,68 @@ def test_a_saved_page_stands_alone(
     assert (tmp_path / "report.pdf").read_bytes().startswith(b"%PDF")
 
 
-def test_a_report_of_a_renewed_collection_says_so(
+def test_every_format_and_the_print_have_one_time_and_hash(
     page: Page, images: Images, tmp_path: Path
 ) -> None:
     give(page, images("known.png"))
-    page.evaluate("document.title")  # the answer is there; now its version is another one
-    file = save(page, "as JSON", tmp_path)
-    report = json.loads(file.read_text(encoding="utf-8"))
-    report["index"]["version"] = "another"
+    page.evaluate("window.print = () => (window.printed = true)")
+    html = save(page, "Save evidence report", tmp_path).read_text(encoding="utf-8")
+    told = json.loads(save(page, "as JSON", tmp_path).read_text(encoding="utf-8"))
+    page.get_by_role("button", name="Print").click()
+    until(page, "window.printed === true")
+    identity = page.locator(".identity")
+    expect(identity).to_contain_text(told["sha256"])
+    expect(identity).to_contain_text(told["answer"]["id"])
+    assert told["sha256"] in html
+    [again] = [
+        json.loads(text.partition("</script>")[0]) for text in html.split('id="whence-report">')[1:]
+    ]
+    assert again == told
+
+
+def test_an_answer_that_the_server_forgot_is_asked_again(
+    page: Page, site: Site, images: Images, watch: Watch
+) -> None:
+    watch.errors_expected = True
+    give(page, images("known.png"))
     page.route(
         "**/attribute/report?*",
         lambda route: route.fulfill(
-            json=report, headers={"Content-Disposition": 'attachment; filename="r.json"'}
+            status=404,
+            content_type="application/problem+json",
+            json={
+                "type": "urn:whence:problem:answer-gone",
+                "title": "The answer is no longer kept",
+                "status": 404,
+                "detail": "ask again",
+            },
         ),
     )
-    save(page, "as JSON", tmp_path)
-    expect(page.get_by_text("The collection was renewed since this answer")).to_be_visible()
+    before = page.url
+    page.get_by_role("button", name="as JSON").click()
+    expect(page.get_by_role("alert")).to_contain_text("The server no longer keeps this answer")
+    page.get_by_role("button", name="Ask about this image again").click()
+    until(page, f"location.href !== {json.dumps(before)} && document.querySelector('.verdict')")
+    expect(page.get_by_role("heading", level=1)).to_contain_text("Amber Vale")
+
+
+def test_after_a_reload_the_report_wants_the_same_file(
+    page: Page, images: Images, tmp_path: Path, watch: Watch
+) -> None:
+    watch.errors_expected = True
+    give(page, images("known.png"))
+    answer = page.url.rpartition("/")[2]
+    page.get_by_label("Keep them when the page is reloaded").check()
+    until(page, "JSON.parse(sessionStorage.getItem('whence-answers')).length === 1")
+    page.reload()
+    expect(page.get_by_text("choose the same file again")).to_be_visible()
+    with page.expect_file_chooser() as chooser:
+        page.get_by_role("button", name="as JSON").click()
+    chooser.value.set_files(images("strange.png"))
+    expect(page.get_by_role("alert")).to_contain_text("The answer is on another image")
+    with page.expect_file_chooser() as chooser, page.expect_download() as download:
+        page.get_by_role("button", name="as JSON").click()
+        chooser.value.set_files(images("known.png"))
+    download.value.save_as(tmp_path / "report.json")
+    told = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    assert told["answer"]["id"] == answer

@@ -10,7 +10,7 @@ from playwright.sync_api import BrowserContext, Page, expect
 from app.settings import Settings
 from index.answering.attribution import Attributor
 from tests.browser.conftest import Watch, give, serving
-from tests.browser.test_page import shows
+from tests.browser.test_page import AMBER, shows
 from tests.proxy import needs_nginx, proxy
 
 ROOT = "/whence"
@@ -56,7 +56,7 @@ def test_an_image_larger_than_other_bodies_is_answered_with_pictures(
     # What follows the end of a PNG is not looked at.
     large.write_bytes(images("known.png").read_bytes() + bytes(200_000))
     give(page, large)
-    expect(page.get_by_role("heading", level=1)).to_have_text("Most likely drawn from Amber Vale")
+    expect(page.get_by_role("heading", level=1)).to_have_text(AMBER)
     shows(page.locator(".frame img"))
 
 

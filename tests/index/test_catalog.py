@@ -3,11 +3,12 @@ import operator
 import threading
 import unicodedata
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from index.catalog import Catalog, Concept, Exemplar, write_catalog
+from index.catalog import Catalog, Concept, ConceptFilter, Exemplar, write_catalog
 from index.errors import NotFoundError, SnapshotError
 
 NAMES = [
@@ -88,7 +89,7 @@ def test_a_concept_is_found_by_id_and_name_in_any_case_and_form(tmp_path, form, 
         for text in (one.id, one.name):
             written = unicodedata.normalize(form, change(text))
             assert opened.concept(written) == one
-            assert opened.concepts(query=written.partition("-")[0][:4])[0] == one
+            assert opened.concepts(ConceptFilter(words=written.partition("-")[0][:4]))[0] == one
     assert opened.concept_named(unicodedata.normalize(form, change("Айвазовский"))) == names[2].id
     with pytest.raises(NotFoundError, match="there is no concept"):  # it is hidden
         opened.concept(names[2].id)
@@ -131,20 +132,57 @@ def test_more_numbers_may_be_asked_than_a_query_takes_parameters(catalog: Catalo
     ("query", "names"),
     [
         ("%", ["100% wool"]),
-        ("0%", ["100% wool"]),
+        ("0%", ["100 percent", "100% wool"]),
         ("_", ["snake_case"]),
         ("\\", ["back\\slash"]),
         ("ADA", ["Ada Lovelace"]),
         ("snake", ["snakeXcase", "snake_case"]),
         ("空", ["空"]),
         ("éCOLE strasse", ["École Straße"]),
+        ("case SNAKE", ["snakeXcase", "snake_case"]),
+        ("snake case", ["snakeXcase", "snake_case"]),
+        ("snake-slash", []),
         ("nobody", []),
         ("'; DROP TABLE concepts; --", []),
     ],
 )
-def test_a_search_finds_names_that_contain_its_text_as_it_is(catalog, query, names) -> None:
-    assert [concept.name for concept in catalog.concepts(query=query)] == names
-    assert catalog.concept_count(query) == len(names)
+def test_a_search_finds_names_that_contain_all_its_words(catalog, query, names) -> None:
+    wanted = ConceptFilter(words=query)
+    assert [concept.name for concept in catalog.concepts(wanted)] == names
+    assert catalog.concept_count(wanted) == len(names)
+
+
+def test_concepts_are_filtered_by_what_they_and_their_exemplars_are(catalog: Catalog) -> None:
+    def found(**conditions: str) -> list[str]:
+        return [concept.id for concept in catalog.concepts(ConceptFilter(**conditions))]
+
+    things = [one.id for one in sorted(CONCEPTS, key=lambda one: one.name) if one.kind]
+    assert found(kind="thing") == things
+    licensed = {one.concept_id for one in EXEMPLARS if one.license}
+    assert set(found(license="CC0-1.0")) == licensed
+    assert set(found(source="EXAMPLE.org")) == {e.concept_id for e in EXEMPLARS if e.source_url}
+    assert found(source="example.com") == []
+    assert found(kind="thing", words="snake") == ["c3"]
+    assert catalog.concept_count(ConceptFilter(kind="thing")) == 4
+
+
+def test_values_to_filter_by_are_counted_without_hidden_exemplars(tmp_path: Path) -> None:
+    one, two = concept(1, "one", 2), concept(0, "two", 1)
+    rows = [
+        exemplar(0, 1, license="CC0-1.0", source_url="https://EXAMPLE.org:8080/a/b"),
+        exemplar(1, 1, license="CC0-1.0", source_url="s3://bucket"),
+        exemplar(2, 0, license="all rights reserved", source_url="no address"),
+        exemplar(3, 0, license="", source_url="http://hidden.example/"),
+    ]
+    path = tmp_path / "catalog.sqlite"
+    write_catalog(path, [two, one], rows, ())
+    with closing(Catalog(path, hidden=[3])) as opened:
+        assert opened.summary == {
+            "kinds": [("thing", 1)],
+            "licenses": [("CC0-1.0", 1), ("all rights reserved", 1)],
+            "sources": [("bucket", 1), ("example.org:8080", 1)],
+        }
+        assert [c.id for c in opened.concepts(most_exemplars_first=True)] == ["c1", "c0"]
 
 
 def test_concepts_are_listed_in_pages(catalog: Catalog) -> None:

@@ -11,7 +11,8 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from app.errors import HeatmapGoneError
-from app.inference.heatmaps import OVERHEAD, HeatmapStore
+from app.inference.expiring import OVERHEAD
+from app.inference.heatmaps import HeatmapStore
 from app.main import create_app
 from app.settings import Settings
 from index.answering.attribution import Attributor

@@ -63,10 +63,38 @@ def test_search_takes_the_words_as_they_are(
     assert client.get("/concepts", params={"q": query}).json()["total"] == len(found)
 
 
+def test_words_are_found_in_any_order(client: TestClient) -> None:
+    assert names(client, q="ochre étude") == ["Étude in ochre"]
+    assert names(client, q="blue_NAVY") == ["Navy blue"]
+
+
+def test_concepts_are_filtered_and_ordered(client: TestClient) -> None:
+    assert names(client, kind="artist") == []
+    assert names(client, license="CC0-1.0") == []
+    assert names(client, source="example.org") == []
+    assert sorted(names(client, order="exemplars")) == sorted(COLOURS)
+
+
+def test_the_collection_is_summarized(client: TestClient, attributor: Attributor) -> None:
+    assert client.get("/collection").json() == {
+        "kinds": [],
+        "licenses": [],
+        "sources": [],
+        "index_version": attributor.snapshot.version,
+    }
+
+
+def test_limits_are_told_without_a_key(client: TestClient) -> None:
+    limits = client.get("/limits").json()
+    assert (limits["max_upload_bytes"], limits["max_top_k"]) == (200_000, 20)
+    assert limits["min_side"] >= 1
+
+
 @pytest.mark.parametrize(
     "parameters",
     [
         {"limit": "0"},
+        {"order": "random"},
         {"limit": "1001"},
         {"limit": "x"},
         {"offset": "-1"},

@@ -1,0 +1,96 @@
+// The images that were asked about in this tab, each with its answer.
+
+import { patiently, upload } from "./api.js";
+import { check } from "./limits.js";
+import { settings } from "./settings.js";
+
+const KEPT = 200; // answers of a tab
+const RANDOM = 12; // bytes of the address of an image that has no answer yet
+
+const entries = new Map(); // address -> entry
+const renamed = new Map(); // address before the answer -> address
+
+/** An address of random bytes: none is ever another image's. */
+function address() {
+  const bytes = crypto.getRandomValues(new Uint8Array(RANDOM));
+  return btoa(String.fromCharCode(...bytes)).replaceAll("+", "-").replaceAll("/", "_");
+}
+
+/** An entry for an image to ask about, or about a part of it: [x, y, width, height] in pixels. */
+export function create(file, { remark = "", region = null } = {}) {
+  const url = URL.createObjectURL(file);
+  const entry = { id: address(), file, name: file.name, bytes: file.size, url, remark, region, state: "new", watchers: new Set() };
+  entry.shape = shapeOf(url);
+  add(entry);
+  return entry;
+}
+
+/** Add an entry that was kept over a reload. */
+export function add(entry) {
+  entries.set(entry.id, entry);
+  for (const old of entries.values()) {
+    if (entries.size <= KEPT) break;
+    if (old !== entry) forget(old);
+  }
+}
+
+function forget(entry) {
+  entry.stop?.abort();
+  if (entry.file) URL.revokeObjectURL(entry.url);
+  entries.delete(entry.id);
+}
+
+/** Forget all answers. */
+export function forgetAll() {
+  [...entries.values()].forEach(forget);
+}
+
+export const find = (id) => entries.get(renamed.get(id) ?? id);
+export const all = () => [...entries.values()];
+
+/** {width, height} of a picture; null if the browser cannot show it. */
+function shapeOf(url) {
+  return new Promise((resolve) => {
+    const image = new Image();
+    image.onload = () => resolve({ width: image.naturalWidth, height: image.naturalHeight });
+    image.onerror = () => resolve(null);
+    image.src = url;
+  });
+}
+
+function tell(entry, changes) {
+  Object.assign(entry, changes);
+  entry.watchers.forEach((watcher) => watcher(entry));
+}
+
+/** Ask; the entry's `state` becomes done or failed. Never throws. */
+export async function run(entry) {
+  const stop = new AbortController();
+  tell(entry, { state: "working", problem: null, progress: { step: "sending", part: 0 }, stop });
+  const { signal } = stop;
+  try {
+    const shape = await entry.shape;
+    await check(entry.file, shape);
+    entry.parameters = { top_k: settings.concepts, exemplars: settings.exemplars };
+    const query = new URLSearchParams({ ...entry.parameters, explain: settings.regions, keep: true });
+    if (entry.region) query.set("region", entry.region.join(","));
+    if (!shape) query.set("preview", true);
+    const onProgress = (part) => tell(entry, { progress: part < 1 ? { step: "sending", part } : { step: "comparing" } });
+    const onWait = (left) => tell(entry, { progress: { step: "busy", left } });
+    const send = () => upload(`attribute?${query}`, [entry.file], { signal, onProgress });
+    const { body } = await patiently(send, { onWait, signal });
+    const answer = JSON.parse(await body.text());
+    entries.delete(entry.id);
+    renamed.set(entry.id, answer.id);
+    entry.id = answer.id;
+    entries.set(entry.id, entry);
+    if (answer.preview) entry.preview = answer.preview;
+    tell(entry, { state: "done", answer });
+  } catch (error) {
+    tell(entry, { state: "failed", problem: error });
+  }
+  document.dispatchEvent(new CustomEvent("answered", { detail: entry }));
+}
+
+/** The picture to show for an entry. */
+export const pictureOf = (entry) => entry.preview ?? entry.url;

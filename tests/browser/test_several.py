@@ -1,0 +1,153 @@
+"""Several images at once, and parts of an image."""
+
+import csv
+import re
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from playwright.sync_api import Page, Route, expect
+
+from tests.browser.conftest import SIDE, give
+from tests.browser.test_page import AMBER
+
+Images = Callable[[str], Path]
+
+
+def rows_of(file: Path) -> list[dict[str, str]]:
+    with file.open(encoding="utf-8-sig", newline="") as opened:
+        return list(csv.DictReader(opened))
+
+
+def test_several_images_become_a_table_and_a_csv(
+    page: Page, images: Images, tmp_path: Path
+) -> None:
+    give(
+        page, images("known.png"), images("words.png"), images("shared.png"), images("strange.png")
+    )
+    heading = page.get_by_role("heading", level=1)
+    expect(heading).to_have_text("4 images")
+    expect(page.get_by_text("one by one, or as one body of work?")).to_be_visible()
+    page.get_by_role("button", name="Ask one by one").click()
+    expect(page.get_by_text("4 of 4 answered.")).to_be_visible()
+    rows = page.locator("tbody tr")
+    expect(rows).to_have_count(4)
+    expect(rows.nth(0)).to_contain_text("Amber Vale")
+    expect(rows.nth(1)).to_contain_text("This is not an image that can be compared")
+    expect(rows.nth(2)).to_contain_text("Painter 0003, Painter 0004, Painter 0005")
+    expect(rows.nth(3)).to_contain_text("No match in this collection")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save as CSV").click()
+    download.value.save_as(tmp_path / "answers.csv")
+    found = rows_of(tmp_path / "answers.csv")
+    assert [row["file"] for row in found] == ["known.png", "words.png", "shared.png", "strange.png"]
+    assert [row["verdict"] for row in found] == ["attributed", "", "uncertain", "no_match"]
+    assert found[0]["closest"] == "Amber Vale"
+    assert re.fullmatch(r"[0-9a-f]{64}", found[0]["sha256"])
+    assert "It holds text" in found[1]["error"]
+    rows.nth(0).get_by_role("link").click()
+    expect(heading).to_have_text(AMBER)
+    assert page.url.endswith(found[0]["answer"])
+    page.go_back()
+    expect(rows).to_have_count(4)
+
+
+def test_a_cell_that_a_spreadsheet_would_compute_is_text(
+    page: Page, images: Images, tmp_path: Path
+) -> None:
+    for name in ("=1+1.png", '"quoted", name.png'):
+        (tmp_path / name).write_bytes(images("known.png").read_bytes())
+    give(page, tmp_path / "=1+1.png", tmp_path / '"quoted", name.png')
+    page.get_by_role("button", name="Ask one by one").click()
+    expect(page.get_by_text("2 of 2 answered.")).to_be_visible()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save as CSV").click()
+    download.value.save_as(tmp_path / "answers.csv")
+    found = [row["file"] for row in rows_of(tmp_path / "answers.csv")]
+    assert found == ["'=1+1.png", '"quoted", name.png']
+
+
+def test_asking_one_by_one_can_be_stopped_and_continued(page: Page, images: Images) -> None:
+    held: list[Route] = []
+    page.route(re.compile(r"/attribute\?"), lambda route: held.append(route))
+    give(page, images("known.png"), images("strange.png"))
+    page.get_by_role("button", name="Ask one by one").click()
+    expect(page.get_by_text("0 of 2 answered…")).to_be_visible()
+    page.get_by_role("button", name="Stop").click()
+    expect(page.locator("tbody tr").first).to_contain_text("Stopped")
+    page.unroute(re.compile(r"/attribute\?"))
+    page.get_by_role("button", name="Continue").click()
+    expect(page.get_by_text("2 of 2 answered.")).to_be_visible()
+    expect(page.locator("tbody tr").first).to_contain_text("Amber Vale")
+
+
+# Parts of an image
+
+
+def test_the_compared_squares_are_drawn_on_a_long_picture(page: Page, images: Images) -> None:
+    with page.expect_response(re.compile("/attribute")) as answered:
+        page.set_input_files("#file", images("long.png"))
+    squares = answered.value.json()["compared"]
+    assert len(squares) > 1
+    expect(page.get_by_text(f"Compared in the {len(squares)} outlined squares")).to_be_visible()
+    expect(page.get_by_role("heading", level=1)).to_have_text(AMBER)
+    whole = page.locator(".query .frame > img").bounding_box()
+    assert page.locator(".query .outlines").bounding_box() == whole
+    path = page.locator(".query .outlines .edge").get_attribute("d")
+    assert str(path).count("M") == len(squares)
+    page.locator(".hit").first.click()
+    expect(page.get_by_role("dialog").locator(".outlines")).to_have_count(1)
+
+
+def test_a_whole_picture_has_no_outlines(page: Page, images: Images) -> None:
+    give(page, images("known.png"))
+    expect(page.get_by_role("button", name="Select a part")).to_be_visible()
+    expect(page.locator(".outlines")).to_have_count(0)
+
+
+@pytest.mark.parametrize("way", ["keys", "fields", "pointer"])
+def test_a_part_is_asked_about(page: Page, images: Images, way: str) -> None:
+    give(page, images("long.png"))
+    page.get_by_role("button", name="Select a part").click()
+    box = page.locator(".part-box")
+    expect(box).to_be_focused()
+    label = re.compile("Selected part: 192 by 48 pixels, 96 from the left and 24 from the top")
+    expect(box).to_have_attribute("aria-label", label)
+    if way == "keys":
+        for _ in range(30):
+            page.keyboard.press("ArrowLeft")
+        for _ in range(15):
+            page.keyboard.press("Shift+ArrowLeft")
+        for _ in range(30):
+            page.keyboard.press("ArrowUp")
+            page.keyboard.press("Shift+ArrowDown")
+        page.keyboard.press("Enter")
+    elif way == "fields":
+        for name, value in (("Left", 0), ("Top", 0), ("Width", SIDE), ("Height", SIDE)):
+            page.get_by_label(name, exact=True).fill(str(value))
+            page.get_by_label(name, exact=True).press("Tab")
+        page.get_by_role("button", name="Ask about this part").click()
+    else:
+        at = page.locator(".part-layer").bounding_box()
+        assert at
+        page.mouse.move(at["x"] + 1, at["y"] + 1)
+        page.mouse.down()
+        page.mouse.move(at["x"] + at["width"] / 4, at["y"] + at["height"] - 1, steps=4)
+        page.mouse.up()
+        page.get_by_role("button", name="Ask about this part").click()
+    page.wait_for_selector("text=About a part of the image")
+    expect(page.get_by_role("heading", level=1)).to_contain_text("Amber Vale")
+    expect(page.locator(".query .outlines")).to_have_count(1)
+
+
+def test_the_part_is_sent_in_pixels_and_escape_cancels(page: Page, images: Images) -> None:
+    give(page, images("known.png"))
+    page.get_by_role("button", name="Select a part").click()
+    page.keyboard.press("Escape")
+    expect(page.locator(".part-box")).to_have_count(0)
+    page.get_by_role("button", name="Select a part").click()
+    with page.expect_request(re.compile("/attribute")) as asked:
+        page.get_by_role("button", name="Ask about this part").click()
+    query = parse_qs(urlsplit(asked.value.url).query)
+    assert query["region"] == [f"{SIDE // 4},{SIDE // 4},{SIDE // 2},{SIDE // 2}"]
