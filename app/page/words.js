@@ -43,7 +43,7 @@ export function ratio(value) {
 /** How many test images scored as high as a concept; a sentence whose terms open their definitions. */
 export function chance(concept, evidence, set = t) {
   const [n, of] = [concept.scored_as_high, evidence.test_images];
-  if (of === undefined) return "";
+  if (evidence.test_groups) return set("chance.group", { p: decimal(concept.p_value, concept.p_value < 0.01 ? 4 : 2), of: evidence.test_groups });
   if (!of) return set("chance.unknown");
   if (!n) return set("chance.none", { of });
   return set("chance.some", { n, of });

@@ -1,9 +1,27 @@
-"""The texts of evidence reports, by name; `say` fills in what they name in braces."""
+"""The texts of evidence reports, by name; `say` fills in what they name in braces.
 
+Findings have the words of the page, from its English catalogue.
+"""
+
+import json
+import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from index.answering.support import times
+
+CATALOGUE = Path(__file__).parents[1] / "page" / "texts" / "en.json"
+DEFINED = re.compile(r"\[\[\w+\|([^]]+)\]\]")  # words that open a definition on the page
+
+
+def _of_page(key: str) -> str:
+    """Return a text of the page, without its links to definitions."""
+    text = _PAGE[key]
+    return DEFINED.sub(r"\1", text if isinstance(text, str) else text["other"])
+
+
+_PAGE: dict[str, str | dict[str, str]] = json.loads(CATALOGUE.read_text(encoding="utf-8"))
 
 TEXTS = {
     "title": "Evidence report",
@@ -14,9 +32,9 @@ TEXTS = {
     "sha256": "SHA-256",
     "time": "Answered",
     "finding": "Finding",
-    "closest": "Closest match: {name}",
+    "closest": _of_page("verdict.closest") + " {name}",
     "several": "More than one concept may be the source: {names}",
-    "no_match": "No match in this collection",
+    "no_match": _of_page("verdict.none"),
     "support": "Support: {degree}",
     "likelihood_ratio": "likelihood ratio {ratio}",
     "below_rate": "This collection calls a match what reaches p = {rate}; this does not.",
@@ -34,7 +52,7 @@ TEXTS = {
     "facet_subject": "what is shown",
     "facet_style": "how it is made",
     "resembles": "Resembles in {facets}.",
-    "no_license": "Licence not stated in the collection's records",
+    "no_license": _of_page("rights.none"),
     "no_exemplar": "The answer names no exemplar.",
     "method": "How it was found",
     "method_1": "A neural network, trained without any pair of a generated image and its source, "
@@ -48,7 +66,7 @@ TEXTS = {
     "method_3": "Of the image {count} overlapping squares were compared, and the best one counts "
     "for each concept, which the ratio allows for; of each exemplar the central square.",
     "limits": "What this report does not say",
-    "division": "Relative weight among candidates",
+    "division": _of_page("weight.title"),
     "no_source_share": "No source in this collection",
     "unlisted_share": "Concepts not listed here",
     "evidence": "Evidence",
