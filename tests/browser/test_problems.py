@@ -206,7 +206,8 @@ def test_without_an_index_the_page_says_what_is_missing(
     expect(page.locator("#index")).to_contain_text("There is no index to answer from")
     give(page, images("known.png"))
     expect(page.get_by_role("alert")).to_contain_text("There is no index")
-    expect(page.get_by_role("alert").locator("code")).to_contain_text("whence rebuild")
+    expect(page.get_by_role("alert")).to_contain_text("whence rebuild")
+    expect(page.get_by_role("alert").locator("code").first).to_be_visible()
     page.get_by_role("link", name="Collection").click()
     expect(page.locator(".found").get_by_role("alert")).to_contain_text("There is no index")
 

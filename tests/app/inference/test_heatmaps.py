@@ -136,7 +136,7 @@ def test_explain_gives_heatmaps_of_both_pictures(
 def test_explaining_changes_nothing_else(post: Post, query: bytes) -> None:
     plain, explained = post(query).json(), post(query, explain="true").json()
     for answer in (plain, explained):
-        del answer["timing_ms"], answer["evidence"]["created_at"]
+        del answer["id"], answer["timing_ms"], answer["evidence"]["created_at"]
         for concept in answer["concepts"]:
             for hit in concept["exemplars"]:
                 hit.pop("heatmaps")

@@ -25,7 +25,8 @@ def test_the_source_comes_first_with_its_evidence(
     answer = response.json()
     assert set(answer) == {
         "verdict", "concepts", "no_source_share", "unlisted_share", "unattributed_share",
-        "candidates", "statement", "region", "compared", "evidence", "timing_ms",
+        "candidates", "statement", "region", "compared", "evidence", "timing_ms", "id", "width",
+        "height", "preview",
     }  # fmt: skip
     assert answer["verdict"] in {"attributed", "uncertain", "no_match"}
     first = answer["concepts"][0]
