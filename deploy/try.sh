@@ -7,7 +7,7 @@
 #
 # It needs docker with compose, or podman (4 or newer) with docker-compose, and python3 and curl. It is
 # a compose project of its own (whence-try), on port 18000 of this machine, with its own volumes, and
-# the demo's pictures as its gallery. Nothing else on the engine is touched.
+# some of the demo's pictures as its gallery. Nothing else on the engine is touched.
 #
 # Where registries cannot be reached, name images that are on this machine: TRY_IMAGE (whence, already
 # built), TRY_NGINX, TRY_PROMETHEUS, TRY_GRAFANA and TRY_MILVUS. Steps whose image is the word `none`
@@ -40,7 +40,10 @@ elif docker compose version >/dev/null 2>&1; then
 else
   compose_command=docker-compose
 fi
-export COMPOSE_PROJECT_NAME=whence-try WHENCE_IMAGES=$PWD/app/demo/exemplars
+export COMPOSE_PROJECT_NAME=whence-try WHENCE_IMAGES=$work/images
+mkdir "$work/images"
+cp -r app/demo/exemplars/{B,C,D,P}* "$work/images" # 13 concepts, so that training takes seconds
+chmod -R a+rX "$work"
 export COMPOSE_PROGRESS=plain
 
 compose() {

@@ -37,7 +37,7 @@ def run(folder: Path, *command: str, home: Path) -> tuple[int, dict[str, Any], s
         env={
             **environment,
             "HOME": str(home),
-            "TMPDIR": str(home),
+            "TMPDIR": str(folder),
             "PYTHONPATH": f"{ROOT}:{ROOT / 'client'}",
             "PYTHONDONTWRITEBYTECODE": "1",
             "OMP_NUM_THREADS": "1",
@@ -63,5 +63,9 @@ def test_no_command_and_no_engine_connects_or_leaves_files(tmp_path: Path) -> No
     status, seen, said = run(tmp_path, *command, home=home)
     assert status == 0, said
     assert seen == {"names": [], "addresses": []}
-    assert list(home.iterdir()) == []  # no device's id in ~/.cache, no temporary file
+    assert list(home.rglob("*")) == []  # no device's id in ~/.cache
+    temporary = {path.name.partition("_")[0] for path in tmp_path.iterdir()}
+    assert temporary <= {"home", "folder", "report.json", "torchinductor"}, (
+        "the last one is PyTorch's"
+    )
     assert {path.name for path in folder.iterdir()} == {"images", "data"}
