@@ -148,12 +148,12 @@ write_override "$resolver"
 done_ "DNS at $resolver"
 
 step train
-compose run --rm train train --images /images --backbone starter >"$work/train.log"
-done_ "$(tail -n 1 "$work/train.log")"
+compose run --rm train train --images /images --backbone starter --nice 0 >"$work/train.log"
+done_ "$(grep 'trained on' "$work/train.log")"
 
 step rebuild
-compose run --rm rebuild >"$work/rebuild.log"
-done_ "$(tail -n 1 "$work/rebuild.log")"
+compose run --rm rebuild rebuild --source /images --nice 0 >"$work/rebuild.log"
+done_ "$(grep -m 1 'published' "$work/rebuild.log")"
 
 step "up, until ready"
 compose up -d --no-build whence proxy
@@ -192,11 +192,14 @@ done_ "$concept is hidden, 1 record"
 
 if [ "$milvus" != none ]; then
   step "Milvus, until healthy"
-  compose --profile scale up -d --no-build --wait milvus
+  compose --profile scale up -d --no-build milvus
+  until compose --profile scale exec -T milvus curl -sf http://localhost:9091/healthz >/dev/null; do
+    sleep 1
+  done
   done_ "$milvus"
   step "rebuild into Milvus"
-  compose run --rm -e WHENCE_VECTOR_STORE=milvus://milvus:19530/whence rebuild >"$work/rebuild.log"
-  done_ "$(tail -n 1 "$work/rebuild.log")"
+  compose run --rm -e WHENCE_VECTOR_STORE=milvus://milvus:19530/whence rebuild rebuild --source /images --nice 0 >"$work/rebuild.log"
+  done_ "$(grep -m 1 'published' "$work/rebuild.log")"
   replicas="whence-1 whence-2"
   step "two more servers, until healthy"
   # shellcheck disable=SC2086 # two words
