@@ -1,9 +1,10 @@
 """Shares of the evidence in the AbC benchmark, as `index.answering.calibration` states them.
 
 The exemplars of a model are a concept, and so is each distractor by itself. A query's concepts are
-scored as in `index.answering.ranking` without usual levels, and the calibration is fitted to
-distractors in the place of queries, whose source is not in the gallery. Only the highest scoring
-concepts have a share above 0: a share needs a score above the query's rivals.
+scored as in `index.answering.ranking`, but without usual levels, and by the mean evidence over the
+facets as if it were one facet. The calibration is fitted to distractors in the place of queries,
+whose source is not in the gallery. Only the highest scoring concepts have a share above 0: a share
+needs a score above the query's rivals.
 
 Over images, a concept's share is divided evenly among its exemplars, and the unattributed share
 evenly among the whole gallery. The cross-entropy between this distribution and the uniform one over
@@ -48,9 +49,10 @@ def concept_scores(
         The models' scores, then those of the distractors.
     """
     singles = distractors[np.isfinite(distractors)]
-    evidence = np.concatenate([*concepts, singles])
+    # As one facet: the mean evidence over facets, of which a few highest are known.
+    evidence = np.concatenate([*concepts, singles])[None]
     counts = np.array([*map(len, concepts), *[1] * len(singles)])
-    sums = score_concepts(evidence, np.zeros(len(evidence)), counts, background)
+    sums = score_concepts(evidence, np.zeros_like(evidence), counts, background[None])
     rivals = -np.sort(-sums)[RIVALS]
     scores: Doubles = sums - (rivals.mean() if len(rivals) else 0.0)
     return scores
