@@ -250,7 +250,8 @@ def _calibrate(
     """Rank the null queries, each without all concepts of its image.
 
     Views of one exemplar, in twos and fours, are the null groups: they share a source that is not
-    in the index. They are more alike than works of one source, so that their means spread more.
+    in the index. They are more alike than works of one source, so that their means spread more. Of
+    each four the first counts as a single image, since the others repeat it.
     """
     number = {concept.id: concept.number for concept in content.concepts}
     numbers = [number[exemplar.concept_id] for exemplar in content.exemplars]
@@ -269,7 +270,8 @@ def _calibrate(
     for file, ranking in zip(content.null_files, rankings, strict=True):
         if not len(ranking):
             continue
-        scores.append(float(ranking.scores[0]))
+        if file.view is None or file.view % GROUP_VIEWS == 0:
+            scores.append(float(ranking.scores[0]))
         if file.view is None:
             continue
         of_file = views[file.sha256]
