@@ -85,7 +85,7 @@ def read_ground(path: Path) -> Iterator[Image.Image]:
         return
     with tarfile.open(path) as tar:
         for member in tar:
-            if member.name.endswith((".jpg", ".jpeg", ".png", ".webp")):
+            if member.name.lower().endswith((".jpg", ".jpeg", ".png", ".webp")):
                 data = tar.extractfile(member)
                 assert data
                 yield Image.open(BytesIO(data.read())).convert("RGB")
