@@ -27,6 +27,7 @@ from index.stores.registry import VectorStores
 from index.stores.vectors import StoreAccess
 from model.config import EngineName
 from model.cores import available_cores
+from model.decoding.processes import PIXELS as LARGE_PIXELS
 from model.errors import WhenceError
 from model.images import DEFAULT_LIMITS, ImageLimits
 
@@ -35,7 +36,7 @@ LogLevel = Annotated[
 ]
 
 
-def _default_decode_threads() -> int:
+def _default_decode_processes() -> int:
     return min(8, available_cores())
 
 
@@ -169,6 +170,12 @@ class Settings(StoreSettings):
     )
     max_top_k: int = Field(1000, ge=1, description="Upper limit of the parameter top_k.")
     max_exemplars: int = Field(50, ge=0, description="Upper limit of the parameter exemplars.")
+    max_report_exemplars: int = Field(
+        500,
+        ge=1,
+        description="Upper limit of top_k times exemplars of a report, which holds a thumbnail of "
+        "each.",
+    )
     upload_seconds: Seconds = Field(
         60, description="Time limit for a request body to arrive; later ones get 408."
     )
@@ -223,10 +230,23 @@ class Settings(StoreSettings):
         le=60_000,
         description="Longest time that a batch waits for images that are being decoded.",
     )
-    decode_threads: int = Field(
-        default_factory=_default_decode_threads,
+    decode_processes: int = Field(
+        default_factory=_default_decode_processes,
         ge=1,
-        description="Threads that decode images; by default one per available core, at most 8.",
+        le=256,
+        description="Processes that decode ordinary images; by default one per available core, at "
+        "most 8. Half as many, at least one, decode large images.",
+    )
+    decode_seconds: Seconds = Field(
+        DEFAULT_LIMITS.seconds,
+        description="Processor time in which a small image must be decoded, uploaded or read from "
+        "a file; an image of 10 megapixels has twice as much, one of 50 six times as much.",
+    )
+    decode_pixels: int = Field(
+        LARGE_PIXELS,
+        ge=1,
+        description="Limit of the pixels of all large images that are decoded at the same time; "
+        "others wait.",
     )
     max_queue: int = Field(
         0,
@@ -319,8 +339,8 @@ class Settings(StoreSettings):
 
     @property
     def image_limits(self) -> ImageLimits:
-        """Return the limits of an image's size."""
-        return ImageLimits(self.max_pixels, self.max_side, self.min_side)
+        """Return the limits of an image's size and of its decoding."""
+        return ImageLimits(self.max_pixels, self.max_side, self.min_side, self.decode_seconds)
 
 
 class SettingsError(WhenceError):

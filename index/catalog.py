@@ -308,9 +308,12 @@ class Catalog:
             raise NotFoundError(f"there is no exemplar {exemplar_id!r} in this index")
         return found[0]
 
-    def exemplars_of(self, concept_id: str) -> list[Exemplar]:
-        """Return all exemplars of a concept, by row."""
-        return self._exemplars("WHERE c.id = ? ORDER BY e.row", (concept_id,))
+    def exemplars_of(
+        self, concept_id: str, *, offset: int = 0, limit: int | None = None
+    ) -> list[Exemplar]:
+        """Return the exemplars of a concept, by row; ``limit`` of them after ``offset``."""
+        page = (concept_id, -1 if limit is None else limit, offset)
+        return self._exemplars("WHERE c.id = ? ORDER BY e.row LIMIT ? OFFSET ?", page)
 
     def covers(self, concept_ids: Sequence[str]) -> dict[str, str]:
         """Return the id of each concept's first exemplar."""

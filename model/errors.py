@@ -7,10 +7,12 @@
     │   ├── ImageTooLargeError         more pixels (or frames' worth of them) than allowed
     │   ├── ImageTooSmallError         too few pixels to describe
     │   ├── RegionError                a region that reaches beyond the image
-    │   └── RegionTooSmallError        a region of too few pixels
+    │   ├── RegionTooSmallError        a region of too few pixels
+    │   └── ImageTooCostlyError        more time or memory to decode than its size allows
     ├── BackboneError              unknown name, bad option, weights that do not fit
     │   └── HubError                   weights that are neither in the local cache nor in reach
     ├── TrainingError              images that cannot be trained on
+    ├── DecodersUnavailableError   no process can be started that decodes images
     └── NotReadyError              no model or index that can answer
         └── ModelError                 a stored model that is missing, damaged or of another
                                        version, or a device that it cannot run on
@@ -99,6 +101,30 @@ class RegionTooSmallError(ImageError):
     type = "region-too-small"
     title = "The region has too few pixels"
     example = "the region is 8 x 8 pixels; at least 16 on each side are needed to describe it"
+
+
+class ImageTooCostlyError(ImageError):
+    """The image takes more time or memory to decode than images of its size may take."""
+
+    status = 413
+    type = "image-too-costly"
+    title = "The image costs too much to decode"
+    example = (
+        "decoding the image took more processor time than an image of its size may take, and was "
+        "stopped: save it anew, as JPEG or PNG"
+    )
+
+
+class DecodersUnavailableError(WhenceError):
+    """No process can be started that decodes images."""
+
+    status = 503
+    type = "decoding-unavailable"
+    title = "No image can be decoded now"
+    example = (
+        "no process that decodes images could be started (Cannot allocate memory); free memory or "
+        "processes on the server"
+    )
 
 
 class BackboneError(WhenceError):

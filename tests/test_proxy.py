@@ -18,6 +18,7 @@ from starlette.responses import JSONResponse
 
 from app.http.server import HEADER_BYTES
 from app.settings import Settings
+from tests.app.http.test_endless import ENDLESS
 from tests.app.http.test_server import CLOSE, H2C, form, listening, post, talk
 from tests.ports import free_port
 from tests.problems import KINDS
@@ -180,6 +181,28 @@ def test_slow_clients_cost_the_server_nothing(url: str, asked: list[str], begun:
     received = talk(port_of(url), begun)  # until nginx closes
     assert received == b"" or received.startswith(b"HTTP/1.1 408 ")
     assert asked == []
+
+
+@needs_nginx
+@pytest.mark.parametrize("kind", ENDLESS)
+def test_endless_requests_do_not_reach_the_server(url: str, asked: list[str], kind: str) -> None:
+    begin, more = ENDLESS[kind]
+    with socket.create_connection(("127.0.0.1", port_of(url))) as connection:
+        with contextlib.suppress(OSError):  # nginx closes it, or takes the rest
+            connection.sendall(begin)
+            for _ in range(20):
+                connection.sendall(more)
+        assert httpx.get(f"{url}/answers").status_code == 200
+    assert asked == ["GET /answers"]
+
+
+@needs_nginx
+def test_idle_connections_cost_the_server_nothing(url: str, asked: list[str]) -> None:
+    with contextlib.ExitStack() as stack:
+        for _ in range(300):
+            stack.enter_context(socket.create_connection(("127.0.0.1", port_of(url))))
+        assert httpx.get(f"{url}/answers").status_code == 200
+    assert asked == ["GET /answers"]
 
 
 @needs_nginx

@@ -97,7 +97,7 @@ DEFAULT_WORKERS = min(4, os.cpu_count() or 1)
 
 
 def image_limits(max_pixels: int | None, max_side: int | None) -> ImageLimits:
-    """Return the limits of an image's size: from options, else from the server's settings.
+    """Return the limits of an image: from options, else from the server's settings.
 
     Raises:
         SettingsError: a setting in the environment is invalid.

@@ -4,6 +4,7 @@ import gc
 import logging
 import math
 import os
+import resource
 import sys
 import threading
 from contextlib import suppress
@@ -13,11 +14,14 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.http.lingering import LingeringClose
+from app.http.protocol import bounded_protocol
 from app.settings import Settings
 
 ANSWER_SECONDS = 5  # added to the deadline at shutdown, for answers that begin at their deadline
 CLOSE_SECONDS = 10  # to end threads, close the index and send the last spans
 HEADER_BYTES = 16 * 2**10  # of one request; deploy/nginx/nginx.conf allows less
+HEADER_SECONDS = 10.0  # in which they must arrive, as in deploy/nginx/nginx.conf
+OTHER_FILES = 100  # that are open beside connections: the index, logs, decoding processes
 NOT_STARTED, HUNG = 3, 1  # exit statuses; the first is uvicorn's
 
 logger = logging.getLogger(__name__)
@@ -41,16 +45,18 @@ def run_server(app: FastAPI, settings: Settings) -> None:
 
 def make_server(app: ASGIApp, settings: Settings) -> uvicorn.Server:
     """Return a uvicorn server for ``app``, not yet started."""
+    connections = min(settings.max_connections, _allowed_files() - OTHER_FILES)
     config = uvicorn.Config(
         LingeringClose(app),
         host=settings.host,
         port=settings.port,
         log_config=None,
         access_log=False,
-        http="h11",  # httptools drops the body of a request with `Upgrade: h2c`
+        # Of h11: httptools drops the body of a request with `Upgrade: h2c`.
+        http=bounded_protocol(connections, HEADER_SECONDS),
         ws="none",
         h11_max_incomplete_event_size=HEADER_BYTES,
-        limit_concurrency=settings.max_connections,
+        limit_concurrency=connections,
         timeout_keep_alive=settings.keep_alive_seconds,
         server_header=False,
         # By default uvicorn trusts X-Forwarded-For from this machine: any local caller could then
@@ -59,6 +65,15 @@ def make_server(app: ASGIApp, settings: Settings) -> uvicorn.Server:
         timeout_graceful_shutdown=math.ceil(settings.deadline_seconds) + ANSWER_SECONDS,
     )
     return uvicorn.Server(config)
+
+
+def _allowed_files() -> int:
+    """Return how many files and connections this process may open; allow it as many as it can."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):  # macOS has lower limits than it says
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
+    return 2**20 if soft == resource.RLIM_INFINITY else max(soft, OTHER_FILES + 10)
 
 
 def _ending_what_hangs(app: ASGIApp) -> ASGIApp:

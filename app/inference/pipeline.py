@@ -1,6 +1,7 @@
-"""The inference pipeline: decodes uploads on several threads, then answers them in batches."""
+"""The inference pipeline: decodes uploads in other processes, and answers them in batches."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,8 +17,9 @@ from app.settings import Settings
 from app.telemetry.metrics import Metrics
 from app.telemetry.tracing import record_stage
 from index.errors import VectorStoreUnavailableError
+from model.decoding.processes import decoders
 from model.embedder import choose_device
-from model.errors import ImageError, ModelError
+from model.errors import DecodersUnavailableError, ImageError, ModelError
 from model.images import decode_image
 from model.regions import Region
 from whence_client.models import AttributeParameters, TogetherParameters
@@ -27,9 +29,11 @@ DEVICE_BATCH = 64
 LONGEST_WAIT = 0.25  # seconds in the whole queue; when it is exceeded, half of the places are used
 BATCHES = 4  # in the queue: one in decoding, in embedding and in the search, and one of a burst
 
+logger = logging.getLogger(__name__)
+
 
 class Pipeline:
-    """Answers query images: decodes each on a thread, then embeds and searches in batches.
+    """Answers query images: decodes each in another process, then embeds and searches in batches.
 
     Args:
         settings: the limits.
@@ -46,7 +50,8 @@ class Pipeline:
         metrics.watch_queue(lambda: self.queue.taken)
         self.heatmaps = HeatmapStore(settings.heatmap_seconds, settings.heatmap_bytes)
         self.embedded_at = time.monotonic()  # the end of the last forward pass
-        self._decoders = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
+        # Each accepted image has a thread, which waits for a decoding process and preprocesses.
+        self._threads = ThreadPoolExecutor(self.queue.capacity, thread_name_prefix="decode")
         self._batcher = Batcher[ImageJob](
             self._embed,
             self._search,
@@ -56,13 +61,19 @@ class Pipeline:
         )
 
     def start(self) -> None:
-        """Start the inference threads."""
+        """Start the inference threads and the decoding processes."""
         self._batcher.start()
+        processes = decoders()
+        processes.configure(self._settings.decode_processes, self._settings.decode_pixels)
+        try:
+            processes.warm()
+        except DecodersUnavailableError as error:  # each request tries again
+            logger.warning("%s", error)
 
     async def close(self) -> None:
         """Finish the accepted images, then end the threads."""
         await anyio.to_thread.run_sync(self._batcher.close, self._settings.deadline_seconds)
-        self._decoders.shutdown(wait=False)
+        self._threads.shutdown(wait=False)
 
     @property
     def busy_since(self) -> float | None:
@@ -87,6 +98,7 @@ class Pipeline:
 
         Raises:
             ImageError: the image cannot be decoded, or is outside the limits.
+            DecodersUnavailableError: no process that decodes can be started.
             ClientGoneError, DeadlineError: the answer is no longer needed.
             VectorStoreUnavailableError: the index's vector store is unavailable.
         """
@@ -163,13 +175,13 @@ class Pipeline:
         """
         with self._batcher.expected():
             loop = asyncio.get_running_loop()
-            await loop.run_in_executor(self._decoders, self._decode, job, image)
+            await loop.run_in_executor(self._threads, self._decode, job, image)
         await self._batcher.submit(job)
 
     def _decode(self, job: ImageJob, image: bytes) -> None:
         job.deadline.check()
-        limits = self._settings.image_limits
-        job.decode(lambda side: decode_image(image, limits, min_decode_side=side))
+        limits, check = self._settings.image_limits, job.deadline.check
+        job.decode(lambda side: decode_image(image, limits, min_decode_side=side, check=check))
 
     def _embed(self, jobs: list[ImageJob]) -> None:
         embed(jobs)

@@ -144,12 +144,13 @@ export function conceptView(id) {
     view.title = text;
     if (view.view.isConnected) document.title = `${text} · Whence`;
   };
+  const page = (offset, options) => getJson(`concepts/${encodeURIComponent(id)}?offset=${offset}`, options);
   const load = latest(
-    (signal, onWait) => patiently(() => getJson(`concepts/${encodeURIComponent(id)}`, { signal }), { signal, onWait }),
-    ({ name, kind, exemplars }) => {
+    (signal, onWait) => patiently(() => page(0, { signal }), { signal, onWait }),
+    ({ name, kind, exemplar_count, exemplars }) => {
       title.replaceChildren(...breakable(name));
       entitle(name);
-      status.textContent = [kind, count("exemplars", exemplars.length)].filter(Boolean).join(" · ");
+      status.textContent = [kind, count("exemplars", exemplar_count)].filter(Boolean).join(" · ");
       const wall = h("ul", { class: "hits wall" });
       const more = h("button", { type: "button" }, t("collection.more"));
       let shown = 0;
@@ -157,11 +158,22 @@ export function conceptView(id) {
         const next = exemplars.slice(shown, shown + PICTURES);
         wall.append(...next.map((one, place) => exemplar(one, name, shown + place + 1)));
         shown += next.length;
-        more.hidden = shown >= exemplars.length;
+        more.hidden = shown >= exemplar_count;
       };
-      more.addEventListener("click", () => {
+      more.addEventListener("click", async () => {
         const first = shown;
+        if (shown === exemplars.length) {
+          more.disabled = true;
+          try {
+            exemplars.push(...(await page(shown, {})).exemplars);
+          } catch (problem) {
+            status.textContent = problem.message;
+          } finally {
+            more.disabled = false;
+          }
+        }
         add();
+        if (!wall.children[first]) return;
         wall.children[first].tabIndex = -1;
         wall.children[first].focus();
       });

@@ -7,7 +7,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import cache
 from html.parser import HTMLParser
@@ -45,6 +45,7 @@ DATA_ID = "whence-report"  # of the element in the HTML that holds the JSON
 FORMAT: Final = "whence-report/3"
 HASH = re.compile(r"[0-9a-f]{64}")
 UNSIGNED = {"sha256", "signature"}  # fields that the hash does not cover
+PICTURE_ID = "picture-"  # begins the id of an image in the HTML whose bytes the JSON there lacks
 
 Count = Annotated[int, Field(ge=0, lt=2**53)]  # the integers that JSON carries exactly
 
@@ -385,10 +386,16 @@ def as_html(report: Report) -> str:
     page_id = say("id", id=report.sha256 if HASH.fullmatch(report.sha256) else "")
     style = templates.get_template(STYLE).render(page_id=page_id, page_of=say("pages"))
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    record = report.model_dump(mode="json")
+    shown = {hit.id for concept in report.answer.concepts for hit in concept.exemplars}
+    for name, picture in _shown_pictures(record).items():
+        if name in {"query", *shown}:
+            picture["data"] = ""  # it is in the page's image
     return templates.get_template(PAGE).render(
         report=report,
-        record=report.model_dump(mode="json"),
+        record=record,
         data_id=DATA_ID,
+        picture_id=PICTURE_ID,
         style=style,
         style_sha256=digest,
     )
@@ -406,9 +413,14 @@ def read_report(text: str) -> tuple[Report, dict[str, Any]]:
         if len(finder.found) != 1:
             raise ReportError("this page holds no report's data; give a file that Whence wrote")
         text = finder.found[0]
+        pictures = finder.pictures
+    else:
+        pictures = {}
     try:
         record = json.loads(text, object_pairs_hook=_named_once)
         _require_format(record)
+        if pictures:
+            text = _with_pictures(record, pictures)
         # Strict: what the record holds is then of the model's types, and can be compared with it.
         return Report.model_validate_json(text, strict=True), record
     except (ValueError, RecursionError) as error:
@@ -423,6 +435,32 @@ def _require_format(record: Any) -> None:
             f"this report is of the format {stated[:40]}, and this version of Whence reads "
             f"{FORMAT}; verify it with the version that made it"
         )
+
+
+def _shown_pictures(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Returns the pictures that the page shows, by the rest of the id of their image."""
+    thumbnails = {name: one["thumbnail"] for name, one in record["exemplars"].items()}
+    return {"query": record["query"]["preview"]} | thumbnails
+
+
+def _with_pictures(record: dict[str, Any], pictures: Mapping[str, str]) -> str:
+    """Fill in the pictures that the page shows; return the record's JSON.
+
+    Args:
+        record: of the page.
+        pictures: data URLs by the rest of the id of their image.
+
+    Raises:
+        ValueError: it is no report's record.
+    """
+    try:
+        for name, picture in _shown_pictures(record).items():
+            start, _, data = pictures.get(name, "").partition(",")
+            if picture["data"] == "" and start == f"data:{picture['media_type']};base64":
+                picture["data"] = data
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError("its record has another form") from error
+    return json.dumps(record)
 
 
 def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -497,14 +535,18 @@ def _templates() -> Environment:
 
 
 class _DataFinder(HTMLParser):
-    """Finds what the page's data element holds."""
+    """Finds what the page's data element holds, and the images it refers to."""
 
     def __init__(self) -> None:
         super().__init__()
         self.found: list[str] = []
+        self.pictures: dict[str, str] = {}
         self._inside = False
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        name = dict(attrs).get("id") or ""
+        if tag == "img" and name.startswith(PICTURE_ID):
+            self.pictures.setdefault(name.removeprefix(PICTURE_ID), dict(attrs).get("src") or "")
         if tag == "script" and dict(attrs).get("id") == DATA_ID:
             self._inside = True
             self.found.append("")

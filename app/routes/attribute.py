@@ -27,6 +27,8 @@ from app.schemas import attribution_response
 from app.settings import Settings
 from index.errors import VectorStoreUnavailableError
 from model.errors import (
+    DecodersUnavailableError,
+    ImageTooCostlyError,
     ImageTooLargeError,
     ImageTooSmallError,
     NotReadyError,
@@ -88,11 +90,13 @@ REFUSALS_OF_ONE = (
     *REFUSALS,
     UndecodableImageError,
     ImageTooLargeError,
+    ImageTooCostlyError,
     UnsupportedImageError,
     ImageTooSmallError,
     RegionError,
     RegionTooSmallError,
     DeadlineError,
+    DecodersUnavailableError,
 )
 
 

@@ -17,6 +17,7 @@ from whence_client.models import (
     ConceptList,
     ConceptParameters,
     Counted,
+    ExemplarParameters,
 )
 
 router = APIRouter(prefix="/concepts", tags=["concepts"])
@@ -75,15 +76,19 @@ def summarize_collection(attributor: AttributorDep) -> CollectionSummary:
 @router.get(
     "/{concept_id}",
     summary="Show a concept",
-    responses=responses(NotFoundError, InternalError, NotReadyError),
+    responses=responses(NotFoundError, InvalidRequestError, InternalError, NotReadyError),
 )
-def show_concept(concept_id: str, attributor: AttributorDep) -> ConceptDetail:
-    """Show a concept with all its exemplars."""
+def show_concept(
+    concept_id: str, parameters: Annotated[ExemplarParameters, Query()], attributor: AttributorDep
+) -> ConceptDetail:
+    """Show a concept with a page of its exemplars."""
     catalog = attributor.snapshot.catalog
     concept = catalog.concept(concept_id)
-    exemplars = catalog.exemplars_of(concept.id)
+    exemplars = catalog.exemplars_of(concept.id, offset=parameters.offset, limit=parameters.limit)
     return ConceptDetail(
-        **concept_summary(concept, exemplars[0].id).model_dump(),
+        **concept_summary(concept, catalog.covers([concept.id])[concept.id]).model_dump(),
+        offset=parameters.offset,
+        limit=parameters.limit,
         exemplars=[exemplar_detail(exemplar) for exemplar in exemplars],
         index_version=attributor.snapshot.version,
     )

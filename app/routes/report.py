@@ -9,14 +9,15 @@ from fastapi import APIRouter, Query, Request, Response, status
 from pydantic import Field
 
 from app.deps import ServiceDep, SettingsDep
-from app.errors import AnswerGoneError, OtherImageError
+from app.errors import AnswerGoneError, InvalidRequestError, OtherImageError
 from app.http.forms import read_named_image
 from app.http.problems import responses
 from app.inference.permit import Permit
 from app.reports.kept import AnswerStore, KeptAnswer
 from app.reports.report import Report, as_html, as_json, report_on
 from app.routes.attribute import IMAGE, REFUSALS_OF_ONE, check_caps, kept_answer, upload
-from whence_client.models import AttributeParameters
+from app.settings import Settings
+from whence_client.models import AttributeParameters, Fault
 
 router = APIRouter(tags=["attribution"])
 
@@ -64,6 +65,7 @@ async def report(
     signature. `whence verify-report` checks it against the index.
     """
     check_caps(parameters, settings)
+    check_size(parameters.top_k, parameters.exemplars, settings)
     image, name = await read_named_image(request)
     explain = parameters.explain and not parameters.answer
     async with service.permit(request, explain=explain) as permit:
@@ -102,10 +104,13 @@ def _report(
 
     Raises:
         AnswerGoneError, OtherImageError: see `AnswerStore.get`.
+        InvalidRequestError: the kept answer has more exemplars than a report may have.
     """
     if answer is None:
         sha256 = hashlib.sha256(image).hexdigest()
         answer = answers.get(answer_id, permit.attributor, sha256)
+        asked = answer.parameters
+        check_size(asked.top_k, asked.exemplars, request.app.state.settings)
     return report_on(
         answer.answer,
         permit.attributor,
@@ -116,3 +121,18 @@ def _report(
         key=request.app.state.report_key,
         limits=request.app.state.settings.image_limits,
     )
+
+
+def check_size(top_k: int, exemplars: int, settings: Settings) -> None:
+    """Refuse a report of more exemplars than the server's limit.
+
+    Raises:
+        InvalidRequestError: ``top_k`` times ``exemplars`` exceeds it.
+    """
+    asked = top_k * exemplars
+    if asked > settings.max_report_exemplars:
+        detail = (
+            f"top_k times exemplars is {asked:,}; a report holds at most "
+            f"{settings.max_report_exemplars:,} exemplars"
+        )
+        raise InvalidRequestError(Fault(place="query", name="exemplars", detail=detail))

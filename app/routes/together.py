@@ -13,6 +13,7 @@ from app.http.problems import responses
 from app.inference.together import CONTROL, GROUP, GroupJob
 from app.reports.together import GroupReport, as_json, make_group_report
 from app.routes.attribute import IMAGE, REFUSALS_OF_ONE, check_caps
+from app.routes.report import check_size
 from app.schemas import together_response
 from app.service import Service
 from app.settings import Settings
@@ -94,6 +95,7 @@ async def report_together(
     The file holds the hashes and small previews of the images, the exemplars' thumbnails, the
     identities of model, index and calibration, and a SHA-256 over all of it.
     """
+    check_size(parameters.top_k, parameters.exemplars, settings)
     job, images, control = await _answer(request, parameters, settings, service)
     report = await anyio.to_thread.run_sync(
         partial(

@@ -125,8 +125,10 @@ class _Calls:
         return _Call("GET", "/concepts", _as(ConceptList), parameters)
 
     @staticmethod
-    def concept(concept_id: str) -> _Call[ConceptDetail]:
-        return _Call("GET", f"/concepts/{quote(concept_id, safe='')}", _as(ConceptDetail))
+    def concept(concept_id: str, offset: int, limit: int) -> _Call[ConceptDetail]:
+        path = f"/concepts/{quote(concept_id, safe='')}"
+        parameters = {"offset": offset, "limit": limit}
+        return _Call("GET", path, _as(ConceptDetail), parameters)
 
     @staticmethod
     def exemplar(exemplar_id: str) -> _Call[ExemplarRecord]:
@@ -260,9 +262,9 @@ class Whence:
         """List a page of the concepts whose name contains ``q``."""
         return self._send(_Calls.concepts(q, offset, limit))
 
-    def concept(self, concept_id: str) -> ConceptDetail:
-        """Return a concept with its exemplars."""
-        return self._send(_Calls.concept(concept_id))
+    def concept(self, concept_id: str, *, offset: int = 0, limit: int = 500) -> ConceptDetail:
+        """Return a concept with a page of its exemplars."""
+        return self._send(_Calls.concept(concept_id, offset, limit))
 
     def exemplar(self, exemplar_id: str) -> ExemplarRecord:
         """Return what is known about an exemplar, its source's metadata included."""
@@ -383,9 +385,9 @@ class AsyncWhence:
         """List a page of the concepts whose name contains ``q``."""
         return await self._send(_Calls.concepts(q, offset, limit))
 
-    async def concept(self, concept_id: str) -> ConceptDetail:
-        """Return a concept with its exemplars."""
-        return await self._send(_Calls.concept(concept_id))
+    async def concept(self, concept_id: str, *, offset: int = 0, limit: int = 500) -> ConceptDetail:
+        """Return a concept with a page of its exemplars."""
+        return await self._send(_Calls.concept(concept_id, offset, limit))
 
     async def exemplar(self, exemplar_id: str) -> ExemplarRecord:
         """Return what is known about an exemplar, its source's metadata included."""

@@ -137,6 +137,13 @@ class ConceptParameters(RequestModel):
     limit: int = Field(50, ge=1, le=1000, description="Concepts to list, at most.")
 
 
+class ExemplarParameters(RequestModel):
+    """Query parameters of ``GET /concepts/{id}``."""
+
+    offset: int = Field(0, ge=0, le=2**31 - 1, description="Exemplars to skip.")
+    limit: int = Field(500, ge=1, le=1000, description="Exemplars to list, at most.")
+
+
 class TakedownRequest(RequestModel):
     """Body of ``POST /takedowns``."""
 
@@ -585,6 +592,9 @@ class Limits(Wire):
     min_side: int = Field(description="Lower limit of an image's sides, in pixels.")
     max_top_k: int = Field(description="Upper limit of `top_k`.")
     max_exemplars: int = Field(description="Upper limit of `exemplars`.")
+    max_report_exemplars: int = Field(
+        description="Upper limit of `top_k` times `exemplars` of a report."
+    )
     max_batch_images: int = Field(description="Largest number of images in one batch.")
     max_batch_bytes: int = Field(description="Largest body of a batch, in bytes.")
     answer_seconds: float = Field(description="Time that answers with `keep` are kept.")
@@ -613,9 +623,11 @@ class ExemplarRecord(ExemplarDetail):
 
 
 class ConceptDetail(ConceptSummary):
-    """A concept with its exemplars."""
+    """A concept with a page of its exemplars; `exemplar_count` is their number on all pages."""
 
-    exemplars: list[ExemplarDetail] = Field(description="All its exemplars.")
+    offset: int = Field(ge=0, description="Number of exemplars before this page.")
+    limit: int = Field(ge=1, description="Largest number of exemplars on a page.")
+    exemplars: list[ExemplarDetail] = Field(description="The exemplars of this page.")
     index_version: str = Field(description="Version of the index that was read.")
 
 

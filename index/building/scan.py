@@ -1,12 +1,9 @@
 """First step of a rebuild: hash the images, and leave out those taken down."""
 
 import hashlib
-import io
 import time
 from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass
-
-from PIL import Image
 
 from index.building.embedding import ImageFile, hash_file
 from index.building.embedding_cache import EmbeddingCache
@@ -16,11 +13,12 @@ from index.takedowns.in_force import Takedowns
 from index.takedowns.records import Takedown
 from model.files import FileStamp
 from model.folders import Skipped, fault
-from model.images import decodes_differently
+from model.images import ImageLimits, decode_image, decodes_differently
 from model.regular_files import read_file, shown
 
 Progress = Callable[[str, int, int], None]  # (stage, done, total)
 
+ANY_SIZE = ImageLimits(min_side=1)  # of thumbnails, which can be narrow
 STEP = 1000  # files between two reports of progress and two writes of hashes
 # A file changed less than this before it is read could change again with the same times: they can
 # be as coarse as two seconds, and a file server's clock may be behind this machine's.
@@ -166,6 +164,6 @@ def add_fingerprints(hashes: Iterable[str], cache: EmbeddingCache) -> None:
     """Compute missing fingerprints of these files from the cache's thumbnails."""
     lacking = set(hashes) - cache.fingerprints().keys()
     cache.add_fingerprints(
-        (sha256, fingerprint(Image.open(io.BytesIO(cache.thumbnail(sha256))).convert("RGB")))
+        (sha256, fingerprint(decode_image(cache.thumbnail(sha256), ANY_SIZE).pixels))
         for sha256 in lacking
     )

@@ -11,9 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from model.decoding.colour import CodePoints, Primaries, rgb_profile
+from model.errors import UndecodableImageError
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 GRAY, RGB = 0, 2  # colour types
+SAMPLES = {GRAY: 1, RGB: 3, 3: 1, 4: 2, 6: 4}  # of a pixel, by colour type
+MOST_INFLATED = 1_032  # bytes from one of deflate: 258 by a code of one bit, twice
 MAX_PROFILE = 4 * 2**20  # bytes, decompressed
 MAX_TEXT = 2**20  # bytes of EXIF or XMP, decompressed; they contain the orientation
 CRITICAL = {b"IHDR", b"PLTE", b"IDAT", b"IEND"}
@@ -36,6 +39,20 @@ class Png:
     depth: int
     profile: bytes | None
     key: tuple[int, ...] | None
+
+    def check_length(self) -> None:
+        """Compare the length of the file with its size in pixels.
+
+        Raises:
+            UndecodableImageError: the pixels would need more bytes, however well compressed.
+        """
+        width, height = png_size(self.data)
+        row = 1 + width * self.depth * SAMPLES.get(self.data[25], 1) // 8
+        if row * height > MOST_INFLATED * len(self.data):
+            raise UndecodableImageError(
+                f"the image could not be decoded: its {len(self.data):,} bytes cannot hold the "
+                f"{width} x {height} pixels of its header; it may be cut short"
+            )
 
 
 def is_png(data: bytes) -> bool:

@@ -24,6 +24,9 @@ UNSIGNED, SIGNED, FLOAT, UNDEFINED = 1, 2, 3, 4
 FORMATS = {UNSIGNED: "unsigned", SIGNED: "signed", FLOAT: "floating-point", UNDEFINED: "untyped"}
 PLAIN = 1
 LOSSLESS = {5, 8, 32946, 32773, 34925, 50000}  # LZW, deflate (twice), PackBits, LZMA, Zstandard
+# Bytes that one byte can hold: PackBits repeats up to 128 times by two bytes, LZW names up to 4096
+# bytes by 12 bits, and deflate 258 by two bits.
+MOST_UNPACKED = {PLAIN: 1, 32773: 64, 5: 2_731, 8: 1_032, 32946: 1_032}
 ASSOCIATED, UNASSOCIATED = 1, 2
 COLOURS = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, INKS: 4}  # samples without the extra ones
 MAX_SAMPLES = 8  # a pixel
@@ -77,6 +80,8 @@ class Tiff:
             file.seek(self._tags.next)
             self._tags.load(file)
             self.layout = self._layout()
+        except MemoryError:
+            raise
         except Exception as error:  # Pillow raises many types for damaged directories
             raise UndecodableImageError(
                 "the image could not be decoded: its header is cut short or damaged"
@@ -120,6 +125,18 @@ class Tiff:
         """Returns EXIF's number of the orientation."""
         value = self._tags.get(274, 1)
         return value if isinstance(value, int) else 1
+
+    def check_length(self) -> None:
+        """Compare the length of the file with its size in pixels.
+
+        Raises:
+            UndecodableImageError: the pixels would need more bytes, however well compressed.
+        """
+        layout = self.layout
+        ratio = MOST_UNPACKED.get(layout.compression)
+        needed = layout.width * layout.height * sum(layout.bits) // 8
+        if ratio and layout.photometric != Y_CB_CR and needed > ratio * len(self._data):
+            raise _damaged()
 
     def decode(self) -> tuple[Image.Image, Image.Image | None]:
         """Decode the image, if `pillow_decodes` is False for its layout.

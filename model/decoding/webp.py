@@ -1,5 +1,7 @@
 """Read the size of a WebP; its decoder allocates all pixels before it returns the size."""
 
+from model.errors import UndecodableImageError
+
 
 def webp_size(data: bytes) -> tuple[int, int] | None:
     """Returns width and height from a WebP's header; None for other bytes.
@@ -17,6 +19,16 @@ def webp_size(data: bytes) -> tuple[int, int] | None:
         bits = _little(data[21:25])
         return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
     return None
+
+
+def check_webp(data: bytes) -> None:
+    """Check the length of a WebP, for which `webp_size` returned a size.
+
+    Raises:
+        UndecodableImageError: it has fewer bytes than its header announces.
+    """
+    if len(data) < 8 + _little(data[4:8]):
+        raise UndecodableImageError("the image could not be decoded: it is cut short")
 
 
 def _little(data: bytes) -> int:

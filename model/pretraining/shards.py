@@ -172,7 +172,7 @@ def _measured(found: ImageRef, limits: ImageLimits) -> ImageRef | Skipped:
     try:
         # Files are opened, so that their pixels are not read; members have an offset above 0.
         with io.BytesIO(found.read()) if found.offset else open_file(found.path) as file:
-            width, height = read_size(file)
+            width, height = read_size(file, limits)
         replace(limits, min_side=1).check(width, height)
     except ImageError as error:
         return Skipped(place, str(error))

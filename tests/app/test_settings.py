@@ -58,9 +58,9 @@ def test_settings_do_not_change() -> None:
 def test_as_many_decode_as_there_are_cores_for_this_process(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for cores, threads in ((1, 1), (3, 3), (64, 8)):
+    for cores, processes in ((1, 1), (3, 3), (64, 8)):
         monkeypatch.setattr(settings_module, "available_cores", lambda cores=cores: cores)
-        assert Settings().decode_threads == threads
+        assert Settings().decode_processes == processes
 
 
 def test_metrics_need_a_port_of_their_own() -> None:

@@ -75,7 +75,7 @@ def measure(data: DataFolder, queries: Path, options: argparse.Namespace) -> dic
         run_load(server.url, queries, seconds=options.seconds, **busy)
         for _ in range(options.turns):
             found["forward"].append(forward_rate(embedder, DEVICE_BATCH, options.seconds))
-            threads = settings.decode_threads
+            threads = settings.decode_processes
             done, elapsed = run_loop(
                 attributor, images, DEVICE_BATCH, threads, options.seconds, search=False
             )

@@ -1,6 +1,7 @@
 """100,000 hostile requests to a real server.
 
-    python -m tests.benchmarks.hostile [--requests 100000] [--seed 0] [--generated 0.2] [--proxy]
+    python -m tests.benchmarks.hostile [--requests 100000] [--seed 0] [--generated 0.2]
+        [--rate 60] [--proxy]
 
 With `--proxy` all of it goes through a real nginx with deploy/nginx/nginx.conf.
 
@@ -9,10 +10,18 @@ Starts `whence serve` in a process of its own, with keys, on a small index, and 
 OpenAPI description, valid and not, with the right key and without. Every answer is judged: a
 refusal must be a problem+json of the right form, with Retry-After where it belongs. What is refused
 before the application sees it, being no HTTP, is counted apart; that is uvicorn's own answer, in
-plain text, without the proxy, and with it for control characters in a header's value. Memory, file
-descriptors and threads of the server are sampled each second. Prints JSON; exit status 1 if the
-server crashed, answered 500 or not at all, refused in another form, logged a traceback, answered an
-honest request wrongly, or grew, or if the proxy did not reach it.
+plain text, without the proxy, and with it for control characters in a header's value.
+
+Beside the attacks an honest client asks twice a second, one image after the other, and another asks
+for the server's health four times a second. They did so for a minute before the attacks: the calm
+times. Attacks and honest requests have different keys. `--rate` spaces the attacks, so that the two
+do not merely share out the cores; 0 sends them as fast as they are answered.
+
+Memory of the server and of its decoding processes, file descriptors and threads are sampled each
+second. Prints JSON; exit status 1 if the server crashed, answered 500 or not at all, refused in
+another form, logged a traceback, answered an honest request wrongly, late (p99 over three times the
+calm one) or not at all, its health after more than a second, or grew, or if the proxy did not reach
+it.
 """
 
 import argparse
@@ -30,7 +39,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,7 +57,7 @@ from index.building.rebuild import RebuildOptions, rebuild
 from index.building.source import read_sources
 from index.layout import DataFolder
 from model.checkpoint import load_embedder
-from tests.benchmarks.malice import PATIENCE, Attack, Attacker
+from tests.benchmarks.malice import PATIENCE, Attack, Attacker, seeds
 from tests.benchmarks.pictures import draw_pictures, save_small_model
 from tests.proxy import proxy
 from whence_client import Whence
@@ -58,6 +67,7 @@ SERVE = "from app.cli.main import main; main()"
 IN_FLIGHT = 16
 MAX_BYTES, UPLOAD_SECONDS = 2 * 2**20, 2.0
 WARM, GROWTH, ROOM = 0.2, 1.05, 16  # share of the requests; at most 5% or 16 MiB more
+SLOWER, HEALTH_SECONDS = 3.0, 1.0  # the aims for honest requests' p99 and for each health
 CHUNK = 100  # examples that schemathesis makes at a time
 UVICORN = b"Invalid HTTP request received."
 PARSERS = (b"urn:whence:problem:malformed-request", UVICORN)
@@ -80,7 +90,7 @@ class Tally:
     by_uvicorn: int = 0  # of these, in plain text
     unanswered: Counter[str] = field(default_factory=Counter)  # of these kinds it may be so
     faults: list[str] = field(default_factory=list)
-    samples: list[tuple[int, int, int, int]] = field(default_factory=list)
+    samples: list[tuple[int, int, int, int, int]] = field(default_factory=list)
 
     @property
     def total(self) -> int:
@@ -118,10 +128,10 @@ PROBLEM = httpx.Headers({"content-type": "application/problem+json", "retry-afte
 async def send(port: int, attack: Attack, tally: Tally) -> None:
     """Carry an attack out and judge what comes back."""
     tally.sent[attack.kind] += 1
-    bodiless = attack.pieces[0].startswith(b"HEAD ")  # type: ignore[union-attr]
+    bodiless = attack.bodiless
     received = bytearray()
     try:
-        async with asyncio.timeout(attack.seconds):
+        async with asyncio.timeout(attack.seconds), idle_connections(port, attack.idle):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             reading = asyncio.create_task(read_all(reader, received))
             try:
@@ -150,6 +160,20 @@ async def send(port: int, attack: Attack, tally: Tally) -> None:
         busy = status in {429, 503}
         if attack.expected and status not in attack.expected and not busy:
             tally.faults.append(f"{attack.kind}: answered {status}: {body[:200]!r}")
+
+
+@contextlib.asynccontextmanager
+async def idle_connections(port: int, count: int) -> AsyncIterator[None]:
+    """Open connections that send nothing."""
+    writers = []
+    try:
+        for _ in range(count):
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writers.append(writer)
+        yield
+    finally:
+        for writer in writers:
+            writer.transport.abort()
 
 
 async def read_all(reader: asyncio.StreamReader, into: bytearray) -> None:
@@ -200,14 +224,86 @@ def unchunked(data: bytes) -> bytes:
     return content
 
 
-async def attack_all(port: int, attacks: Iterator[Attack], tally: Tally) -> None:
-    """All of them, a fixed number at a time."""
+async def attack_all(port: int, attacks: Iterator[Attack], tally: Tally, rate: float) -> None:
+    """All of them, a fixed number at a time, and at most ``rate`` a second."""
+    began, sent = time.monotonic(), 0
 
     async def work() -> None:
+        nonlocal sent
         for attack in attacks:
+            sent += 1
+            if rate:
+                await asyncio.sleep(began + sent / rate - time.monotonic())
             await send(port, attack, tally)
 
     await asyncio.gather(*(work() for _ in range(IN_FLIGHT)))
+
+
+# Honest clients
+
+
+@dataclass
+class Asked:
+    """What honest clients saw: seconds until the answer, and what went wrong."""
+
+    seconds: list[float] = field(default_factory=list)
+    health: list[float] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+    def report(self) -> dict[str, Any]:
+        times, health = np.array(self.seconds), np.array(self.health)
+        return {
+            "requests": len(times),
+            "failed": len(self.failures),
+            "first_failures": self.failures[:5],
+            "p50_ms": round(1000 * float(np.median(times))),
+            "p99_ms": round(1000 * float(np.quantile(times, 0.99))),
+            "longest_ms": round(1000 * float(times.max())),
+            "health_asked": len(health),
+            "health_longest_ms": round(1000 * float(health.max())),
+        }
+
+
+@contextlib.contextmanager
+def honest_clients(url: str, key: str, images: list[bytes]) -> Iterator[Asked]:
+    """Ask for images and for health while the block runs."""
+    asked, stop = Asked(), threading.Event()
+
+    def ask(method: str, path: str, every: float, into: list[float], **options: Any) -> None:
+        with httpx.Client(timeout=PATIENCE, trust_env=False, headers={"X-A": "b"}) as client:
+            for number in itertools.count():
+                if "headers" in options:
+                    options["files"] = {"image": images[number % len(images)]}
+                began = time.perf_counter()
+                try:
+                    status = client.request(method, url + path, **options).status_code
+                    fault = "" if status == 200 else f"{path}: {status}"
+                except httpx.HTTPError as error:
+                    fault = f"{path}: {type(error).__name__}"
+                if fault:
+                    asked.failures.append(fault)
+                else:
+                    into.append(time.perf_counter() - began)
+                if stop.wait(every):
+                    return
+
+    bearer = {"Authorization": f"Bearer {key}"}
+    threads = [
+        threading.Thread(
+            target=ask,
+            args=("POST", "/attribute", 0.5, asked.seconds),
+            kwargs={"headers": bearer},
+        ),
+        threading.Thread(target=ask, args=("GET", "/health/live", 0.25, asked.health)),
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        yield asked
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
 
 
 # schemathesis
@@ -278,13 +374,13 @@ def ask(
 
 @contextlib.contextmanager
 def serving(root: Path) -> Iterator[tuple[subprocess.Popen[bytes], str, list[str], Path]]:
-    """A server on a small index: its process, address, keys (asking, admin) and log."""
+    """A server on a small index: its process, address, keys (asking, admin, honest) and log."""
     data = DataFolder(root / "data")
     embedder = load_embedder(data.models, save_small_model(data.models))
     draw_pictures(root / "source", range(300), side=96)
     rebuild(data, read_sources([root / "source"]), embedder, RebuildOptions(canary_rate=0))
     file = KeyFile(data.keys)
-    keys = [file.add("asks"), file.add("boss", scope="admin")]
+    keys = [file.add("asks"), file.add("boss", scope="admin"), file.add("honest")]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -321,13 +417,27 @@ def proxied(root: Path, server_url: str) -> Iterator[str]:
         yield url
 
 
-def sample(pid: int) -> tuple[int, int, int]:
-    """Bytes that belong to a process alone, its open files, its threads."""
-    status = dict(
-        line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines()
-    )
+def sample(pid: int) -> tuple[int, int, int, int]:
+    """Bytes that belong to a process alone, its open files, its threads, its children's bytes."""
+    status = _status(pid)
     files = len(list(Path(f"/proc/{pid}/fd").iterdir()))
-    return int(status["RssAnon"].split()[0]) * 1024, files, int(status["Threads"])
+    threads = [Path(place) for place in Path(f"/proc/{pid}/task").iterdir()]
+    children = 0
+    for thread in threads:
+        with contextlib.suppress(OSError, KeyError):  # one may end meanwhile
+            for child in (thread / "children").read_text().split():
+                own = _status(int(child))
+                children += _kilobytes(own, "RssAnon") + _kilobytes(own, "RssShmem")
+    return _kilobytes(status, "RssAnon") * 1024, files, len(threads), children * 1024
+
+
+def _status(pid: int) -> dict[str, str]:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return dict(line.split(":", 1) for line in lines)
+
+
+def _kilobytes(status: dict[str, str], name: str) -> int:
+    return int(status[name].split()[0])
 
 
 def watch(server: subprocess.Popen[bytes], tally: Tally, stop: threading.Event) -> None:
@@ -335,7 +445,7 @@ def watch(server: subprocess.Popen[bytes], tally: Tally, stop: threading.Event) 
     while not stop.wait(1) and server.poll() is None:
         tally.samples.append((tally.total, *sample(server.pid)))
         if len(tally.samples) % 30 == 0:
-            sent, memory, files, _ = tally.samples[-1]
+            sent, memory, files, *_ = tally.samples[-1]
             line = f"{sent} sent, {memory / 2**20:.0f} MiB, {files} files, {len(tally.faults)}"
             print(line, "faults", file=sys.stderr, flush=True)
 
@@ -359,6 +469,8 @@ def growth(tally: Tally) -> dict[str, Any]:
         "highest_mib": round(float(memory.max()), 1),
         "open_files": [warm[0][2], warm[-1][2]],
         "threads": [warm[0][3], warm[-1][3]],
+        "decoding_processes_highest_mib": round(max(s[4] for s in warm) / 2**20, 1),
+        "decoding_processes_end_mib": round(warm[-1][4] / 2**20, 1),
         "grew": bool(last > max(GROWTH * first, first + ROOM)),
     }
 
@@ -370,6 +482,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--generated", type=float, default=0.2, help="share of schemathesis")
     parser.add_argument("--proxy", action="store_true", help="ask through nginx")
+    parser.add_argument("--rate", type=float, default=60, help="attacks a second; 0: no limit")
+    parser.add_argument("--calm", type=float, default=60, help="seconds of the calm before")
     options = parser.parse_args()
     tally, stop = Tally(), threading.Event()
     with (
@@ -382,9 +496,13 @@ def main() -> int:
         before = whence.attribute(query).concepts
         attacker = Attacker(keys[0], MAX_BYTES, UPLOAD_SECONDS, options.proxy)
         port = int(url.rpartition(":")[2])
+        images = [query.read_bytes(), *seeds()[:4]]
+        honest_key = keys[2]
+        with honest_clients(url, honest_key, images) as calm:
+            time.sleep(options.calm)
         watcher = threading.Thread(target=watch, args=(server, tally, stop))
         generated = int(options.generated * options.requests)
-        every = [*keys, "wrong", ""]
+        every = [*keys[:2], "wrong", ""]
         generator = threading.Thread(
             target=generate, args=(url, every, generated, options.seed, tally)
         )
@@ -393,8 +511,9 @@ def main() -> int:
         generator.start()
         rng, count = random.Random(options.seed), options.requests - generated
         attacks = (attacker.attack(rng) for _ in range(count))
-        asyncio.run(attack_all(port, attacks, tally))
-        generator.join()
+        with honest_clients(url, honest_key, images) as attacked:
+            asyncio.run(attack_all(port, attacks, tally, options.rate))
+            generator.join()
         seconds = time.monotonic() - began
         time.sleep(2)
         stop.set()
@@ -418,6 +537,11 @@ def main() -> int:
         "tracebacks_logged": logged.count("Traceback"),
         "answers_as_before": same,
         "memory": growth(tally),
+        "calm": calm.report(),
+        "attacked": attacked.report(),
+        "honest_p99_ratio": round(
+            float(np.quantile(attacked.seconds, 0.99) / np.quantile(calm.seconds, 0.99)), 2
+        ),
         "faults": len(tally.faults),
         "first_faults": tally.faults[:20],
     }
@@ -425,7 +549,8 @@ def main() -> int:
     if "Traceback" in logged:
         print(logged[-4000:], file=sys.stderr)
     bad = crashed or not same or tally.faults or "Traceback" in logged or result["memory"]["grew"]
-    return int(bool(bad))
+    slow = result["honest_p99_ratio"] > SLOWER or max(attacked.health) > HEALTH_SECONDS
+    return int(bool(bad or slow or attacked.failures))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,20 @@ from PIL import Image
 
 from app.http.lingering import PROMPT_SECONDS, SILENCE_SECONDS
 from app.http.server import HEADER_BYTES
-from tests.pictures import encode, gray_tiff, noise, png, png_bomb, png_chunk, red_and_blue
+from tests.pictures import (
+    encode,
+    gif_of_comments,
+    gray_tiff,
+    jpeg_of_scans,
+    noise,
+    png,
+    png_bomb,
+    png_chunk,
+    red_and_blue,
+    rle_bitmap,
+    tiff_of_tags,
+    webp_header,
+)
 
 EXTREMES = [0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF]
 BOUNDARY = b"whence-boundary"
@@ -32,6 +45,7 @@ class Attack:
         broken: its connection may be closed without an answer.
         expected: the statuses that are right; None is any refusal or success.
         seconds: until the server must have closed the connection.
+        idle: connections that are opened beside it and send nothing, until it has ended.
     """
 
     kind: str
@@ -40,6 +54,13 @@ class Attack:
     broken: bool = False
     expected: frozenset[int] | None = None
     seconds: float = PATIENCE
+    idle: int = 0
+
+    @property
+    def bodiless(self) -> bool:
+        """Whether the answer has no body."""
+        first = self.pieces[0]
+        return isinstance(first, bytes) and first.startswith(b"HEAD ")
 
 
 @dataclass(frozen=True)
@@ -198,6 +219,39 @@ def heaviest() -> list[bytes]:
     return [png_bomb(7_000), encode(Image.new("RGB", (7_000, 7_000)), "WEBP", quality=0)]
 
 
+@cache
+def costly() -> dict[str, list[tuple[bytes, frozenset[int]]]]:
+    """Files that cost a decoder time or memory out of proportion, and the statuses for each."""
+    refused, wrong, well = frozenset({413}), frozenset({400}), frozenset({200})
+    segments = b"\xff\xd8" + b"\xff\xfe\0\2" * 100_000 + encode(noise(), "JPEG")[2:]
+    tags = tiff_of_tags(2**20, 2_000)
+    return {
+        "scans": [
+            (jpeg_of_scans(8_000, 7_071), refused),
+            (jpeg_of_scans(25_000, 1_000), refused),
+            (jpeg_of_scans(101, 64), refused),
+            (jpeg_of_scans(90, 3_000), well),
+        ],
+        "run lengths": [
+            (rle_bitmap(7_000), refused),
+            (rle_bitmap(2_001), refused),
+            (rle_bitmap(600), well),
+        ],
+        "header-only giant": [
+            (webp_header(7_071), wrong),
+            (webp_header(16_000), refused),
+            (png_bomb(7_000), wrong),
+            (jpeg_of_scans(1, 7_000), wrong),
+            (gray_tiff(7_000, 7_000, 64, bytes(100)), wrong),
+        ],
+        "flood of comments": [
+            (gif_of_comments(1_900_000), well),
+            (tags, frozenset({200, 400, 413})),
+        ],
+        "flood of segments": [(segments, refused)],
+    }
+
+
 def _deflated(size: int) -> bytes:
     return zlib.compress(bytes(size), 9)
 
@@ -232,6 +286,84 @@ def bomb(self: Attacker, rng: random.Random) -> Attack:
 
 def heavy(self: Attacker, rng: random.Random) -> Attack:
     return Attack("heaviest image", (self.request(form(rng.choice(heaviest()))),))
+
+
+def costly_image(self: Attacker, rng: random.Random) -> Attack:
+    """An image that costs a decoder more than its size says."""
+    kind = rng.choice(list(costly()))
+    data, expected = rng.choice(costly()[kind])
+    hang_up = rng.random() < 0.2
+    return Attack(kind, (self.request(form(data)),), hang_up, expected=expected)
+
+
+def chunked(self: Attacker, key: bytes | None = None) -> bytes:
+    """The head of a request whose body comes in chunks."""
+    head = self.request(b"", key=key).partition(b"\r\n\r\n")[0]
+    return head.replace(b"Content-Length: 0", b"Transfer-Encoding: chunked") + b"\r\n\r\n"
+
+
+def endless_trailer(self: Attacker, rng: random.Random) -> Attack:
+    """A chunked body whose trailer does not end, for up to 16 MiB."""
+    key = rng.choice([None, b"wrong"])
+    begun = b"5\r\n--b\r\n\r\n0\r\n"
+    line = rng.choice([b"X: " + b"a" * 2**18, b"X: a\r\n" * 2**15, b"a" * 2**18])
+    pieces = (chunked(self, key) + begun, *[line] * 64)
+    return Attack("endless trailer", pieces, broken=True)
+
+
+def endless_body(self: Attacker, rng: random.Random) -> Attack:
+    """A body of chunks that does not end, until it is larger than any may be."""
+    size = rng.choice([1, 100, 2**16])
+    count = min(2 * self.max_bytes // size, 300_000)
+    chunk = b"%x\r\n%s\r\n" % (size, b"a" * size)
+    pieces: tuple[bytes | float, ...] = (chunked(self), chunk * (count // 4) or chunk)
+    if rng.random() < 0.2:  # slowly
+        pieces = (chunked(self), *[b"1\r\na\r\n", 0.1] * int(20 * self.upload_seconds))
+    more = pieces[1:2] * 3 if len(pieces) == 2 else ()
+    return Attack("endless body", pieces + more, broken=True)
+
+
+def slow_headers(self: Attacker, rng: random.Random) -> Attack:
+    """A request whose headers stop, on a connection that then is left."""
+    whole = self.request(form(rng.choice(seeds())))
+    pieces = (whole[: rng.randrange(1, 60)], rng.random() * 3)
+    return Attack("slow headers", pieces, hang_up=True)
+
+
+def flood(self: Attacker, rng: random.Random) -> Attack:
+    """Hundreds of connections that send nothing, and one that asks."""
+    body = form(rng.choice(seeds()))
+    return Attack(
+        "flood of connections",
+        (1.0, self.request(body)),
+        expected=frozenset({200}),
+        idle=rng.choice([100, 300]),
+    )
+
+
+def giant_report(self: Attacker, rng: random.Random) -> Attack:
+    """A report of more exemplars than the server allows, or of as many as it does."""
+    query, status = rng.choice(
+        [
+            (b"top_k=1000&exemplars=50", 422),
+            (b"top_k=100&exemplars=50&format=json", 422),
+            (b"top_k=10&exemplars=50", 200),
+        ]
+    )
+    data = self.request(form(rng.choice(seeds())), target=b"/attribute/report?" + query)
+    return Attack("giant report", (data,), expected=frozenset({status}))
+
+
+def other_site(self: Attacker, rng: random.Random) -> Attack:
+    """A form that another site's page posts, or a name of another site for this server."""
+    data = self.request(form(rng.choice(seeds())), key=b"")
+    data = data.replace(b"Authorization: Bearer \r\n", b"")
+    if rng.random() < 0.5:
+        more = b"Origin: https://evil.example\r\nSec-Fetch-Site: cross-site\r\n"
+        data = data.replace(b"\r\n", b"\r\n" + more, 1)
+        return Attack("post of another site", (data,), expected=frozenset({401, 403}))
+    data = data.replace(b"Host: localhost", b"Host: evil.example")
+    return Attack("name of another site", (data,), expected=frozenset({400, 401, 403, 421}))
 
 
 def slow_body(self: Attacker, rng: random.Random) -> Attack:
@@ -433,4 +565,6 @@ WEIGHTS: list[tuple[Callable[[Attacker, random.Random], Attack], float]] = [
     (abandoned, 3), (unread_body, 0.2), (short_body, 1), (large_body, 1), (large_headers, 3),
     (long_target, 2), (broken_http, 5), (wrong_key, 5), (other_scope, 2), (other_body, 2),
     (broken_form, 6), (wrong_parameters, 3), (wrong_method, 2), (pipelined, 1),
+    (costly_image, 4), (endless_trailer, 0.5), (endless_body, 0.5), (slow_headers, 1),
+    (flood, 0.1), (giant_report, 1), (other_site, 2),
 ]  # fmt: skip

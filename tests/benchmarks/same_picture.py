@@ -59,6 +59,12 @@ class Grid(FakeEmbedder):
     min_decode_side = 64  # 8 pixels a cell; the models' patches have 14 and more
     given: Sequence[torch.Tensor] = ()
 
+    def preprocess(self, image: Image.Image) -> torch.Tensor:
+        """Take the central square, as backbones do."""
+        side = min(image.size)
+        left, top = round((image.width - side) / 2), round((image.height - side) / 2)
+        return super().preprocess(image.crop((left, top, left + side, top + side)))
+
     def embed_pixels(self, pixels: Sequence[torch.Tensor]) -> dict[Facet, NDArray[np.float32]]:
         self.given = pixels
         return super().embed_pixels(pixels)
@@ -153,8 +159,8 @@ class Ways:
         if answer.status_code != 200:
             problem = answer.json()
             return f"{problem['type'].rpartition(':')[2]}: {problem['detail']}"
-        [pixels] = self._grid.given
-        return _values(pixels)
+        # Of a long picture there are several squares; the other ways see the central one.
+        return _values(self._grid.given[len(self._grid.given) // 2])
 
 
 def _values(pixels: torch.Tensor) -> Vector:

@@ -211,7 +211,7 @@ def measure(gallery: Gallery, options: argparse.Namespace) -> dict[str, Any]:
     data, queries = gallery.data, gallery.queries
     images = [path.read_bytes() for path in sorted(queries.iterdir())]
     attributor = open_published_attributor(Settings(data=data.root), None)  # the same engine
-    threads = Settings().decode_threads
+    threads = Settings().decode_processes
     sizes = {}
     for size in (1, 4, 8, 16):
         done, elapsed = run_loop(attributor, images, size, threads, 2)

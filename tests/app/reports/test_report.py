@@ -27,6 +27,7 @@ from app.reports.report import (
     as_html,
     content_hash,
     layout,
+    read_report,
     web_link,
 )
 from app.reports.signing import read_public_key
@@ -265,9 +266,28 @@ def test_the_page_holds_the_same_data(whole: Gallery) -> None:
     page = whole.report().text
     [data] = re.findall(r'id="whence-report">(.*?)</script>', page, re.DOTALL)
     assert "<" not in data
-    record = json.loads(data)
+    _, record = read_report(page)
     assert content_hash(record) == record["sha256"]
     assert html.unescape(NASTY) == record["answer"]["concepts"][0]["name"]
+
+
+def test_the_page_holds_each_picture_once(whole: Gallery) -> None:
+    page = whole.report().text
+    _, record = read_report(page)
+    thumbnails = [one["thumbnail"]["data"] for one in record["exemplars"].values()]
+    assert len(thumbnails) > 1
+    for data in [*thumbnails, record["query"]["preview"]["data"]]:
+        assert page.count(data) == 1
+    assert page.count(record["query"]["original"]["data"]) == 1
+
+
+def test_a_report_has_a_size(attributor: Attributor, tmp_path: Path, query: bytes) -> None:
+    with TestClient(create_app(Settings(data=tmp_path), attributor)) as client:
+        for top_k, status in ((10, 200), (11, 422)):
+            parameters = {"top_k": top_k, "exemplars": 50}
+            response = client.post("/attribute/report", files={"image": query}, params=parameters)
+            assert response.status_code == status
+    assert "at most 500 exemplars" in response.text
 
 
 def test_every_verdict_is_said_in_words(whole: Gallery) -> None:

@@ -35,6 +35,22 @@ def test_concepts_are_listed_by_name(client: TestClient, attributor: Attributor)
     }
 
 
+def test_exemplars_of_a_concept_come_in_pages(
+    client: TestClient, check_problem: CheckProblem
+) -> None:
+    whole = client.get("/concepts/crimson").json()
+    assert whole["exemplar_count"] == len(whole["exemplars"]) == 3
+    pages = [
+        client.get("/concepts/crimson", params={"offset": offset, "limit": 2}).json()
+        for offset in (0, 2, 4)
+    ]
+    assert [one for page in pages for one in page.pop("exemplars")] == whole["exemplars"]
+    assert {page["offset"]: page["limit"] for page in pages} == {0: 2, 2: 2, 4: 2}
+    assert {page["image_url"] for page in pages} == {whole["image_url"]}
+    response = client.get("/concepts/crimson", params={"limit": 1001})
+    check_problem(response, 422, "invalid-request")
+
+
 def test_pages_cover_everything_once(client: TestClient) -> None:
     pages = [names(client, offset=offset, limit=2) for offset in (0, 2, 4, 6)]
     assert [len(page) for page in pages] == [2, 2, 1, 0]

@@ -1,0 +1,169 @@
+"""Requests that do not end cost other clients nothing, without a proxy."""
+
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from fastapi import FastAPI, Request
+
+from app.http import server
+from app.http.protocol import LINES
+from app.settings import Settings
+from tests.app.http.test_server import CLOSE, GET, form, listening, post, talk
+from tests.ports import free_port
+from tests.waiting import wait_until
+
+ROOT = Path(__file__).parents[3]
+CHUNKED = b"POST /attribute HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+LAST_GET = GET.replace(b"\r\n\r\n", b"\r\n" + CLOSE + b"\r\n")
+CONNECTIONS = 20
+ENOUGH = 64 * 2**20  # bytes that no connection may send
+
+LONG = b"a" * 2**18
+ENDLESS = {
+    "a trailer of one line": (CHUNKED + b"1\r\na\r\n0\r\nX: ", LONG),
+    "a trailer of lines": (CHUNKED + b"1\r\na\r\n0\r\n", b"X: a\r\n" * 2**15),
+    "chunks of a byte": (CHUNKED, b"1\r\na\r\n" * 2**15),
+    "a chunk's header": (CHUNKED, b"1" * 2**18),
+    "a chunk's extension": (CHUNKED + b"1;", LONG),
+    "a header": (b"GET / HTTP/1.1\r\nX: ", LONG),
+    "headers": (b"GET / HTTP/1.1\r\n", b"X: a\r\n" * 2**15),
+    "a first line": (b"GET /", LONG),
+    "no HTTP": (b"", b"\0" * 2**18),
+}
+
+
+def small_app() -> FastAPI:
+    app = FastAPI()
+
+    @app.get("/health/live")
+    async def live() -> dict[str, str]:
+        return {"status": "live"}
+
+    @app.post("/attribute")
+    async def attribute(request: Request) -> dict[str, int]:
+        return {"bytes": len(await request.body())}
+
+    @app.post("/early")
+    async def early() -> dict[str, str]:
+        return {}
+
+    return app
+
+
+@pytest.fixture(scope="module")
+def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    settings = Settings(
+        data=tmp_path_factory.mktemp("data"), max_connections=CONNECTIONS, keep_alive_seconds=60
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(server, "HEADER_SECONDS", 1.0)
+        with listening(small_app(), settings) as port:
+            yield port
+
+
+def send_endlessly(port: int, begin: bytes, more: bytes) -> int:
+    """Send until the server closes; return the number of bytes it took."""
+    sent = 0
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        try:
+            connection.sendall(begin)
+            while sent < ENOUGH:
+                connection.sendall(more)
+                sent += len(more)
+        except OSError:
+            return sent
+    raise AssertionError(f"{sent} bytes were taken")
+
+
+@pytest.mark.parametrize("kind", ENDLESS)
+@pytest.mark.parametrize("target", [b"/attribute", b"/early"])
+def test_an_endless_request_is_closed(port: int, kind: str, target: bytes) -> None:
+    begin, more = ENDLESS[kind]
+    send_endlessly(port, begin.replace(b"/attribute", target), more)
+    assert talk(port, LAST_GET).startswith(b"HTTP/1.1 200 ")
+
+
+def test_many_endless_requests_leave_the_loop_free(port: int) -> None:
+    begin, more = ENDLESS["chunks of a byte"]
+    threads = [threading.Thread(target=send_endlessly, args=(port, begin, more)) for _ in range(10)]
+    for thread in threads:
+        thread.start()
+    for _ in range(10):
+        assert talk(port, LAST_GET).startswith(b"HTTP/1.1 200 ")
+    for thread in threads:
+        thread.join()
+
+
+def test_usual_chunks_are_read_however_many(port: int) -> None:
+    size, count = 4_096, 2 * LINES
+    chunk = b"%x\r\n%s\r\n" % (size, b"a" * size)
+    head = CHUNKED.replace(b"\r\n\r\n", b"\r\n" + CLOSE + b"\r\n")
+    received = talk(port, head, chunk * count, b"0\r\n\r\n")
+    assert b'{"bytes":%d}' % (count * size) in received
+
+
+def test_the_lines_of_a_body_of_known_length_do_not_count(port: int) -> None:
+    body = form(b"\r\n" * 500_000)
+    for begin in (0, 10_000):
+        whole = post(body, more=CLOSE)
+        received = talk(port, whole[:begin], whole[begin:]) if begin else talk(port, whole)
+        assert b'{"bytes":%d}' % len(body) in received
+
+
+def test_a_connection_is_used_for_many_requests(port: int) -> None:
+    received = talk(port, *[GET] * 300, LAST_GET)
+    assert received.count(b"HTTP/1.1 200 ") == 301
+
+
+@pytest.mark.parametrize("begun", [b"", b"GET /"])
+def test_late_headers_close_the_connection(port: int, begun: bytes) -> None:
+    assert talk(port, begun) == b""  # when the server closes
+
+
+def test_idle_connections_give_way(port: int) -> None:
+    with ExitStack() as stack:
+        for _ in range(5 * CONNECTIONS):
+            idle = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+        assert talk(port, LAST_GET).startswith(b"HTTP/1.1 200 ")
+        idle.sendall(LAST_GET)  # the last is among those that are kept
+        assert idle.recv(2**16).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs prlimit's meaning of open files")
+def test_connections_leave_descriptors_for_other_files(tmp_path: Path) -> None:
+    program = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200))
+from pathlib import Path
+from app.http.server import make_server
+from app.settings import Settings
+from tests.app.http.test_endless import small_app
+make_server(small_app(), Settings(data=Path(sys.argv[2]), port=int(sys.argv[1]))).run()
+"""
+    port = free_port()
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, str(port), str(tmp_path)], cwd=ROOT, stderr=subprocess.PIPE
+    )
+    try:
+
+        def answers() -> bool:
+            try:
+                return talk(port, LAST_GET).startswith(b"HTTP/1.1 200 ")
+            except OSError:
+                return False
+
+        wait_until(answers)
+        with ExitStack() as stack:
+            for _ in range(400):
+                stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+            assert answers()
+    finally:
+        process.terminate()
+        _, log = process.communicate()
+    assert b"Too many open files" not in log

@@ -1,0 +1,159 @@
+"""Cost of decoding in other processes, and of colour management.
+
+    python -m tests.benchmarks.decoding [--seconds 6] [--threads N]
+
+Two comparisons, each of two ways that take turns on the same pictures:
+
+- `decode_image`, which decodes in processes of its own, with `model.decoding.decoder` called in a
+  thread of this process. Seconds of one caller are medians; the throughput is that of as many
+  threads as there are cores.
+- `model.decoding.decoder` with decoding by Pillow alone, which knows no colour profile (version 1
+  of `model.images.DECODING`).
+
+Prints JSON: for each kind of picture the milliseconds of both ways and their ratio.
+"""
+
+import argparse
+import hashlib
+import io
+import json
+import os
+import platform
+import statistics
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from model.cores import available_cores
+from model.decoding import decoder
+from model.decoding.colour import PRIMARIES, rgb_profile
+from model.images import DEFAULT_LIMITS, decode_image
+
+SIDE = 256 * 4  # pixels that a backbone of 256 needs of a JPEG
+ROUNDS = 8
+Decode = Callable[[bytes], object]
+
+
+def picture(width: int, height: int) -> Image.Image:
+    """Draw shapes and texture that compress about as photographs do."""
+    random = np.random.default_rng(width)
+    coarse = random.integers(0, 256, (height // 32 + 1, width // 32 + 1, 3), np.uint8)
+    image = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+    grain = random.normal(0, 6, (height, width, 1))
+    return Image.fromarray((np.asarray(image) + grain).clip(0, 255).astype(np.uint8))
+
+
+def encoded(width: int, height: int, kind: str, **options: object) -> bytes:
+    """Encode a picture of a size."""
+    buffer = io.BytesIO()
+    picture(width, height).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def by_processes(data: bytes) -> object:
+    """Decode as the server does."""
+    return decode_image(data, min_decode_side=SIDE)
+
+
+def in_thread(data: bytes) -> object:
+    """Decode and hash in the calling thread."""
+    hashlib.sha256(data).hexdigest()
+    return decoder.decode(data, lambda w, h, _=4: DEFAULT_LIMITS.check(w, h), SIDE)
+
+
+def by_pillow(data: bytes) -> object:
+    """Decode as version 1 did: without colour management."""
+    hashlib.sha256(data).hexdigest()
+    with Image.open(io.BytesIO(data)) as image:
+        image.draft(None, (SIDE, SIDE))
+        image.load()
+        ImageOps.exif_transpose(image, in_place=True)
+        if image.has_transparency_data:
+            paper = Image.new("RGBA", image.size, "white")
+            return Image.alpha_composite(paper, image.convert("RGBA")).convert("RGB")
+        return image.convert("RGB")
+
+
+def latency(ways: Sequence[Decode], data: bytes, seconds: float) -> list[float]:
+    """Return the median milliseconds of each way; they take turns."""
+    taken: list[list[float]] = [[] for _ in ways]
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        for way, times in zip(ways, taken, strict=True):
+            began = time.perf_counter()
+            way(data)
+            times.append(1000 * (time.perf_counter() - began))
+    return [statistics.median(times) for times in taken]
+
+
+def throughput(
+    ways: Sequence[Decode], data: bytes, seconds: float, threads: int
+) -> list[list[float]]:
+    """Return the decodings a second of each way in each round; they take turns."""
+    each = seconds / ROUNDS / len(ways)
+    return [[_rate(way, data, each, threads) for way in ways] for _ in range(ROUNDS)]
+
+
+def _rate(way: Decode, data: bytes, seconds: float, threads: int) -> float:
+    """Return the decodings a second of so many threads."""
+    counts = [0] * threads
+    began = time.monotonic()
+
+    def work(place: int) -> None:
+        while time.monotonic() < began + seconds:
+            way(data)
+            counts[place] += 1
+
+    workers = [threading.Thread(target=work, args=(place,)) for place in range(threads)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    return sum(counts) / (time.monotonic() - began)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seconds", type=float, default=6, help="for each kind of picture")
+    parser.add_argument("--threads", type=int, default=available_cores())
+    options = parser.parse_args()
+    profile = rgb_profile(PRIMARIES[12], None)
+    kinds = {
+        "JPEG 512 x 512": encoded(512, 512, "JPEG", quality=90),
+        "JPEG 1024 x 768": encoded(1024, 768, "JPEG", quality=90),
+        "JPEG 4000 x 3000, at half": encoded(4000, 3000, "JPEG", quality=85),
+        "JPEG 1024 x 768, Display P3": encoded(1024, 768, "JPEG", quality=90, icc_profile=profile),
+        "PNG 512 x 512": encoded(512, 512, "PNG"),
+        "PNG 1024 x 768": encoded(1024, 768, "PNG"),
+        "WebP 1024 x 768": encoded(1024, 768, "WEBP", quality=85),
+    }
+    result: dict[str, object] = {
+        "machine": f"{platform.node()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}",
+        "threads": options.threads,
+    }
+    for name, data in kinds.items():
+        for way in (by_processes, in_thread, by_pillow):
+            way(data)
+        there, here, plain = latency((by_processes, in_thread, by_pillow), data, options.seconds)
+        rates = throughput((by_processes, in_thread), data, options.seconds, options.threads)
+        result[name] = {
+            "bytes": len(data),
+            "processes_ms": round(there, 3),
+            "thread_ms": round(here, 3),
+            "more_ms": round(there - here, 3),
+            "throughput_ratio": round(statistics.median(a / b for a, b in rates), 3),
+            "throughput_per_second": [
+                round(statistics.median(r), 1) for r in zip(*rates, strict=True)
+            ],
+            "pillow_ms": round(plain, 3),
+            "colour_management_ratio": round(here / plain, 3),
+        }
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()
