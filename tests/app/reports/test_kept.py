@@ -1,8 +1,6 @@
 """Reports on an answer that was given before."""
 
 import hashlib
-import json
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from app.main import create_app
+from app.reports.report import read_report
 from app.reports.verify import verify_report
 from app.settings import Settings
 from index.answering.attribution import Attributor, open_attributor
@@ -61,13 +60,6 @@ def report(client: TestClient, answer: str, data: bytes = QUERY, **more: Any) ->
     return client.post("/attribute/report", files={"image": ("q.png", data)}, params=parameters)
 
 
-def record_of(page: str) -> dict[str, Any]:
-    found = re.search(r'id="whence-report">(.*?)</script>', page, re.DOTALL)
-    assert found
-    record: dict[str, Any] = json.loads(found[1])
-    return record
-
-
 def test_every_format_reports_on_the_answer_that_was_given(
     client: TestClient, data: DataFolder, tmp_path: Path
 ) -> None:
@@ -76,7 +68,7 @@ def test_every_format_reports_on_the_answer_that_was_given(
     told = report(client, answer["id"], format="json").json()
     again = report(client, answer["id"], format="json", top_k=5).json()
     page = report(client, answer["id"], format="html").text
-    assert told == again == record_of(page)
+    assert told == again == read_report(page)[1]
     assert told["created_at"] == answer["evidence"]["created_at"]
     assert told["parameters"] == {"top_k": 2, "exemplars": 1}
     shown = told["answer"]

@@ -333,7 +333,7 @@ def test_every_printed_page_has_a_number_and_the_reports_hash(page: str) -> None
     assert 'content: counter(page) " of " counter(pages)' in page
 
 
-def test_the_pictures_are_embedded_once_in_the_page_and_once_in_the_data(page: str) -> None:
+def test_no_picture_of_the_page_is_repeated(page: str) -> None:
     sources = [a["src"] for tag, a in Reader(page).elements if tag == "img"]
     assert len(sources) == len(set(sources))
 
