@@ -167,7 +167,7 @@ function showAnswer(view) {
     hidden ? h("p", { class: "notice" }, t(`cards.hidden_${settings.facet}`, { n: hidden })) : "",
     answer.concepts.length ? "" : h("p", { class: "empty" }, t("cards.empty")),
     rest.length ? bystanders(rest, answer) : "",
-    division(answer),
+    strong.length ? division(answer) : "", // bystanders have no weight as evidence
     caveats(entry),
   );
 }
@@ -178,13 +178,14 @@ function mark(kind) {
   return s("svg", { class: "mark", viewBox: "0 0 24 24", "aria-hidden": "true" }, s("circle", { cx: 12, cy: 12, r: 9 }), s("path", { d: FILLING[kind] }));
 }
 
-/** The relative weight of the concepts, and of what belongs to none of them. */
+/** The relative weight of the concepts that share the evidence, of all others together, and of no source. */
 function division(answer) {
-  const parts = answer.concepts.filter(({ share }) => share >= 0.01);
+  const parts = candidates(answer).filter(({ share }) => share >= 0.005);
+  const absent = answer.no_source_share;
   const others = [
-    ["weight.unlisted", answer.unlisted_share],
-    ["weight.absent", answer.no_source_share ?? answer.unattributed_share],
-  ].filter(([, share]) => share > 0);
+    ["weight.others", Math.max(0, 1 - absent - parts.reduce((sum, { share }) => sum + share, 0))],
+    ["weight.absent", absent],
+  ].filter(([, share]) => share >= 0.0005);
   const told = [...parts.map(({ name, share }) => `${name} ${percent(share)}`), ...others.map(([key, share]) => `${t(key)} ${percent(share)}`)];
   return h(
     "figure",

@@ -85,8 +85,9 @@ function build() {
 
 function keys(event) {
   const { key, target, ctrlKey, metaKey } = event;
-  if (target.closest("input, a, summary") || ctrlKey || metaKey) return;
-  const [x, y] = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[key] ?? [];
+  if (ctrlKey || metaKey) return;
+  const busy = target.closest("input, a, summary"); // its own arrow keys
+  const [x, y] = busy ? [] : { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[key] ?? [];
   if (key === "+" || key === "=") zoom(STEP);
   else if (key === "-") zoom(1 / STEP);
   else if (key === "0") zoom(0);
