@@ -15,6 +15,7 @@ import pytest
 
 from index.answering.attribution import Attributor, open_attributor
 from index.answering.ranking import Cohort, Ranker
+from index.answering.together import GroupRanking
 from index.building.rebuild import RebuildOptions, rebuild
 from index.building.source import read_sources
 from index.errors import RebuildError, SnapshotError, VectorStoreError, VectorStoreUnavailableError
@@ -183,6 +184,25 @@ def test_an_inverted_file_finds_the_nearest_and_tells_exact_similarities(
 
 
 # Ranking
+
+
+def test_a_group_is_ranked_alike_by_every_store(engine: VectorEngine, tmp_path: Path) -> None:
+    numbers = np.repeat(np.arange(40), 3)
+    vectors = {facet: unit(120, length, seed=5) for facet, length in DIMENSIONS.items()}
+    cohort = Cohort(np.arange(60), {facet: matrix[:60] for facet, matrix in vectors.items()})
+    near = neighbours_of(vectors, numbers)
+    queries = {facet: unit(4, length, seed=6) for facet, length in DIMENSIONS.items()}
+    groups = []
+    for number, one in enumerate((engine, VectorStores().engine(None))):
+        (tmp_path / str(number)).mkdir()
+        store = written(one, tmp_path / str(number), vectors)
+        hidden = np.arange(9)
+        rankings = Ranker(store, numbers, cohort, near, hidden).rank(queries, depth=30)
+        groups.append(GroupRanking.of([[ranking] for ranking in rankings]))
+    found, expected = groups
+    assert found.numbers.tolist() == expected.numbers.tolist()
+    assert not {0, 1, 2} & set(found.numbers.tolist())  # taken down
+    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
 
 
 def test_an_answer_has_as_many_concepts_as_asked_for_however_large_they_are(
