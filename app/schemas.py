@@ -13,6 +13,7 @@ from whence_client.models import (
     ConceptSummary,
     ControlComparison,
     ControlSummary,
+    CopyDetail,
     Evidence,
     ExemplarDetail,
     ExemplarHit,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from app.inference.heatmaps import HeatmapPair
     from app.inference.job import ImageJob
     from app.inference.together import GroupJob
+    from app.service import FoundCopy
     from app.telemetry.metrics import Stage
     from index.answering.attribution import ConceptEvidence, ExemplarEvidence
     from index.answering.together import GroupConceptEvidence
@@ -272,8 +274,10 @@ def metadata_texts(exemplar: "Exemplar") -> dict[str, str]:
     }
 
 
-def takedown_detail(takedown: "Takedown", hides: "Sequence[Hidden]") -> TakedownDetail:
-    """Convert a takedown and the exemplars that it hides for the first time."""
+def takedown_detail(
+    takedown: "Takedown", hides: "Sequence[Hidden]", copies: "Sequence[FoundCopy]" = ()
+) -> TakedownDetail:
+    """Convert a takedown, the exemplars that it hides for the first time, and copies found."""
     return TakedownDetail(
         id=takedown.id,
         at=takedown.at,
@@ -289,6 +293,17 @@ def takedown_detail(takedown: "Takedown", hides: "Sequence[Hidden]") -> Takedown
                 how=hidden.how,
             )
             for hidden in hides
+        ],
+        copies=[
+            CopyDetail(
+                id=found.copy.exemplar.id,
+                concept_id=found.copy.exemplar.concept_id,
+                sha256=found.copy.exemplar.sha256,
+                similarity=round(found.copy.similarity, 4),
+                mirrored=found.copy.mirrored,
+                takedown=found.takedown,
+            )
+            for found in copies
         ],
     )
 

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal
 
@@ -24,10 +25,21 @@ from index.answering.attribution import Attributor
 from index.building.embedding import ImageEmbedder
 from index.errors import SnapshotError, TakedownError, VectorStoreUnavailableError
 from index.snapshot import Snapshot
+from index.takedowns.copies import Copy, look_for_copies, withdraw_copies
 from index.takedowns.in_force import Hidden, Takedowns, hidden_by
 from index.takedowns.records import Takedown
 from index.takedowns.samples import Samples
 from index.takedowns.withdrawal import hidden_in_published, withdraw
+from model.errors import ModelError
+
+
+@dataclass(frozen=True)
+class FoundCopy:
+    """A copy that an embedding found, and the id of its takedown, if it was withdrawn."""
+
+    copy: Copy
+    takedown: str | None
+
 
 THREADS = 16  # for takedowns
 
@@ -151,14 +163,25 @@ class Service:
         return before, after
 
     async def take_down(
-        self, kind: Literal["concept", "exemplar"], target: str, *, reason: str
-    ) -> tuple[Takedown, list[Hidden]]:
+        self,
+        kind: Literal["concept", "exemplar"],
+        target: str,
+        *,
+        reason: str,
+        copies: bool = False,
+    ) -> tuple[Takedown, list[Hidden], list[FoundCopy]]:
         """Record a takedown, and hide its exemplars from every request that begins afterwards.
 
         This works while the vector store is unavailable, since it needs only the data folder.
 
+        Args:
+            kind: kind of the target.
+            target: its id; of a concept also its name.
+            reason: recorded in the log.
+            copies: withdraw possible copies, too, and not only certain ones.
+
         Returns:
-            The takedown, and the exemplars that it hides.
+            The takedown, the exemplars that it hides, and the copies that embeddings found.
 
         Raises:
             SnapshotError, ModelError: see `ServedIndex.lease`.
@@ -186,7 +209,35 @@ class Service:
             hidden = await anyio.to_thread.run_sync(
                 self._list_hidden, takedown, served, limiter=self._threads
             )
-            return takedown, hidden
+        return takedown, hidden, await self._withdraw_copies(takedown, possible=copies)
+
+    async def _withdraw_copies(self, takedown: Takedown, *, possible: bool) -> list[FoundCopy]:
+        """Look for copies of a work that was taken down, and withdraw them if they are certain."""
+        try:
+            with self.served.lease() as attributor:
+                found = await anyio.to_thread.run_sync(
+                    self._record_copies, takedown, attributor, possible, limiter=self._threads
+                )
+        except (SnapshotError, ModelError, TakedownError) as error:  # the takedown is in force
+            logger.warning("copies of takedown %s were not looked for: %s", takedown.id, error)
+            return []
+        if any(one.takedown for one in found):
+            await self._takedowns.poll(force=True)
+        return found
+
+    def _record_copies(
+        self, takedown: Takedown, attributor: Attributor, possible: bool
+    ) -> list[FoundCopy]:
+        found = []
+        snapshot = attributor.snapshot
+        for copy in look_for_copies(self._data, attributor, [takedown], self.takedowns):
+            own = None
+            if copy.certain or possible:
+                [own] = withdraw_copies(
+                    self._takedowns.log, snapshot, [copy], f"{takedown.reason}, {takedown.id}"
+                )
+            found.append(FoundCopy(copy, own.id if own else None))
+        return found
 
     def _list_hidden(self, takedown: Takedown, served: Snapshot | None) -> list[Hidden]:
         if served:  # the snapshot from before the takedown

@@ -390,6 +390,14 @@ class Catalog:
             raise NotFoundError(f"there is no exemplar {exemplar_id!r} in this index")
         return bytes(found[0][0])
 
+    def thumbnails_of(self, hashes: Sequence[str]) -> dict[str, bytes]:
+        """Return the thumbnails of these SHA-256, hidden ones included."""
+        found = self._all(
+            "SELECT sha256, jpeg FROM thumbnails WHERE sha256 IN (SELECT value FROM json_each(?))",
+            (json.dumps(list(hashes)),),
+        )
+        return {row[0]: bytes(row[1]) for row in found}
+
     def _concepts(self, where: str, values: tuple[object, ...], tail: str = "") -> list[Concept]:
         rows = self._all(
             "SELECT c.number, c.id, c.name, c.kind, "

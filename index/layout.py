@@ -48,6 +48,10 @@ class DataFolder:
         """Return the folder of training runs' feature banks; may be deleted at any time."""
         return self.root / "cache" / "features"
 
+    def withdrawn(self, model_id: str) -> Path:
+        """Return the path of a model's embeddings of withdrawn works, by which copies are found."""
+        return self.root / "withdrawn" / f"{model_id}.safetensors"
+
     def samples(self, version: str) -> Path:
         """Return the folder of an index version's sample images; most versions have none."""
         return self.root / "samples" / version

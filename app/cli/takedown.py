@@ -1,5 +1,6 @@
 """``whence takedown``: withdraw works, list what is withdrawn, and lift a takedown."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -9,6 +10,7 @@ import typer
 from app.cli.console import err, out, print_error, print_note
 from app.cli.options import (
     Data,
+    Device,
     JsonFile,
     MaxPixels,
     MaxSide,
@@ -28,6 +30,8 @@ from index.takedowns.withdrawal import (
     contents_of,
     hidden_in_published,
 )
+from model.errors import NotReadyError
+from model.images import ImageLimits, read_image
 
 takedown = typer.Typer(
     help="Withdraw works; running servers hide them within a second, and rebuilds leave them out.",
@@ -46,9 +50,19 @@ def add(
     image: Annotated[
         list[Path] | None, typer.Option(help="Image file, whether indexed or not; repeatable.")
     ] = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Take possible copies down, too, without a list to check.")
+    ] = False,
+    look: Annotated[
+        bool,
+        typer.Option(
+            "--look/--no-look", help="Look for copies by embedding, which loads the model."
+        ),
+    ] = True,
     data: Data = Path("data"),
     max_pixels: MaxPixels = None,
     max_side: MaxSide = None,
+    device: Device = "auto",
 ) -> None:
     """Take down concepts, exemplars or images with their copies: all, or none on error."""
     if not (concept or exemplar or image):
@@ -76,6 +90,50 @@ def add(
         for item in hidden:
             found = item.exemplar
             out.print(f"  hides {found.id} of {found.concept_id} ({item.how}): {found.path}")
+    if look:
+        _withdraw_copies(data_folder(data), recorded, image or [], limits, device, possible=yes)
+
+
+def _withdraw_copies(
+    folder: DataFolder,
+    takedowns: Sequence[Takedown],
+    images: Sequence[Path],
+    limits: ImageLimits,
+    device: str,
+    *,
+    possible: bool,
+) -> None:
+    """Withdraw what is certainly a copy by its embedding, and list what may be one."""
+    from index.answering.attribution import open_attributor
+    from index.takedowns.copies import described, look_for_copies, withdraw_copies
+
+    log = TakedownLog(folder.takedowns)
+    decoded = {one.sha256: one.pixels for one in (read_image(path, limits) for path in images)}
+    try:
+        attributor = open_attributor(folder, device=device)
+        copies = look_for_copies(folder, attributor, takedowns, log.read(), decoded)
+    except NotReadyError as error:
+        print_note(f"copies by embedding were not looked for: {error}")
+        return
+    [reason, *_] = [one.reason for one in takedowns]
+    taken = [copy for copy in copies if copy.certain or possible]
+    for copy, one in zip(
+        taken, withdraw_copies(log, attributor.snapshot, taken, reason), strict=True
+    ):
+        _print(one)
+        out.print(f"  hides {copy.exemplar.id} of {copy.exemplar.concept_id}: {copy.exemplar.path}")
+    left = [copy for copy in copies if copy not in taken]
+    for copy in left:
+        found = copy.exemplar
+        how = described(copy.similarity, copy.mirrored)
+        out.print(f"  perhaps {how}: {found.id} of {found.concept_id}: {found.path}")
+    if left:
+        named = " ".join(f"--exemplar {copy.exemplar.id}" for copy in left)
+        print_note(
+            f"{len(left)} possible copies stay until you say so: look at them, then run `whence "
+            f"takedown add {named} --reason TEXT` with those that are copies"
+        )
+    attributor.snapshot.close()
 
 
 @takedown.command(name="list")

@@ -62,9 +62,11 @@ EmptyQuery = Annotated[NoParameters, Query()]
 async def take_down(body: TakedownRequest, service: ServiceDep) -> TakedownDetail:
     """Withdraw a concept or an exemplar, and its copies, now and from every later index version.
 
-    The answer lists the exemplars that are hidden. `whence takedown lift` shows them again.
+    The answer lists the exemplars that are hidden, and copies that embeddings found: certain ones
+    are withdrawn by takedowns of their own, possible ones are for a person to look at. `whence
+    takedown lift` shows them again.
     """
-    return await _take_down(service, body.kind, body.id, body.reason)
+    return await _take_down(service, body.kind, body.id, body.reason, copies=body.copies)
 
 
 @router.delete("/concepts/{concept_id}", summary="Take a concept down", responses=TAKEDOWN_PROBLEMS)
@@ -89,10 +91,15 @@ async def take_down_exemplar(
 
 
 async def _take_down(
-    service: Service, kind: Literal["concept", "exemplar"], target: str, reason: str
+    service: Service,
+    kind: Literal["concept", "exemplar"],
+    target: str,
+    reason: str,
+    *,
+    copies: bool = False,
 ) -> TakedownDetail:
-    takedown, hides = await service.take_down(kind, target, reason=reason)
-    return takedown_detail(takedown, hides)
+    takedown, hides, found = await service.take_down(kind, target, reason=reason, copies=copies)
+    return takedown_detail(takedown, hides, found)
 
 
 @router.post(

@@ -155,6 +155,9 @@ class TakedownRequest(RequestModel):
         pattern=r"\S",
         description="The reason, kept in the log of takedowns.",
     )
+    copies: bool = Field(
+        False, description="Withdraw possible copies, too, instead of listing them for a person."
+    )
 
 
 class Area(Wire):
@@ -665,6 +668,19 @@ class HiddenExemplar(Wire):
     )
 
 
+class CopyDetail(Wire):
+    """An exemplar that may be a copy of a work that was taken down, by its embedding."""
+
+    id: str = Field(description="The exemplar's id, for a takedown of its own.")
+    concept_id: str = Field(description="Its concept.")
+    sha256: str = Field(description="SHA-256 of the original file, hexadecimal.")
+    similarity: float = Field(description="Cosine of the two embeddings.")
+    mirrored: bool = Field(description="True if it is nearer to the work's mirror image.")
+    takedown: str | None = Field(
+        description="Id of its own takedown, if it was withdrawn; null if a person should look."
+    )
+
+
 class TakedownDetail(Wire):
     """A takedown that is in force."""
 
@@ -676,6 +692,9 @@ class TakedownDetail(Wire):
     exemplars: int = Field(ge=0, description="Files that were named, copies not counted.")
     hides: list[HiddenExemplar] = Field(
         description="Exemplars of this index version that were shown until now, copies included."
+    )
+    copies: list[CopyDetail] = Field(
+        [], description="Further exemplars that may be copies, the most similar first."
     )
 
 

@@ -7,6 +7,7 @@ from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 
+from index.building.copies import compare_with_withdrawn, remember_withdrawn
 from index.building.embedding import (
     EmbeddingReport,
     EmbedFiles,
@@ -27,6 +28,7 @@ from index.building.scan import (
 from index.building.source import SourceConcept, SourceExemplar
 from index.building.writing import (
     CANARIES,
+    COHORT_SIZE,
     GROUP_VIEWS,
     VersionContent,
     ask_canaries,
@@ -160,6 +162,7 @@ class _Run:
     data: DataFolder
     model_id: str
     options: RebuildOptions
+    embedder: ImageEmbedder
     cache: EmbeddingCache
     engine: VectorEngine
     embed: Callable[..., EmbeddingReport]
@@ -200,6 +203,7 @@ def _begin(
             data=data,
             model_id=embedder.model_id,
             options=options,
+            embedder=embedder,
             cache=cache,
             engine=options.engine or data.stores.engine(None),
             embed=embed,
@@ -215,7 +219,11 @@ def _scan(run: _Run, exemplars: Sequence[SourceExemplar]) -> list[Identified]:
     run.concept_ids = {exemplar.concept.id for exemplar in exemplars}
     found, unreadable = identify(exemplars, run.cache, run.report)
     run.renewed = forget_outdated(found, run.cache)
-    found, withdrawn = leave_out(found, run.takedowns, run.cache, run.concept_ids)
+    readable = found
+    found, withdrawn = leave_out(readable, run.takedowns, run.cache, run.concept_ids)
+    kept = {item.file.sha256 for item in found}
+    gone = {i.file.sha256: i.file.path for i in readable if i.file.sha256 not in kept}
+    remember_withdrawn(run.data, run.embedder, run.takedowns, gone, run.options.limits)
     run.skipped += unreadable + withdrawn
     if not found:
         raise _none_usable(run)
@@ -245,9 +253,29 @@ def _embed(run: _Run, found: Sequence[Identified]) -> list[Identified]:
     add_fingerprints((item.file.sha256 for item in chosen.values()), run.cache)
     kept, copies = leave_out(list(chosen.values()), run.takedowns, run.cache, run.concept_ids)
     run.skipped += copies
+    if kept:
+        kept = _leave_out_copies(run, kept)
     if not kept:
         raise _none_usable(run)
     run.warnings += namesakes(kept, run.takedowns)
+    return kept
+
+
+def _leave_out_copies(run: _Run, found: list[Identified]) -> list[Identified]:
+    """Withdraw what is certainly a copy by its embedding; warn of what may be one."""
+    sample = random_order([item.id for item in found], "cohort")[:COHORT_SIZE]
+    certain, warnings = compare_with_withdrawn(
+        run.data, run.model_id, run.takedowns, run.cache, found, sample
+    )
+    run.warnings += warnings
+    if not certain:
+        return found
+    log = TakedownLog(run.data.takedowns)
+    for file, content, reason in certain:
+        log.add("image", file.name, [content], reason=reason)
+    run.takedowns = log.read()
+    kept, copies = leave_out(found, run.takedowns, run.cache, run.concept_ids)
+    run.skipped += copies
     return kept
 
 

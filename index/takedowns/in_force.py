@@ -101,6 +101,12 @@ class Takedowns:
         records = map(RECORD.validate_json, self.lines[: extent.records])
         return {record.id for record in records if isinstance(record, Takedown)}
 
+    @property
+    def spared(self) -> set[str]:
+        """Return the SHA-256 of files that are no copies of others: their takedown was lifted."""
+        lifted = {content.sha256 for one, _ in self.lifted.values() for content in one.contents}
+        return lifted - {content.sha256 for one in self.active for content in one.contents}
+
     def of_name(self, concept_id: str, name: str) -> Takedown | None:
         """Return the takedown of a concept that has this id or, in any case and form, this name."""
         ids = {concept_id, name_id(name)}

@@ -10,7 +10,7 @@ import base64
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import (
     AfterValidator,
@@ -53,6 +53,11 @@ class Content(Frozen):
 
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
     fingerprint: Annotated[str, AfterValidator(_check_length)]  # base64
+
+    @classmethod
+    def of(cls, sha256: str, fingerprint: bytes) -> Self:
+        """Return the content of a file with this fingerprint."""
+        return cls(sha256=sha256, fingerprint=base64.b64encode(fingerprint).decode())
 
 
 class Takedown(Frozen):
@@ -108,8 +113,7 @@ def content_of_file(path: Path, limits: ImageLimits = DEFAULT_LIMITS) -> Content
         image = decode_image(read_file(path), limits)
     except OSError as error:
         raise TakedownError(f"--image {path} cannot be read: {error.strerror}") from error
-    key = fingerprint(thumbnail_of(image.pixels))
-    return Content(sha256=image.sha256, fingerprint=base64.b64encode(key).decode())
+    return Content.of(image.sha256, fingerprint(thumbnail_of(image.pixels)))
 
 
 def split_records(written: bytes) -> tuple[list[bytes], int]:

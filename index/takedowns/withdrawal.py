@@ -4,7 +4,6 @@ Files that only an earlier version has, or that are hidden already, are taken do
 unmasked catalogs of all kept versions are read.
 """
 
-import base64
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -178,8 +177,6 @@ def _contents(
     catalog: Catalog, fingerprints: Fingerprints, kind: Named, target: str
 ) -> dict[str, Content]:
     return {
-        sha256: Content(
-            sha256=sha256, fingerprint=base64.b64encode(fingerprints[row].tobytes()).decode()
-        )
+        sha256: Content.of(sha256, fingerprints[row].tobytes())
         for row, sha256 in catalog.files_of(kind, target)
     }
