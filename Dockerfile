@@ -29,17 +29,20 @@ RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb')); \
 
 
 FROM base AS dependencies
-COPY constraints.txt /
+COPY constraints.txt constraints-image.txt /
 COPY --from=requirements /requirements.txt /
-# The CPU builds have the same version numbers, so they satisfy the constraints below. Headers, tests
-# and their programs, which nothing uses at run time, are some 200 MB.
+# Each package must have the hash that was recorded when it was pinned. PyTorch's CPU builds have the same
+# version numbers and other hashes, so that this build is pinned by version alone. Headers, tests and
+# their programs, which nothing uses at run time, are some 200 MB.
 ARG TORCH_INDEX=
 RUN python -m venv /opt/venv \
-    && if [ -n "$TORCH_INDEX" ]; then \
+    && if [ -z "$TORCH_INDEX" ]; then \
+    /opt/venv/bin/pip install --no-cache-dir --no-deps --require-hashes -r /constraints-image.txt; \
+    else \
     grep -E '^torch(vision)?==' /constraints.txt > /torch.txt \
-    && /opt/venv/bin/pip install --no-cache-dir --no-deps --index-url "$TORCH_INDEX" -r /torch.txt; \
+    && /opt/venv/bin/pip install --no-cache-dir --no-deps --index-url "$TORCH_INDEX" -r /torch.txt \
+    && /opt/venv/bin/pip install --no-cache-dir -r /requirements.txt -c /constraints.txt; \
     fi \
-    && /opt/venv/bin/pip install --no-cache-dir -r /requirements.txt -c /constraints.txt \
     && rm -rf /opt/venv/lib/python3.*/site-packages/torch/include \
     /opt/venv/lib/python3.*/site-packages/torch/test \
     /opt/venv/lib/python3.*/site-packages/pyarrow/include \

@@ -135,6 +135,22 @@ def test_everything_installed_in_the_image_is_pinned() -> None:
     )
 
 
+def test_each_package_of_the_image_has_hashes_and_the_version_that_is_pinned() -> None:
+    text = (ROOT / "constraints-image.txt").read_text(encoding="utf-8")
+    lines = [line for line in text.replace("\\\n", " ").splitlines() if not line.startswith("#")]
+    assert lines
+    for line in lines:
+        assert re.search(r"--hash=sha256:[0-9a-f]{64}", line), line
+    locked = requirements(*(line.partition(" --hash")[0] for line in lines))
+    pinned = pins()
+    for name, requirement in locked.items():
+        assert requirement.specifier == pinned[name].specifier
+    asked = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = asked["optional-dependencies"]
+    needed = [*asked["dependencies"], *extras["otel"], *extras["milvus"], *extras["signing"]]
+    assert locked.keys() >= requirements(*needed).keys()
+
+
 def test_code_is_copied_after_the_dependencies() -> None:
     # Else a changed line of code would install, and push, gigabytes again.
     ours = {"app", "client", "index", "model"}
