@@ -163,8 +163,10 @@ def embed_works(embedder: ImageEmbedder, images: Mapping[str, Image.Image]) -> d
         embedder: of the index's model.
         images: RGB, by SHA-256 of their files.
     """
+    if not images:
+        return {}
     both = [each for image in images.values() for each in (image, ImageOps.mirror(image))]
-    vectors = embedder.embed(both)[FACET] if both else np.empty((0, 1), dtype=np.float32)
+    vectors = embedder.embed(both)[FACET]
     return dict(zip(images, vectors.reshape(len(images), 2, -1), strict=True))
 
 
