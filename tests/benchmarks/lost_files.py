@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.lost_files [--rounds 200] [--seed 0]
 
-A server and two rebuilds run in processes of their own, without the rights of root. In each round
+A server and two rebuilds run in processes of their own, which permissions bind. In each round
 works are withdrawn, and then a process is killed, or a file is deleted, truncated, replaced by an
 older copy, swapped with another, made unreadable, or a disk is full. After each, every withdrawn
 work is asked for: no answer may name or show it, and every refusal must name a remedy. Then the
@@ -11,6 +11,7 @@ damage is mended as the messages say, and server and rebuild must recover. Print
 """
 
 import argparse
+import ctypes
 import hashlib
 import json
 import multiprocessing
@@ -51,7 +52,8 @@ from tests.fakes import FakeEmbedder, patches
 from tests.ports import free_port
 
 CONCEPTS, EACH = 12, 3
-NOBODY = 65534
+CAPABILITY_VERSION = 0x20080522
+PASS_OVER_PERMISSIONS = 1 << 1 | 1 << 2  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
 PATIENCE = 60.0  # seconds for a recovery
 REMEDY = re.compile(
     r"whence |restore|try again|mend|give .*access|make room|delete|once .* again|wait|see /docs|"
@@ -62,12 +64,16 @@ TOKEN = "lost-files-admin"
 
 
 def drop_rights() -> None:
-    """Continue as a user whom permissions bind."""
+    """Continue as somebody whom permissions bind: root passes them over by two capabilities."""
     torch.set_num_threads(1)
     if os.geteuid() == 0:
-        os.setgroups([])
-        os.setgid(NOBODY)
-        os.setuid(NOBODY)
+        libc = ctypes.CDLL(None, use_errno=True)
+        header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION, 0)
+        sets = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable, each of 64 bits
+        if libc.capget(header, sets) == 0:
+            for place in (0, 1):
+                sets[place] &= ~PASS_OVER_PERMISSIONS
+            libc.capset(header, sets)
 
 
 def serve(root: Path, port: int) -> None:
@@ -140,18 +146,9 @@ class House:
             timeout=30,
             trust_env=False,
         )
-        folder.chmod(0o755)
-        self.own()
         self.server: BaseProcess | None = None
         self.rebuilders: list[BaseProcess] = []
         self.start()
-
-    def own(self) -> None:
-        """Give everything to the user of the processes, as after an operator's restore."""
-        if os.geteuid() == 0:
-            for path in (self.data.root, *self.data.root.rglob("*")):
-                with suppress(FileNotFoundError):
-                    os.chown(path, NOBODY, NOBODY, follow_symlinks=False)
 
     def start(self) -> None:
         """Start the processes that do not run."""
@@ -222,7 +219,6 @@ class House:
             for one in self.log.read().active:
                 self.log.lift(one.id, reason="to begin anew")
             self.withdrawn.clear()
-            self.own()
             return
         concept = self.chance.choice(left)
         if self.chance.random() < 0.5:
@@ -236,7 +232,6 @@ class House:
             except WhenceError as error:
                 self.note_refusal("takedown add", str(error))
                 return
-            self.own()
         self.found["takedowns"] += 1
         ours = {e for e in self.pictures if self.concept(e) == concept}
         self.wait(lambda: self.hidden(concept), f"the takedown of {concept}")
@@ -350,14 +345,12 @@ class House:
         if not self.data.keys.exists() or not self.keys_are_whole():
             shutil.copy(self.copies / "first" / "keys.json", self.data.keys)
         shutil.rmtree(self.data.root / "cache", ignore_errors=True)
-        self.own()
         process = self.processes.Process(
             target=attempt, args=(self.data.root, self.source, self.said)
         )
         (self.data.index / "CURRENT").unlink(missing_ok=True)
         process.start()
         process.join()
-        self.own()
         self.start()
         self.wait(self.healthy, "the server")
         self.hear()
