@@ -74,8 +74,8 @@ def compare_with_withdrawn(
         sample: places in ``found`` of images that the model's limits are measured on.
 
     Returns:
-        Certain copies, each with its file, content and the reason of its takedown; and a warning
-        for each possible copy.
+        Certain copies of a withdrawn concept's works, each with its file, content and the reason of
+        its takedown; and a warning for each possible copy.
     """
     owners = {content.sha256: one for one in takedowns.active for content in one.contents}
     stored = WithdrawnEmbeddings(data.withdrawn(model_id)).read()
@@ -105,7 +105,8 @@ def compare_with_withdrawn(
                 continue
             owner = owners[names[place]]
             how = described(float(cosine), bool(mirrored))
-            if cosine >= limits.certain:
+            elsewhere = owner.kind == "concept" and owner.target != item.source.concept.id
+            if cosine >= limits.certain and elsewhere:
                 content = Content.of(sha256, prints[sha256])
                 certain[sha256] = (path, content, f"{owner.reason} ({how}, of {owner.id})")
             else:

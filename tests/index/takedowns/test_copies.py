@@ -130,6 +130,23 @@ def test_limits_lie_above_unrelated_pictures_and_leave_out_near_duplicates() -> 
     assert limits.certain == pytest.approx((1 + cosines.max()) / 2)
 
 
+def test_copies_in_the_gallery_do_not_raise_the_limits_beyond_themselves() -> None:
+    originals = [patches(seed, side=64) for seed in range(100)]
+    images = [*originals, *(ALTERED["framed"](image) for image in originals[:50])]
+    vectors = FakeEmbedder().embed(images)[FACET]
+    limits = measure_limits(vectors, range(150), as_fingerprints(map(fingerprint, images)))
+    assert limits.possible <= 0.7
+    assert limits.certain <= 0.9
+
+
+def test_a_model_that_tells_nothing_apart_finds_no_copies() -> None:
+    images = [patches(seed, side=64) for seed in range(30)]
+    vectors = np.ones((30, 8), dtype=np.float32) / np.sqrt(np.float32(8))
+    limits = measure_limits(vectors, range(30), as_fingerprints(map(fingerprint, images)))
+    assert limits.certain == pytest.approx(1)
+    assert limits.possible == pytest.approx(1)
+
+
 def test_without_pairs_there_is_no_copy() -> None:
     image = patches(0)
     vectors = FakeEmbedder().embed([image])[FACET]
