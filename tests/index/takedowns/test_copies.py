@@ -27,7 +27,7 @@ ALTERED = {
     "brighter": lambda image: Image.fromarray(
         np.clip(np.asarray(image).astype(int) + 12, 0, 255).astype(np.uint8)
     ),
-    "framed": lambda image: ImageOps.expand(image, 3, (255, 255, 255)),
+    "framed": lambda image: ImageOps.expand(image, 2, (255, 255, 255)),
     "cropped": lambda image: image.crop((3, 3, 61, 61)),
     "mirrored": ImageOps.mirror,
 }
