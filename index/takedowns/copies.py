@@ -34,7 +34,7 @@ from index.locks import file_lock
 from index.snapshot import CATALOG, Snapshot, list_versions
 from index.stores.vectors import Floats, Mask, Rows
 from index.takedowns.fingerprints import FingerprintIndex, Fingerprints
-from index.takedowns.in_force import Takedowns
+from index.takedowns.in_force import Takedowns, all_rows
 from index.takedowns.log import TakedownLog
 from index.takedowns.records import Content, Takedown
 from model.config import Facet, Frozen
@@ -42,10 +42,12 @@ from model.files import sync_to_disk
 
 FACET: Facet = "subject"
 RARE = 100_000  # pairs of unrelated pictures, of which one exceeds the limit of possible copies
+FEWEST_PAIRS = 1000  # of unrelated pictures, for a limit of certain copies
 TOLD_APART = 0.35  # cosine that 95% of unrelated pairs do not reach
 MOST_POSSIBLE, MOST_CERTAIN = 0.7, 0.9  # upper bounds of the limits, for models that tell apart
 NEAREST = 32  # exemplars looked at for each withdrawn picture and its mirror image
 MOST_WORKS = 500  # pictures of one takedown that are embedded
+NO_ROWS: Rows = np.empty(0, dtype=np.int64)
 NO_FILES: Mapping[str, Image.Image] = MappingProxyType({})
 LIMITS = "copies.json"  # in a model's folder
 
@@ -93,7 +95,9 @@ def measure_limits(vectors: Floats, concepts: Sequence[int], prints: Fingerprint
     found.sort()
     possible = min(1.0, float(found[max(0, len(found) - 1 - len(found) // RARE)]))
     certain = (1 + min(1.0, float(found[-1]))) / 2
-    if found[int(0.95 * len(found))] < TOLD_APART:
+    if len(found) < FEWEST_PAIRS:
+        certain = 1.0
+    elif found[int(0.95 * len(found))] < TOLD_APART:
         possible, certain = min(possible, MOST_POSSIBLE), min(certain, MOST_CERTAIN)
     return CopyLimits(pairs=len(found), possible=possible, certain=certain)
 
@@ -191,7 +195,12 @@ def works_of(index: Path, takedowns: Iterable[Takedown]) -> dict[str, Image.Imag
 
 
 def find_copies(
-    snapshot: Snapshot, works: Mapping[str, Pair], limits: CopyLimits, spared: Iterable[str] = ()
+    snapshot: Snapshot,
+    works: Mapping[str, Pair],
+    limits: CopyLimits,
+    *,
+    hidden: Rows,
+    spared: Iterable[str] = (),
 ) -> list[Copy]:
     """Return the visible exemplars that may be copies of withdrawn works, the nearest first.
 
@@ -199,6 +208,7 @@ def find_copies(
         snapshot: with withdrawn rows masked.
         works: embeddings of withdrawn works, by SHA-256.
         limits: of the model.
+        hidden: rows that the takedown hides. A copy is certain in other concepts than theirs.
         spared: SHA-256 of files that are no copies, since their own takedown was lifted.
     """
     visible = snapshot.vectors.count - len(snapshot.hidden)
@@ -209,7 +219,7 @@ def find_copies(
     cosines, rows = snapshot.vectors.search(FACET, queries, min(NEAREST, visible), mask)
     catalog = snapshot.catalog
     numbers = np.asarray(catalog.concept_numbers())
-    own = {int(number) for number in numbers[catalog.rows_of(list(works), [])]}
+    own = {int(number) for number in numbers[hidden]}
     best: dict[int, tuple[float, bool]] = {}
     for number, (similar, near) in enumerate(zip(cosines, rows, strict=True)):
         for cosine, row in zip(similar.tolist(), near.tolist(), strict=True):
@@ -221,7 +231,7 @@ def find_copies(
             exemplar,
             similarity=min(1.0, best[row][0]),
             mirrored=best[row][1],
-            certain=best[row][0] >= limits.certain and int(numbers[row]) not in own,
+            certain=best[row][0] >= limits.certain and bool(own) and int(numbers[row]) not in own,
         )
         for row, exemplar in catalog.exemplars_by_row(list(best)).items()
         if exemplar.sha256 not in kept
@@ -251,7 +261,9 @@ def look_for_copies(
     works = embed_works(attributor.embedder, works_of(data.index, fresh) | dict(files))
     WithdrawnEmbeddings(data.withdrawn(attributor.snapshot.model_id)).add(works)
     limits = limits_of(data, attributor.snapshot)
-    return find_copies(attributor.snapshot, works, limits, known.spared)
+    snapshot = attributor.snapshot
+    hidden = all_rows({one.id: snapshot.hidden_rows.get(one.id, NO_ROWS) for one in fresh})
+    return find_copies(snapshot, works, limits, hidden=hidden, spared=known.spared)
 
 
 def withdraw_copies(
