@@ -17,7 +17,7 @@ hypothesis.settings.load_profile("whence")
 
 
 SLOW = (  # tests of these files start a browser, a cluster, a database, a proxy or long work
-    "browser/", "offline/", "test_proxy.py", "app/http/test_serve.py",
+    "browser/", "offline/", "test_lost_files.py", "test_proxy.py", "app/http/test_serve.py",
     "app/routes/test_vector_store_gone.py", "index/stores/test_milvus_server.py",
     "index/building/test_ray_embedding.py", "index/stores/test_vector_stores.py",
     "model/pretraining/", "model/test_train.py", "model/test_starter.py", "app/cli/test_main.py",
