@@ -59,7 +59,7 @@ lock: $(UV)  ## Resolve the constraints again from pyproject.toml (LOCK_FLAGS=--
 	$(UV) pip compile --no-config --universal --python-version 3.11 --all-extras $(LOCK_FLAGS) \
 		--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' \
 		--output-file constraints.txt pyproject.toml
-	$(UV) pip compile --no-config --universal --python-version 3.12 --no-annotate --generate-hashes \
+	$(UV) pip compile --no-config --universal --python-version 3.11 --no-annotate --generate-hashes \
 		--extra otel --extra milvus --extra signing --constraint constraints.txt \
 		--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' \
 		--output-file constraints-image.txt pyproject.toml
