@@ -117,7 +117,7 @@ def read_queries(file: Path) -> set[str]:
         raise EvaluationError(f"--queries {file} is neither JSON nor lines of paths") from None
     try:
         listed: Any = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         listed = [line.strip() for line in text.splitlines() if line.strip()]
     if isinstance(listed, list):
         listed = [one.get("synth_image_path") if isinstance(one, dict) else one for one in listed]
@@ -179,7 +179,7 @@ def _read(file: Path) -> Split:
         raise EvaluationError(f"--split {file} cannot be read: {error.strerror}") from error
     except ValidationError as error:  # itself a ValueError, as those of damaged JSON are
         raise EvaluationError(f"--split {file} is no split of AbC: {_first(error)}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise EvaluationError(f"--split {file} is not JSON: {error}") from error
     queries = tuple(
         Query(number, _label(entry.class_id), _label(entry.category), prompt, path)

@@ -38,6 +38,8 @@ from model.regular_files import open_file, shown
 PENDING, EMBEDDED, UNREADABLE = 0, 1, 2
 STATE, IMAGES, REASONS = "state.npy", "images.json", "unreadable.jsonl"
 
+UNREAD = "the file could not be read"  # beginning of a reason
+
 BATCH = 64  # images between two writes
 BLOCK = 16_384  # rows read at a time
 
@@ -190,7 +192,7 @@ def embed_images(
     limits: ImageLimits = DEFAULT_LIMITS,
     progress: Progress | None = None,
 ) -> ImageFeatures:
-    """Embed those images that have no embedding yet.
+    """Embed those images that have no embedding yet, and try again to read files that could not be.
 
     Every batch is written before it is marked as done, so that a killed run loses one batch at
     most and the next run writes the same files.
@@ -215,6 +217,10 @@ def embed_images(
         np.save(fresh, np.full(len(images), PENDING, dtype=np.uint8))
         _replace(place / STATE, fresh.getvalue())
     state = open_memmap(place / STATE, mode="r+")
+    for row, reason in _reasons(place).items():
+        # Permissions and disks are mended without a change of the file.
+        if state[row] == UNREADABLE and reason.startswith(UNREAD):
+            state[row] = PENDING
     _embed_pending(place, images, state, embedder, workers, limits, progress)
     vectors: dict[Facet, Floats] = {
         facet: np.load(place / f"{facet}.npy", mmap_mode="r")
@@ -296,11 +302,11 @@ class _Pixels(Dataset["torch.Tensor | str"]):
         except ImageError as error:
             return str(error)
         except OSError as error:
-            return f"the file could not be read: {error.strerror or error}"
+            return f"{UNREAD}: {error.strerror or error}"
 
 
 def _note(path: Path, faults: Sequence[tuple[int, str]]) -> None:
-    """Append rows and reasons; a row may be listed twice after a kill."""
+    """Append rows and reasons; a row may be listed more than once."""
     with path.open("a", encoding="utf-8") as file:
         file.writelines(json.dumps(fault) + "\n" for fault in faults)
         file.flush()
@@ -312,13 +318,19 @@ def _unreadable(
     images: Sequence[Picture],
     state: "np.memmap[tuple[int, ...], np.dtype[np.uint8]]",
 ) -> list[Skipped]:
+    reasons = _reasons(place)
+    rows = np.flatnonzero(state == UNREADABLE).tolist()
+    return [Skipped(images[row].name, reasons.get(row, "not a readable image")) for row in rows]
+
+
+def _reasons(place: Path) -> dict[int, str]:
+    """Return the last reason noted for each row."""
     path, reasons = place / REASONS, dict[int, str]()
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         with contextlib.suppress(ValueError):  # a line that a kill cut short
             row, reason = json.loads(line)
             reasons[row] = reason
-    rows = np.flatnonzero(state == UNREADABLE).tolist()
-    return [Skipped(images[row].name, reasons.get(row, "not a readable image")) for row in rows]
+    return reasons
 
 
 def _require_unit(facet: Facet, vectors: Floats) -> None:
@@ -332,7 +344,7 @@ def _require_unit(facet: Facet, vectors: Floats) -> None:
 
 
 def _key(images: Sequence[Picture], limits: ImageLimits) -> str:
-    """Returns a hash of the images' names and stamps, and of the decoding."""
+    """Return a hash of the images' names and stamps, and of the decoding."""
     digest = hashlib.sha256(f"{DECODING}\0{limits}\n".encode())
     for one in images:
         try:

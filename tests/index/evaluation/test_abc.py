@@ -1,8 +1,10 @@
 """The AbC harness on a small set of its shape, against a naive ranking in float64."""
 
 import csv
+import errno
 import json
 import math
+import os
 import tarfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,6 +29,7 @@ from index.evaluation.features import Picture
 from index.evaluation.metrics import AbcProtocol
 from model.config import Facet
 from model.images import read_image
+from model.regular_files import open_file
 from tests.fakes import FakeEmbedder
 from tests.pictures import noise
 
@@ -397,7 +400,7 @@ def test_a_malformed_release_is_named(
         read_splits([abc_set.file])
 
 
-@pytest.mark.parametrize("data", [b"", b"[{", b"\xff\xfe\x00"])
+@pytest.mark.parametrize("data", [b"", b"[{", b"\xff\xfe\x00", b"[" * 200_000])
 def test_a_file_that_is_not_json_is_named(abc_set: AbcSet, data: bytes) -> None:
     abc_set.file.write_bytes(data)
     with pytest.raises(EvaluationError, match=r"test_small\.json is not JSON"):
@@ -423,6 +426,24 @@ def test_an_image_of_the_release_must_be_readable(
     assert first == f"1 of the {stage} cannot be used:"
     assert line.startswith(f"  {abc_set.root / name}: these bytes are not an image")
     assert "distractors" not in stages
+
+
+def test_a_file_that_can_be_read_again_is_used(
+    abc_set: AbcSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locked = abc_set.root / abc_set.content[0]["exemplar"][0]
+
+    def open_other(path: Path) -> Any:
+        if path == locked:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return open_file(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(features, "open_file", open_other)
+        with pytest.raises(EvaluationError, match=f"{locked}: .* not be read: Permission denied"):
+            abc_set.run(tmp_path / "out")
+    again, fresh = abc_set.run(tmp_path / "out"), abc_set.run(tmp_path / "fresh")
+    assert again == fresh
 
 
 def test_every_missing_file_is_listed(abc_set: AbcSet, tmp_path: Path) -> None:
