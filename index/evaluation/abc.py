@@ -19,6 +19,7 @@ whole ranking; both are averaged over queries. Ties count against the method (se
     <out>/<split>-<protocol>-<key>/report.json      the metrics, computed from `ranks.csv`
 """
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -237,7 +238,8 @@ class _Run:
         """Read or make the calibration of shares; None if there are too few distractors."""
         path = folder / CALIBRATION
         if path.exists():
-            return Calibration.model_validate_json(path.read_bytes())
+            with contextlib.suppress(ValueError):  # a file that a kill cut short is made again
+                return Calibration.model_validate_json(path.read_bytes())
         best: list[float] = []
         for start in range(0, len(self._null), QUERIES):
             rows = self._null[start : start + QUERIES]

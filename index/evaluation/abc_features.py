@@ -88,7 +88,7 @@ class FeatureSource:
         path = self._folder / DISTRACTORS
         content = _File(path)
         matrix = content.matrix(content.get("feats"), "feats")
-        content.require_rows("feats", matrix, "paths", content.optional("paths"))
+        content.require_rows("feats", matrix, "paths", content.listed("paths"))
         rows = draw(len(matrix), self._limit)
         key = content.key(self._limit)
         distractors = RawFeatures(key, {"subject": matrix}, rows, content.name)
@@ -99,13 +99,17 @@ class FeatureSource:
         exemplars = content.matrix(content.get("exemplar_tensors"), "exemplar_tensors", dimension)
         paths = [path for own in split.exemplars for path in own]
         content.require_paths("exemplar_tensors", exemplars, paths, "exemplar_paths")
+        first_row = dict[str, int]()  # of an exemplar that is listed more than once
+        for row, path in enumerate(paths):
+            first_row.setdefault(path, row)
+        place = {path: number for number, path in enumerate(first_row)}
         ends = np.cumsum([len(own) for own in split.exemplars])
-        chunks = [list(chunk) for chunk in content.optional("exemplar_chunks") or ()]
-        expected = np.stack([ends - [len(own) for own in split.exemplars], ends], axis=1).tolist()
-        if chunks and chunks != expected:
+        chunks = content.listed("exemplar_chunks")
+        starts = [0, *ends[:-1].tolist()]
+        if chunks and list(map(_pair, chunks)) != list(zip(starts, ends.tolist(), strict=True)):
             content.fail(f"exemplar_chunks are not those of {split.file}")
 
-        tensors, ids = content.get("synth_tensors"), content.optional("synth_ids") or {}
+        tensors = content.get("synth_tensors")
         matrices, rows = [], dict[Query, int]()
         for prompt in dict.fromkeys(query.prompt for query in split.published):
             asked = [query for query in split.published if query.prompt == prompt]
@@ -114,17 +118,19 @@ class FeatureSource:
                 content.fail(f"it lacks {name}")
             matrix = content.matrix(tensors[prompt], name, dimension)
             content.require_paths(name, matrix, [one.path for one in asked], "synth_paths", prompt)
-            if prompt in ids and list(ids[prompt]) != [one.model for one in asked]:
+            ids = content.listed("synth_ids", prompt)
+            if ids is not None and list(ids) != [one.model for one in asked]:
                 content.fail(f"synth_ids[{prompt!r}] are not those of {split.file}")
-            rows |= {query: len(rows) + row for row, query in enumerate(asked)}
+            first = sum(map(len, matrices))
+            rows |= {query: first + row for row, query in enumerate(asked)}
             matrices.append(np.asarray(matrix, dtype=np.float32))
         queries = np.concatenate(matrices)
-        key = content.key()
+        key, kept = content.key(), np.array(list(first_row.values()))
         return SplitFeatures(
             RawFeatures(key, {"subject": queries}, np.arange(len(queries)), content.name),
-            RawFeatures(key, {"subject": exemplars}, np.arange(len(exemplars)), content.name),
+            RawFeatures(key, {"subject": exemplars}, kept, content.name),
             np.array([rows[query] for query in split.queries]),
-            np.split(np.arange(len(exemplars)), ends[:-1]),
+            np.split(np.array([place[path] for path in paths]), ends[:-1]),
         )
 
 
@@ -176,14 +182,23 @@ class _File:
             self.fail(f"it lacks {name}; there are {', '.join(map(str, self._content)) or 'none'}")
         return self._content[name]
 
-    def optional(self, name: str) -> Any:
-        """Return a value, or None."""
-        return self._content.get(name)
+    def listed(self, name: str, prompt: str | None = None) -> Sequence[Any] | None:
+        """Return a list, that of a prompt type if there is one for each; None if it is left out."""
+        value = self._content.get(name)
+        if prompt is not None and isinstance(value, dict):
+            value = value.get(prompt)
+        if isinstance(value, torch.Tensor):
+            value = value.tolist()
+        if value is not None and not isinstance(value, list | tuple):
+            self.fail(f"{name} must be a list")
+        return value
 
     def matrix(self, tensor: Any, name: str, dimension: int | None = None) -> Floats:
         """Return a tensor (N, D) as an array that shares its memory."""
-        if not isinstance(tensor, torch.Tensor) or tensor.ndim != 2 or not len(tensor):
+        if not isinstance(tensor, torch.Tensor) or tensor.ndim != 2 or not tensor.numel():
             self.fail(f"{name} must be a matrix with a row for each image")
+        if tensor.layout is not torch.strided:
+            self.fail(f"{name} is a sparse matrix; save it as a dense one")
         if tensor.dtype not in {torch.float16, torch.float32, torch.float64}:
             self.fail(f"{name} is of type {tensor.dtype}; save it as float32")
         if dimension is not None and tensor.shape[1] != dimension:
@@ -202,12 +217,15 @@ class _File:
         """Require a row for each path of the split, and the file's own list to be the same."""
         if len(matrix) != len(paths):
             self.fail(f"{name} has {len(matrix)} rows, but the split lists {len(paths)} images")
-        own = self.optional(other)
-        own = own.get(prompt) if isinstance(own, dict) else own
+        own = self.listed(other, prompt)
         self.require_rows(name, matrix, other, own)
         for row, (found, path) in enumerate(zip(own or (), paths, strict=False)):
             if not f"/{tail(str(found))}".endswith(f"/{tail(path)}"):
                 self.fail(f"row {row} of {name} is of {found}, but the split lists {path}")
+
+
+def _pair(chunk: Any) -> Any:
+    return tuple(chunk) if isinstance(chunk, list) else chunk
 
 
 def _unit(vectors: Floats, file: str) -> Floats:

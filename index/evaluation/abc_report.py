@@ -138,11 +138,11 @@ def read_ranks(path: Path) -> list[QueryRanks]:
     Raises:
         EvaluationError: the file is damaged or no file of ranks.
     """
-    with path.open(newline="", encoding="utf-8") as file:
-        header, *rows = csv.reader(file)
-    if header != COLUMNS:
-        raise EvaluationError(f"{path} is not a file of ranks: its columns are {header}")
     try:
+        with path.open(newline="", encoding="utf-8") as file:
+            header, *rows = csv.reader(file)
+        if header != COLUMNS:
+            raise EvaluationError(f"{path} is not a file of ranks: its columns are {header}")
         return [
             QueryRanks(
                 Query(int(model), class_id, category, prompt, query),
@@ -152,7 +152,7 @@ def read_ranks(path: Path) -> list[QueryRanks]:
             )
             for model, class_id, category, prompt, query, gallery, ranks, shares in rows
         ]
-    except ValueError as error:
+    except (ValueError, csv.Error) as error:
         raise EvaluationError(f"{path} is damaged ({error}); delete it and run again") from error
 
 

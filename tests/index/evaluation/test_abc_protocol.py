@@ -201,6 +201,55 @@ def test_lists_that_name_the_rows_may_be_left_out(made: FeatureSet) -> None:
     assert made.run().reports[0].overall == whole
 
 
+def repeat(made: FeatureSet, key: str, prompt: str | None = None) -> None:
+    """List the first image of a list of model 0 once more, with its features."""
+    own = made.content[0][key] if prompt is None else made.content[0][key][prompt]
+    own.append(own[0])
+    made.file.write_text(json.dumps(made.content))
+    tensors, name = made.saved, f"{key}_tensors"
+    if prompt is not None:
+        tensors, name = made.saved[name], prompt
+    rows = tensors[name]
+    tensors[name] = torch.cat([rows[: len(own) - 1], rows[:1], rows[len(own) - 1 :]])
+    for listed in [name for name in made.saved if not name.endswith("_tensors")]:
+        del made.saved[listed]
+
+
+def test_a_query_listed_twice_moves_no_other(made: FeatureSet) -> None:
+    made.save()
+    whole = made.run().reports[0].by_prompt
+    repeat(made, "synth", "gpt")
+    made.save()
+    again = made.run().reports[0].by_prompt
+    assert again["gpt"].queries == whole["gpt"].queries + 1
+    assert again["object"] == whole["object"]
+
+
+def test_an_exemplar_listed_twice_is_once_in_one_gallery(made: FeatureSet) -> None:
+    made.save()
+    whole, official = made.run("one-gallery").reports[0], made.run().reports[0]
+    repeat(made, "exemplar")
+    made.save()
+    assert made.run("one-gallery").reports[0].overall == whole.overall
+    assert made.run().reports[0].overall != official.overall
+
+
+def test_files_of_a_run_that_were_cut_short_are_completed(tmp_path: Path) -> None:
+    made = FeatureSet(tmp_path, seed=5, distractors=1100)
+    made.save()
+    first = made.run()
+    folder = made.folder / "out" / first.reports[0].name
+    ranks, calibration = folder / "ranks.csv", folder / "calibration.json"
+    before = ranks.read_bytes(), calibration.read_bytes()
+    ranks.write_bytes(before[0][:-9])
+    calibration.write_bytes(before[1][:40])
+    assert made.run() == first
+    assert (ranks.read_bytes(), calibration.read_bytes()) == before
+    ranks.write_bytes(b"\xff\xfe\n")
+    with pytest.raises(EvaluationError, match=r"ranks\.csv is damaged"):
+        made.run()
+
+
 class Other:
     """A class that no file may make."""
 
@@ -251,6 +300,26 @@ class Other:
         (
             lambda made: made.laion["feats"].fill_(float("nan")),
             r"laion_subset\.pth: it holds values that are no finite numbers",
+        ),
+        (
+            lambda made: made.saved.update(exemplar_chunks=[1, 2]),
+            r"exemplar_chunks are not those of .*test_x\.json",
+        ),
+        (
+            lambda made: made.saved.update(synth_ids=3),
+            r"test_x\.pth: synth_ids must be a list",
+        ),
+        (
+            lambda made: made.laion.update(paths="laion"),
+            r"laion_subset\.pth: paths must be a list",
+        ),
+        (
+            lambda made: made.laion.update(feats=torch.zeros(60, 0)),
+            "feats must be a matrix with a row for each image",
+        ),
+        (
+            lambda made: made.laion.update(feats=made.laion["feats"].to_sparse()),
+            "feats is a sparse matrix; save it as a dense one",
         ),
         (
             lambda made: made.laion.update(paths=Other()),
