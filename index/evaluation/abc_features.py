@@ -110,7 +110,7 @@ class FeatureSource:
             content.fail(f"exemplar_chunks are not those of {split.file}")
 
         tensors = content.get("synth_tensors")
-        matrices, rows = [], dict[Query, int]()
+        matrices, rows = list[Floats](), dict[Query, int]()
         for prompt in dict.fromkeys(query.prompt for query in split.published):
             asked = [query for query in split.published if query.prompt == prompt]
             name = f"synth_tensors[{prompt!r}]"
@@ -121,7 +121,7 @@ class FeatureSource:
             ids = content.listed("synth_ids", prompt)
             if ids is not None and list(ids) != [one.model for one in asked]:
                 content.fail(f"synth_ids[{prompt!r}] are not those of {split.file}")
-            first = sum(map(len, matrices))
+            first = sum(len(one) for one in matrices)
             rows |= {query: first + row for row, query in enumerate(asked)}
             matrices.append(np.asarray(matrix, dtype=np.float32))
         queries = np.concatenate(matrices)
