@@ -47,6 +47,7 @@ from tests.app.conftest import CheckProblem
 from tests.fakes import FakeEmbedder, patches, tiny_model
 from tests.pictures import encode, noise
 
+RATE = 0.1
 NASTY = '</script><script>alert("1")</script> & <b>co</b>'
 QUERY = encode(patches(3, side=64))
 
@@ -76,9 +77,14 @@ class Gallery:
         self, image: bytes = QUERY, *, key: Path | None = None, **parameters: Any
     ) -> httpx.Response:
         def load(settings: Settings, _: object) -> Attributor:
-            return open_attributor(DataFolder(settings.data), embedder=FakeEmbedder())
+            return open_attributor(
+                DataFolder(settings.data),
+                embedder=FakeEmbedder(),
+                rate=settings.false_attribution_rate,
+            )
 
-        settings = Settings(data=self.data.root, report_key=key)
+        # Twelve exemplars make a small null, which no rate of 1% can be read from.
+        settings = Settings(data=self.data.root, report_key=key, false_attribution_rate=RATE)
         with TestClient(create_app(settings, load=load)) as client:
             response = client.post(
                 "/attribute/report", files={"image": ("q.png", image)}, params=parameters
@@ -161,7 +167,7 @@ def test_it_gives_the_answer_and_what_it_rests_on(whole: Gallery, record: dict[s
     manifest = json.loads((snapshot.folder / "manifest.json").read_text())
     assert record["index"]["manifest_checksum"] == manifest["checksum"]
     assert record["calibration"]["id"] == snapshot.calibration_id
-    assert record["calibration"]["rate"] == 0.01
+    assert record["calibration"]["rate"] == RATE
     assert record["calibration"]["null_queries"] == len(snapshot.calibration.null_scores)
     assert record["software"]["name"] == "whence"
     assert any("does not prove" in limit for limit in record["limits"])
