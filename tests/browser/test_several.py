@@ -1,6 +1,7 @@
 """Several images at once, and parts of an image."""
 
 import csv
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -9,8 +10,8 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from playwright.sync_api import Page, Route, expect
 
-from tests.browser.conftest import SIDE, give
-from tests.browser.test_page import AMBER
+from tests.browser.conftest import SIDE, Site, Watch, give
+from tests.browser.test_page import AMBER, shows
 
 Images = Callable[[str], Path]
 
@@ -80,6 +81,41 @@ def test_asking_one_by_one_can_be_stopped_and_continued(page: Page, images: Imag
     page.get_by_role("button", name="Continue").click()
     expect(page.get_by_text("2 of 2 answered.")).to_be_visible()
     expect(page.locator("tbody tr").first).to_contain_text("Amber Vale")
+
+
+def test_several_images_have_one_answer_together(
+    page: Page, site: Site, images: Images, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy.png"
+    copy.write_bytes(images("known.png").read_bytes())
+    give(page, images("known.png"), copy)
+    with page.expect_response(re.compile("/attribute/together")) as answered:
+        page.get_by_role("button", name="Ask as one body of work").click()
+    answer = answered.value.json()
+    expect(page.locator(".verdict .lead")).to_contain_text(answer["statement"])
+    expect(page.get_by_role("heading", level=1)).to_contain_text("Closest match: Amber Vale")
+    card = page.locator(".card").first
+    expect(card.locator("tbody tr")).to_have_count(2)
+    expect(card.locator("tbody")).to_contain_text("copy.png")
+    card.locator(".hit").first.click()
+    dialog = page.get_by_role("dialog")
+    shows(dialog.locator(".stage img"))
+    page.keyboard.press("Escape")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save as JSON").click()
+    told = json.loads(Path(download.value.path()).read_text(encoding="utf-8"))
+    assert told["files"] == ["known.png", "copy.png"]
+
+
+def test_images_that_cannot_be_answered_together_can_be_chosen_again(
+    page: Page, images: Images, watch: Watch
+) -> None:
+    watch.errors_expected = True
+    give(page, images("known.png"), images("damaged.png"))
+    page.get_by_role("button", name="Ask as one body of work").click()
+    expect(page.get_by_role("alert")).to_contain_text("cannot be decoded")
+    page.get_by_role("button", name="Choose again").click()
+    expect(page.get_by_text("one by one, or as one body of work?")).to_be_visible()
 
 
 # Parts of an image
