@@ -219,7 +219,7 @@ def listed(text: str, faults: Sequence[Skipped], out: Path) -> str:
 def _list(source: Path) -> Sequence[Picture]:
     if source.is_dir():
         return [ImageFile(path) for path in _images_below(source)]
-    if parts := find_parts(source.absolute()):
+    if parts := find_parts(source.parent.resolve() / source.name):
         return _members(Archive(parts))
     if not source.exists():
         raise EvaluationError(f"--distractors {source}: there is no such file or folder")
@@ -246,7 +246,7 @@ def _list(source: Path) -> Sequence[Picture]:
 def _images_below(folder: Path) -> list[Path]:
     skipped: list[Skipped] = []
     try:
-        images = find_images(folder.absolute(), skipped.append)
+        images = find_images(folder.resolve(), skipped.append)
     except OSError as error:
         raise EvaluationError(f"--distractors {folder}: {fault(error)}") from error
     if not images and skipped:

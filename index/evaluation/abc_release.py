@@ -117,7 +117,9 @@ def read_queries(file: Path) -> set[str]:
         raise EvaluationError(f"--queries {file} is neither JSON nor lines of paths") from None
     try:
         listed: Any = json.loads(text)
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError) as error:
+        if text.lstrip().startswith(("[", "{")):
+            raise EvaluationError(f"--queries {file} is not JSON: {error}") from error
         listed = [line.strip() for line in text.splitlines() if line.strip()]
     if isinstance(listed, list):
         listed = [one.get("synth_image_path") if isinstance(one, dict) else one for one in listed]

@@ -474,6 +474,16 @@ def test_distractors_come_from_folders_manifests_and_files(abc_set: AbcSet) -> N
     assert [one.name for one in found] == list(map(str, images))
 
 
+def test_a_folder_under_two_names_is_listed_once(abc_set: AbcSet, tmp_path: Path) -> None:
+    link, tar = tmp_path / "link", abc_set.distractors / "some.tar"
+    with tarfile.open(tar, "w") as file:
+        file.add(abc_set.distractors / "part0", "part0")
+    link.symlink_to(abc_set.distractors)
+    once = list_distractors([abc_set.distractors, tar])
+    again = list_distractors([abc_set.distractors, tar, link, link / tar.name])
+    assert [one.name for one in again] == [one.name for one in once]
+
+
 def test_wrong_distractors_are_named(abc_set: AbcSet, tmp_path: Path) -> None:
     empty, manifest, text = tmp_path / "empty", tmp_path / "list.csv", tmp_path / "list.txt"
     empty.mkdir()

@@ -102,6 +102,14 @@ def test_another_list_of_queries_is_named(tmp_path: Path, text: str) -> None:
         read_queries(tmp_path / "gone")
 
 
+@pytest.mark.parametrize("text", ['["synth/a.png", "synth', '[{"synth_image_path": "synth/a.png"'])
+def test_a_list_of_queries_cut_short_is_named(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "chosen.json"
+    file.write_text(text)
+    with pytest.raises(EvaluationError, match=r"chosen\.json is not JSON: "):
+        read_queries(file)
+
+
 def test_queries_of_no_split_are_named(folder: Path) -> None:
     with pytest.raises(EvaluationError, match="none of the 1 paths of --queries"):
         read_splits([folder], {"synth/other.png"})
