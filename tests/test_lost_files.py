@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROUNDS = 3
+ROUNDS = 2
 
 
 def test_no_withdrawn_work_is_in_an_answer_whatever_happens_to_files() -> None:

@@ -239,8 +239,6 @@ class House:
         ours = {e for e in self.pictures if self.concept(e) == concept}
         self.wait(lambda: self.hidden(concept), f"the takedown of {concept}")
         self.withdrawn |= dict.fromkeys(ours, concept)
-        self.copies.mkdir(exist_ok=True)
-        shutil.copy(self.data.takedowns, self.copies / "newest.jsonl")
 
     def concept(self, exemplar: str) -> str:
         """The concept of a picture."""
@@ -272,7 +270,9 @@ class House:
         return [path for path in files if path.is_file()]
 
     def harm(self) -> str:
-        """Do one kind of harm; return its name."""
+        """Do one kind of harm, after a backup of the log; return its name."""
+        if self.data.takedowns.exists():
+            shutil.copy(self.data.takedowns, self.copies / "newest.jsonl")
         if self.chance.random() < 0.25:
             return self.kill()
         if self.chance.random() < 0.1:

@@ -231,7 +231,7 @@ def test_the_published_version_is_opened(version: Path) -> None:
 
 
 def test_no_index_yet_is_told_with_the_command_that_makes_one(tmp_path: Path) -> None:
-    with pytest.raises(SnapshotError, match=r"no index .* yet; run `whence rebuild"):
+    with pytest.raises(SnapshotError, match=r"no index .* yet; run `whence train.*`whence rebuild"):
         open_published(tmp_path)
 
 
