@@ -270,9 +270,7 @@ class House:
         return [path for path in files if path.is_file()]
 
     def harm(self) -> str:
-        """Do one kind of harm, after a backup of the log; return its name."""
-        if self.data.takedowns.exists():
-            shutil.copy(self.data.takedowns, self.copies / "newest.jsonl")
+        """Do one kind of harm; return its name."""
         if self.chance.random() < 0.25:
             return self.kill()
         if self.chance.random() < 0.1:
@@ -401,6 +399,8 @@ def main() -> int:
                     shutil.rmtree(older, ignore_errors=True)
                     with suppress(shutil.Error):  # a rebuild writes and removes files
                         shutil.copytree(house.data.root, older)
+                if house.data.takedowns.exists():  # the operator's backup
+                    shutil.copy(house.data.takedowns, house.copies / "newest.jsonl")
                 done = house.harm()
                 harms[done.partition(" 2")[0]] += 1
                 for _ in range(3):
