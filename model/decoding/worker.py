@@ -149,14 +149,13 @@ class Worker:
             self._memory.allow(memory)
 
     def _receive(self, count: int) -> bytes:
-        received = bytearray(count)
-        view, place = memoryview(received), 0
-        while place < count:
-            got = self._connection.recv_into(view[place:])
-            if not got:
+        received = self._connection.recv(count, socket.MSG_WAITALL)
+        while len(received) < count:
+            more = self._connection.recv(count - len(received), socket.MSG_WAITALL)
+            if not more:
                 raise EOFError
-            place += got
-        return bytes(received)
+            received += more
+        return received
 
 
 if __name__ == "__main__":

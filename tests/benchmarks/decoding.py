@@ -6,7 +6,8 @@ Two comparisons, each of two ways that take turns on the same pictures:
 
 - `decode_image`, which decodes in processes of its own, with `model.decoding.decoder` called in a
   thread of this process. Seconds of one caller are medians; the throughput is that of as many
-  threads as there are cores.
+  threads as there are cores. Processor time is that of this process and of its decoding
+  processes; other work on the machine changes it little.
 - `model.decoding.decoder` with decoding by Pillow alone, which knows no colour profile (version 1
   of `model.images.DECODING`).
 
@@ -23,6 +24,7 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -89,6 +91,29 @@ def latency(ways: Sequence[Decode], data: bytes, seconds: float) -> list[float]:
     return [statistics.median(times) for times in taken]
 
 
+def processor_time(ways: Sequence[Decode], data: bytes, seconds: float) -> list[float]:
+    """Return the milliseconds of processor time of one decoding each way; they take turns."""
+    used, counts = [0.0] * len(ways), [0] * len(ways)
+    for _ in range(ROUNDS):
+        for place, way in enumerate(ways):
+            before, until = _used(), time.monotonic() + seconds / ROUNDS / len(ways)
+            while time.monotonic() < until:
+                way(data)
+                counts[place] += 1
+            used[place] += _used() - before
+    return [1000 * time_used / count for time_used, count in zip(used, counts, strict=True)]
+
+
+def _used() -> float:
+    """Return the seconds of processor time that this process and its children have taken."""
+    ticks = 0
+    for thread in Path("/proc/self/task").iterdir():
+        for child in (thread / "children").read_text().split():
+            fields = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])
+    return time.process_time() + ticks / os.sysconf("SC_CLK_TCK")
+
+
 def throughput(
     ways: Sequence[Decode], data: bytes, seconds: float, threads: int
 ) -> list[list[float]]:
@@ -112,7 +137,7 @@ def _rate(way: Decode, data: bytes, seconds: float, threads: int) -> float:
         worker.start()
     for worker in workers:
         worker.join()
-    return sum(counts) / (time.monotonic() - began)
+    return max(1, sum(counts)) / (time.monotonic() - began)
 
 
 def main() -> None:
@@ -140,8 +165,12 @@ def main() -> None:
             way(data)
         there, here, plain = latency((by_processes, in_thread, by_pillow), data, options.seconds)
         rates = throughput((by_processes, in_thread), data, options.seconds, options.threads)
+        there_used, here_used = processor_time((by_processes, in_thread), data, options.seconds)
         result[name] = {
             "bytes": len(data),
+            "processes_processor_ms": round(there_used, 3),
+            "thread_processor_ms": round(here_used, 3),
+            "more_processor_ms": round(there_used - here_used, 3),
             "processes_ms": round(there, 3),
             "thread_ms": round(here, 3),
             "more_ms": round(there - here, 3),
