@@ -101,7 +101,7 @@ def served(data: Path, collector: tuple[str, list[ExportTraceServiceRequest]]) -
         assert process.stderr
         for line in process.stderr:
             lines.append(line)
-            if "Application startup complete" in line:
+            if "Uvicorn running on" in line:
                 break
         with httpx.Client(trust_env=False) as client:
             answer = client.post(
