@@ -6,7 +6,7 @@
 #
 # docker-compose.yml adds the training and rebuild jobs, docker-compose.gpu.yml the GPU.
 #
-# Most of the image, 6.4 GB, is CUDA. Without it, the image has some 1.4 GB:
+# Most of the image, 6.4 GB, is CUDA. Without it, the image has some 1.5 GB:
 #
 #   docker build -t whence --build-arg TORCH_INDEX=URL .     PyTorch's index of CPU builds
 #
@@ -46,6 +46,8 @@ RUN python -m venv /opt/venv \
     && rm -rf /opt/venv/lib/python3.*/site-packages/torch/include \
     /opt/venv/lib/python3.*/site-packages/torch/test \
     /opt/venv/lib/python3.*/site-packages/pyarrow/include \
+    /opt/venv/lib/python3.*/site-packages/onnx/backend/test \
+    /opt/venv/lib/python3.*/site-packages/onnxruntime/transformers \
     && find /opt/venv/lib/python3.*/site-packages/torch/bin -type f ! -name torch_shm_manager -delete \
     && find /opt/venv/lib -type d -name tests -regex '.*/\(networkx\|pandas\|pyarrow\|sympy\)/.*' \
     -prune -exec rm -rf {} +
