@@ -150,7 +150,14 @@ def server(data: Path, attributor: Attributor) -> Iterator[TestClient]:
         yield client
 
 
-OPEN = ["/health/live", "/health/ready", "/docs", "/openapi.json", "/docs/static/swagger-ui.css"]
+OPEN = [
+    "/health/live",
+    "/health/ready",
+    "/limits",
+    "/docs",
+    "/openapi.json",
+    "/docs/static/swagger-ui.css",
+]
 ASKING = [
     ("POST", "/attribute"),
     ("GET", "/concepts"),
