@@ -230,7 +230,7 @@ def costly() -> dict[str, list[tuple[bytes, frozenset[int]]]]:
             (jpeg_of_scans(8_000, 7_071), refused),
             (jpeg_of_scans(25_000, 1_000), refused),
             (jpeg_of_scans(101, 64), refused),
-            (jpeg_of_scans(90, 3_000), well),
+            (jpeg_of_scans(90, 1_500), well),
         ],
         "run lengths": [
             (rle_bitmap(7_000), refused),
