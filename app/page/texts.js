@@ -99,6 +99,8 @@ export function term(name, words) {
 
 /** Set the texts of the page's own elements: data-text="key", or data-text-placeholder and the like. */
 export function translate(root = document) {
-  for (const element of root.querySelectorAll("[data-text]")) element.replaceChildren(...rich(element.dataset.text));
+  for (const element of root.querySelectorAll("[data-text]")) {
+    if (element.textContent !== t(element.dataset.text)) element.replaceChildren(...rich(element.dataset.text));
+  }
   for (const element of root.querySelectorAll("[data-label]")) element.setAttribute("aria-label", t(element.dataset.label));
 }
