@@ -12,7 +12,7 @@ export function details(id) {
     if (!target.open || asked) return;
     asked = true;
     try {
-      place.replaceChildren(table(metadataOf(await (await get(`/exemplars/${id}`)).text())));
+      place.replaceChildren(table(metadataOf(await (await get(`exemplars/${id}`)).text())));
     } catch (problem) {
       asked = false;
       place.replaceChildren(...[problem.own ? problem.detail : prose(problem.detail || problem.message)].flat());

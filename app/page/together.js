@@ -23,7 +23,7 @@ export function groupAnswer(group, strip) {
       h("p", { class: "lead" }, t("together.all", { n: entries.length }), " ", found.sentences.map((sentence) => [sentence, " "])),
     ),
     strip(entries),
-    h("div", { class: "row reports" }, h("button", { type: "button", onclick: () => saveJson(group) }, t("together.json")), h("a", { class: "button", href: "#/" }, t("asking.another"))),
+    h("div", { class: "row" }, h("button", { type: "button", onclick: () => saveJson(group) }, t("together.json")), h("a", { class: "button", href: "#/" }, t("asking.another"))),
     strong.length ? h("ol", { class: "cards" }, strong.map((concept) => card(concept, answer, entries, pairs))) : null,
     rest.length
       ? h("details", { class: "bystanders" }, h("summary", {}, t("others.title", { n: rest.length })), h("p", { class: "small" }, t("others.why")), h("ol", {}, rest.map((concept) => h("li", { value: concept.rank }, h("a", { href: `#/concepts/${encodeURIComponent(concept.id)}` }, breakable(concept.name))))))

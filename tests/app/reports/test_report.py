@@ -296,18 +296,30 @@ def test_a_report_has_a_size(attributor: Attributor, tmp_path: Path, query: byte
     assert "at most 500 exemplars" in response.text
 
 
+def _without_support(record: dict[str, Any]) -> None:
+    record["answer"].update(verdict="no_match", candidates=[])
+    for concept in record["answer"]["concepts"]:
+        concept.update(likelihood_ratio=0.2, support="none")
+
+
 def test_every_verdict_is_said_in_words(whole: Gallery) -> None:
     record = whole.report(format="json").json()
     two = [concept["id"] for concept in record["answer"]["concepts"][:2]]
     for verdict, candidates, words in (
         ("attributed", two[:1], "Closest match:"),
-        ("uncertain", two, "More than one concept may be the source:"),
+        ("uncertain", two, "Closest matches:"),
+        ("uncertain", two[:1], "Several concepts match about as closely"),
         ("no_match", two[:1], "this does not"),
         ("no_match", [], "No match in this collection"),
     ):
         answer = {"verdict": verdict, "candidates": candidates}
         said = changed(record, lambda r, new=answer: r["answer"].update(new))  # type: ignore[misc]
         assert words in Reader(as_html(Report.model_validate(said))).text
+    unsupported = changed(record, _without_support)
+    text = Reader(as_html(Report.model_validate(unsupported))).text
+    assert "it is no evidence of a source" in text
+    assert "Appendix: nearest concepts" in text
+    assert "Best exemplar of" not in text
     empty = changed(
         record, lambda r: r["answer"].update(verdict="no_match", concepts=[], candidates=[])
     )
