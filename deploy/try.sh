@@ -5,7 +5,7 @@
 #   deploy/try.sh            prints a line for each step, with its seconds and its result
 #   deploy/try.sh --keep     leaves everything running at the end
 #
-# It needs docker with compose, or podman (4 or newer) with docker-compose, and python3 and curl. It is
+# It needs docker with compose, or podman (4 or newer) with docker-compose, python3, bc and curl. It is
 # a compose project of its own (whence-try), on port 18000 of this machine, with its own volumes, and
 # some of the demo's pictures as its gallery. Nothing else on the engine is touched.
 #
@@ -70,13 +70,14 @@ pull=build
 write_override() { # the resolver's address is known once there is a network
   sed "s/127.0.0.11/${1:-127.0.0.11}/" deploy/nginx/compose.conf >"$work/servers.conf"
   cat >"$work/override.yml" <<YAML
-x-ours: &ours { image: $image, pull_policy: $pull }
+x-job: &job { image: $image, pull_policy: $pull, env_file: !reset [] }
+x-ours: &ours { image: $image, pull_policy: $pull, env_file: !override [deploy/server.env] }
 services:
   whence: *ours
   whence-1: *ours
   whence-2: *ours
-  train: *ours
-  rebuild: *ours
+  train: *job
+  rebuild: *job
   proxy:
     image: $nginx
     ports: !override ["127.0.0.1:$port:8080"]
@@ -261,6 +262,8 @@ under_load() { # a step's name, and the commands to run under load
   for command in "$@"; do eval "$command"; sleep 4; done
   touch "$work/stop"
   wait $clients
+  python3 -c 'import json, sys; found = json.load(open(sys.argv[1])); sys.exit(set(found["answers"]) != {"200"} or found["longest_s"] > 3)' "$work/load.json" ||
+    { cat "$work/load.json" >&2; exit 1; }
   done_ "$(cat "$work/load.json")"
 }
 under_load "8 clients, calm" true
