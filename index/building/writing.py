@@ -42,6 +42,7 @@ COHORT_SIZE = 1024  # exemplars that standardise similarities
 CANARIES = 100  # augmented exemplars, ranked by the finished version before it is published
 GROUP_VIEWS = 4  # views of one exemplar in the largest null groups
 GROUP_SIZES = (2, GROUP_VIEWS)
+FEWEST_SINGLE = 100  # single images in the null: with fewer, none could reach a rate of one in 100
 CANARY_PLACES = 5  # ranks at which a canary's own concept counts as found
 BLOCK = 10_000  # vectors copied from the cache to the index at once
 SEED = 0
@@ -251,7 +252,8 @@ def _calibrate(
 
     Views of one exemplar, in twos and fours, are the null groups: they share a source that is not
     in the index. They are more alike than works of one source, so that their means spread more. Of
-    each four the first counts as a single image, since the others repeat it.
+    each four the first counts as a single image, since the others repeat it; all count in an index
+    so small that fewer than `FEWEST_SINGLE` would be left.
     """
     number = {concept.id: concept.number for concept in content.concepts}
     numbers = [number[exemplar.concept_id] for exemplar in content.exemplars]
@@ -265,13 +267,14 @@ def _calibrate(
         excluded=[frozenset(owners[file.sha256]) for file in content.null_files],
     )
     scores: list[float] = []
+    repeated: list[float] = []
     group_scores: dict[int, list[float]] = {size: [] for size in GROUP_SIZES}
     views: dict[str, list[Ranking]] = defaultdict(list)
     for file, ranking in zip(content.null_files, rankings, strict=True):
         if not len(ranking):
             continue
-        if file.view is None or file.view % GROUP_VIEWS == 0:
-            scores.append(float(ranking.scores[0]))
+        first = file.view is None or file.view % GROUP_VIEWS == 0
+        (scores if first else repeated).append(float(ranking.scores[0]))
         if file.view is None:
             continue
         of_file = views[file.sha256]
@@ -282,6 +285,8 @@ def _calibrate(
                 found.append(float(group.scores[0]))
         if len(of_file) == GROUP_VIEWS:
             of_file.clear()
+    if len(scores) < FEWEST_SINGLE:
+        scores += repeated
     return Calibration(
         null_scores=_descending(scores),
         group_scores={size: _descending(found) for size, found in group_scores.items() if found},
