@@ -174,7 +174,7 @@ def test_failed_requests_count_as_wrong_and_say_why(pairs: Path, tmp_path: Path,
         (("rebuild", "--source", "nowhere"), "nowhere: there is no such folder or manifest"),
         (("rebuild", "--source", "EMPTY"), "holds no exemplars"),
         (("rebuild", "--source", "IMAGES"), "run `whence train"),
-        (("attribute", "IMAGE"), "run `whence rebuild"),
+        (("attribute", "IMAGE"), "then `whence rebuild --source PATH`"),
         (("evaluate", "pairs", "--pairs", "nowhere.csv"), "nowhere.csv"),
         (
             ("train", "--images", "IMAGES", "--backbone", BACKBONE, "--weights", "nowhere"),
