@@ -26,8 +26,10 @@ def address(
     settings = Settings(data=data, device="cpu", root_path=ROOT)
     there = "" if request.param == "kept" else "/"
     changes = {
-        "location / {\n      proxy_pass http://whence;": f"location {ROOT}/ {{\n"
-        f"      proxy_pass http://whence{there};",
+        "location / {": f"location {ROOT}/ {{",
+        "proxy_pass http://whence;\n      proxy_next_upstream error timeout http_503 http_404;": (
+            f"proxy_pass http://whence{there};"
+        ),
         "location /attribute {\n      proxy_pass http://whence;": f"location {ROOT}/attribute {{\n"
         f"      proxy_pass http://whence{there}{'attribute' if there else ''};",
     }
