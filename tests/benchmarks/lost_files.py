@@ -335,13 +335,11 @@ class House:
         for path in (*self.data.root.rglob("*"),):
             with suppress(FileNotFoundError):
                 path.chmod(0o755 if path.is_dir() else 0o644)
-        newest = self.copies / "newest.jsonl"
         try:
             self.log.read()
         except TakedownError as error:
             self.note_refusal("log", str(error))
-            copied = newest.exists() and not self.log.rescue_file.exists()
-            self.log.repair(newest if copied else None)
+            self.repair()
             self.found["repaired logs"] += 1
         if not self.data.keys.exists() or not self.keys_are_whole():
             shutil.copy(self.copies / "first" / "keys.json", self.data.keys)
@@ -355,6 +353,17 @@ class House:
         self.start()
         self.wait(self.healthy, "the server")
         self.hear()
+
+    def repair(self) -> None:
+        """Restore the log from the copy that a server has left, else from the backup."""
+        if self.log.rescue_file.exists():
+            try:
+                self.log.repair()
+            except TakedownError as error:  # the server had not read the last records
+                self.note_refusal("takedown repair", str(error))
+            else:
+                return
+        self.log.repair(self.copies / "newest.jsonl")
 
     def keys_are_whole(self) -> bool:
         """True if the file of keys is the one that was made."""
