@@ -104,12 +104,17 @@ def _withdraw_copies(
     possible: bool,
 ) -> None:
     """Withdraw what is certainly a copy by its embedding, and list what may be one."""
-    from index.answering.attribution import open_attributor
-    from index.takedowns.copies import described, look_for_copies, withdraw_copies
+    from index.snapshot import published_version
 
     log = TakedownLog(folder.takedowns)
     decoded = {one.sha256: one.pixels for one in (read_image(path, limits) for path in images)}
     try:
+        if published_version(folder.index) is None:
+            raise SnapshotError("there is no index yet")
+        # Imported here: the model's libraries take seconds.
+        from index.answering.attribution import open_attributor
+        from index.takedowns.copies import described, look_for_copies, withdraw_copies
+
         attributor = open_attributor(folder, device=device)
         copies = look_for_copies(folder, attributor, takedowns, log.read(), decoded)
     except NotReadyError as error:
