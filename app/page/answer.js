@@ -1,6 +1,7 @@
 // An answer: the image on one side, the finding and the concepts that support it on the other.
 
 import { all, find, pictureOf, run } from "./asked.js";
+import { bystanders } from "./bystanders.js";
 import { compare, heat } from "./compare.js";
 import { breakable, h, s, speak } from "./dom.js";
 import { hintFor } from "./limits.js";
@@ -10,7 +11,7 @@ import { reports } from "./reports.js";
 import { rights } from "./rights.js";
 import { settings } from "./settings.js";
 import { prose, rich, t } from "./texts.js";
-import { bytes, candidates, chance, chanceNodes, decimal, degree, headline, list, named, percent, ratio, utc, verdict } from "./words.js";
+import { bytes, candidates, chanceNodes, decimal, degree, headline, list, named, percent, ratio, utc, verdict } from "./words.js";
 
 const EAGER = 30; // pictures of an answer that are fetched before they are near the screen
 const views = new WeakMap(); // entry -> its view
@@ -166,7 +167,7 @@ function showAnswer(view) {
       : []),
     hidden ? h("p", { class: "notice" }, t(`cards.hidden_${settings.facet}`, { n: hidden })) : "",
     answer.concepts.length ? "" : h("p", { class: "empty" }, t("cards.empty")),
-    rest.length ? bystanders(rest, answer) : "",
+    ...bystanders(rest, answer.evidence),
     strong.length ? division(answer) : "", // bystanders have no weight as evidence
     caveats(entry),
   );
@@ -202,23 +203,6 @@ function division(answer) {
       { class: "keys", "aria-hidden": "true" },
       parts.slice(0, 3).map(({ name, share }) => h("span", { class: "key" }, h("b", {}, percent(share)), " ", breakable(name))),
       others.map(([key, share]) => h("span", { class: "key rest" }, h("b", {}, percent(share)), ` ${t(key)}`)),
-    ),
-  );
-}
-
-/** Concepts that came near without support: a closed list without pictures, since it is no evidence. */
-function bystanders(concepts, answer) {
-  return h(
-    "details",
-    { class: "bystanders" },
-    h("summary", {}, t("others.title", { n: concepts.length })),
-    h("p", { class: "small" }, t("others.why")),
-    h(
-      "ol",
-      {},
-      concepts.map((concept) =>
-        h("li", { value: concept.rank }, h("a", { href: `#/concepts/${encodeURIComponent(concept.id)}` }, breakable(concept.name)), " ", h("span", { class: "small" }, chance(concept, answer.evidence))),
-      ),
     ),
   );
 }

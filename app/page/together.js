@@ -1,6 +1,7 @@
 // The one answer to a body of work: its finding, and what each image contributes.
 
 import { pictureOf } from "./asked.js";
+import { bystanders } from "./bystanders.js";
 import { compare } from "./compare.js";
 import { breakable, h } from "./dom.js";
 import { picture } from "./picture.js";
@@ -25,9 +26,7 @@ export function groupAnswer(group, strip) {
     strip(entries),
     h("div", { class: "row" }, h("button", { type: "button", onclick: () => saveJson(group) }, t("together.json")), h("a", { class: "button", href: "#/" }, t("asking.another"))),
     strong.length ? h("ol", { class: "cards" }, strong.map((concept) => card(concept, answer, entries, pairs))) : null,
-    rest.length
-      ? h("details", { class: "bystanders" }, h("summary", {}, t("others.title", { n: rest.length })), h("p", { class: "small" }, t("others.why")), h("ol", {}, rest.map((concept) => h("li", { value: concept.rank }, h("a", { href: `#/concepts/${encodeURIComponent(concept.id)}` }, breakable(concept.name))))))
-      : null,
+    ...bystanders(rest, answer.evidence),
     h(
       "section",
       { class: "caveats" },

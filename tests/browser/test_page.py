@@ -182,7 +182,7 @@ def test_bystanders_are_a_closed_row_without_pictures(page: Page, images: Images
     give(page, images("strange.png"))
     expect(page.locator(".card")).to_have_count(0)
     row = page.locator(".bystanders")
-    expect(row.locator("summary")).to_have_text("5 other concepts came nearest")
+    expect(row.locator("summary")).to_have_text("5 concepts came near without support")
     expect(row.locator("li").first).to_be_hidden()
     row.locator("summary").click()
     expect(row.locator("li")).to_have_count(5)
