@@ -7,6 +7,7 @@ from email import message as email_message
 from email.utils import collapse_rfc2231_value
 from typing import NamedTuple
 
+from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -195,8 +196,9 @@ async def _read_form(request: Request, limit: int) -> FormData:
         form = await parser.parse()
     except ClientDisconnect as error:
         raise _cut_short() from error
-    except MultiPartException as error:
-        raise MalformedFormError(f"the multipart body cannot be read: {error.message}") from error
+    except (MultiPartException, FormParserError) as error:  # older Starlettes pass the second
+        reason = getattr(error, "message", None) or str(error)
+        raise MalformedFormError(f"the multipart body cannot be read: {reason}") from error
     if not parser.complete:
         raise MalformedFormError("the multipart body cannot be read: it ends before its boundary")
     return form
