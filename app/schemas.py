@@ -3,7 +3,7 @@
 import base64
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from app.http.paths import public_path
 from index.answering.support import support_for
@@ -128,20 +128,28 @@ def together_response(job: "GroupJob") -> TogetherResponse:
     )
 
 
+def _found(evidence: "ConceptEvidence | GroupConceptEvidence") -> dict[str, Any]:
+    """Return the fields that a concept has in answers to one image and to several."""
+    facets = evidence.facets
+    return {
+        "rank": evidence.rank,
+        "id": evidence.concept.id,
+        "name": evidence.concept.name,
+        "score": evidence.score,
+        "share": evidence.share,
+        "p_value": evidence.p_value,
+        "likelihood_ratio": evidence.likelihood_ratio,
+        "support": support_for(evidence.likelihood_ratio),
+        "facets": FacetScores(subject=facets.get("subject"), style=facets.get("style")),
+        "found_by": list(evidence.found_by),
+    }
+
+
 def group_concept(evidence: "GroupConceptEvidence") -> GroupConcept:
     """Convert a concept and its evidence in a group of images."""
-    facets, control = evidence.facets, evidence.control
+    control = evidence.control
     return GroupConcept(
-        rank=evidence.rank,
-        id=evidence.concept.id,
-        name=evidence.concept.name,
-        score=evidence.score,
-        share=evidence.share,
-        p_value=evidence.p_value,
-        likelihood_ratio=evidence.likelihood_ratio,
-        support=support_for(evidence.likelihood_ratio),
-        facets=FacetScores(subject=facets.get("subject"), style=facets.get("style")),
-        found_by=list(evidence.found_by),
+        **_found(evidence),
         exemplars=[
             GroupExemplarHit(**exemplar_hit(one.evidence).model_dump(), image=one.image + 1)
             for one in evidence.exemplars
@@ -171,19 +179,9 @@ def ranked_concept(
     metadata: bool = False,
 ) -> RankedConcept:
     """Convert a ranked concept; ``heatmaps`` are keyed by exemplar id."""
-    scores = evidence.facets
     return RankedConcept(
-        rank=evidence.rank,
-        id=evidence.concept.id,
-        name=evidence.concept.name,
-        score=evidence.score,
-        share=evidence.share,
-        p_value=evidence.p_value,
+        **_found(evidence),
         scored_as_high=evidence.scored_as_high,
-        likelihood_ratio=evidence.likelihood_ratio,
-        support=support_for(evidence.likelihood_ratio),
-        facets=FacetScores(subject=scores.get("subject"), style=scores.get("style")),
-        found_by=list(evidence.found_by),
         exemplars=[
             exemplar_hit(hit, heatmaps.get(hit.exemplar.id), metadata=metadata)
             for hit in evidence.exemplars

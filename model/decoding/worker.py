@@ -43,14 +43,14 @@ class _HeavyError(ImageError):
 
 
 class Allowance(NamedTuple):
-    """What decoding one image may take."""
+    """Limits of the time and memory in which one image is decoded."""
 
     seconds: float  # of processor time
     memory: int  # bytes
 
 
 def allowance(pixels: int, stored: int, seconds: float) -> Allowance:
-    """Return what an image of a size may take.
+    """Return the limits of an image of a size.
 
     Args:
         pixels: of the image.
