@@ -1,48 +1,35 @@
 """A timm network with its own preprocessing: images in, pooled features and stages out."""
 
-import errno
-import logging
 import math
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
-import huggingface_hub
 import numpy as np
 import timm
 import torch
-from huggingface_hub import constants as hub
-from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from PIL import Image
 from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from timm.data.config import resolve_model_data_config
 from torch import nn
 
 from model.config import BackboneConfig
-from model.errors import BackboneError, HubError
-from model.files import this_user
+from model.errors import BackboneError
+from model.hub import WEIGHTS, hub_file
+from model.published import find_published
+from model.weight_files import PREFIX_OPTION, Report, fit_weights, load_weights
 
-HUB_FILE = "model.safetensors"
 RESAMPLING = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
-LOCAL_FAULTS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM})
-HUB_TIMEOUT = 4.0  # seconds until the hub's first answer
 DATA_OPTIONS = frozenset({"mean", "std", "input_size", "crop_pct", "interpolation"})
-# Options that decide on weights: create_backbone does, and it loads no format that can run code.
+# Options that decide on weights: create_backbone does, and it runs no code of a file.
 RESERVED_OPTIONS = frozenset(
     {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"}
 )
-
-log = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True)
 class BackboneFeatures:
@@ -162,29 +149,39 @@ def create_backbone(
     weights: Path | None = None,
     options: Mapping[str, object] | None = None,
     revision: str | None = None,
+    report: Report | None = None,
 ) -> Backbone:
     """Build a backbone with trained weights.
 
     Args:
-        name: a timm model name, such as ``vit_base_patch16_224.dino``.
-        weights: a safetensors file; without one the weights come from the hub or its local cache.
-        options: timm's own (``pad_type=same``), and ``mean``, ``std``, ``input_size``,
-            ``crop_pct``, ``interpolation`` to override the network's preprocessing.
+        name: a timm model name, such as ``vit_base_patch16_224.dino``; or ``hf://OWNER/NAME`` or a
+            local folder with timm's config.json.
+        weights: a file of safetensors or of PyTorch; without one the weights come from the folder,
+            the hub or its local cache.
+        options: timm's own (``pad_type=same``); ``mean``, ``std``, ``input_size``, ``crop_pct``,
+            ``interpolation`` to override the network's preprocessing; and ``weights_prefix``, to
+            strip from the names in the file.
         revision: of the hub's repository, best a commit's hash, which always names the same
             weights; by default the newest.
+        report: called with one line on the kind of a training program's checkpoint.
 
     Raises:
         BackboneError: the name or an option is unknown, or the file does not fit the network.
         HubError: the weights are not in the local cache and the hub is out of reach.
     """
     given = dict(options or {})
+    prefix = str(given.pop(PREFIX_OPTION, ""))
     data = {key: given.pop(key) for key in DATA_OPTIONS & given.keys()}
+    published = find_published(name, revision, weights)
+    if published:
+        name, weights = published.architecture, published.weights
+        given, data = published.options | given, published.data | data
     if weights is None:
         network = _from_hub(name, given, revision)
     else:
         network = _create(name, given)
-        _load_weights(network, weights)
-    origin = "hub" if weights is None else "file"
+        load_weights(network, weights, prefix=prefix, report=report)
+    origin = "hub" if weights is None or (published and published.on_hub) else "file"
     return _checked(Backbone(network.eval(), _config(network, name, origin, given, data)))
 
 
@@ -211,7 +208,7 @@ def restore_backbone(config: BackboneConfig, state: Mapping[str, torch.Tensor]) 
         BackboneError: ``state`` does not fit the network that ``config`` names.
     """
     network = _create(config.name, dict(config.options))
-    _fit(network, state, "the checkpoint")
+    fit_weights(network, state, "the checkpoint")
     return Backbone(network.eval(), config)
 
 
@@ -251,12 +248,13 @@ def _create(name: str, options: dict[str, Any], **more: Any) -> nn.Module:
     if ":" in name or "/" in name:
         raise BackboneError(
             f"backbone {name!r}: give a timm model's plain name, such as "
-            "vit_base_patch16_224.dino; weights of your own go with --weights FILE (safetensors)"
+            "vit_base_patch16_224.dino, hf://OWNER/NAME, or a folder with timm's config.json; "
+            "weights of your own go with --weights FILE"
         )
     if reserved := sorted(RESERVED_OPTIONS & options.keys()):
         raise BackboneError(
             f"--backbone-option {reserved[0]} is not supported; weights come from the hub or from "
-            "--weights FILE (safetensors)"
+            "--weights FILE"
         )
     try:
         network: nn.Module = timm.create_model(name, num_classes=0, **options, **more)
@@ -315,8 +313,7 @@ def _from_hub(name: str, options: dict[str, Any], revision: str | None) -> nn.Mo
     if pretrained is None or not pretrained.hf_hub_id:
         _create(name, options)  # an unknown name fails here, with its own message
         raise BackboneError(
-            f"timm has no pretrained weights for {name!r}; give your own with --weights FILE "
-            "(safetensors)"
+            f"timm has no pretrained weights for {name!r}; give your own with --weights FILE"
         )
     repository = str(pretrained.hf_hub_id)
     if repository == "timm/":  # timm's short form: its own organisation, the model's full name
@@ -324,116 +321,13 @@ def _from_hub(name: str, options: dict[str, Any], revision: str | None) -> nn.Mo
         repository += f"{pretrained.architecture}{tag}"
     # timm alone would fall back on a pickle; and its older versions take a file given for some
     # backbones for NumPy's format, unless told otherwise.
-    path = _hub_weights(name, repository, revision)
+    path = hub_file(name, repository, WEIGHTS, revision)
     return _create(
         name,
         options,
         pretrained=True,
         pretrained_cfg_overlay={"file": path, "custom_load": False},
     )
-
-
-def _hub_weights(name: str, repository: str, revision: str | None) -> str:
-    """Returns the path of a repository's weights in the local cache, downloading them if needed."""
-    cached = huggingface_hub.try_to_load_from_cache(repository, HUB_FILE, revision=revision)
-    if isinstance(cached, str):
-        return cached
-    try:
-        _check_hub()
-        return str(huggingface_hub.hf_hub_download(repository, HUB_FILE, revision=revision))
-    except (httpx.HTTPError, OSError) as error:
-        if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
-            raise BackboneError(
-                f"the weights of backbone {name!r} ({repository}) are not on the hub as "
-                f"{HUB_FILE}, and other formats can run code when loaded: choose another backbone, "
-                "or convert them with safetensors.torch.save_file and use --weights FILE"
-            ) from error
-        if isinstance(error, OSError) and error.errno in LOCAL_FAULTS:
-            raise BackboneError(
-                f"the weights of backbone {name!r} cannot be stored in the hub's local cache "
-                f"({hub.HF_HUB_CACHE}: {error.strerror}): make room or let {this_user()} write "
-                "there, set HF_HOME to another folder, or use --backbone starter"
-            ) from error
-        cause = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise HubError(
-            f"the weights of backbone {name!r} are not in the local cache and the hub "
-            f"({hub.ENDPOINT}) is out of reach: {cause}. "
-            "Use local weights with --weights FILE (safetensors), or connect and try again"
-        ) from error
-
-
-def _check_hub() -> None:
-    """Send one short request to the hub, because its client retries for most of a minute.
-
-    Raises:
-        httpx.HTTPError: the hub does not answer.
-        OfflineModeIsEnabled: HF_HUB_OFFLINE forbids the request.
-    """
-    if hub.HF_HUB_OFFLINE:
-        raise OfflineModeIsEnabled("HF_HUB_OFFLINE is set, so no request was sent")
-
-    def ask() -> None:
-        try:
-            httpx.head(hub.ENDPOINT, timeout=HUB_TIMEOUT, follow_redirects=True)
-        except httpx.HTTPError as error:
-            failures.append(error)
-
-    failures: list[httpx.HTTPError] = []
-    # In a thread: looking up a name takes as long as the system likes, whatever the timeout.
-    asking = threading.Thread(target=ask, daemon=True)
-    asking.start()
-    asking.join(2 * HUB_TIMEOUT)
-    if asking.is_alive():
-        raise httpx.ConnectTimeout(f"no answer in {2 * HUB_TIMEOUT:.0f} seconds")
-    if failures:
-        raise failures[0]
-
-
-def _load_weights(network: nn.Module, path: Path) -> None:
-    if not path.is_file():
-        raise BackboneError(f"--weights {path}: there is no such file")
-    try:
-        state = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise BackboneError(
-            f"--weights {path} is not a readable safetensors file ({error}); other formats can run "
-            "code when loaded: convert it with safetensors.torch.save_file"
-        ) from error
-    _fit(network, state, f"--weights {path}")
-
-
-def _fit(network: nn.Module, state: Mapping[str, torch.Tensor], origin: str) -> None:
-    """Load ``state`` into the network, without its classifier.
-
-    Raises:
-        BackboneError: a tensor is missing, unknown or of another shape.
-    """
-    wanted = network.state_dict()
-    classifier = tuple(
-        f"{part}." for part in _classifier_names(network) if f"{part}.weight" not in wanted
-    )
-    given = {
-        key: value.float() if value.is_floating_point() else value
-        for key, value in state.items()
-        if not key.startswith(classifier)
-    }
-    # BatchNorm's step counter takes no part in inference and some exports drop it.
-    missing = [k for k in wanted if k not in given and not k.endswith("num_batches_tracked")]
-    unknown = [key for key in given if key not in wanted]
-    wrong = [k for k in given.keys() & wanted.keys() if given[k].shape != wanted[k].shape]
-    if missing or unknown or wrong:
-        example = (missing or unknown or wrong)[0]
-        raise BackboneError(
-            f"{origin} does not fit the backbone: {len(missing)} tensors missing, {len(unknown)} "
-            f"unknown, {len(wrong)} of another shape (for example {example!r}); "
-            "check --backbone and --backbone-option"
-        )
-    network.load_state_dict(given, strict=False)
-
-
-def _classifier_names(network: nn.Module) -> tuple[str, ...]:
-    named = getattr(network, "pretrained_cfg", {}).get("classifier") or ()
-    return (named,) if isinstance(named, str) else tuple(named)
 
 
 def _config(

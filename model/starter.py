@@ -43,11 +43,12 @@ def choose_backbone(
     """Choose a backbone: the named one, else `DEFAULT` from the hub, else the starter.
 
     Args:
-        name: a timm model name, or ``starter``; None leaves the choice open.
+        name: a backbone as for `create_backbone`, or ``starter``; None leaves the choice open.
         weights: as for `create_backbone`; weights or options without a name are `DEFAULT`'s.
         options: as for `create_backbone`.
         revision: as for `create_backbone`; the starter takes no other's place then.
-        report: called with one line when the starter takes `DEFAULT`'s place.
+        report: called with one line when the starter takes `DEFAULT`'s place, and on the kind of a
+            training program's checkpoint.
 
     Raises:
         BackboneError: as `create_backbone`.
@@ -60,7 +61,9 @@ def choose_backbone(
             )
         return create_starter()
     if name or weights or options or revision:
-        return create_backbone(name or DEFAULT, weights=weights, options=options, revision=revision)
+        return create_backbone(
+            name or DEFAULT, weights=weights, options=options, revision=revision, report=report
+        )
     try:
         return create_backbone(DEFAULT)
     except HubError as error:

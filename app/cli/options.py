@@ -37,8 +37,8 @@ Device = Annotated[
 BackboneName = Annotated[
     str | None,
     typer.Option(
-        help="A timm model name, or starter; default vit_base_patch16_224.dino where it is in "
-        "reach, else starter."
+        help="A timm model name, hf://OWNER/NAME, a folder with timm's config.json, or starter; "
+        "default vit_base_patch16_224.dino where it is in reach, else starter."
     ),
 ]
 HubRevision = Annotated[

@@ -36,13 +36,14 @@ def train(
     ],
     backbone: BackboneName = None,
     weights: Annotated[
-        Path | None, typer.Option(help="Local safetensors weights instead of the hub's.")
+        Path | None, typer.Option(help="Local weights, safetensors or PyTorch's, instead of the hub's.")
     ] = None,
     backbone_option: Annotated[
         list[str] | None,
         typer.Option(
             metavar="K=V",
-            help="timm's own (pad_type=same) or mean=, std=, input_size=, crop_pct=; repeatable.",
+            help="timm's own (pad_type=same), mean=, std=, input_size=, crop_pct=, or "
+            "weights_prefix=; repeatable.",
         ),
     ] = None,
     hub_revision: HubRevision = None,

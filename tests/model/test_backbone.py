@@ -1,4 +1,5 @@
 import errno
+import json
 import socket
 import threading
 import time
@@ -17,7 +18,7 @@ from huggingface_hub import constants as hub
 from PIL import Image
 from safetensors.torch import save, save_file
 
-import model.backbone
+import model.hub
 from model.backbone import (
     Backbone,
     create_backbone,
@@ -297,14 +298,12 @@ def test_weights_of_another_network_are_refused(change, message: str, tmp_path: 
     assert "--backbone" in str(refused.value)
 
 
-@pytest.mark.parametrize("content", ["pickle", "text", "empty", "cut short", "folder", "nothing"])
-def test_a_file_that_is_not_safetensors_is_refused_with_what_to_do(
+@pytest.mark.parametrize("content", ["text", "empty", "cut short", "folder", "nothing"])
+def test_a_file_without_readable_weights_is_refused_with_what_to_do(
     content: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "weights.pth"
-    if content == "pickle":
-        torch.save(random_weights(), path)
-    elif content == "cut short":
+    if content == "cut short":
         save_file(random_weights(), path)
         path.write_bytes(path.read_bytes()[:-100])
     elif content == "folder":
@@ -348,7 +347,7 @@ def test_a_hub_out_of_reach_is_told_with_model_cause_and_remedy(no_hub: Path) ->
 def test_a_hub_that_keeps_silent_is_not_waited_for(
     no_hub: Path, monkeypatch: pytest.MonkeyPatch, silent_at: str
 ) -> None:
-    monkeypatch.setattr(model.backbone, "HUB_TIMEOUT", 0.1)
+    monkeypatch.setattr(model.hub, "TIMEOUT", 0.1)
     over = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, and never says a word
         monkeypatch.setattr(hub, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
@@ -458,6 +457,70 @@ def test_weights_that_the_hub_has_only_as_a_pickle_are_refused(fake_hub, tmp_pat
 def test_a_network_without_published_weights_asks_for_a_file(no_hub: Path) -> None:
     with pytest.raises(BackboneError, match=r"no pretrained weights.*--weights"):
         create_backbone("resnetblur18")
+
+
+# Published in timm's form
+
+
+def timm_config(**fields: object) -> str:
+    own = {"mean": [0.1, 0.2, 0.3], "std": [0.5, 0.5, 0.5], "input_size": [3, 32, 32]}
+    return json.dumps({"architecture": CONV, "pretrained_cfg": own, **fields})
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin", "mine.pth"])
+def test_a_folder_with_timms_config_is_a_backbone(file: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(timm_config(model_args={"pad_type": "same"}))
+    state = random_weights(pad_type="same")
+    (save_file if file.endswith("safetensors") else torch.save)(state, tmp_path / file)
+    loaded = create_backbone(str(tmp_path))
+    assert loaded.config.name == CONV
+    assert loaded.config.options == {"pad_type": "same"}
+    assert loaded.config.mean == (0.1, 0.2, 0.3)
+    assert loaded.config.input_size == 32
+    expected = create_random_backbone(CONV, seed=1, options=SMALL | {"pad_type": "same"})
+    assert torch.equal(pooled(loaded), pooled(expected))
+    changed = create_backbone(str(tmp_path), options={"mean": (0.5, 0.5, 0.5)})
+    assert changed.config.mean == (0.5, 0.5, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (None, "config.json.*there is none.*--backbone"),
+        ("{", "config.json.*cannot be read"),
+        ("[]", "names, None, is none of timm's"),
+        (timm_config(architecture="BertModel"), "'BertModel', is none of timm's"),
+        (timm_config(), "one file of weights, best model.safetensors .there: a.pt, b.pt"),
+    ],
+)
+def test_a_folder_of_another_form_is_refused(config, message: str, tmp_path: Path) -> None:
+    for name in ("a.pt", "b.pt"):
+        torch.save({}, tmp_path / name)
+    weights = None
+    if config is not None:
+        (tmp_path / "config.json").write_text(config)
+    if "one file" not in message:
+        weights = tmp_path / "a.pt"
+    with pytest.raises(BackboneError, match=message):
+        create_backbone(str(tmp_path), weights=weights)
+
+
+def test_a_repository_of_the_hub_is_a_backbone(fake_hub) -> None:
+    fake_hub.files["config.json"] = timm_config().encode()
+    fake_hub.files["model.safetensors"] = save(random_weights())
+    loaded = create_backbone("hf://someone/net", revision="0" * 40)
+    assert (loaded.config.name, loaded.config.weights) == (CONV, "hub")
+    assert any(f"someone/net/resolve/{'0' * 40}/config.json" in path for path in fake_hub.asked)
+    assert torch.equal(pooled(loaded), pooled(create_random_backbone(CONV, seed=1, options=SMALL)))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("hf://net", "hf://OWNER/NAME"), ("hf://someone/net", "has no config.json.*--weights FILE")],
+)
+def test_a_repository_of_another_form_is_refused(fake_hub, name: str, message: str) -> None:
+    with pytest.raises(BackboneError, match=message):
+        create_backbone(name)
 
 
 @pytest.mark.parametrize("crop_pct", [0.875, 0.9, 1.0])
