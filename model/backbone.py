@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ RESERVED_OPTIONS = frozenset(
     {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"}
 )
 
+
 @dataclass(frozen=True)
 class BackboneFeatures:
     """Holds the outputs of one forward pass of a backbone."""
@@ -38,12 +39,18 @@ class BackboneFeatures:
     pooled: torch.Tensor  # (B, D) what the network would hand to its classifier
     stages: list[torch.Tensor]  # each (B, C, H, W), from early to late
     final: torch.Tensor  # what is pooled, in the network's own layout: maps or tokens
+    # (B, D) each, of a transformer: those of class_token, patches (their mean) and registers (their
+    # mean) that it has and does not hand to its classifier
+    tokens: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     def of(self, image: int) -> "BackboneFeatures":
         """Returns the features of one image as a batch of one, without copying."""
         one = slice(image, image + 1)
         return BackboneFeatures(
-            self.pooled[one], [stage[one] for stage in self.stages], self.final[one]
+            self.pooled[one],
+            [stage[one] for stage in self.stages],
+            self.final[one],
+            {name: values[one] for name, values in self.tokens.items()},
         )
 
 
@@ -101,7 +108,25 @@ class Backbone(nn.Module):
         pixels = pixels.contiguous(memory_format=torch.channels_last)
         final, stages = network.forward_intermediates(pixels)
         pooled = network.forward_head(final, pre_logits=True)
-        return BackboneFeatures(pooled.flatten(1), list(stages), final)
+        return BackboneFeatures(pooled.flatten(1), list(stages), final, self._tokens(final, stages))
+
+    def _tokens(
+        self, final: torch.Tensor, stages: Sequence[torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
+        if final.ndim != 3:  # maps, whose mean is what is pooled
+            return {}
+        height, width = stages[-1].shape[-2:]
+        before = final.shape[1] - height * width
+        registers = int(getattr(self.network, "num_reg_tokens", 0) or 0)
+        pooling = getattr(self.network, "global_pool", None)
+        tokens = {}
+        if before > registers and pooling != "token":
+            tokens["class_token"] = final[:, 0]
+        if pooling != "avg":
+            tokens["patches"] = final[:, before:].mean(dim=1)
+        if registers:  # the class token comes first
+            tokens["registers"] = final[:, before - registers : before].mean(dim=1)
+        return tokens
 
     def pool_positions(self, features: BackboneFeatures) -> torch.Tensor:
         """Pool each position alone, as if the whole image were like it.

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from model.backbone import restore_backbone
 from model.config import EngineName, ModelConfig
+from model.descriptors import AXES
 from model.embedder import AttributionModel, Embedder
 from model.errors import BackboneError, ModelError
 from model.files import sync_to_disk
@@ -111,9 +111,11 @@ def load_embedder(
             name: AttributionHead(torch.zeros(d), torch.zeros(k, d))
             for name, (k, d) in config.dimensions.items()
         }
-        model = AttributionModel(restore_backbone(config.backbone, network), heads, config)
+        prefix = f"extractor.{AXES}"
+        axes = {int(k.removeprefix(prefix)): v for k, v in state.items() if k.startswith(prefix)}
+        model = AttributionModel(restore_backbone(config.backbone, network), heads, config, axes)
         model.load_state_dict(state)
-    except (OSError, SafetensorError, ValidationError, BackboneError, RuntimeError) as error:
+    except (OSError, SafetensorError, ValueError, BackboneError, RuntimeError) as error:
         raise ModelError(
             f"model {model_id!r} in {models} is damaged or of another version ({error}); "
             "restore it from a backup or train it again with `whence train`"

@@ -1,15 +1,32 @@
 """Configuration of models and of training: frozen, validated, and saved beside the weights."""
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 
 Facet = Literal["subject", "style"]
-Descriptor = Literal["pooled", "late", "early"]
+Descriptor = Literal["pooled", "late", "early", "class_token", "patches", "registers"]
+Depth = Annotated[int, Field(ge=1, le=5)]  # of a stage, in fifths of the network
 EngineName = Literal["auto", "eager", "eager-bf16", "compile", "compile-bf16", "onnx", "openvino"]
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+# Weight of each descriptor in its facet's cosine, unless training chooses others.
+FACETS: Mapping[Facet, Mapping[Descriptor, float]] = {
+    "subject": {"pooled": 1.0, "late": 1.0},
+    "style": {"early": 1.0},
+}
+# Depths of the stages whose channels each descriptor correlates, likewise.
+DEPTHS: Mapping[Descriptor, tuple[int, ...]] = {"late": (4,), "early": (1, 2, 3)}
 
 
 class Frozen(BaseModel):
@@ -52,6 +69,8 @@ class TrainConfig(Frozen):
         "late": DescriptorConfig(power=0.25, components=1024, alignment=0.3),
         "early": DescriptorConfig(power=0.40, components=1024),
     }
+    facets: dict[Facet, dict[Descriptor, Positive]] = {f: dict(w) for f, w in FACETS.items()}
+    depths: dict[Descriptor, tuple[Depth, ...]] = dict(DEPTHS)
     steps: int = Field(100, ge=0)
     batch_size: int = Field(512, ge=2)  # images
     learning_rate: float = Field(3e-4, gt=0)
@@ -104,3 +123,12 @@ class ModelConfig(Frozen):
     backbone: BackboneConfig
     facets: dict[Facet, dict[Descriptor, float]]  # facet -> weight of each descriptor in its cosine
     dimensions: dict[Descriptor, tuple[int, int]]  # of each descriptor's head: components, features
+    depths: dict[Descriptor, tuple[Depth, ...]] = dict(DEPTHS)
+
+    @model_serializer(mode="wrap")
+    def _without_usual_depths(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave the usual depths out, so that ids of models saved before there were others hold."""
+        fields: dict[str, Any] = write(self)
+        if self.depths == dict(DEPTHS):
+            del fields["depths"]
+        return fields

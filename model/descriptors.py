@@ -3,30 +3,33 @@
 The subject facet describes the content of a picture, the style facet its manner. A facet has one
 or more descriptors, each disentangled by a head of its own:
 
-    subject   pooled   the pooled features: which objects
-              late     correlations of a late stage's channels: which parts go together
-    style     early    correlations of the early stages' channels: strokes, textures, palettes
+    subject   pooled       the pooled features: which objects
+              late         correlations of a late stage's channels: which parts go together
+    style     early        correlations of the early stages' channels: strokes, textures, palettes
+
+Transformers have further candidates for the subject (`model.selection`): the class token, the mean
+of the patch tokens and the mean of the register tokens, where they are not what is pooled.
 
 Style transfer copies how channels vary together over the picture (Gram matrices: Gatys et al.
 2016). Correlations leave out how strong each channel is.
 """
 
+import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import nn
 
 from model.backbone import BackboneFeatures
-from model.config import Descriptor, Facet
+from model.config import DEPTHS, Descriptor, Facet
+from model.config import FACETS as USUAL_FACETS
 
-# Weight of each descriptor in its facet's cosine.
-FACETS: Mapping[Facet, Mapping[Descriptor, float]] = {
-    "subject": {"pooled": 1.0, "late": 1.0},
-    "style": {"early": 1.0},
-}
+FACETS: Mapping[Facet, Mapping[Descriptor, float]] = USUAL_FACETS
+DESCRIPTORS: tuple[Descriptor, ...] = ("pooled", "late", "early")  # of the usual facets
 
 CHANNELS = 96  # a wider stage is projected onto this many directions first
+AXES = "axes_"  # and a stage's number: the name of its axes among a model's tensors
 EDITION = 1  # raised whenever a descriptor changes, so that older feature banks are not used
 
 
@@ -35,32 +38,75 @@ class DescriptorExtractor(nn.Module):
 
     A network's stages are those of `timm`'s ``forward_intermediates``: the five resolutions of a
     convolutional network, or the blocks of a transformer. Of S stages the early ones lie at 1/5,
-    2/5 and 3/5 of the depth, the late one at 4/5. Transformer blocks are wide, and the correlations
-    of 768 channels would be 294,528 numbers, so wide stages are first projected onto `CHANNELS`
-    fixed directions.
+    2/5 and 3/5 of the depth, the late one at 4/5, unless others are named. Transformer blocks are
+    wide, and the correlations of 768 channels would be 294,528 numbers, so wide stages are first
+    projected onto `CHANNELS` directions: their principal axes (`model.axes`), or else fixed ones.
+
+    Args:
+        names: of the descriptors to compute.
+        depths: of each correlation descriptor's stages, in fifths of the network.
+        axes: of wide stages, by the stage's number: (C, `CHANNELS`) each.
     """
+
+    def __init__(
+        self,
+        names: Iterable[Descriptor] = DESCRIPTORS,
+        depths: Mapping[Descriptor, tuple[int, ...]] = DEPTHS,
+        axes: Mapping[int, torch.Tensor] | None = None,
+    ) -> None:
+        super().__init__()
+        self.names = tuple(names)
+        self.depths = {name: tuple(depths[name]) for name in self.names if name in depths}
+        for stage, directions in sorted((axes or {}).items()):
+            self.register_buffer(f"{AXES}{stage}", directions.float())
 
     def extra_repr(self) -> str:
         """Returns the settings that decide the descriptors; part of a feature bank's key."""
-        return f"edition={EDITION}, channels={CHANNELS}"
+        usual = {name: DEPTHS[name] for name in DESCRIPTORS if name in DEPTHS}
+        parts = [f"edition={EDITION}, channels={CHANNELS}"]
+        if set(self.names) != set(DESCRIPTORS) or self.depths != usual:
+            parts.append(f"names={sorted(self.names)}, depths={sorted(self.depths.items())}")
+        if axes := dict(self.named_buffers()):
+            digest = hashlib.sha256()
+            for name, directions in axes.items():
+                digest.update(name.encode() + directions.cpu().numpy().tobytes())
+            parts.append(f"axes={digest.hexdigest()[:16]}")
+        return ", ".join(parts)
 
     def forward(self, features: BackboneFeatures) -> dict[Descriptor, torch.Tensor]:
         """Compute the descriptors of a batch: (B, D) float32 each, D differing between them."""
-        pooled = features.pooled.float()
-        return {
-            # The signed root keeps a few large channels from outweighing all others.
-            "pooled": pooled.sign() * pooled.abs().sqrt(),
-            **{
-                name: torch.cat([channel_correlations(stage) for stage in stages], dim=1)
-                for name, stages in self.correlated(features).items()
-            },
-        }
+        vectors = {"pooled": features.pooled, **features.tokens}
+        read = {name: signed_root(vectors[name]) for name in self.names if name not in self.depths}
+        for name, stages in self.correlated(features).items():
+            read[name] = torch.cat([channel_correlations(stage) for stage in stages], dim=1)
+        return read
 
     def correlated(self, features: BackboneFeatures) -> dict[Descriptor, list[torch.Tensor]]:
-        """Returns, for each correlation descriptor, its stages in order, (B, C, H, W) each."""
-        stages = features.stages
-        *early, late = (stages[_stage_at(part, len(stages))] for part in (1, 2, 3, 4))
-        return {"late": [late], "early": early}
+        """Returns, for each correlation descriptor, its stages in order, (B, C, H, W) each.
+
+        Stages with axes are projected onto them.
+        """
+        return {
+            name: [
+                self._projected(features.stages[place], place)
+                for place in (stage_at(depth, len(features.stages)) for depth in depths)
+            ]
+            for name, depths in self.depths.items()
+        }
+
+    def _projected(self, stage: torch.Tensor, place: int) -> torch.Tensor:
+        axes = getattr(self, f"{AXES}{place}", None)
+        if axes is None:
+            return stage
+        # Positions before channels: as the backbone lays its maps out.
+        projected: torch.Tensor = stage.float().permute(0, 2, 3, 1) @ axes
+        return projected.permute(0, 3, 1, 2)
+
+
+def signed_root(values: torch.Tensor) -> torch.Tensor:
+    """Take the root of each size and keep its sign: a few large channels outweigh no others."""
+    values = values.float()
+    return values.sign() * values.abs().sqrt()
 
 
 def channel_correlations(maps: torch.Tensor) -> torch.Tensor:
@@ -108,7 +154,7 @@ def _scale(variance: torch.Tensor, second_moment: torch.Tensor) -> torch.Tensor:
     return torch.where(variance > noise, variance.clamp(min=1e-12).rsqrt(), 0)
 
 
-def _stage_at(fifths: int, count: int) -> int:
+def stage_at(fifths: int, count: int) -> int:
     """Returns the stage at a depth in fifths: 0, 1, 2, 3 of five; 2, 4, 7, 9 of twelve."""
     return math.ceil(count * fifths / 5) - 1
 

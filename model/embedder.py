@@ -24,15 +24,26 @@ OVERSAMPLING = 4
 
 
 class AttributionModel(nn.Module):
-    """Backbone -> descriptors -> heads -> facets, each of unit norm."""
+    """Backbone -> descriptors -> heads -> facets, each of unit norm.
+
+    Args:
+        backbone: the network.
+        heads: of each descriptor.
+        config: the model's description.
+        axes: of wide stages, as `DescriptorExtractor` takes them.
+    """
 
     def __init__(
-        self, backbone: Backbone, heads: Mapping[Descriptor, AttributionHead], config: ModelConfig
+        self,
+        backbone: Backbone,
+        heads: Mapping[Descriptor, AttributionHead],
+        config: ModelConfig,
+        axes: Mapping[int, torch.Tensor] | None = None,
     ) -> None:
         super().__init__()
         self.config = config
         self.backbone = backbone
-        self.extractor = DescriptorExtractor()
+        self.extractor = DescriptorExtractor(heads, config.depths, axes)
         self.heads = nn.ModuleDict({str(descriptor): head for descriptor, head in heads.items()})
 
     def forward(self, pixels: torch.Tensor) -> dict[Facet, torch.Tensor]:

@@ -16,6 +16,9 @@ and each descriptor is itself a sum over the positions p of a map:
                   token, layers after pooling) it shows how far each position would speak for e by
                   itself, and the rest of the cosine has no position.
 
+    patches       likewise, y(p) being the last token at p.
+    class_token, registers     have no positions: all of the cosine is divided evenly.
+
 -s mu and the part without a position are divided evenly among the positions, so that a heatmap
 always adds up to the cosine. For average pooling without a root this is the class activation map
 (Zhou et al. 2016) with the other picture in the place of the class, as in metric learning (Zhu et
@@ -134,7 +137,9 @@ def _place(
     descriptor: Descriptor, slope: torch.Tensor, layers: Sequence[torch.Tensor]
 ) -> torch.Tensor:
     """Sum the contributions of all maps of a descriptor: (GRID, GRID)."""
-    if descriptor == "pooled":
+    if not layers:
+        return slope.new_zeros(GRID, GRID)
+    if descriptor in {"pooled", "patches"}:
         return spread(pooled_contributions(slope, layers[0]))
     parts = torch.split(slope, [len(layer) * (len(layer) - 1) // 2 for layer in layers])
     placed = [
@@ -164,4 +169,10 @@ def _layers(
     """Returns the maps, (C, H, W) each, that a descriptor is computed from."""
     if descriptor == "pooled":
         return [backbone.pool_positions(features)[0].float()]
+    if descriptor == "patches":
+        height, width = features.stages[-1].shape[-2:]
+        last = features.final[0, -height * width :]  # (H W, C)
+        return [last.float().T.reshape(-1, height, width)]
+    if descriptor in features.tokens:
+        return []
     return [standardised_channels(stage)[0] for stage in extractor.correlated(features)[descriptor]]

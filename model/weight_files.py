@@ -41,7 +41,7 @@ CONTAINERS = (
 KNOWN_PARTS = frozenset({"module", "teacher", "backbone", "base_encoder", "visual", "trunk"})
 PREFIX_OPTION = "weights_prefix"
 SAFE = "save its tensors alone with safetensors.torch.save_file"
-CLIP_TOKEN = "class_embedding"  # in CLIP's own names
+CLIP_NAME = "class_embedding"  # in CLIP's own names
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,10 @@ def read_weight_file(path: Path) -> WeightFile:
     try:
         with path.open("rb") as file:
             head = file.read(9)
-        if head[:4] == b"PK\x03\x04" or head[:1] == b"\x80":
-            return _read_pickle(path, zipped=head[:1] == b"P")
+        zipped = head[:4] == b"PK\x03\x04"
+        # A safetensors header may be as long as a pickle's first byte says, but is JSON.
+        if zipped or (head[:1] == b"\x80" and head[8:] != b"{"):
+            return _read_pickle(path, zipped=zipped)
         return WeightFile(path, load_file(path))
     except (SafetensorError, OSError) as error:
         raise BackboneError(
@@ -130,11 +132,8 @@ def fit_weights(network: nn.Module, state: State, origin: str) -> None:
 
 def _read_pickle(path: Path, *, zipped: bool) -> WeightFile:
     try:
-        if zipped and _is_program(path):
-            raise BackboneError(
-                f"--weights {path} is a TorchScript program, which is code and is not run; use its "
-                "maker's file of weights alone"
-            )
+        if zipped:
+            _refuse_program(path)
         # argparse's namespace, in which training programs keep their options, holds plain values.
         with torch.serialization.safe_globals([argparse.Namespace]):
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
@@ -166,9 +165,14 @@ def _read_pickle(path: Path, *, zipped: bool) -> WeightFile:
     )
 
 
-def _is_program(path: Path) -> bool:
+def _refuse_program(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+        program = any(name.endswith("/constants.pkl") for name in archive.namelist())
+    if program:
+        raise BackboneError(
+            f"--weights {path} is a TorchScript program, which is code and is not run; use its "
+            "maker's file of weights alone"
+        )
 
 
 def _find_prefix(network: nn.Module, state: State) -> str:
@@ -180,8 +184,8 @@ def _find_prefix(network: nn.Module, state: State) -> str:
         for start in range(len(parts)):
             if ".".join(parts[start:]) in wanted:
                 counts[".".join(parts[:start]) + "." * (start > 0)] += 1
-        if parts[-1] == CLIP_TOKEN:
-            counts[name.removesuffix(CLIP_TOKEN)] += len(wanted)
+        if parts[-1] == CLIP_NAME:
+            counts[name.removesuffix(CLIP_NAME)] += len(wanted)
     whole = [prefix for prefix, count in counts.items() if count > len(wanted) / 2]
     # Shortest first among the known ones; teacher and student differ in their first part.
     return min(whole, key=lambda p: (not KNOWN_PARTS.issuperset(p.split(".")[:-1]), p), default="")
@@ -207,7 +211,7 @@ def _in_timms_names(network: nn.Module, state: State) -> State:
     """Convert other programs' names, and positions for another input size, as timm itself does."""
     if not any(_misfits(network.state_dict(), _without_classifier(network, state))):
         return state
-    if CLIP_TOKEN in state:
+    if CLIP_NAME in state:
         state = {f"visual.{name}": value for name, value in state.items()}
     module: Any = importlib.import_module(type(network).__module__)
     convert = getattr(module, "checkpoint_filter_fn", None)

@@ -47,7 +47,8 @@ def pretrain(
         str | None, typer.Option(help="A timm model to distil; default: none.")
     ] = None,
     teacher_weights: Annotated[
-        Path | None, typer.Option(help="Its weights, safetensors or PyTorch's, instead of the hub's.")
+        Path | None,
+        typer.Option(help="Its weights, safetensors or PyTorch's, instead of the hub's."),
     ] = None,
     teacher_option: Annotated[
         list[str] | None, typer.Option(metavar="K=V", help="As --backbone-option; repeatable.")

@@ -36,7 +36,8 @@ def train(
     ],
     backbone: BackboneName = None,
     weights: Annotated[
-        Path | None, typer.Option(help="Local weights, safetensors or PyTorch's, instead of the hub's.")
+        Path | None,
+        typer.Option(help="Local weights, safetensors or PyTorch's, instead of the hub's."),
     ] = None,
     backbone_option: Annotated[
         list[str] | None,

@@ -391,7 +391,7 @@ class FakeHub(BaseHTTPRequestHandler):
         if body is None:
             self.send_header("X-Error-Code", "EntryNotFound")
         self.send_header("X-Repo-Commit", "0" * 40)
-        self.send_header("ETag", '"1234"')
+        self.send_header("ETag", f'"{name}"')
         self.send_header("Content-Length", str(len(body or b"")))
         self.end_headers()
 

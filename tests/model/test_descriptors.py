@@ -15,8 +15,8 @@ from model.descriptors import (
     FACETS,
     DescriptorExtractor,
     _directions,
-    _stage_at,
     channel_correlations,
+    stage_at,
 )
 from model.train import train_model
 from tests.fakes import patches
@@ -189,7 +189,7 @@ def test_more_channels_than_directions_are_projected_first(channels: int, projec
     ("count", "places"), [(4, [0, 1, 2, 3]), (5, [0, 1, 2, 3]), (12, [2, 4, 7, 9])]
 )
 def test_stages_are_read_at_fifths_of_the_depth(count: int, places: list[int]) -> None:
-    assert [_stage_at(fifths, count) for fifths in (1, 2, 3, 4)] == places
+    assert [stage_at(fifths, count) for fifths in (1, 2, 3, 4)] == places
     stages = [
         torch.from_numpy(random_maps(2 + number, side=4 + number % 3, seed=number)).float()
         for number in range(count)
