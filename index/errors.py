@@ -1,7 +1,6 @@
 """The index's own errors, below `model.errors.WhenceError`.
 
 WhenceError
-├── SourceError       a folder or manifest that exemplars cannot be read from
 ├── NotReadyError     (model.errors)
 │   └── SnapshotError     an index that is missing, damaged or of another model
 │       └── VectorStoreError              a vector store that cannot be used as it is set up
@@ -13,10 +12,6 @@ WhenceError
 """
 
 from model.errors import NotReadyError, WhenceError
-
-
-class SourceError(WhenceError):
-    """A folder or manifest that exemplars cannot be read from."""
 
 
 class SnapshotError(NotReadyError):

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -17,7 +16,9 @@ from index.takedowns.log import TakedownLog
 from index.versions import require_version
 from model.checkpoint import load_embedder
 from model.errors import ImageError, ModelError
-from model.images import ImageLimits, read_image
+from model.images import ImageLimits
+from model.sources.picture import decode_picture
+from model.sources.places import picture_at
 
 # No limits: an exemplar's size was checked when it was embedded.
 ANY_SIZE = ImageLimits(max_pixels=2**40, max_side=2**30, min_side=1)
@@ -202,7 +203,7 @@ def _exemplars(snapshot: Snapshot, rows: Sequence[int]) -> Iterator[Exemplar]:
 
 def _cosines(snapshot: Snapshot, embedder: ImageEmbedder, exemplar: Exemplar) -> Sequence[float]:
     try:
-        image = read_image(Path(exemplar.path), ANY_SIZE)
+        image = decode_picture(picture_at(exemplar.path), ANY_SIZE)
     except ImageError:
         return ()
     if image.sha256 != exemplar.sha256:

@@ -11,6 +11,7 @@
     │   └── ImageTooCostlyError        more time or memory to decode than its size allows
     ├── BackboneError              unknown name, bad option, weights that do not fit
     │   └── HubError                   weights that are neither in the local cache nor in reach
+    ├── SourceError                a folder, shard or manifest that cannot be read
     ├── TrainingError              images that cannot be trained on
     ├── DecodersUnavailableError   no process can be started that decodes images
     └── NotReadyError              no model or index that can answer
@@ -133,6 +134,10 @@ class BackboneError(WhenceError):
 
 class HubError(BackboneError):
     """Weights that are not in the local cache, and a hub that is out of reach."""
+
+
+class SourceError(WhenceError):
+    """A folder, shard, manifest or address that pictures cannot be read from."""
 
 
 class TrainingError(WhenceError):

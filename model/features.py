@@ -18,8 +18,8 @@ from model.backbone import Backbone
 from model.config import Descriptor
 from model.descriptors import DescriptorExtractor
 from model.errors import ImageError, TrainingError
-from model.files import FileStamp
-from model.images import DECODING, DEFAULT_LIMITS, ImageLimits, read_image
+from model.images import DECODING, DEFAULT_LIMITS, ImageLimits
+from model.sources.picture import Picture, decode_picture
 from model.views import RandomViews
 
 PENDING, DONE, UNREADABLE = 0, 1, 2
@@ -38,7 +38,7 @@ class FeatureBank:
     """
 
     descriptors: dict[Descriptor, NDArray[np.float32]]
-    unreadable: list[Path]
+    unreadable: list[Picture]
 
     def __len__(self) -> int:
         return len(next(iter(self.descriptors.values())))
@@ -46,7 +46,7 @@ class FeatureBank:
 
 def build_feature_bank(
     folder: Path,
-    images: Sequence[Path],
+    images: Sequence[Picture],
     backbone: Backbone,
     extractor: DescriptorExtractor,
     views: RandomViews,
@@ -111,16 +111,16 @@ def build_feature_bank(
     return _finished(place, images, np.asarray(state))
 
 
-def why_unreadable(image: Path, limits: ImageLimits = DEFAULT_LIMITS) -> str:
+def why_unreadable(image: Picture, limits: ImageLimits = DEFAULT_LIMITS) -> str:
     """Returns the reason for which an image of a bank's `unreadable` cannot be read."""
     try:
-        read_image(image, limits)
+        decode_picture(image, limits)
     except ImageError as error:
         return str(error)
     return "it could not be read when its features were computed, and can be now"
 
 
-def _finished(place: Path, images: Sequence[Path], state: NDArray[np.uint8]) -> FeatureBank:
+def _finished(place: Path, images: Sequence[Picture], state: NDArray[np.uint8]) -> FeatureBank:
     rows = np.flatnonzero(state == DONE)
     if not len(rows):
         raise TrainingError(f"none of the {len(images)} images could be read")
@@ -157,7 +157,7 @@ class _Views(Dataset[torch.Tensor | None]):
 
     def __init__(
         self,
-        images: Sequence[Path],
+        images: Sequence[Picture],
         backbone: Backbone,
         views: RandomViews,
         limits: ImageLimits,
@@ -172,7 +172,7 @@ class _Views(Dataset[torch.Tensor | None]):
 
     def __getitem__(self, index: int) -> torch.Tensor | None:
         try:
-            image = read_image(self._images[index], self._limits)
+            image = decode_picture(self._images[index], self._limits)
         except ImageError:
             return None
         views = [image.pixels, *self._views(image.pixels, image.sha256)]
@@ -203,7 +203,7 @@ def _open_map(
 
 
 def _key(
-    images: Sequence[Path],
+    images: Sequence[Picture],
     backbone: Backbone,
     extractor: DescriptorExtractor,
     views: RandomViews,
@@ -222,8 +222,10 @@ def _key(
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     for image in images:
-        stamp = FileStamp.of(image)
-        state = "gone" if stamp.error else f"{stamp.size}\0{stamp.modified_ns}"
+        try:
+            state = image.stamp.text
+        except OSError:
+            state = "gone"
         # A file's name is bytes and need not be UTF-8.
-        digest.update(os.fsencode(image) + f"\0{state}\n".encode())
+        digest.update(os.fsencode(image.address) + f"\0{state}\n".encode())
     return digest.hexdigest()[:24]

@@ -218,32 +218,6 @@ def not_an_image_because(head: bytes) -> str:
     return f"{NOT_AN_IMAGE}: {kind}" if kind else NOT_AN_IMAGE
 
 
-def list_training_images(paths: Iterable[Path], skip: Skip = ignore) -> list[Path]:
-    """Returns the image files named by ``paths``, without repeats: files, or all in folders.
-
-    Args:
-        paths: files, taken as they are, and folders.
-        skip: called with everything in the folders that is not used.
-
-    Raises:
-        TrainingError: a path does not exist or cannot be read, or nothing was found at all.
-    """
-    paths = list(paths)
-    skipped: list[Skipped] = []
-
-    def note(one: Skipped) -> None:
-        skipped.append(one)
-        skip(one)
-
-    found: dict[Path, None] = {}
-    for path in paths:
-        for image in find_images(path, note) if is_folder(path) else [path]:
-            found.setdefault(image.resolve())
-    if not found:
-        raise TrainingError(f"no images were found below {named(paths)}{first_of(skipped)}")
-    return list(found)
-
-
 def is_folder(path: Path) -> bool:
     """Returns True for a folder, False for a file.
 

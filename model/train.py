@@ -22,6 +22,7 @@ from model.head import AttributionHead
 from model.health import Health, measure_health
 from model.images import DEFAULT_LIMITS, ImageLimits
 from model.losses import InfomaxLoss, InfoNCELoss
+from model.sources.picture import Picture
 from model.views import RandomViews
 from model.whitening import principal_map
 
@@ -52,12 +53,12 @@ class TrainedModel:
 
     model_id: str
     images: int
-    unreadable: list[Path]
+    unreadable: list[Picture]
     history: list[TrainingStep]
 
 
 def train_model(
-    images: Sequence[Path],
+    images: Sequence[Picture],
     backbone: Backbone,
     *,
     models: Path,
@@ -72,7 +73,7 @@ def train_model(
     """Train the heads of a backbone on unlabelled images and save the model.
 
     Args:
-        images: from `model.folders.list_training_images`.
+        images: from `model.sources.listing.list_pictures`.
         backbone: from `model.backbone.create_backbone`; it is not changed.
         models: the folder of all models.
         features: the folder of all feature banks; a run that was killed continues with its own.
@@ -112,7 +113,7 @@ def train_model(
     record = {
         "train": config.model_dump(mode="json"),
         "images": len(bank),
-        "unreadable": [str(path) for path in bank.unreadable],
+        "unreadable": [one.address for one in bank.unreadable],
         "versions": {"torch": torch.__version__, "python": platform.python_version()},
         "history": [step.as_dict() for step in history],
     }

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import app.errors  # noqa: F401  # defines a part of the tree
 from app.errors import OtherHttpError
-from index.errors import EvaluationError, RebuildError, SourceError
-from model.errors import BackboneError, TrainingError, WhenceError
+from index.errors import EvaluationError, RebuildError
+from model.errors import BackboneError, SourceError, TrainingError, WhenceError
 
 # No route trains, rebuilds, evaluates or reads a report: these errors belong to the command line.
 ELSEWHERE = (BackboneError, TrainingError, SourceError, RebuildError, EvaluationError)

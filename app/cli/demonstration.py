@@ -27,7 +27,7 @@ from index.layout import DataFolder
 from index.snapshot import list_versions, published_version
 from model.checkpoint import load_embedder
 from model.errors import WhenceError
-from model.folders import list_training_images
+from model.sources.listing import list_pictures
 from model.starter import choose_backbone
 from model.train import train_model
 
@@ -52,7 +52,7 @@ def run_demo(data: Path, *, port: int = 8000, backbone: str | None = None) -> No
     with stages() as report:
         network = choose_backbone(backbone, report=print_note)
         trained = train_model(
-            list_training_images([pictures / "exemplars"]),
+            list_pictures([pictures / "exemplars"]),
             network,
             models=folder.models,
             features=folder.features,

@@ -27,6 +27,7 @@ from index.takedowns.log import TakedownLog
 from index.takedowns.training_filter import leave_out_withdrawn_references
 from index.takedowns.witnesses import attest
 from model.config import PretrainConfig
+from model.regular_files import shown
 
 if TYPE_CHECKING:
     from model.pretraining.pretrain import EpochReport
@@ -151,7 +152,7 @@ def pretrain(
         {
             "weights": str(trained.weights),
             "images": len(kept),
-            "withdrawn": [image.name for image in withdrawn],
+            "withdrawn": [shown(image.picture.address) for image in withdrawn],
             "skipped": [asdict(one) for one in found.skipped],
         },
     )

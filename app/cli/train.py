@@ -26,8 +26,9 @@ from index.layout import DataFolder
 from index.takedowns.log import TakedownLog
 from index.takedowns.training_filter import leave_out_withdrawn
 from index.takedowns.witnesses import attest
-from model.folders import Skipped, list_training_images
+from model.folders import Skipped
 from model.regular_files import shown
+from model.sources.listing import list_pictures
 
 
 def train(
@@ -65,7 +66,7 @@ def train(
     from model.train import train_model
 
     skipped: list[Skipped] = []
-    files = list_training_images(images, skipped.append)
+    pictures = list_pictures(images, skipped.append)
     network = choose_backbone(
         backbone,
         weights=weights,
@@ -76,11 +77,11 @@ def train(
     folder = DataFolder(data)
     takedowns = TakedownLog(folder.takedowns).read()
     with stages() as report:
-        files, withdrawn = leave_out_withdrawn(
-            files, takedowns, workers=workers, limits=limits, progress=report
+        pictures, withdrawn = leave_out_withdrawn(
+            pictures, takedowns, workers=workers, limits=limits, progress=report
         )
         trained = train_model(
-            files,
+            pictures,
             network,
             models=folder.models,
             features=folder.features,
@@ -94,7 +95,9 @@ def train(
     attest(folder.features, takedowns.extent)
     if withdrawn:
         print_note(f"{len(withdrawn)} images left out, withdrawn works or copies of them")
-    skipped += [Skipped(shown(path), why_unreadable(path, limits)) for path in trained.unreadable]
+    skipped += [
+        Skipped(shown(one.address), why_unreadable(one, limits)) for one in trained.unreadable
+    ]
     print_skipped(skipped)
     out.print(
         f"model {trained.model_id} trained on {trained.images} images, skipped {len(skipped)}"
@@ -104,7 +107,7 @@ def train(
         {
             "model_id": trained.model_id,
             "images": trained.images,
-            "withdrawn": [shown(path) for path in withdrawn],
+            "withdrawn": [shown(one.address) for one in withdrawn],
             "skipped": [asdict(one) for one in skipped],
         },
     )

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 
 from PIL import Image
 
@@ -24,7 +23,8 @@ from index.takedowns.in_force import Takedowns
 from index.takedowns.records import Content
 from index.thumbnails import thumbnail_of
 from model.errors import ImageError
-from model.images import ImageLimits, read_image
+from model.images import ImageLimits
+from model.sources.picture import Picture, decode_picture
 
 BLOCK = 10_000  # images compared at once
 
@@ -33,7 +33,7 @@ def remember_withdrawn(
     data: DataFolder,
     embedder: ImageEmbedder,
     takedowns: Takedowns,
-    gone: Mapping[str, Path],
+    gone: Mapping[str, Picture],
     limits: ImageLimits,
 ) -> None:
     """Embed withdrawn works that are among the sources and that this model has not embedded yet.
@@ -42,7 +42,7 @@ def remember_withdrawn(
         data: stores the embeddings.
         embedder: of the index's model.
         takedowns: in force.
-        gone: the files that were left out, by SHA-256.
+        gone: the pictures that were left out, by SHA-256.
         limits: on an image's size.
     """
     store = WithdrawnEmbeddings(data.withdrawn(embedder.model_id))
@@ -51,7 +51,7 @@ def remember_withdrawn(
     images: dict[str, Image.Image] = {}
     for sha256 in missing:
         with suppress(ImageError):
-            images[sha256] = thumbnail_of(read_image(gone[sha256], limits).pixels)
+            images[sha256] = thumbnail_of(decode_picture(gone[sha256], limits).pixels)
     store.add(embed_works(embedder, images))
 
 
@@ -62,7 +62,7 @@ def compare_with_withdrawn(
     cache: EmbeddingCache,
     found: Sequence[Identified],
     sample: Sequence[int],
-) -> tuple[list[tuple[Path, Content, str]], list[str]]:
+) -> tuple[list[tuple[Picture, Content, str]], list[str]]:
     """Compare images with the withdrawn works that a model has embedded.
 
     Args:
@@ -74,8 +74,8 @@ def compare_with_withdrawn(
         sample: places in ``found`` of images that the model's limits are measured on.
 
     Returns:
-        Certain copies of a withdrawn concept's works, each with its file, content and the reason of
-        its takedown; and a warning for each possible copy.
+        Certain copies of a withdrawn concept's works, each with its picture, its content and the
+        reason of its takedown; and a warning for each possible copy.
     """
     owners = {content.sha256: one for one in takedowns.active for content in one.contents}
     stored = WithdrawnEmbeddings(data.withdrawn(model_id)).read()
@@ -92,7 +92,7 @@ def compare_with_withdrawn(
         [numbers.setdefault(item.source.concept.id, len(numbers)) for item in drawn],
         as_fingerprints(prints[item.file.sha256] for item in drawn),
     )
-    certain: dict[str, tuple[Path, Content, str]] = {}
+    certain: dict[str, tuple[Picture, Content, str]] = {}
     warnings = []
     names, spared = list(works), takedowns.spared
     for start in range(0, len(found), BLOCK):
@@ -100,7 +100,7 @@ def compare_with_withdrawn(
         vectors = cache.vectors(FACET, [item.file.sha256 for item in part])
         nearest = nearest_works(vectors, works)
         for item, cosine, place, mirrored in zip(part, *nearest, strict=True):
-            sha256, path = item.file.sha256, item.source.path
+            sha256, picture = item.file.sha256, item.source.picture
             if cosine < limits.possible or sha256 in spared:
                 continue
             owner = owners[names[place]]
@@ -108,10 +108,10 @@ def compare_with_withdrawn(
             elsewhere = owner.kind == "concept" and owner.target != item.source.concept.id
             if cosine >= limits.certain and elsewhere:
                 content = Content.of(sha256, prints[sha256])
-                certain[sha256] = (path, content, f"{owner.reason} ({how}, of {owner.id})")
+                certain[sha256] = (picture, content, f"{owner.reason} ({how}, of {owner.id})")
             else:
                 warnings.append(
-                    f"{path} may be {how}, of a work taken down ({owner.id}): if it is, run "
-                    f"`whence takedown add --image {path} --reason TEXT`"
+                    f"{picture.address} may be {how}, of a work taken down ({owner.id}): if it "
+                    f"is, run `whence takedown add --image {picture.address} --reason TEXT`"
                 )
     return list(certain.values()), warnings

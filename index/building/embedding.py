@@ -1,10 +1,8 @@
 """Fill the embedding cache: decode in worker processes, and run the model in this one."""
 
-import hashlib
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -19,8 +17,8 @@ from index.thumbnails import thumbnail_of
 from model.config import Facet
 from model.errors import ImageError
 from model.explain import Patches
-from model.images import DEFAULT_LIMITS, ImageLimits, read_image
-from model.regular_files import open_file
+from model.images import DEFAULT_LIMITS, ImageLimits
+from model.sources.picture import Picture, decode_picture
 from model.views import RandomViews
 
 BATCH = 32
@@ -82,9 +80,9 @@ class EmbedFiles(Protocol):
 
 @dataclass(frozen=True)
 class ImageFile:
-    """A file to embed: as it is, or one augmented view of it."""
+    """A picture to embed: as it is, or one augmented view of it."""
 
-    path: Path
+    picture: Picture
     sha256: str
     view: int | None = None
 
@@ -179,16 +177,6 @@ def embed_prepared(
     return images, failed
 
 
-def hash_file(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes, hexadecimal.
-
-    Raises:
-        OSError: it is no regular file, or cannot be read.
-    """
-    with open_file(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 class Preparer:
     """Decodes files for the forward pass; returns (key, reason) for a file it cannot read."""
 
@@ -204,7 +192,7 @@ class Preparer:
         process's random state.
         """
         try:
-            decoded = read_image(file.path, self._limits)
+            decoded = decode_picture(file.picture, self._limits)
         except ImageError as error:
             return file.key, str(error)
         if decoded.sha256 != file.sha256:  # else another image would be cached under this hash

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,6 +33,7 @@ from index.building.embedding import (
 from index.building.embedding_cache import EmbeddedImage, EmbeddingCache
 from index.errors import RebuildError
 from model.images import DEFAULT_LIMITS, ImageLimits
+from model.sources.places import picture_at
 
 CORES = 4  # of a worker without a GPU; fewer if no machine has them, or only one worker would fit
 MAX_BLOCKS = 10_000  # since Ray tracks each block
@@ -154,8 +154,8 @@ class _Worker:
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         files = [
-            ImageFile(Path(os.fsdecode(path)), sha256, None if view < 0 else int(view))
-            for path, sha256, view in zip(*(batch[name] for name in COLUMNS), strict=True)
+            ImageFile(picture_at(os.fsdecode(address)), sha256, None if view < 0 else int(view))
+            for address, sha256, view in zip(*(batch[name] for name in COLUMNS), strict=True)
         ]
         clean = [file for file in files if file.view is None]
         waiting = dict(zip(clean, self._threads.map(self._prepare, clean), strict=True))
@@ -166,12 +166,12 @@ class _Worker:
         return {name: [row[name] for row in rows] for name in rows[0]}
 
 
-COLUMNS = ("path", "sha256", "view")
+COLUMNS = ("address", "sha256", "view")
 
 
 def _table(files: Sequence[ImageFile]) -> Any:
     columns = (
-        [os.fsencode(file.path.absolute()) for file in files],  # bytes: not all names are UTF-8
+        [os.fsencode(file.picture.address) for file in files],  # bytes: not all are UTF-8
         [file.sha256 for file in files],
         [-1 if file.view is None else file.view for file in files],
     )

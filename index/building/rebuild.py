@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from pathlib import PurePath
 
 from index.building.copies import compare_with_withdrawn, remember_withdrawn
 from index.building.embedding import (
@@ -217,12 +218,12 @@ def _begin(
 def _scan(run: _Run, exemplars: Sequence[SourceExemplar]) -> list[Identified]:
     """Return the readable exemplars that are not taken down."""
     run.concept_ids = {exemplar.concept.id for exemplar in exemplars}
-    found, unreadable = identify(exemplars, run.cache, run.report)
+    found, unreadable = identify(exemplars, run.cache, run.report, run.options.limits)
     run.renewed = forget_outdated(found, run.cache)
     readable = found
     found, withdrawn = leave_out(readable, run.takedowns, run.cache, run.concept_ids)
     kept = {item.file.sha256 for item in found}
-    gone = {i.file.sha256: i.file.path for i in readable if i.file.sha256 not in kept}
+    gone = {i.file.sha256: i.file.picture for i in readable if i.file.sha256 not in kept}
     remember_withdrawn(run.data, run.embedder, run.takedowns, gone, run.options.limits)
     run.skipped += unreadable + withdrawn
     if not found:
@@ -244,11 +245,12 @@ def _embed(run: _Run, found: Sequence[Identified]) -> list[Identified]:
         if item.file.key in outcome.unreadable:
             reason = outcome.unreadable[item.file.key]
         elif item.id in chosen:
-            reason = f"the same image as {chosen[item.id].source.path} of the same concept"
+            first = chosen[item.id].source.picture.address
+            reason = f"the same image as {first} of the same concept"
         else:
             chosen[item.id] = item
             continue
-        run.skipped.append(Skipped(str(item.source.path), reason))
+        run.skipped.append(Skipped(item.source.picture.address, reason))
     # Apply takedowns again, now that new images have fingerprints.
     add_fingerprints((item.file.sha256 for item in chosen.values()), run.cache)
     kept, copies = leave_out(list(chosen.values()), run.takedowns, run.cache, run.concept_ids)
@@ -271,8 +273,8 @@ def _leave_out_copies(run: _Run, found: list[Identified]) -> list[Identified]:
     if not certain:
         return found
     log = TakedownLog(run.data.takedowns)
-    for file, content, reason in certain:
-        log.add("image", file.name, [content], reason=reason)
+    for picture, content, reason in certain:
+        log.add("image", PurePath(picture.address).name, [content], reason=reason)
     run.takedowns = log.read()
     kept, copies = leave_out(found, run.takedowns, run.cache, run.concept_ids)
     run.skipped += copies
@@ -416,7 +418,7 @@ def _catalog(
                 id=item.id,
                 concept_id=item.source.concept.id,
                 sha256=item.file.sha256,
-                path=str(item.source.path),
+                path=item.source.picture.address,
                 width=width,
                 height=height,
                 source_url=item.source.source_url,

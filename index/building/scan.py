@@ -1,28 +1,25 @@
 """First step of a rebuild: hash the images, and leave out those taken down."""
 
 import hashlib
-import time
 from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass
 
-from index.building.embedding import ImageFile, hash_file
+from index.building.embedding import ImageFile
 from index.building.embedding_cache import EmbeddingCache
 from index.building.source import SourceExemplar
 from index.takedowns.fingerprints import fingerprint
 from index.takedowns.in_force import Takedowns
 from index.takedowns.records import Takedown
-from model.files import FileStamp
+from model.errors import ImageError
 from model.folders import Skipped, fault
-from model.images import ImageLimits, decode_image, decodes_differently
-from model.regular_files import read_file, shown
+from model.images import DEFAULT_LIMITS, ImageLimits, decode_image, decodes_differently
+from model.regular_files import shown
+from model.sources.picture import hash_picture, read_picture
 
 Progress = Callable[[str, int, int], None]  # (stage, done, total)
 
 ANY_SIZE = ImageLimits(min_side=1)  # of thumbnails, which can be narrow
 STEP = 1000  # files between two reports of progress and two writes of hashes
-# A file changed less than this before it is read could change again with the same times: they can
-# be as coarse as two seconds, and a file server's clock may be behind this machine's.
-SETTLED = 60.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -40,38 +37,44 @@ class Identified:
 
 
 def identify(
-    exemplars: Sequence[SourceExemplar], cache: EmbeddingCache, report: Progress
+    exemplars: Sequence[SourceExemplar],
+    cache: EmbeddingCache,
+    report: Progress,
+    limits: ImageLimits = DEFAULT_LIMITS,
 ) -> tuple[list[Identified], list[Skipped]]:
-    """Hash every exemplar's file, unless its size and times are those of the last hash.
+    """Hash every exemplar's picture, unless its stamp is that of the last hash.
 
     Args:
         exemplars: of all sources.
         cache: stores the hashes.
         report: called with ("scanning", done, total).
+        limits: limits on an image's size; larger files are not read.
     """
     known = cache.file_hashes()
     found: list[Identified] = []
     skipped: list[Skipped] = []
     fresh: list[tuple[str, str, str]] = []
     for done, exemplar in enumerate(exemplars, start=1):
-        path = str(exemplar.path)
+        picture = exemplar.picture
         try:
-            path.encode()
-            state = FileStamp.of(exemplar.path)
-            stamp = f"{state.size}-{state.modified_ns}-{state.changed_ns}"
-            settled = time.time() - max(state.modified_ns, state.changed_ns) / 1e9 > SETTLED
-            remembered = known.get(path)
-            if remembered and remembered[0] == stamp and not state.error:
+            address = picture.address
+            address.encode()
+            stamp = picture.stamp
+            settled = stamp.settled
+            remembered = known.get(address)
+            if remembered and stamp.text and remembered[0] == stamp.text:
                 sha256 = remembered[1]
             else:
-                sha256 = hash_file(exemplar.path)
-                if settled and not state.error:
-                    fresh.append((path, stamp, sha256))
-            found.append(Identified(exemplar, ImageFile(exemplar.path, sha256)))
+                sha256 = hash_picture(picture, limits)
+                if settled:
+                    fresh.append((address, stamp.text, sha256))
+            found.append(Identified(exemplar, ImageFile(picture, sha256)))
         except OSError as error:
-            skipped.append(Skipped(path, fault(error)))
+            skipped.append(Skipped(address, fault(error)))
+        except ImageError as error:
+            skipped.append(Skipped(address, str(error)))
         except UnicodeEncodeError:
-            skipped.append(Skipped(shown(path), "its name is not UTF-8; rename it"))
+            skipped.append(Skipped(shown(address), "its name is not UTF-8; rename it"))
         if done % STEP == 0 or done == len(exemplars):
             cache.remember_hashes(fresh)
             fresh = []
@@ -117,7 +120,7 @@ def leave_out(
     cache.forget({found[place].file.sha256 for place in withdrawn})
     skipped = [
         Skipped(
-            str(found[place].source.path),
+            found[place].source.picture.address,
             f"{how} on {takedown.at:%Y-%m-%d} ({takedown.id}: {takedown.reason})",
         )
         for place, (takedown, how) in sorted(withdrawn.items())
@@ -148,12 +151,12 @@ def forget_outdated(found: Sequence[Identified], cache: EmbeddingCache) -> int:
     Returns:
         The number of files to embed again.
     """
-    paths = {item.file.sha256: item.file.path for item in found}
+    pictures = {item.file.sha256: item.file.picture for item in found}
     outdated = 0
-    for sha256 in cache.unchecked(paths):
+    for sha256 in cache.unchecked(pictures):
         try:
-            changed = decodes_differently(read_file(paths[sha256]))
-        except OSError:
+            changed = decodes_differently(read_picture(pictures[sha256]))
+        except (ImageError, OSError):
             continue  # the next rebuild checks it again
         cache.checked(sha256, outdated=changed)
         outdated += changed

@@ -10,8 +10,8 @@ from typing import Any
 
 from index.building.manifests.reading import MANIFESTS, malformed, read_manifest
 from index.building.manifests.records import RecordError, Records
-from index.errors import SourceError
 from index.names import concept_id, distinct_ids, former_id, lower, nfc
+from model.errors import SourceError
 from model.folders import (
     Skip,
     Skipped,
@@ -26,6 +26,8 @@ from model.folders import (
     same_folder,
 )
 from model.regular_files import shown
+from model.sources.local import LocalFile
+from model.sources.picture import Picture
 
 COLUMNS = ("path", "concept")
 OPTIONAL = ("name", "kind", "source_url", "license")
@@ -47,18 +49,23 @@ class SourceConcept:
 class SourceExemplar:
     """One image of a concept, with its origin and license."""
 
-    path: Path  # absolute
+    picture: Picture
     concept: SourceConcept
     source_url: str | None = None
     license: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)  # a manifest's other columns
+
+    @property
+    def path(self) -> Path:
+        """Return the picture's address as a path."""
+        return Path(self.picture.address)
 
 
 @dataclass(frozen=True)
 class _Found:
     """An exemplar whose concept has no id yet."""
 
-    path: Path
+    picture: Picture
     concept: str  # NFC
     source_url: str | None = None
     license: str | None = None
@@ -112,7 +119,9 @@ def read_sources(
         raise SourceError("no source was given; name at least one with --source")
     concepts = names.concepts()
     return [
-        SourceExemplar(one.path, concepts[one.concept], one.source_url, one.license, one.metadata)
+        SourceExemplar(
+            one.picture, concepts[one.concept], one.source_url, one.license, one.metadata
+        )
         for one in found
     ]
 
@@ -191,7 +200,7 @@ def _read_folder(
                 f"source {source}: two concepts share one name: {stems[image.stem].name} and "
                 f"{image.name} would both be {image.stem!r}; rename one"
             )
-        yield _Found(image, names.describe(source, f"{source.name}/{image.stem}"))
+        yield _Found(LocalFile(image), names.describe(source, f"{source.name}/{image.stem}"))
     # A link to the source or to a folder above it would make one concept of all that lies there.
     around = {**folders_above(source), identity(source): source}
     for folder in sorted(listing.folders + listing.links):
@@ -204,7 +213,7 @@ def _read_folder(
             skip(Skipped(shown(folder), fault(error)))
             continue
         for image in found:
-            yield _Found(image, names.describe(source, folder.name))
+            yield _Found(LocalFile(image), names.describe(source, folder.name))
         if not found:
             report(
                 f"source {source}: the folder {folder.name!r} has no images and gives no concept"
@@ -218,7 +227,7 @@ def _read_records(source: Path, records: Records, names: "_Names") -> Iterator[_
         if not path or not key:
             raise RecordError(f"{'concept' if path else 'path'} is empty", record.place)
         yield _Found(
-            path=manifest_path(source, path),
+            picture=LocalFile(manifest_path(source, path)),
             concept=names.describe(source, key, name=known["name"], kind=known["kind"]),
             source_url=known["source_url"],
             license=known["license"],

@@ -15,19 +15,15 @@ from index.building.source import manifest_path
 from index.errors import EvaluationError
 from index.evaluation.abc_release import Split, locate
 from index.evaluation.abc_source import Progress, SplitFeatures, draw
-from index.evaluation.archives import Archive, compression, find_parts
-from index.evaluation.features import (
-    Features,
-    ImageFeatures,
-    ImageFile,
-    Member,
-    Picture,
-    embed_images,
-)
+from index.evaluation.features import Features, ImageFeatures, embed_images
 from index.stores.vectors import Rows
-from model.content import PICTURE_SUFFIXES
+from model.content import HEAD, PICTURE_SUFFIXES
 from model.folders import Skipped, fault, find_images, first_of, not_an_image, unused_name
 from model.images import DEFAULT_LIMITS, ImageLimits
+from model.regular_files import shown
+from model.sources.local import LocalFile, local_files
+from model.sources.picture import Picture
+from model.sources.tar import compression, find_shard, members
 
 BEGINNING = 4096  # bytes compared before a whole image is
 SHOWN = 10  # faults in a message; the file that it names has all
@@ -95,7 +91,7 @@ class ImageSource:
         release = dict.fromkeys(path for paths in [*exemplar_lists, *query_lists] for path in paths)
         gone = [Skipped(str(p), "there is no such file") for p in release if not p.is_file()]
         self._refuse("exemplars and queries", gone)
-        require_disjoint([ImageFile(path) for path in release], self._distractors, self._out)
+        require_disjoint(local_files(release), self._distractors, self._out)
 
         exemplars = self._embed_all("exemplars", exemplar_lists, report)
         queries = self._embed_all("queries", query_lists, report)
@@ -123,7 +119,7 @@ class ImageSource:
         made, unreadable = list[tuple[Features, Rows]](), list[Skipped]()
         for paths in lists:
             images = list(dict.fromkeys(paths))
-            features = self._embed(stage, [ImageFile(path) for path in images], report)
+            features = self._embed(stage, local_files(images), report)
             place = {path: row for row, path in enumerate(images)}
             unreadable += features.unreadable
             made.append((features, np.array([place[path] for path in paths], dtype=np.int64)))
@@ -162,7 +158,7 @@ def list_distractors(sources: Iterable[Path], limit: int | None = None) -> list[
     found: dict[tuple[str, int], Picture] = {}
     for source in given:
         for one in _list(source):
-            found.setdefault((one.name, getattr(one, "offset", 0)), one)
+            found.setdefault((one.address, getattr(one, "offset", 0)), one)
     if not found:
         raise EvaluationError(
             f"no distractor was found in {', '.join(map(str, given)) or 'nothing'}; the gallery "
@@ -187,19 +183,22 @@ def require_disjoint(release: Sequence[Picture], distractors: Sequence[Picture],
         EvaluationError: images are in both.
     """
     known, others = _alike(release, distractors, lambda one: one.size)
-    files = {one.identity: one.name for one in known}
-    shared = {one.name: files[one.identity] for one in others if one.identity in files}
+    files = {one.identity: one.address for one in known}
+    shared = {one.address: files[one.identity] for one in others if one.identity in files}
     if not shared:
         known, others = _alike(known, others, lambda one: _digest(one, BEGINNING))
         known, others = _alike(known, others, _digest)
-        contents = {_digest(one): one.name for one in known}
-        shared = {one.name: contents[_digest(one)] for one in others}
+        contents = {_digest(one): one.address for one in known}
+        shared = {one.address: contents[_digest(one)] for one in others}
     if shared:
         raise EvaluationError(
             listed(
                 f"{len(shared)} images are both distractors and of the release; name only other "
                 "images with --distractors",
-                [Skipped(name, f"the same image as {of}") for name, of in sorted(shared.items())],
+                [
+                    Skipped(shown(address), f"the same image as {shown(of)}")
+                    for address, of in sorted(shared.items())
+                ],
                 out,
             )
         )
@@ -218,19 +217,22 @@ def listed(text: str, faults: Sequence[Skipped], out: Path) -> str:
 
 def _list(source: Path) -> Sequence[Picture]:
     if source.is_dir():
-        return [ImageFile(path) for path in _images_below(source)]
-    if parts := find_parts(source.parent.resolve() / source.name):
-        return _members(Archive(parts))
+        return local_files(_images_below(source))
+    try:
+        if shard := find_shard(source.parent.resolve() / source.name):
+            return _members(shard)
+    except OSError as error:
+        raise EvaluationError(f"--distractors {source}: {fault(error)}") from error
     if not source.exists():
         raise EvaluationError(f"--distractors {source}: there is no such file or folder")
     if source.suffix.lower() in MANIFESTS:
-        return [ImageFile(path) for path in _manifest(source)]
+        return local_files(_manifest(source))
     if source.suffix.lower() == ".pth":
         raise EvaluationError(
             f"--distractors {source} holds features, not images; name their folder with --features"
         )
     try:
-        packed = compression(source)
+        packed = compression(LocalFile(source).read(HEAD))
     except OSError as error:
         raise EvaluationError(f"--distractors {source}: {fault(error)}") from error
     if packed:
@@ -240,7 +242,7 @@ def _list(source: Path) -> Sequence[Picture]:
         )
     if reason := not_an_image(source):
         raise EvaluationError(f"--distractors {source}: {reason}, and no manifest by its name")
-    return [ImageFile(source.absolute())]
+    return [LocalFile(source.absolute())]
 
 
 def _images_below(folder: Path) -> list[Path]:
@@ -256,16 +258,17 @@ def _images_below(folder: Path) -> list[Path]:
     return images
 
 
-def _members(archive: Archive) -> list[Picture]:
-    members = [
-        Member(archive, name, offset, size)
-        for name, offset, size in archive.members()
-        if PurePosixPath(name).suffix.lower() in PICTURE_SUFFIXES
-        and not unused_name(PurePosixPath(name).name, folder=False)
+def _members(shard: Picture) -> list[Picture]:
+    found: list[Picture] = [
+        one
+        for one in members(shard)
+        if one.regular
+        and PurePosixPath(one.path).suffix.lower() in PICTURE_SUFFIXES
+        and not unused_name(one.name, folder=False)
     ]
-    if not members:
-        raise EvaluationError(f"--distractors {archive.name} holds no image")
-    return list[Picture](members)
+    if not found:
+        raise EvaluationError(f"--distractors {shown(shard.address)} holds no image")
+    return found
 
 
 def _manifest(source: Path) -> list[Path]:

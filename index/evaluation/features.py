@@ -14,10 +14,10 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, get_args
+from typing import get_args
 
 import numpy as np
 import torch
@@ -27,13 +27,13 @@ from torch.utils.data import DataLoader, Dataset
 from index.answering.ranking import Embeddings
 from index.building.embedding import ImageEmbedder
 from index.errors import EvaluationError
-from index.evaluation.archives import Archive
 from index.stores.vectors import Floats, Rows
 from model.config import Facet
 from model.errors import ImageError
-from model.folders import Skipped, identity
-from model.images import DECODING, DEFAULT_LIMITS, ImageLimits, decode_image
-from model.regular_files import open_file, shown
+from model.folders import Skipped
+from model.images import DECODING, DEFAULT_LIMITS, ImageLimits
+from model.regular_files import shown
+from model.sources.picture import Picture, decode_picture
 
 PENDING, EMBEDDED, UNREADABLE = 0, 1, 2
 STATE, IMAGES, REASONS = "state.npy", "images.json", "unreadable.jsonl"
@@ -44,91 +44,6 @@ BATCH = 64  # images between two writes
 BLOCK = 16_384  # rows read at a time
 
 Progress = Callable[[int, int], None]  # (done, total)
-
-
-class Picture(Protocol):
-    """An encoded image that lies somewhere."""
-
-    @property
-    def name(self) -> str:
-        """Return its name in messages and files."""
-
-    @property
-    def size(self) -> int:
-        """Return the number of its bytes; raise OSError if it cannot be read."""
-
-    @property
-    def stamp(self) -> str:
-        """Return a text that changes with its content; raise OSError if it cannot be read."""
-
-    @property
-    def identity(self) -> Hashable:
-        """Return a value that is equal for one file under several names; raise OSError as above."""
-
-    def read(self, size: int | None = None) -> bytes:
-        """Return its bytes, or the first ``size``; raise OSError if it cannot be read."""
-
-
-@dataclass(frozen=True, slots=True)
-class ImageFile:
-    """An image file."""
-
-    path: Path
-
-    @property
-    def name(self) -> str:
-        """Return the path as text that can be printed."""
-        return shown(self.path)
-
-    @property
-    def size(self) -> int:
-        """Return the number of bytes."""
-        return self.path.stat().st_size
-
-    @property
-    def stamp(self) -> str:
-        """Return size and time of modification."""
-        stat = self.path.stat()
-        return f"{stat.st_size}\0{stat.st_mtime_ns}"
-
-    @property
-    def identity(self) -> Hashable:
-        """Return device and inode."""
-        return identity(self.path)
-
-    def read(self, size: int | None = None) -> bytes:
-        """Return the file's bytes, or the first ones."""
-        with open_file(self.path) as file:
-            return file.read() if size is None else file.read(size)
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """An image in a tar archive."""
-
-    archive: Archive
-    member: str
-    offset: int
-    size: int
-
-    @property
-    def name(self) -> str:
-        """Return the archive and the name in it."""
-        return shown(f"{self.archive.name}/{self.member}")
-
-    @property
-    def stamp(self) -> str:
-        """Return place and size in the archive, and the archive's time of modification."""
-        return f"{self.offset}\0{self.size}\0{self.archive.modified}"
-
-    @property
-    def identity(self) -> Hashable:
-        """Return the archive's name and the place in it."""
-        return self.archive.name, self.offset
-
-    def read(self, size: int | None = None) -> bytes:
-        """Return the member's bytes, or the first ones."""
-        return self.archive.read(self.offset, self.size if size is None else min(size, self.size))
 
 
 @dataclass(frozen=True)
@@ -211,7 +126,7 @@ def embed_images(
     """
     place = folder / _key(images, limits)
     place.mkdir(parents=True, exist_ok=True)
-    _replace(place / IMAGES, json.dumps([one.name for one in images], indent=0).encode())
+    _replace(place / IMAGES, json.dumps([shown(one.address) for one in images], indent=0).encode())
     if not (place / STATE).exists():
         fresh = io.BytesIO()
         np.save(fresh, np.full(len(images), PENDING, dtype=np.uint8))
@@ -298,11 +213,9 @@ class _Pixels(Dataset["torch.Tensor | str"]):
 
     def __getitem__(self, index: int) -> torch.Tensor | str:
         try:
-            return self._preprocess(decode_image(self._images[index].read(), self._limits).pixels)
+            return self._preprocess(decode_picture(self._images[index], self._limits).pixels)
         except ImageError as error:
             return str(error)
-        except OSError as error:
-            return f"{UNREAD}: {error.strerror or error}"
 
 
 def _note(path: Path, faults: Sequence[tuple[int, str]]) -> None:
@@ -320,7 +233,10 @@ def _unreadable(
 ) -> list[Skipped]:
     reasons = _reasons(place)
     rows = np.flatnonzero(state == UNREADABLE).tolist()
-    return [Skipped(images[row].name, reasons.get(row, "not a readable image")) for row in rows]
+    return [
+        Skipped(shown(images[row].address), reasons.get(row, "not a readable image"))
+        for row in rows
+    ]
 
 
 def _reasons(place: Path) -> dict[int, str]:
@@ -348,10 +264,10 @@ def _key(images: Sequence[Picture], limits: ImageLimits) -> str:
     digest = hashlib.sha256(f"{DECODING}\0{limits}\n".encode())
     for one in images:
         try:
-            digest.update(f"{one.name}\0{one.stamp}\n".encode())
+            digest.update(f"{shown(one.address)}\0{one.stamp.text}\n".encode())
         except OSError as error:
             raise EvaluationError(
-                f"the image {one.name} cannot be read: {error.strerror}"
+                f"the image {shown(one.address)} cannot be read: {error.strerror}"
             ) from error
     return digest.hexdigest()[:16]
 

@@ -10,13 +10,15 @@ from index.takedowns.training_filter import leave_out_withdrawn
 from model.files import FileStamp
 from model.folders import find_images
 from model.images import ImageLimits
+from model.sources.local import local_files
 
 ANY_SIZE = ImageLimits(min_side=1)
 
 
 def withdrawn_samples(files: Sequence[Path], takedowns: Takedowns) -> list[Path]:
     """Return the sample images that are withdrawn works, or near-duplicates of such."""
-    return leave_out_withdrawn(files, takedowns, limits=ANY_SIZE)[1]
+    _, withdrawn = leave_out_withdrawn(local_files(files), takedowns, limits=ANY_SIZE)
+    return [Path(one.address) for one in withdrawn]
 
 
 class Samples:

@@ -3,15 +3,15 @@
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 from typing import TypeVar
 
 from index.takedowns.fingerprints import fingerprint
 from index.takedowns.in_force import Takedowns
 from index.thumbnails import thumbnail_of
 from model.errors import ImageError
-from model.images import DEFAULT_LIMITS, DecodedImage, ImageLimits, decode_image, read_image
+from model.images import DEFAULT_LIMITS, DecodedImage, ImageLimits, decode_image
 from model.pretraining.shards import ImageRef
+from model.sources.picture import Picture, decode_picture
 
 STEP = 256  # images between two reports of progress
 
@@ -20,26 +20,26 @@ Progress = Callable[[str, int, int], None]  # (stage, done, total)
 
 
 def leave_out_withdrawn(
-    files: Sequence[Path],
+    pictures: Sequence[Picture],
     takedowns: Takedowns,
     *,
     workers: int = 0,
     limits: ImageLimits = DEFAULT_LIMITS,
     progress: Progress | None = None,
-) -> tuple[list[Path], list[Path]]:
-    """Split files into usable and withdrawn ones (same content, or near-duplicates).
+) -> tuple[list[Picture], list[Picture]]:
+    """Split pictures into usable and withdrawn ones (same content, or near-duplicates).
 
-    Every file is read and decoded once, unless no takedown is in force. A file that cannot be
+    Every picture is read and decoded once, unless no takedown is in force. One that cannot be
     decoded counts as usable: training skips it.
 
     Args:
-        files: images to train on.
+        pictures: to train on.
         takedowns: in force.
         workers: threads that decode, at least one.
         limits: limits on an image's size.
         progress: called with ("scanning", done, total).
     """
-    return _split(files, takedowns, partial(read_image, limits=limits), workers, progress)
+    return _split(pictures, takedowns, partial(decode_picture, limits=limits), workers, progress)
 
 
 def leave_out_withdrawn_references(
@@ -83,7 +83,7 @@ def _decode(image: ImageRef) -> DecodedImage:
     try:
         return decode_image(image.read(), ImageLimits(image.area, image.area, min_side=1))
     except OSError as error:
-        raise ImageError(f"{image.name} in {image.path} cannot be read") from error
+        raise ImageError(f"{image.picture.address} cannot be read") from error
 
 
 def _identify(image: Image, decode: Callable[[Image], DecodedImage]) -> tuple[str, bytes] | None:

@@ -260,9 +260,9 @@ def require_size(images: Sequence[ImageRef], config: PretrainConfig) -> list[Ima
         example = min(small, key=lambda image: image.short_side)
         raise TrainingError(
             f"{len(small)} of {len(images)} images are smaller than the input of {size} pixels a "
-            f"side (for example {example.name}, {example.short_side} on its shorter side): choose "
-            f"--input-size {example.short_side} or less, allow them to be enlarged with --enlarge "
-            f"{size / example.short_side:.3g}, or leave them out"
+            f"side (for example {example.picture.name}, {example.short_side} on its shorter side): "
+            f"choose --input-size {example.short_side} or less, allow them to be enlarged with "
+            f"--enlarge {size / example.short_side:.3g}, or leave them out"
         )
     return list(images)
 
@@ -443,7 +443,8 @@ def _key(
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     for image in images:
-        digest.update(f"{image.name}\0{image.offset}\0{image.length}\n".encode(errors="replace"))
+        own = f"{image.picture.name}\0{image.length}\0{image.short_side}\0{image.area}\n"
+        digest.update(own.encode(errors="replace"))
     return f"{backbone.config.name}-{digest.hexdigest()[:12]}"
 
 

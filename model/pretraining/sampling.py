@@ -88,7 +88,7 @@ def _decode(ref: ImageRef) -> Image.Image:
         # As large as its header said when it was found to be within the limits.
         return decode_image(ref.read(), ImageLimits(ref.area, ref.area)).pixels
     except (ImageError, OSError) as error:
-        log.warning("%s in %s: %s; grey in its place", ref.name, ref.path, error)
+        log.warning("%s: %s; grey in its place", ref.picture.address, error)
         return Image.new("RGB", (ref.short_side, ref.short_side), "grey")
 
 

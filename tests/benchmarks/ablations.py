@@ -39,6 +39,7 @@ from model.descriptors import FACETS, DescriptorExtractor
 from model.embedder import choose_device
 from model.features import build_feature_bank
 from model.head import AttributionHead
+from model.sources.local import local_files
 from model.train import train_head
 from model.views import RandomViews
 from model.whitening import principal_map
@@ -98,7 +99,7 @@ def load_features(arguments: argparse.Namespace, backbone: Backbone, views: int 
     def bank(paths: list[Path], views: int) -> dict[Descriptor, np.ndarray]:
         return build_feature_bank(
             arguments.cache,
-            paths,
+            local_files(paths),
             backbone,
             DescriptorExtractor(),
             RandomViews(views, size, seed=0),

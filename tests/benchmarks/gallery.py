@@ -25,6 +25,7 @@ from index.building.source import read_sources
 from index.layout import DataFolder
 from model.backbone import create_backbone, create_random_backbone
 from model.checkpoint import load_embedder
+from model.sources.local import local_files
 from model.starter import NAME, create_starter
 from model.train import train_model
 from tests.benchmarks.plain_handler import save_plain
@@ -114,7 +115,7 @@ def build_gallery(root: Path, options: argparse.Namespace) -> Gallery:
     concepts = sorted(gallery.source.iterdir())
     files = [file for concept in concepts for file in sorted(concept.iterdir())[:TRAINED_ON]]
     data = gallery.data
-    trained = train_model(files, backbone, models=data.models, features=data.features)
+    trained = train_model(local_files(files), backbone, models=data.models, features=data.features)
     embedder = load_embedder(data.models, trained.model_id)
     rebuild(data, read_sources([gallery.source]), embedder, RebuildOptions(canary_rate=0))
     save_plain(gallery.plain, backbone, gallery.source)

@@ -18,10 +18,10 @@ import time
 from pathlib import Path
 
 from index.building.rebuild import RebuildOptions, RebuildSummary, rebuild
-from index.building.scan import SETTLED
 from index.building.source import read_sources
 from index.layout import DataFolder
 from model.checkpoint import load_embedder
+from model.sources.picture import SETTLED
 from tests.benchmarks.pictures import draw_pictures, save_small_model
 
 UNCHANGED, CHANGED = 0.03, 0.05

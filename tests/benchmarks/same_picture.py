@@ -31,6 +31,7 @@ from model.config import Facet
 from model.decoding.colour import PRIMARIES, rgb_profile
 from model.errors import ImageError
 from model.images import DecodedImage, decode_image, read_image
+from model.sources.local import LocalFile
 from tests.fakes import FakeEmbedder, build_snapshot
 from tests.pictures import encode, noise, oriented
 from whence_client.images import image_bytes
@@ -131,7 +132,7 @@ class Ways:
             "form": self._uploaded(files={"image": data}),
             "body": self._uploaded(content=data, headers={"content-type": "image/unknown"}),
         }
-        file = ImageFile(self._path, hashlib.sha256(data).hexdigest())
+        file = ImageFile(LocalFile(self._path), hashlib.sha256(data).hexdigest())
         prepared = Preparer(self._grid)(file)
         if isinstance(prepared, tuple):
             kind = str(found["path"]).partition(":")[0]  # a rebuild notes the message alone

@@ -12,9 +12,7 @@ import pytest
 
 from index.building import rebuild as rebuild_module
 from index.building import writing
-from index.building.embedding import hash_file
 from index.building.rebuild import RebuildOptions, rebuild
-from index.building.scan import SETTLED
 from index.building.source import read_sources
 from index.errors import RebuildError, SnapshotError, TakedownError
 from index.layout import DataFolder
@@ -24,7 +22,9 @@ from index.verify import verify
 from index.versions import folder_bytes, prune, rollback
 from model.checkpoint import save_model
 from model.errors import ModelError, WhenceError
-from model.files import FileStamp
+from model.images import ImageLimits
+from model.sources.local import LocalFile
+from model.sources.picture import SETTLED, Picture, Stamp, hash_picture
 from tests.fakes import FakeEmbedder, patches, tiny_model
 from tests.index.conftest import House
 
@@ -307,15 +307,15 @@ def test_every_change_makes_a_new_version(
 
 
 def test_unchanged_files_are_not_read_again(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("index.building.scan.SETTLED", -1.0)
+    monkeypatch.setattr("model.sources.picture.SETTLED", -1.0)
     house.rebuild()
     read: list[str] = []
 
-    def watched(path: Path) -> str:
-        read.append(path.name)
-        return hash_file(path)
+    def watched(picture: Picture, limits: ImageLimits) -> str:
+        read.append(picture.name)
+        return hash_picture(picture, limits)
 
-    monkeypatch.setattr("index.building.scan.hash_file", watched)
+    monkeypatch.setattr("index.building.scan.hash_picture", watched)
     assert house.counts() == (0, 5, 0, 0)
     assert read == []
     (house.source / "one" / "000.png").rename(house.source / "one" / "new.png")
@@ -341,23 +341,21 @@ def test_a_change_shows_where_times_are_coarse(house: House, monkeypatch) -> Non
     assertion, and only the content tells.
     """
     written = now = 1_700_000_001.5
-    coarse = FileStamp.of
 
-    def stamp(path: Path) -> FileStamp:
-        real = coarse(path)
-        return real._replace(modified_ns=int(written // 2 * 2e9), changed_ns=0, inode=0)
+    def stamp(file: LocalFile) -> Stamp:
+        return Stamp(f"{file.size}", written // 2 * 2.0)
 
-    monkeypatch.setattr("index.building.scan.FileStamp.of", stamp)
-    monkeypatch.setattr("index.building.scan.time", SimpleNamespace(time=lambda: now))
+    monkeypatch.setattr(LocalFile, "stamp", property(stamp))
+    monkeypatch.setattr("model.sources.picture.time", SimpleNamespace(time=lambda: now))
     first = house.source / "one" / "000.png"
     patches(0).save(first, "BMP")
     house.rebuild()
-    before = stamp(first)
+    before = LocalFile(first).stamp
     patches(99).save(first, "BMP")
-    assert stamp(first) == before
+    assert LocalFile(first).stamp == before
     summary = house.rebuild()
     assert (summary.added, summary.removed, summary.embedded) == (1, 1, 1)
     now += SETTLED + 2  # from now on the times tell of every change
     house.rebuild()
-    monkeypatch.setattr("index.building.scan.hash_file", None)  # nothing is read any more
+    monkeypatch.setattr("index.building.scan.hash_picture", None)  # nothing is read any more
     assert house.rebuild().embedded == 0

@@ -18,6 +18,7 @@ from model.descriptors import (
     channel_correlations,
     stage_at,
 )
+from model.sources.local import local_files
 from model.train import train_model
 from tests.fakes import patches
 
@@ -230,7 +231,7 @@ def test_a_wide_transformer_is_read_and_trained_on(tmp_path: Path) -> None:
         steps=2, batch_size=8, evaluate_every=1, descriptors=dict.fromkeys(widths, recipe)
     )
     folders = {"models": tmp_path / "models", "features": tmp_path / "features"}
-    trained = train_model(images, backbone, config=config, device="cpu", **folders)
+    trained = train_model(local_files(images), backbone, config=config, device="cpu", **folders)
     saved = json.loads((folders["models"] / trained.model_id / "config.json").read_text())
     assert {name: size[1] for name, size in saved["dimensions"].items()} == widths
     embedder = load_embedder(folders["models"], trained.model_id, device="cpu")

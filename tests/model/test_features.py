@@ -11,6 +11,7 @@ from model.backbone import Backbone, create_random_backbone
 from model.descriptors import DescriptorExtractor
 from model.errors import TrainingError
 from model.features import FeatureBank, build_feature_bank
+from model.sources.local import local_files
 from model.views import RandomViews
 from tests.fakes import patches
 
@@ -59,7 +60,7 @@ def build(
 ) -> FeatureBank:
     return build_feature_bank(
         folder,
-        images,
+        local_files(images),
         counting.backbone,
         DescriptorExtractor(),
         views or RandomViews(VIEWS, 32),
@@ -147,7 +148,7 @@ def test_unreadable_images_are_listed_and_have_no_row(tmp_path, images, counting
     images[5].write_bytes(images[5].read_bytes()[:40])
     images[9].unlink()
     bank = build(tmp_path / "bank", images, counting)
-    assert bank.unreadable == [images[0], images[5], images[9]]
+    assert bank.unreadable == local_files(images[i] for i in (0, 5, 9))
     assert len(bank) == 7
     with Image.open(images[8]) as image:
         expected = read(counting.backbone, image.convert("RGB"))["pooled"]

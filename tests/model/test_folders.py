@@ -10,10 +10,15 @@ import pytest
 
 from model.errors import TrainingError
 from model.files import this_user
-from model.folders import MACHINE_FOLDERS, Skipped, find_images, list_training_images
+from model.folders import MACHINE_FOLDERS, Skip, Skipped, find_images, ignore
 from model.images import read_image
+from model.sources.listing import list_pictures
 from tests.fakes import patches
 from tests.pictures import encode
+
+
+def listed(paths: list[Path], skip: Skip = ignore) -> list[Path]:
+    return [Path(one.address) for one in list_pictures(paths, skip)]
 
 
 class Log(list[Skipped]):
@@ -171,7 +176,7 @@ def test_linked_folders_are_searched_once_and_never_upwards(tmp_path: Path) -> N
     found = find_images(folder, log.append)
     assert sorted(path.name for path in found) == ["1.png", "2.png", "3.png"]
     assert folder / "again" / "3.png" in found
-    assert list_training_images([folder]) == [path.resolve() for path in found]
+    assert listed([folder]) == [path.resolve() for path in found]
     assert log.reasons(folder) == {
         "a/back": f"the same folder as {folder}",
         "a/above": f"the same folder as {tmp_path}",
@@ -214,11 +219,11 @@ def test_a_folder_that_cannot_be_read_does_not_stop_training(tmp_path, monkeypat
     touch(tmp_path, "a/closed/2.png", "a/1.png")
     refuse(monkeypatch, "closed")
     log = Log()
-    assert list_training_images([tmp_path], log.append) == [tmp_path / "a" / "1.png"]
+    assert listed([tmp_path], log.append) == [tmp_path / "a" / "1.png"]
     fault = f"it cannot be read by {this_user()}; check its permissions and owner"
     assert log.reasons(tmp_path) == {"a/closed": fault}
     with pytest.raises(TrainingError, match=r"a/closed: it cannot be read by user \d+"):
-        list_training_images([tmp_path / "a" / "closed"])
+        listed([tmp_path / "a" / "closed"])
 
 
 def test_a_file_that_cannot_be_read_is_told(tmp_path: Path, monkeypatch) -> None:
@@ -239,7 +244,7 @@ def test_a_file_that_cannot_be_read_is_told(tmp_path: Path, monkeypatch) -> None
 def test_training_images_are_listed_once(tmp_path: Path) -> None:
     touch(tmp_path, "a.png")
     (tmp_path / "link.png").symlink_to("a.png")
-    assert list_training_images([tmp_path, tmp_path / "a.png"]) == [tmp_path / "a.png"]
+    assert listed([tmp_path, tmp_path / "a.png"]) == [tmp_path / "a.png"]
 
 
 NOTHING: dict[str, tuple[Callable[[Path], object], str]] = {
@@ -255,7 +260,7 @@ def test_training_on_nothing_says_so(tmp_path: Path, name: str) -> None:
     make, fault = NOTHING[name]
     make(tmp_path / name)
     with pytest.raises(TrainingError, match=fault):
-        list_training_images([tmp_path / name])
+        listed([tmp_path / name])
     touch(tmp_path, "set/notes.txt")
     with pytest.raises(TrainingError, match=r"1 files or folders were skipped, .*notes\.txt"):
-        list_training_images([tmp_path / "set"])
+        listed([tmp_path / "set"])

@@ -13,6 +13,7 @@ from model.config import Descriptor, DescriptorConfig, TrainConfig
 from model.errors import TrainingError
 from model.features import FeatureBank
 from model.head import AttributionHead
+from model.sources.local import local_files
 from model.train import TrainedModel, TrainingStep, train_head, train_heads, train_model
 from tests.fakes import patches
 
@@ -218,7 +219,7 @@ def train_on(
 ) -> TrainedModel:
     backbone = create_random_backbone(name, options={"input_size": 32})
     return train_model(
-        images,
+        local_files(images),
         backbone,
         models=folder / "models",
         features=folder / "features",
@@ -242,7 +243,7 @@ def test_images_become_a_saved_model_that_embeds(tmp_path: Path, images, name: s
 def test_training_says_in_the_model_what_it_learnt_from(tmp_path: Path, images) -> None:
     images[5].write_text("not an image")
     trained = train_on(images, tmp_path)
-    assert (trained.images, trained.unreadable) == (11, [images[5]])
+    assert (trained.images, trained.unreadable) == (11, local_files([images[5]]))
     record = json.loads((tmp_path / "models" / trained.model_id / "training.json").read_text())
     assert (record["images"], record["unreadable"]) == (11, [str(images[5])])
     assert record["train"]["steps"] == QUICK.steps
@@ -255,7 +256,7 @@ def test_an_unreadable_image_whose_name_is_not_utf_8_does_not_stop_training(
     odd = Path(os.fsdecode(os.fsencode(images[0].parent) + b"/caf\xe9.png"))
     odd.write_text("not an image")
     trained = train_on([*images, odd], tmp_path)
-    assert trained.unreadable == [odd]
+    assert trained.unreadable == local_files([odd])
     text = (tmp_path / "models" / trained.model_id / "training.json").read_text(encoding="utf-8")
     assert json.loads(text)["unreadable"] == [str(odd)]
 

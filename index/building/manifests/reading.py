@@ -6,7 +6,7 @@ from pathlib import Path
 from index.building.manifests import delimited, json_records, parquet_records
 from index.building.manifests.encoding import decode
 from index.building.manifests.records import Note, RecordError, Records
-from index.errors import SourceError
+from model.errors import SourceError
 from model.regular_files import open_file
 
 DELIMITED = (".csv", ".tsv")

@@ -14,6 +14,7 @@ from index.layout import DataFolder
 from index.snapshot import CATALOG, published_version
 from index.takedowns.log import TakedownLog
 from model.checkpoint import save_model
+from model.sources.picture import Picture
 from model.train import TrainedModel
 from tests.fakes import patches, tiny_model
 
@@ -301,9 +302,9 @@ def test_a_lost_log_is_told_and_can_be_accepted(shell: Shell) -> None:
 def test_what_is_withdrawn_is_not_trained_on(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     shell.rebuild()
     shell.run("takedown", "add", "--concept", "one", "--reason", "r")
-    trained_on: list[Path] = []
+    trained_on: list[Picture] = []
 
-    def train(files: list[Path], *_: object, **__: object) -> TrainedModel:
+    def train(files: list[Picture], *_: object, **__: object) -> TrainedModel:
         trained_on.extend(files)
         return TrainedModel("a-model", len(files), [], [])
 

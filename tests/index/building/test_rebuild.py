@@ -19,6 +19,7 @@ from index.stores import faiss_files
 from model.decoding.colour import PRIMARIES, rgb_profile
 from model.folders import Skipped
 from model.images import ImageLimits
+from model.sources.local import LocalFile
 from tests.fakes import FakeEmbedder, patches
 from tests.index.conftest import House
 
@@ -57,7 +58,11 @@ def test_a_rebuild_publishes_every_exemplar_with_its_vectors(house: House) -> No
 def test_what_a_source_says_of_an_exemplar_is_in_the_catalog(house: House) -> None:
     concept = SourceConcept("ada", "Ada Lovelace", "person")
     exemplar = SourceExemplar(
-        house.source / "one" / "000.png", concept, "https://example.org", "CC0-1.0", {"year": 1843}
+        LocalFile(house.source / "one" / "000.png"),
+        concept,
+        "https://example.org",
+        "CC0-1.0",
+        {"year": 1843},
     )
     rebuild(house.data, [exemplar], house.embedder)
     snapshot = open_published(house.data.index)
@@ -183,8 +188,8 @@ def test_a_concept_without_a_usable_image_is_named_and_left_out(house: House) ->
 def test_an_empty_concept_is_named_even_if_another_bears_its_name(house: House) -> None:
     (house.source / "bad.png").write_text("not an image")
     exemplars = [
-        SourceExemplar(house.source / "one" / "000.png", SourceConcept("ada-1", "Ada")),
-        SourceExemplar(house.source / "bad.png", SourceConcept("ada-2", "Ada")),
+        SourceExemplar(LocalFile(house.source / "one" / "000.png"), SourceConcept("ada-1", "Ada")),
+        SourceExemplar(LocalFile(house.source / "bad.png"), SourceConcept("ada-2", "Ada")),
     ]
     assert rebuild(house.data, exemplars, house.embedder).empty_concepts == ["Ada"]
 

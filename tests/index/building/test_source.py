@@ -13,7 +13,7 @@ import pytest
 
 import index.source
 from index.building.source import SourceExemplar, read_sources
-from index.errors import SourceError
+from model.errors import SourceError
 from model.files import this_user
 from model.folders import Skipped
 from tests.fakes import patches

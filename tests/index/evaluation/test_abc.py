@@ -25,11 +25,11 @@ from index.evaluation.abc import evaluate_abc
 from index.evaluation.abc_images import ImageSource, list_distractors
 from index.evaluation.abc_release import read_splits
 from index.evaluation.abc_report import AbcReport, read_ranks, score
-from index.evaluation.features import Picture
 from index.evaluation.metrics import AbcProtocol
 from model.config import Facet
 from model.images import read_image
 from model.regular_files import open_file
+from model.sources.picture import Picture
 from tests.fakes import FakeEmbedder
 from tests.pictures import noise
 
@@ -439,7 +439,7 @@ def test_a_file_that_can_be_read_again_is_used(
         return open_file(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(features, "open_file", open_other)
+        patch.setattr("model.sources.local.open_file", open_other)
         with pytest.raises(EvaluationError, match=f"{locked}: .* not be read: Permission denied"):
             abc_set.run(tmp_path / "out")
     again, fresh = abc_set.run(tmp_path / "out"), abc_set.run(tmp_path / "fresh")
@@ -469,9 +469,9 @@ def test_distractors_come_from_folders_manifests_and_files(abc_set: AbcSet) -> N
     names = [path.relative_to(abc_set.distractors) for path in images[:2]]
     manifest.write_text("path,license\n" + "".join(f"{name},CC0\n" for name in names))
     found = list_distractors([manifest, images[1], images[2]])
-    assert [one.name for one in found] == list(map(str, images[:3]))
+    assert [one.address for one in found] == list(map(str, images[:3]))
     found = list_distractors([abc_set.distractors / "part0"])
-    assert [one.name for one in found] == list(map(str, images))
+    assert [one.address for one in found] == list(map(str, images))
 
 
 def test_a_folder_under_two_names_is_listed_once(abc_set: AbcSet, tmp_path: Path) -> None:
@@ -481,7 +481,7 @@ def test_a_folder_under_two_names_is_listed_once(abc_set: AbcSet, tmp_path: Path
     link.symlink_to(abc_set.distractors)
     once = list_distractors([abc_set.distractors, tar])
     again = list_distractors([abc_set.distractors, tar, link, link / tar.name])
-    assert [one.name for one in again] == [one.name for one in once]
+    assert [one.address for one in again] == [one.address for one in once]
 
 
 def test_wrong_distractors_are_named(abc_set: AbcSet, tmp_path: Path) -> None:
@@ -538,8 +538,8 @@ def test_images_of_the_release_are_no_distractors(
 
 def test_a_distractor_that_vanished_is_named(abc_set: AbcSet, tmp_path: Path) -> None:
     images = abc_set.images()
-    Path(images[3].name).unlink()
-    with pytest.raises(EvaluationError, match=f"{images[3].name} cannot be read"):
+    Path(images[3].address).unlink()
+    with pytest.raises(EvaluationError, match=f"{images[3].address} cannot be read"):
         abc_set.run(tmp_path / "out", images=images)
 
 
@@ -550,13 +550,13 @@ def test_only_unreadable_distractors_are_named(abc_set: AbcSet, tmp_path: Path) 
 
 
 def test_a_limit_draws_the_same_distractors_each_time(abc_set: AbcSet) -> None:
-    names = [one.name for one in abc_set.images()]
-    drawn = [one.name for one in list_distractors([abc_set.distractors], 20)]
+    names = [one.address for one in abc_set.images()]
+    drawn = [one.address for one in list_distractors([abc_set.distractors], 20)]
     assert len(drawn) == 20
     assert drawn == sorted(drawn)
     assert set(drawn) < set(names)
-    assert drawn == [one.name for one in list_distractors([abc_set.distractors], 20)]
-    assert [one.name for one in list_distractors([abc_set.distractors], 1000)] == names
+    assert drawn == [one.address for one in list_distractors([abc_set.distractors], 20)]
+    assert [one.address for one in list_distractors([abc_set.distractors], 1000)] == names
 
 
 def test_an_embedding_that_is_no_number_is_named(abc_set: AbcSet, tmp_path: Path) -> None:

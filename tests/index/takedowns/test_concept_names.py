@@ -13,6 +13,7 @@ from index.errors import NotFoundError
 from index.names import former_id
 from index.takedowns.log import TakedownLog
 from index.takedowns.withdrawal import withdraw
+from model.sources.local import LocalFile
 from tests.index.conftest import House
 
 NAMES = ("École Straße", "Айвазовский", "हिन्दी")
@@ -60,7 +61,7 @@ def test_a_name_that_is_nowhere_is_refused(house: House) -> None:
 
 
 def exemplar(path: Path, text: str) -> SourceExemplar:
-    return SourceExemplar(path, SourceConcept(former_id(text), text))
+    return SourceExemplar(LocalFile(path), SourceConcept(former_id(text), text))
 
 
 def test_a_takedown_of_a_concepts_former_id_holds(house: House) -> None:

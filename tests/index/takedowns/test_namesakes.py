@@ -9,17 +9,21 @@ from index.building.source import SourceConcept, SourceExemplar
 from index.takedowns.log import TakedownLog
 from index.takedowns.records import Takedown
 from index.takedowns.withdrawal import withdraw
+from model.sources.local import LocalFile
 from tests.index.conftest import House
 
 
 def sources(house: House, identifier: str, name: str) -> list[SourceExemplar]:
     house.draw({"three": [30, 31]})
     ones = [
-        SourceExemplar(house.source / "one" / f"00{n}.png", SourceConcept("one", "One"))
+        SourceExemplar(LocalFile(house.source / "one" / f"00{n}.png"), SourceConcept("one", "One"))
         for n in range(3)
     ]
     new = SourceConcept(identifier, name)
-    return [*ones, *(SourceExemplar(p, new) for p in sorted((house.source / "three").iterdir()))]
+    return [
+        *ones,
+        *(SourceExemplar(LocalFile(p), new) for p in sorted((house.source / "three").iterdir())),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from index.takedowns.training_filter import (
     leave_out_withdrawn_references,
 )
 from model.pretraining.shards import collect_images
+from model.sources.local import local_files
 from tests.fakes import patches
 
 
@@ -24,14 +25,15 @@ def test_withdrawn_files_and_copies_are_not_trained_on(
     patches(0, side=128).save(files[2], quality=70)
     patches(1, side=64).save(files[3])
     files[4].write_text("no image")
+    pictures = local_files(files)
     log = TakedownLog(tmp_path / "takedowns.jsonl")
     told: list[int] = []
-    assert leave_out_withdrawn(files, log.read()) == (files, [])
+    assert leave_out_withdrawn(pictures, log.read()) == (pictures, [])
     log.add("image", "a.png", [content_of_file(files[0])], reason="r")
     used, withdrawn = leave_out_withdrawn(
-        files, log.read(), workers=2, progress=lambda _, done, total: told.append(done)
+        pictures, log.read(), workers=2, progress=lambda _, done, total: told.append(done)
     )
-    assert (used, withdrawn) == (files[3:], files[:3])
+    assert (used, withdrawn) == (pictures[3:], pictures[:3])
     assert told == [2, 4, 5]
 
 
@@ -50,5 +52,5 @@ def test_withdrawn_images_in_files_and_shards_are_not_pre_trained_on(tmp_path: P
     assert leave_out_withdrawn_references(images, log.read()) == (images, [])
     log.add("image", "a.png", [content_of_file(folder / "a.png")], reason="r")
     kept, withdrawn = leave_out_withdrawn_references(images, log.read(), workers=2)
-    assert sorted(image.name for image in kept) == ["b.png", "in-shard-b.png"]
+    assert sorted(image.picture.name for image in kept) == ["b.png", "in-shard-b.png"]
     assert len(withdrawn) == 4

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,8 @@ from model.pretraining.pretrain import (
 )
 from model.pretraining.sampling import plan_epoch
 from model.pretraining.shards import Collection, ImageRef, collect_images
+from model.sources.local import LocalFile
+from model.sources.tar import Member
 from tests.fakes import patches
 
 NETWORK, TEACHER = "test_efficientnet", "mobilenetv3_small_050"
@@ -242,8 +245,9 @@ def test_an_image_with_damaged_pixels_does_not_stop_a_run(
     shard: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     data = bytearray(shard.read_bytes())
-    for image in collect_images([shard]).images[:40:4]:
-        middle = image.offset + image.length // 2  # the pixels, not the header
+    for image in [ref.picture for ref in collect_images([shard]).images[:40:4]]:
+        assert isinstance(image, Member)
+        middle = image.offset + image.size // 2  # the pixels, not the header
         data[middle : middle + 20] = bytes(20)
     damaged = tmp_path / "images.tar"
     damaged.write_bytes(data)
@@ -257,7 +261,8 @@ def test_an_image_with_damaged_pixels_does_not_stop_a_run(
 
 
 def ref(side: int, number: int = 0) -> ImageRef:
-    return ImageRef(Path("x.tar"), f"{number}.jpg", 512 * number, 100, side, side * side)
+    member = Member(LocalFile(Path("x.tar")), f"{number}.jpg", 512 * number, 100)
+    return ImageRef(member, member.size, side, side * side)
 
 
 def test_every_image_takes_part_and_large_ones_more_often() -> None:
@@ -318,7 +323,7 @@ def test_knn_finds_the_classes_that_the_features_tell_apart(shard: Path) -> None
     generator = np.random.default_rng(0)
     names = [f"{generator.integers(6)}_x.png" for _ in images]
     shuffled = [
-        ImageRef(i.path, name, i.offset, i.length, i.short_side, i.area)
+        replace(i, picture=replace(i.picture, path=name))
         for i, name in zip(images, names, strict=True)
     ]
     chance = knn_accuracy(backbone, shuffled, config, torch.device("cpu"), 0)
@@ -329,7 +334,7 @@ def test_knn_finds_the_classes_that_the_features_tell_apart(shard: Path) -> None
 def test_there_is_no_knn_accuracy_without_classes(shard: Path) -> None:
     backbone = create_random_backbone(NETWORK, options=SMALL)
     images = [
-        ImageRef(i.path, "plain.png", i.offset, i.length, i.short_side, i.area)
+        replace(i, picture=replace(i.picture, path="plain.png"))
         for i in collect_images([shard]).images
     ]
     assert knn_accuracy(backbone, images, CONFIG, torch.device("cpu"), 0) is None

@@ -7,7 +7,8 @@ import pytest
 
 from model.errors import TrainingError
 from model.images import FORMATS, ImageLimits
-from model.pretraining.shards import MAX_BYTES_PER_PIXEL, collect_images
+from model.pretraining.shards import collect_images
+from model.sources.picture import MAX_BYTES_PER_PIXEL
 from tests.fakes import patches
 from tests.pictures import encode
 
@@ -28,10 +29,10 @@ def shard(tmp_path: Path) -> Path:
 
 def test_a_shard_is_read_in_place(shard: Path) -> None:
     found = collect_images([shard])
-    names = {f"./n0{number % 2}_{number}.JPEG" for number in range(4)}
-    assert {image.name for image in found.images} == names
+    names = {f"n0{number % 2}_{number}.JPEG" for number in range(4)}
+    assert {image.picture.name for image in found.images} == names
     for image in found.images:
-        original = shard.parent / "pictures" / image.name
+        original = shard.parent / "pictures" / image.picture.name
         assert image.read() == original.read_bytes()
         assert (image.short_side, image.area) == (32, 48 * 32)
 
@@ -39,8 +40,9 @@ def test_a_shard_is_read_in_place(shard: Path) -> None:
 def test_a_folder_gives_its_files_and_its_shards(shard: Path) -> None:
     found = collect_images([shard.parent])
     assert len(found.images) == 8
-    assert {image.path.name for image in found.images} == {"shard.tar"} | {
-        f"n0{number % 2}_{number}.JPEG" for number in range(4)
+    assert {Path(image.picture.address).parent.name for image in found.images} == {
+        "shard.tar#.",
+        "pictures",
     }
 
 
@@ -197,17 +199,17 @@ def test_everything_in_folders_and_shards_is_taken_or_told(shard: Path) -> None:
     (folder / "@eaDir").mkdir()
     patches(8).save(folder / "@eaDir" / "thumb.jpg")
     found = collect_images([folder])
-    taken = {image.name for image in found.images if image.path.name == "more.tar"}
+    taken = {one.picture.name for one in found.images if "more.tar#" in one.picture.address}
     assert taken == {"a.jfif", "b"}
     assert {
         one.path.rpartition("/")[2]: one.reason for one in found.skipped if "more" in one.path
     } == {
-        "more.tar: c.json": "not an image",
-        "more.tar: d.jpg": "these bytes are not an image of an accepted type "
+        "more.tar#c.json": "not an image",
+        "more.tar#d.jpg": "these bytes are not an image of an accepted type "
         f"({', '.join(FORMATS)})",
         "._a.jpg": "a folder of the system or of a program",
-        "more.tar: ._e.jpg": "a hidden file",
-        "more.tar: link.jpg": "a link or a special file in a shard",
+        "more.tar#._e.jpg": "a hidden file",
+        "more.tar#link.jpg": "a link or a special file in a shard",
     }
     others = {Path(one.path).name: one.reason for one in found.skipped if "more" not in one.path}
     assert others == {

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from index.building.source import read_sources
-from index.errors import SourceError
+from model.errors import SourceError
 from tests.index.building.manifests.reading import metadata, read
 
 ROWS = [

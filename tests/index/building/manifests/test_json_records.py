@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from index.errors import SourceError
+from model.errors import SourceError
 from tests.index.building.manifests.reading import metadata, read
 
 # What a record says is what Python's own reader makes of it: the value that is expected stands in

@@ -10,7 +10,7 @@ import pyarrow.parquet
 import pytest
 
 from index.building.source import read_sources
-from index.errors import SourceError
+from model.errors import SourceError
 
 BASE = {"path": ["a.png", "b.png"], "concept": ["A", "B"]}
 

@@ -8,7 +8,8 @@ import pytest
 
 from index.errors import EvaluationError
 from index.evaluation.abc_images import list_distractors
-from index.evaluation.archives import Archive, find_parts
+from model.errors import SourceError, WhenceError
+from model.sources.tar import JoinedFile, find_parts
 from tests.pictures import noise
 
 
@@ -51,13 +52,13 @@ def split(path: Path, names: list[str]) -> list[Path]:
 
 
 def contents(source: Path) -> dict[str, bytes]:
-    return {one.name.rpartition(".tar")[2]: one.read() for one in list_distractors([source])}
+    return {one.address.rpartition(".tar")[2]: one.read() for one in list_distractors([source])}
 
 
 def test_images_are_read_in_place(tar: Path) -> None:
     found = list_distractors([tar])
-    expected = {f"{tar}/{name}": data for name, data in {**CONTENT, LONG: png(99)}.items()}
-    assert {one.name: one.read() for one in found} == expected
+    expected = {f"{tar}#{name}": data for name, data in {**CONTENT, LONG: png(99)}.items()}
+    assert {one.address: one.read() for one in found} == expected
     assert [one.read(8) for one in found] == [data[:8] for data in expected.values()]
     assert [one.size for one in found] == [len(data) for data in expected.values()]
 
@@ -72,7 +73,7 @@ def test_images_are_read_in_place(tar: Path) -> None:
     ],
 )
 def test_parts_are_one_archive(tar: Path, endings: list[str]) -> None:
-    whole = {one.name: one.read() for one in list_distractors([tar])}
+    whole = {one.address: one.read() for one in list_distractors([tar])}
     parts = split(tar, [tar.stem + ending for ending in endings])
     for source in [tar, parts[0], parts[1], parts[-1]]:
         assert [one.read() for one in list_distractors([source])] == list(whole.values())
@@ -83,12 +84,12 @@ def test_parts_are_one_archive(tar: Path, endings: list[str]) -> None:
 def test_a_missing_part_is_named(tar: Path, ends: str) -> None:
     parts = split(tar, [f"{tar.name}.{end}" for end in ends.split()])
     parts[2].rename(parts[2].with_name("elsewhere"))
-    with pytest.raises(EvaluationError, match=rf"jpeg\.tar is missing after {parts[1].name}"):
+    with pytest.raises(SourceError, match=rf"jpeg\.tar is missing after {parts[1].name}"):
         list_distractors([tar])
     parts[2].with_name("elsewhere").rename(parts[2])
     for part in parts[-2:]:
         part.unlink()
-    with pytest.raises(EvaluationError, match=r"cut short|cannot be read as a tar"):
+    with pytest.raises(SourceError, match=r"cut short|cannot be read"):
         list_distractors([tar])
 
 
@@ -96,7 +97,7 @@ def test_a_missing_part_is_named(tar: Path, ends: str) -> None:
 def test_an_archive_that_is_cut_short_is_named(tar: Path, kept: float) -> None:
     data = tar.read_bytes()
     tar.write_bytes(data[: int(len(data) * kept) // 512 * 512])
-    with pytest.raises(EvaluationError, match=r"cut short|cannot be read as a tar"):
+    with pytest.raises(SourceError, match=r"cut short|cannot be read"):
         list_distractors([tar])
 
 
@@ -106,7 +107,7 @@ def test_a_compressed_archive_is_named(tmp_path: Path, mode: str, name: str) -> 
         path = tmp_path / f"images{ending}"
         with tarfile.open(path, mode) as archive:  # type: ignore[call-overload]
             archive.add(__file__, "x.png")
-        with pytest.raises(EvaluationError, match=rf"{name}.* unpack it"):
+        with pytest.raises(WhenceError, match=rf"{name}.* unpack it"):
             list_distractors([path])
 
 
@@ -117,14 +118,14 @@ def test_a_tar_without_images_is_named(tmp_path: Path) -> None:
     with pytest.raises(EvaluationError, match="holds no image"):
         list_distractors([path])
     path.write_bytes(b"no tar at all" * 100)
-    with pytest.raises(EvaluationError, match="cannot be read as a tar"):
+    with pytest.raises(SourceError, match="cannot be read"):
         list_distractors([path])
 
 
 def test_bytes_are_read_across_parts(tar: Path) -> None:
     data = tar.read_bytes()
     parts = split(tar, [f"{tar.name}.{i}" for i in range(1, 12)])
-    archive = Archive(tuple(parts))
+    archive = JoinedFile(tuple(parts))
     assert archive.size == len(data)
     for offset, size in [(0, len(data)), (5, 2000), (len(data) - 3, 10), (len(data), 5)]:
-        assert archive.read(offset, size) == data[offset : offset + size]
+        assert archive.read(size, offset) == data[offset : offset + size]
