@@ -188,8 +188,7 @@ class Settings(StoreSettings):
     max_connections: int = Field(
         1000,
         ge=1,
-        description="Limit of open connections; requests on further ones get 503 without a "
-        "problem.",
+        description="Limit of open connections; requests on further ones get 503.",
     )
     root_path: Annotated[str, BeforeValidator(_root_path)] = Field(
         "",

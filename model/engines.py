@@ -211,8 +211,6 @@ def _compiled(engine: Engine) -> Engine:
 
 
 def _onnx(model: Model, export: Path | None) -> Engine:
-    # Read when it is imported: without it, the library reports its use to its maker.
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -219,7 +219,8 @@ def test_pytorch_without_cuda_has_the_pinned_versions() -> None:
 
 
 def test_no_library_in_the_image_reports_its_use() -> None:
-    assert final_environment()["ORT_DISABLE_TELEMETRY"] == "1"
+    environment = final_environment()
+    assert environment["ORT_DISABLE_TELEMETRY"] == environment["HF_HUB_DISABLE_TELEMETRY"] == "1"
 
 
 def test_data_lie_in_the_volume() -> None:

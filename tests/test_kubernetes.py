@@ -66,6 +66,15 @@ def test_every_resource_fits_its_schema(name: str) -> None:
     validate(RESOURCES[name])
 
 
+def test_the_pod_that_fills_the_volume_of_images() -> None:
+    pod = yaml.safe_load((FOLDER / "images.yaml").read_text(encoding="utf-8"))
+    validate(pod)
+    [container], [volume] = pod["spec"]["containers"], pod["spec"]["volumes"]
+    assert f"PersistentVolumeClaim/{volume['persistentVolumeClaim']['claimName']}" in RESOURCES
+    [proxy] = PODS["Deployment/whence-proxy"]["containers"]
+    assert container["image"] == proxy["image"]
+
+
 def test_a_resource_with_a_fault_would_be_noticed() -> None:
     broken = yaml.safe_load((BASE / "server.yaml").read_text().split("---")[0])
     broken["spec"]["template"]["spec"]["containers"][0]["imagePolicy"] = "Always"

@@ -17,6 +17,7 @@ from fastapi import FastAPI, Request
 from starlette.responses import JSONResponse
 
 from app.http.server import HEADER_BYTES
+from app.main import OTHER_BODY
 from app.settings import Settings
 from tests.app.http.test_endless import ENDLESS
 from tests.app.http.test_server import CLOSE, H2C, form, listening, post, talk
@@ -36,17 +37,23 @@ from tests.proxy import (
 from tests.waiting import wait_until
 from whence_client.models import Problem
 
+ROOT = Path(__file__).parents[1]
 TEXT = CONFIG.read_text(encoding="utf-8")
 SERVERS = [NGINX_FILES / name for name in ("compose.conf", "kubernetes.conf")]
 BODY = re.compile(r"location = /problem/(\d+) \{(.*?)return (\d+) '(.*?)';", re.DOTALL)
 UNITS = {"k": 2**10, "m": 2**20, "s": 1}
 
 
+def values(name: str) -> list[float]:
+    """Return the numbers that a directive sets, in bytes or seconds."""
+    found = re.findall(rf"^ +{name} (\d+)([kms]?);", TEXT, re.MULTILINE)
+    assert found, name
+    return [int(number) * UNITS.get(unit, 1) for number, unit in found]
+
+
 def value(name: str) -> float:
     """Return the first number that a directive sets, in bytes or seconds."""
-    found = re.search(rf"^ +{name} (\d+)([kms]?);", TEXT, re.MULTILINE)
-    assert found, name
-    return int(found[1]) * UNITS.get(found[2], 1)
+    return values(name)[0]
 
 
 def default(name: str) -> Any:
@@ -66,13 +73,28 @@ def test_its_problems_are_those_of_the_api() -> None:
 
 
 def test_limits_fit_those_of_the_server() -> None:
-    assert value("client_max_body_size") > default("max_batch_bytes") > default("max_upload_bytes")
+    other, image, several = values("client_max_body_size")
+    assert several > default("max_batch_bytes") > image > default("max_upload_bytes")
+    assert image > other > OTHER_BODY
     assert value("proxy_read_timeout") > default("deadline_seconds")
     [count, size] = re.findall(r"large_client_header_buffers (\d) (\d)k;", TEXT)[0]
     assert value("client_header_buffer_size") + int(count) * int(size) * 2**10 < HEADER_BYTES - 1000
     for servers in SERVERS:
         [rest] = re.findall(r"keepalive_timeout (\d+)s;", servers.read_text(encoding="utf-8"))
         assert int(rest) < default("keep_alive_seconds")
+
+
+def test_uploads_of_one_address_fit_into_the_proxys_memory() -> None:
+    counts = values(r"limit_conn \w+")
+    bodies = values("client_max_body_size")
+    assert len(counts) == len(bodies) == 3
+    held = sum(count * size for count, size in zip(counts, bodies, strict=True))
+    for where, pattern in [
+        ("docker-compose.yml", r"/tmp:size=(\d+)g"),
+        ("deploy/kubernetes/base/proxy.yaml", r"sizeLimit: (\d+)Gi"),
+    ]:
+        [gigabytes] = re.findall(pattern, (ROOT / where).read_text(encoding="utf-8"))
+        assert held < int(gigabytes) * 2**30
 
 
 @needs_nginx
@@ -161,7 +183,10 @@ def check_problem(received: bytes, status: int) -> None:
         (b"GET /%s HTTP/1.1\r\nHost: a\r\n\r\n" % (b"a" * 7_000), 400),
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
         (b"TRACE / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", 405),
-        (post(b"", length=80 * 2**20 + 1, more=CLOSE), 413),
+        (post(b"", length=21 * 2**20 + 1, more=CLOSE), 413),
+        (post(b"", target=b"/attribute/report", length=21 * 2**20 + 1, more=CLOSE), 413),
+        (post(b"", target=b"/attribute/batch", length=80 * 2**20 + 1, more=CLOSE), 413),
+        (post(b"", target=b"/takedowns", length=2**20 + 1, more=CLOSE), 413),
         (post(b"", length=10**18, more=CLOSE), 413),
         (post(b"abc", more=b"Content-Length: 4\r\n"), 400),
         (post(b"abc", more=b"Transfer-Encoding: chunked\r\n"), 400),
@@ -206,21 +231,47 @@ def test_idle_connections_cost_the_server_nothing(url: str, asked: list[str]) ->
 
 
 @needs_nginx
-def test_an_address_has_so_many_requests_in_hand(tmp_path: Path) -> None:
-    changes = {"limit_conn addresses 100": "limit_conn addresses 4"}
+@pytest.mark.parametrize(
+    ("target", "size"),
+    [
+        (b"/attribute", 20 * 2**20),
+        (b"/attribute/report", 20 * 2**20),
+        (b"/attribute/batch", 64 * 2**20),
+        (b"/attribute/together", 64 * 2**20),
+        (b"/attribute/together/report", 64 * 2**20),
+    ],
+)
+def test_bodies_that_the_server_takes_pass(url: str, target: bytes, size: int) -> None:
+    received = talk(port_of(url), post(bytes(size), target=target, more=CLOSE))
+    assert received.startswith(b"HTTP/1.1 200 ")
+
+
+@needs_nginx
+@pytest.mark.parametrize(
+    ("zone", "target"),
+    [
+        ("addresses 100", b"/"),
+        ("images 20", b"/attribute"),
+        ("batches 5", b"/attribute/together/report"),
+    ],
+)
+def test_an_address_has_so_many_requests_in_hand(tmp_path: Path, zone: str, target: bytes) -> None:
+    changes = {f"limit_conn {zone};": f"limit_conn {zone.split()[0]} 4;"}
     with proxy(tmp_path, f"127.0.0.1:{free_port()}", changes=changes) as (url, _):
         address = ("127.0.0.1", port_of(url))
         with contextlib.ExitStack() as stack:
             for _ in range(4):
                 held = stack.enter_context(socket.create_connection(address))
-                held.sendall(post(b"abc", length=1000))
+                held.sendall(post(b"abc", target=target, length=1000))
 
             def answer() -> bytes:
-                return talk(address[1], b"GET / HTTP/1.1\r\nHost: a\r\n" + CLOSE + b"\r\n")
+                head = b"GET " + target + b" HTTP/1.1\r\nHost: a\r\n"
+                return talk(address[1], head + CLOSE + b"\r\n")
 
             wait_until(lambda: answer().startswith(b"HTTP/1.1 429 "))
             refused = answer()
     check_problem(refused, 429)
+    assert f"{zone.split()[1]} requests of this address" in refused.decode()
     assert b"retry-after: 1\r\n" in refused.lower()
 
 

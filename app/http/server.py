@@ -13,8 +13,7 @@ import uvicorn
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.http.lingering import LingeringClose
-from app.http.protocol import bounded_protocol
+from app.http.protocol import BoundedRequests, Connections
 from app.settings import Settings
 
 ANSWER_SECONDS = 5  # added to the deadline at shutdown, for answers that begin at their deadline
@@ -45,18 +44,18 @@ def run_server(app: FastAPI, settings: Settings) -> None:
 
 def make_server(app: ASGIApp, settings: Settings) -> uvicorn.Server:
     """Return a uvicorn server for ``app``, not yet started."""
-    connections = min(settings.max_connections, _allowed_files() - OTHER_FILES)
+    most = min(settings.max_connections, _allowed_files() - OTHER_FILES)
+    connections = Connections(most, HEADER_SECONDS, HEADER_BYTES)
     config = uvicorn.Config(
-        LingeringClose(app),
+        BoundedRequests(app),
         host=settings.host,
         port=settings.port,
         log_config=None,
         access_log=False,
         # Of h11: httptools drops the body of a request with `Upgrade: h2c`.
-        http=bounded_protocol(connections, HEADER_SECONDS),
+        http=connections.protocol(),
         ws="none",
         h11_max_incomplete_event_size=HEADER_BYTES,
-        limit_concurrency=connections,
         timeout_keep_alive=settings.keep_alive_seconds,
         server_header=False,
         # By default uvicorn trusts X-Forwarded-For from this machine: any local caller could then

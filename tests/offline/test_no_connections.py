@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from model.config import EngineName
+from tests.fakes import patches
 from tests.offline.witness import namespace, watched
 
 ROOT = Path(__file__).parents[2]
@@ -69,3 +70,14 @@ def test_no_command_and_no_engine_connects_or_leaves_files(tmp_path: Path) -> No
         "the last one is PyTorch's"
     )
     assert {path.name for path in folder.iterdir()} == {"images", "data"}
+
+
+def test_training_asks_the_hub_alone(tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    for number in range(2):
+        patches(number, side=64).save(images / f"{number}.png")
+    command = [sys.executable, "-m", "app.cli.main", "train", "--images", str(images)]
+    command += ["--data", str(tmp_path / "data"), "--workers", "0"]
+    _, seen, said = run(tmp_path, *command, home=tmp_path)
+    assert seen["names"] == ["huggingface.co"], said

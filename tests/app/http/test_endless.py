@@ -16,7 +16,7 @@ from app.http.protocol import LINES
 from app.settings import Settings
 from tests.app.http.test_server import CLOSE, GET, form, listening, post, talk
 from tests.ports import free_port
-from tests.waiting import wait_until
+from tests.waiting import NEVER, wait_until
 
 ROOT = Path(__file__).parents[3]
 CHUNKED = b"POST /attribute HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -167,3 +167,47 @@ make_server(small_app(), Settings(data=Path(sys.argv[2]), port=int(sys.argv[1]))
         process.terminate()
         _, log = process.communicate()
     assert b"Too many open files" not in log
+
+
+def test_too_many_busy_connections_are_refused_by_a_problem(tmp_path: Path) -> None:
+    app, go_on = small_app(), threading.Event()
+    begun: list[int] = []
+
+    @app.get("/slow")
+    def slow() -> dict[str, str]:
+        begun.append(1)
+        go_on.wait(NEVER)
+        return {}
+
+    settings = Settings(data=tmp_path, max_connections=3)
+    with listening(app, settings) as port, ExitStack() as stack:
+        stack.callback(go_on.set)
+        busy = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=NEVER))
+            for _ in range(3)
+        ]
+        for connection in busy:
+            connection.sendall(LAST_GET.replace(b"/health/live", b"/slow"))
+        wait_until(lambda: len(begun) == 3)
+        answer = talk(port, LAST_GET)
+        assert answer.startswith(b"HTTP/1.1 503 ")
+        assert b"retry-after:" in answer.lower()
+        assert b"application/problem+json" in answer
+        go_on.set()
+        for connection in busy:
+            assert connection.recv(2**16).startswith(b"HTTP/1.1 200 ")
+        wait_until(lambda: talk(port, LAST_GET).startswith(b"HTTP/1.1 200 "))
+
+
+def test_too_many_chunks_are_refused_by_a_problem(port: int) -> None:
+    received = talk(port, b"GET / HTTP/1.1\r\n", b"X: a\r\n" * (LINES + 100))
+    assert received.startswith(b"HTTP/1.1 400 ")
+    assert b"application/problem+json" in received and b"malformed-request" in received
+
+
+def test_a_request_in_the_same_read_as_a_chunked_one_is_counted(port: int) -> None:
+    begin, more = ENDLESS["chunks of a byte"]
+    trailing = begin + b"1\r\na\r\n0\r\n\r\n"
+    fake = b"%x\r\nPOST / HTTP/1.1\r\ncontent-length: 999999999\r\n\r\n\r\n"
+    send_endlessly(port, trailing + begin + fake % 49, more)
+    assert talk(port, LAST_GET).startswith(b"HTTP/1.1 200 ")
