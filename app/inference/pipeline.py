@@ -26,7 +26,7 @@ from whence_client.models import AttributeParameters, TogetherParameters
 
 CPU_BATCH = 8  # images in one forward pass; larger ones are not faster on a CPU
 DEVICE_BATCH = 64
-LONGEST_WAIT = 0.25  # seconds in the whole queue; when it is exceeded, half of the places are used
+LONGEST_WAIT = 0.25  # seconds in a full queue; see `Queue.places`
 BATCHES = 4  # in the queue: one in decoding, in embedding and in the search, and one of a burst
 
 logger = logging.getLogger(__name__)
@@ -52,6 +52,7 @@ class Pipeline:
         self.embedded_at = time.monotonic()  # the end of the last forward pass
         # Each accepted image has a thread, which waits for a decoding process and preprocesses.
         self._threads = ThreadPoolExecutor(self.queue.capacity, thread_name_prefix="decode")
+        self._full = min(batch, self.queue.capacity)  # images
         self._batcher = Batcher[ImageJob](
             self._embed,
             self._search,
@@ -190,6 +191,8 @@ class Pipeline:
 
     def _search(self, jobs: list[ImageJob]) -> None:
         search(jobs, self._batcher.forward_lock)
+        if len(jobs) < self._full:
+            return  # a full queue is worked off in full batches, whose images take less time each
         places = sum(1 + job.explained for job in jobs)
         [began, *_] = [begin for stage, begin, _ in jobs[0].spans if stage == "embed"]
         self.queue.record((time.perf_counter() - began) / places)
