@@ -173,6 +173,29 @@ class ReloadError(RequestError):
     )
 
 
+class RebuildNotConfiguredError(RequestError):
+    """A rebuild asked of a server that has none configured."""
+
+    status = 409
+    type = "rebuild-not-configured"
+    title = "The server has no rebuild to start"
+    example = (
+        "WHENCE_REBUILD_OPTIONS is not set: set it to the options of `whence rebuild`, such as "
+        "--source /images, and restart the server"
+    )
+
+
+class RebuildRunningError(RequestError):
+    """A rebuild asked of a server whose rebuild runs."""
+
+    status = 409
+    type = "rebuild-running"
+    title = "A rebuild is running"
+    example = (
+        "a rebuild is running; GET /admin/rebuild tells its progress: try again when it has ended"
+    )
+
+
 class OtherImageError(RequestError):
     """An image that is not the one of the kept answer to report on."""
 

@@ -17,6 +17,7 @@ from app.inference.deadline import Deadline
 from app.inference.permit import Permit
 from app.inference.pipeline import Pipeline
 from app.inference.watchdog import Watchdog
+from app.rebuilding import Rebuilds, rebuild_command
 from app.reports.kept import MAX_BYTES, AnswerStore
 from app.settings import Settings
 from app.telemetry.metrics import Metrics
@@ -71,6 +72,8 @@ class Service:
         self.served = ServedIndex(metrics, attributor)
         self.pipeline = Pipeline(settings, metrics)
         self.samples = Samples(self._data)
+        options = settings.rebuild_options
+        self.rebuilds = Rebuilds(rebuild_command(options, settings.data) if options else None)
         self.answers = AnswerStore(settings.answer_seconds, MAX_BYTES)
         self.watchdog = Watchdog(self.pipeline, settings.watchdog_seconds)
         self._takedowns = TakedownWatcher(self.served, self._data, metrics)
@@ -106,6 +109,7 @@ class Service:
             task.cancel()
         if self._polling:
             await asyncio.wait(self._polling)
+        await self.rebuilds.close()
         await self.pipeline.close()
         self.served.close()
 

@@ -1,5 +1,6 @@
 """Settings, each read from an environment variable: WHENCE_DATA, WHENCE_PORT, ..."""
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -295,11 +296,26 @@ class Settings(StoreSettings):
         description="Time that answers with `keep=true`, as the page asks for, are kept in memory, "
         "without their images, for reports.",
     )
+    rebuild_options: str | None = Field(
+        None,
+        description="Options of `whence rebuild`, as in a shell, with which `POST /admin/rebuild` "
+        "starts it: `--source /images`; by default it is refused.",
+    )
+    progress_seconds: Seconds = Field(
+        30,
+        description="Time between two lines of progress of a long command without a terminal.",
+    )
     stall_seconds: Seconds = Field(
         120,
         description="Time after which an embedding counts as hung; the server is then neither live "
         "nor ready.",
     )
+
+    @field_validator("rebuild_options")
+    @classmethod
+    def _check_options(cls, text: str | None) -> str | None:
+        shlex.split(text or "")  # a ValueError names what is wrong
+        return text
 
     @model_validator(mode="after")
     def _check_metrics_port(self) -> Self:

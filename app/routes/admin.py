@@ -1,4 +1,4 @@
-"""Admin routes: take works down, and reload the published index."""
+"""Admin routes: take works down, rebuild the index, and reload the published one."""
 
 from typing import Annotated, Literal
 from urllib.parse import unquote
@@ -8,13 +8,25 @@ from pydantic import AfterValidator
 
 from app.auth.security import require_admin
 from app.deps import ServiceDep
-from app.errors import InternalError, InvalidRequestError, ReloadError
+from app.errors import (
+    InternalError,
+    InvalidRequestError,
+    RebuildNotConfiguredError,
+    RebuildRunningError,
+    ReloadError,
+)
 from app.http.problems import responses
 from app.schemas import takedown_detail
 from app.service import Service
 from index.errors import NotFoundError, TakedownError
 from model.errors import NotReadyError
-from whence_client.models import Reloaded, RequestModel, TakedownDetail, TakedownRequest
+from whence_client.models import (
+    RebuildStatus,
+    Reloaded,
+    RequestModel,
+    TakedownDetail,
+    TakedownRequest,
+)
 
 router = APIRouter(tags=["admin"], dependencies=[Depends(require_admin)])
 
@@ -119,3 +131,24 @@ async def reload_index(service: ServiceDep) -> Reloaded:
     """
     before, after = await service.reload()
     return Reloaded(index_version=after, previous_version=before)
+
+
+@router.post(
+    "/admin/rebuild",
+    summary="Start the configured rebuild",
+    status_code=status.HTTP_202_ACCEPTED,
+    responses=responses(RebuildNotConfiguredError, RebuildRunningError),
+)
+async def start_rebuild(service: ServiceDep) -> RebuildStatus:
+    """Start `whence rebuild` with the options of WHENCE_REBUILD_OPTIONS, at a low priority.
+
+    It runs in a process of its own, one at a time. The server serves the version that it publishes,
+    and goes on with the one it has if the rebuild fails.
+    """
+    return await service.rebuilds.start()
+
+
+@router.get("/admin/rebuild", summary="Tell the progress of the rebuild")
+async def rebuild_status(service: ServiceDep) -> RebuildStatus:
+    """Return the state of the rebuild that this server started last."""
+    return service.rebuilds.status

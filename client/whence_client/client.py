@@ -29,6 +29,7 @@ from whence_client.models import (
     ExemplarRecord,
     Problem,
     Ready,
+    RebuildStatus,
     Reloaded,
     TakedownDetail,
     TogetherResponse,
@@ -146,6 +147,14 @@ class _Calls:
     @staticmethod
     def reload() -> _Call[Reloaded]:
         return _Call("POST", "/admin/reload", _as(Reloaded))
+
+    @staticmethod
+    def start_rebuild() -> _Call[RebuildStatus]:
+        return _Call("POST", "/admin/rebuild", _as(RebuildStatus))
+
+    @staticmethod
+    def rebuild_status() -> _Call[RebuildStatus]:
+        return _Call("GET", "/admin/rebuild", _as(RebuildStatus))
 
     @staticmethod
     def ready() -> _Call[Ready]:
@@ -286,6 +295,14 @@ class Whence:
         """Load the published index now; needs a key with the scope admin."""
         return self._send(_Calls.reload())
 
+    def start_rebuild(self) -> RebuildStatus:
+        """Start the server's configured rebuild; needs a key with the scope admin."""
+        return self._send(_Calls.start_rebuild())
+
+    def rebuild_status(self) -> RebuildStatus:
+        """Return the progress of the server's rebuild; needs a key with the scope admin."""
+        return self._send(_Calls.rebuild_status())
+
     def ready(self) -> Ready:
         """Return the model and the index version that the server answers from."""
         return self._send(_Calls.ready())
@@ -408,6 +425,14 @@ class AsyncWhence:
     async def reload(self) -> Reloaded:
         """Load the published index now; needs a key with the scope admin."""
         return await self._send(_Calls.reload())
+
+    async def start_rebuild(self) -> RebuildStatus:
+        """Start the server's configured rebuild; needs a key with the scope admin."""
+        return await self._send(_Calls.start_rebuild())
+
+    async def rebuild_status(self) -> RebuildStatus:
+        """Return the progress of the server's rebuild; needs a key with the scope admin."""
+        return await self._send(_Calls.rebuild_status())
 
     async def ready(self) -> Ready:
         """Return the model and the index version that the server answers from."""

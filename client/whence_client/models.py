@@ -705,6 +705,21 @@ class Reloaded(Wire):
     previous_version: str | None = Field(description="Version that was served before, if any.")
 
 
+class RebuildStatus(Wire):
+    """The state of the last rebuild that this server started."""
+
+    state: Literal["idle", "running", "succeeded", "failed"] = Field(
+        description="Of the last rebuild; idle if this server has started none."
+    )
+    started_at: datetime | None = Field(None, description="Time of its start, UTC.")
+    ended_at: datetime | None = Field(None, description="Time of its end, UTC.")
+    stage: str | None = Field(None, description="Its present or last stage, such as embedding.")
+    done: int | None = Field(None, description="Images done in this stage.")
+    total: int | None = Field(None, description="Images of this stage.")
+    seconds_left: int | None = Field(None, description="Estimated time to the stage's end.")
+    message: str | None = Field(None, description="Its result, or the reason why it failed.")
+
+
 class Sample(Wire):
     """A sample query image."""
 

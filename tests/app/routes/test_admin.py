@@ -79,6 +79,8 @@ REQUESTS = [
     ("DELETE", "/concepts/emerald"),
     ("DELETE", "/exemplars/x"),
     ("POST", "/admin/reload"),
+    ("POST", "/admin/rebuild"),
+    ("GET", "/admin/rebuild"),
 ]
 
 
