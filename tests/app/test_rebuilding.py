@@ -55,7 +55,9 @@ async def test_progress_and_result_are_told() -> None:
         status = rebuilds.status
         assert (status.state, status.message) == ("succeeded", "index 1: published")
         assert (status.stage, status.done, status.total) == ("embedding", 3, 9)
-        assert status.started_at and status.ended_at and status.started_at < status.ended_at
+        assert status.started_at
+        assert status.ended_at
+        assert status.started_at < status.ended_at
 
 
 async def test_one_runs_at_a_time() -> None:
@@ -170,7 +172,8 @@ def test_a_server_without_an_index_builds_one_and_serves_it(
     status = server.get("/admin/rebuild").json()
     assert status["state"] == "succeeded", status
     version = published_version(tmp_path / "data/index")
-    assert version and version in status["message"]
+    assert version
+    assert version in status["message"]
     wait_until(lambda: server.get("/health/ready").status_code == 200)
     assert server.get("/health/ready").json()["index_version"] == version
 
