@@ -61,8 +61,8 @@ class Rebuilds:
         """
         if self._command is None:
             raise RebuildNotConfiguredError(
-                "WHENCE_REBUILD_OPTIONS is not set: set it to the options of `whence rebuild`, such "
-                "as --source /images, and restart the server"
+                "WHENCE_REBUILD_OPTIONS is not set: set it to the options of `whence rebuild`, "
+                "such as --source /images, and restart the server"
             )
         if self.status.state == "running":
             raise RebuildRunningError(

@@ -29,7 +29,8 @@ PROGRESS = """
 import sys, json, time
 def say(text): print(text, file=sys.stderr, flush=True)
 say("note: first")
-say(json.dumps({"event": "progress", "stage": "embedding", "done": 3, "total": 9, "seconds_left": 4}))
+record = {"event": "progress", "stage": "embedding", "done": 3, "total": 9, "seconds_left": 4}
+say(json.dumps(record))
 """
 
 
