@@ -1,5 +1,6 @@
 """A timm network with its own preprocessing: images in, pooled features and stages out."""
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -254,6 +255,15 @@ def parse_options(pairs: Sequence[str]) -> dict[str, object]:
             )
         options[key.strip()] = _parse_value(value.strip())
     return options
+
+
+def backbone_digest(backbone: Backbone) -> str:
+    """Returns a SHA-256 of a backbone's configuration and weights, hexadecimal."""
+    digest = hashlib.sha256(backbone.config.model_dump_json().encode())
+    for name, tensor in backbone.network.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _parse_value(text: str) -> object:

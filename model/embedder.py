@@ -33,6 +33,8 @@ class AttributionModel(nn.Module):
         axes: of wide stages, as `DescriptorExtractor` takes them.
     """
 
+    centred = False  # an embedding's own mean is near zero
+
     def __init__(
         self,
         backbone: Backbone,
@@ -42,9 +44,15 @@ class AttributionModel(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config
+        self.outputs = tuple(config.facets)
         self.backbone = backbone
         self.extractor = DescriptorExtractor(heads, config.depths, axes)
         self.heads = nn.ModuleDict({str(descriptor): head for descriptor, head in heads.items()})
+
+    @property
+    def input_size(self) -> int:
+        """Returns the side of the backbone's input, in pixels."""
+        return self.config.backbone.input_size
 
     def forward(self, pixels: torch.Tensor) -> dict[Facet, torch.Tensor]:
         """Embed (B, 3, S, S) preprocessed pixels: facet -> (B, K) float32 of unit norm."""

@@ -1,7 +1,9 @@
 """Engines that run the forward pass: eager or compiled PyTorch, ONNX Runtime, OpenVINO.
 
-An engine is used only if its embeddings of a test batch agree with those of eager float32. Their
-speeds are measured by `tests.benchmarks.engines`.
+An engine is used only if its outputs for a test batch agree with those of eager float32. Their
+speeds are measured by `tests.benchmarks.engines`. The server, rebuilds, evaluations and training
+choose theirs by the same rule. Engines in float32 differ by rounding, and those in bfloat16 by a
+cosine of 0.0005 at most on the test pictures, so that all may write into one cache of embeddings.
 
     eager, compile              float32, as the model was trained
     eager-bf16, compile-bf16    the backbone in bfloat16, descriptors and heads in float32
@@ -12,25 +14,26 @@ speeds are measured by `tests.benchmarks.engines`.
 
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, get_args
+from typing import Any, Protocol, TypeAlias, TypeVar, get_args
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
 from model.backbone import Backbone, BackboneFeatures
-from model.config import BackboneConfig, EngineName, Facet, ModelConfig
+from model.config import BackboneConfig, EngineName
 from model.cores import available_cores
 from model.descriptors import EDITION
 from model.errors import ModelError
 
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)
-Engine = Callable[[torch.Tensor], dict[Facet, torch.Tensor]]
+Name = TypeVar("Name", bound=str)  # of an output: a facet, a descriptor, a stage
+Engine: TypeAlias = Callable[[torch.Tensor], dict[Name, torch.Tensor]]
 
-COSINE = 0.999  # to eager float32's embedding, of every image and facet
+COSINE = 0.999  # to eager float32's result, of every image and output
 # The error of bfloat16 depends on the picture, so the few test pictures need a stricter limit.
 COSINE_BF16 = 0.9995
 
@@ -41,22 +44,34 @@ class EngineError(Exception):
     """Raised for an engine that cannot be used here; its text says why."""
 
 
-class Model(Protocol):
-    """The part of `model.embedder.AttributionModel` that an engine needs."""
+class Model(Protocol[Name]):
+    """A module with named outputs, computed from a backbone's features.
 
-    config: ModelConfig
+    `model.embedder.AttributionModel` embeds, `model.features.DescriptorModel` stops before the
+    heads, and `model.pretraining.teacher.FeatureModel` before the descriptors.
+    """
+
     backbone: Backbone
+    centred: bool  # outputs have a mean that all images share, and agreement leaves out
 
-    def __call__(self, pixels: torch.Tensor) -> dict[Facet, torch.Tensor]:
-        """Embed (B, 3, S, S) pixels: facet -> (B, K)."""
+    @property
+    def input_size(self) -> int:
+        """Return the side of the input in pixels."""
 
-    def describe(self, features: BackboneFeatures) -> dict[Facet, torch.Tensor]:
-        """Embed backbone features: facet -> (B, K)."""
+    @property
+    def outputs(self) -> Sequence[Name]:
+        """Return the names of the outputs, in the order in which they are computed."""
+
+    def __call__(self, pixels: torch.Tensor) -> dict[Name, torch.Tensor]:
+        """Compute the outputs of (B, 3, S, S) pixels: name -> (B, ...)."""
+
+    def describe(self, features: BackboneFeatures) -> dict[Name, torch.Tensor]:
+        """Compute the outputs of backbone features: name -> (B, ...)."""
 
 
 def choose_engine(
-    model: Model, name: EngineName, device: torch.device, *, export: Path | None = None
-) -> tuple[EngineName, Engine]:
+    model: Model[Name], name: EngineName, device: torch.device, *, export: Path | None = None
+) -> tuple[EngineName, Engine[Name]]:
     """Choose an engine; ``auto`` takes the fastest that is installed and agrees with eager.
 
     Args:
@@ -116,7 +131,7 @@ def set_threads(count: int = 0) -> int:
     return torch.get_num_threads()
 
 
-def by_speed(model: Model, device: torch.device) -> list[EngineName]:
+def by_speed(model: Model[Any], device: torch.device) -> list[EngineName]:
     """Returns the engines that ``auto`` tries before eager, fastest first.
 
     The order on CPUs is the one measured in tests/benchmarks/README.md. The order on CUDA was not
@@ -148,19 +163,24 @@ def _has_bf16() -> bool:
     return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
 
 
+def is_bfloat16(name: EngineName) -> bool:
+    """Return True for an engine that runs the backbone in bfloat16, False for float32."""
+    return name.endswith("-bf16")
+
+
 def precision(name: EngineName, device: torch.device) -> torch.autocast:
     """Returns the autocast context in which the named engine runs the backbone."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=name.endswith("-bf16"))
+    return torch.autocast(device.type, torch.bfloat16, enabled=is_bfloat16(name))
 
 
 class _Bfloat16(nn.Module):
     """Wraps a model so that its backbone runs in bfloat16."""
 
-    def __init__(self, model: Model, device: torch.device) -> None:
+    def __init__(self, model: Model[Any], device: torch.device) -> None:
         super().__init__()
         self._model, self._device = model, device
 
-    def forward(self, pixels: torch.Tensor) -> dict[Facet, torch.Tensor]:
+    def forward(self, pixels: torch.Tensor) -> dict[Any, torch.Tensor]:
         with precision("eager-bf16", self._device):
             features = self._model.backbone(pixels)
         # Correlations are differences of large sums and stay in float32.
@@ -170,7 +190,7 @@ class _Bfloat16(nn.Module):
 class _Exportable(nn.Module):
     """Wraps a model so that it returns a tuple, as the export needs."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model[Any]) -> None:
         super().__init__()
         self._model = model
 
@@ -179,8 +199,8 @@ class _Exportable(nn.Module):
 
 
 def build_engine(
-    model: Model, name: EngineName, device: torch.device, export: Path | None
-) -> Engine:
+    model: Model[Name], name: EngineName, device: torch.device, export: Path | None
+) -> Engine[Name]:
     """Build the named engine without comparing its results.
 
     Raises:
@@ -191,11 +211,11 @@ def build_engine(
         if device.type != "cpu":
             raise EngineError(f"it runs on the CPU, and the device is {device}")
         return (_onnx if name == "onnx" else _openvino)(model, export)
-    engine: Any = _Bfloat16(model, device) if name.endswith("-bf16") else model
+    engine: Any = _Bfloat16(model, device) if is_bfloat16(name) else model
     return _compiled(engine) if name.startswith("compile") else engine
 
 
-def _compiled(engine: Engine) -> Engine:
+def _compiled(engine: Engine[Name]) -> Engine[Name]:
     """Compile an engine for any number of images of one size.
 
     ``dynamic=True`` would also leave height and width open. The starter's padding depends on them:
@@ -203,14 +223,14 @@ def _compiled(engine: Engine) -> Engine:
     """
     compiled = torch.compile(engine)
 
-    def run(pixels: torch.Tensor) -> dict[Facet, torch.Tensor]:
+    def run(pixels: torch.Tensor) -> dict[Name, torch.Tensor]:
         torch._dynamo.maybe_mark_dynamic(pixels, 0)
         return compiled(pixels)
 
     return run
 
 
-def _onnx(model: Model, export: Path | None) -> Engine:
+def _onnx(model: Model[Name], export: Path | None) -> Engine[Name]:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -226,10 +246,10 @@ def _onnx(model: Model, export: Path | None) -> Engine:
             onnxruntime.InferenceSession, sess_options=options, providers=["CPUExecutionProvider"]
         ),
     )
-    return partial(_run, model, lambda pixels: session.run(None, {"pixels": pixels}))
+    return partial(_run, model.outputs, lambda pixels: session.run(None, {"pixels": pixels}))
 
 
-def _openvino(model: Model, export: Path | None) -> Engine:
+def _openvino(model: Model[Name], export: Path | None) -> Engine[Name]:
     import openvino  # an extra
 
     core = openvino.Core()
@@ -246,20 +266,19 @@ def _openvino(model: Model, export: Path | None) -> Engine:
             },
         ),
     )
-    return partial(_run, model, lambda pixels: compiled([pixels]).values())
+    return partial(_run, model.outputs, lambda pixels: compiled([pixels]).values())
 
 
 def _run(
-    model: Model, infer: Callable[[Any], Iterable[Any]], pixels: torch.Tensor
-) -> dict[Facet, torch.Tensor]:
+    outputs: Sequence[Name], infer: Callable[[Any], Iterable[Any]], pixels: torch.Tensor
+) -> dict[Name, torch.Tensor]:
     results = infer(pixels.contiguous().numpy())
     return {
-        facet: torch.from_numpy(values.copy())
-        for facet, values in zip(model.config.facets, results, strict=True)
+        name: torch.from_numpy(values.copy()) for name, values in zip(outputs, results, strict=True)
     }
 
 
-def _loaded(model: Model, export: Path | None, load: Callable[[bytes], Any]) -> Any:
+def _loaded(model: Model[Any], export: Path | None, load: Callable[[bytes], Any]) -> Any:
     """Load the exported model, and export it again if the kept file is damaged."""
     if export and export.is_file():
         try:
@@ -269,12 +288,12 @@ def _loaded(model: Model, export: Path | None, load: Callable[[bytes], Any]) -> 
     return load(_export(model, export))
 
 
-def _export(model: Model, path: Path | None) -> bytes:
+def _export(model: Model[Any], path: Path | None) -> bytes:
     """Export a model to ONNX for any batch size, and keep it at ``path``, whole or not at all."""
     with torch.no_grad():
         program: Any = torch.onnx.export(
             _Exportable(model).eval(),
-            (probe(model.config.backbone, 2),),
+            (probe(model.backbone.config, 2, size=model.input_size),),
             dynamo=True,
             dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=4096)},),
             input_names=["pixels"],
@@ -292,13 +311,13 @@ def _export(model: Model, path: Path | None) -> bytes:
     return data
 
 
-def probe(config: BackboneConfig, count: int = 8) -> torch.Tensor:
+def probe(config: BackboneConfig, count: int = 8, *, size: int | None = None) -> torch.Tensor:
     """Draw test pictures for engines: (count, 3, S, S) float32, preprocessed.
 
     They are noise at every scale, stronger at coarser scales as in photographs, because fine noise
     alone exercises little of a network.
     """
-    size = config.input_size
+    size = size or config.input_size
     generator = torch.Generator().manual_seed(0)
     picture = torch.zeros(count, 3, size, size)
     side = 2
@@ -312,17 +331,25 @@ def probe(config: BackboneConfig, count: int = 8) -> torch.Tensor:
 
 @torch.inference_mode()
 def _require_agreement(
-    model: Model, engine: Engine, name: EngineName, device: torch.device
+    model: Model[Name], engine: Engine[Name], name: EngineName, device: torch.device
 ) -> None:
-    pixels = probe(model.config.backbone).to(device)
-    wanted = COSINE_BF16 if name.endswith("-bf16") else COSINE
+    """Compare an engine's outputs for test pictures with those of eager float32.
+
+    Raises:
+        EngineError: the cosine of an output is too low.
+    """
+    pixels = probe(model.backbone.config, size=model.input_size).to(device)
+    wanted = COSINE_BF16 if is_bfloat16(name) else COSINE
     expected = model(pixels)
     for given in (pixels, pixels[:1]):  # one image alone often takes other code, warmed here
-        for facet, found in engine(given).items():
-            right = expected[facet][: len(given)]
-            cosine = float(F.cosine_similarity(found.float(), right).min())
+        for output, found in engine(given).items():
+            right, values = expected[output].flatten(1), found.float().flatten(1)
+            if model.centred:
+                mean = right.mean(dim=0)
+                right, values = right - mean, values - mean
+            cosine = float(F.cosine_similarity(values, right[: len(given)]).min())
             if not cosine >= wanted:  # not a number is not enough either
                 raise EngineError(
-                    f"its {facet} embeddings stray from eager float32's (cosine {cosine:.5f}, "
+                    f"its {output} outputs stray from eager float32's (cosine {cosine:.5f}, "
                     f"at least {wanted} is asked for)"
                 )

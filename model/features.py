@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -12,13 +13,15 @@ import numpy as np
 import torch
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset
+from torch import nn
 
-from model.backbone import Backbone
-from model.config import Descriptor
+from model.backbone import Backbone, BackboneFeatures, backbone_digest
+from model.config import Descriptor, EngineName
 from model.descriptors import DescriptorExtractor
+from model.engines import Engine, choose_engine, export_path, is_bfloat16
 from model.errors import ImageError, TrainingError
 from model.images import DECODING, DEFAULT_LIMITS, ImageLimits
+from model.preparing import prepare_batches
 from model.sources.picture import Picture, decode_picture
 from model.views import RandomViews
 
@@ -44,6 +47,38 @@ class FeatureBank:
         return len(next(iter(self.descriptors.values())))
 
 
+class DescriptorModel(nn.Module):
+    """Computes the raw descriptors of images, for an engine: an `engines.Model` without heads."""
+
+    centred = True  # raw descriptors have a large mean, which hides that they differ
+
+    def __init__(self, backbone: Backbone, extractor: DescriptorExtractor) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.extractor = extractor
+
+    @property
+    def input_size(self) -> int:
+        """Returns the side of the backbone's input, in pixels."""
+        return self.backbone.config.input_size
+
+    @cached_property
+    def outputs(self) -> tuple[Descriptor, ...]:
+        """Returns the names of the descriptors, in the order in which they are computed."""
+        device = next(self.parameters()).device
+        with torch.inference_mode():
+            return tuple(self(torch.zeros(1, 3, self.input_size, self.input_size, device=device)))
+
+    def forward(self, pixels: torch.Tensor) -> dict[Descriptor, torch.Tensor]:
+        """Compute descriptors: (B, 3, S, S) pixels -> (B, D) each."""
+        return self.describe(self.backbone(pixels))
+
+    def describe(self, features: BackboneFeatures) -> dict[Descriptor, torch.Tensor]:
+        """Compute descriptors of backbone features: (B, D) each."""
+        descriptors: dict[Descriptor, torch.Tensor] = self.extractor(features)
+        return descriptors
+
+
 def build_feature_bank(
     folder: Path,
     images: Sequence[Picture],
@@ -52,6 +87,8 @@ def build_feature_bank(
     views: RandomViews,
     *,
     device: torch.device,
+    engine: EngineName = "eager",
+    engines: Path | None = None,
     batch_size: int = 16,
     workers: int = 0,
     limits: ImageLimits = DEFAULT_LIMITS,
@@ -59,10 +96,11 @@ def build_feature_bank(
 ) -> FeatureBank:
     """Compute a feature bank, or the part of it that is missing.
 
-    The bank lies below ``folder`` under a key of everything that changes a feature. A batch is
-    marked done once it is in the memory map, so a killed run loses one batch at most. Batches are
-    not synced to disk, which took longer than computing them: after a crash of the whole machine,
-    delete the folder.
+    The bank lies below ``folder`` under a key of everything that changes a feature. Engines in
+    float32 share a bank, because their features differ by rounding; those in bfloat16 have another.
+    A batch is marked done once it is in the memory map, so a killed run loses one batch at most.
+    Batches are not synced to disk, which took longer than computing them: after a crash of the
+    whole machine, delete the folder.
 
     Args:
         folder: holds banks, one a key.
@@ -71,33 +109,39 @@ def build_feature_bank(
         extractor: computes the descriptors.
         views: draws the augmented views.
         device: where the forward pass runs.
+        engine: of the forward pass; see `model.engines`.
+        engines: folder where an engine's export of the backbone is kept for the next time.
         batch_size: images in one forward pass, each with all its views.
-        workers: processes that decode and augment; 0 does it in this one.
+        workers: threads that augment, and processes that decode; at least one.
         limits: limits on an image's size.
         progress: called with (images done, images in all).
 
     Raises:
         TrainingError: no image could be read, or a feature is not finite.
     """
-    place = folder / _key(images, backbone, extractor, views, limits)
+    model = DescriptorModel(backbone, extractor).eval()
+    identity = _identity(model)
+    export = export_path(engines, identity) if engines else None
+    used, run = choose_engine(model, engine, device, export=export)
+    place = folder / _key(images, identity, views, limits, bfloat16=is_bfloat16(used))
     place.mkdir(parents=True, exist_ok=True)
     state = _open_map(place / "state.npy", np.uint8, (len(images),))
     pending = np.flatnonzero(state == PENDING).tolist()
-    loader = DataLoader(
-        _Views([images[i] for i in pending], backbone, views, limits),
-        batch_size=batch_size,
-        num_workers=workers,
-        collate_fn=list,
+    batches = prepare_batches(
+        (images[row] for row in pending),
+        _Views(backbone, views, limits),
+        batch=batch_size,
+        workers=workers,
     )
     maps: dict[Descriptor, Memmap] = {}
     done = len(images) - len(pending)
-    for batch in loader:
+    for batch in batches:
         rows = pending[: len(batch)]
         pending = pending[len(batch) :]
         readable = [row for row, item in zip(rows, batch, strict=True) if item is not None]
         if readable:
             pixels = torch.stack([item for item in batch if item is not None])  # (B, 1+V, 3, S, S)
-            for name, values in _read(pixels, backbone, extractor, device).items():
+            for name, values in _read(pixels, run, device).items():
                 if name not in maps:
                     shape = (len(images), *values.shape[1:])
                     maps[name] = _open_map(place / f"{name}.npy", np.float32, shape)
@@ -152,39 +196,31 @@ def _without_gaps(path: Path, rows: NDArray[np.int64]) -> Path:
     return closed
 
 
-class _Views(Dataset[torch.Tensor | None]):
-    """Yields (1 + V, 3, S, S) of each image, the clean view first; None if unreadable."""
+class _Views:
+    """Prepares (1 + V, 3, S, S) of an image, the clean view first; None if unreadable."""
 
-    def __init__(
-        self,
-        images: Sequence[Picture],
-        backbone: Backbone,
-        views: RandomViews,
-        limits: ImageLimits,
-    ) -> None:
+    def __init__(self, backbone: Backbone, views: RandomViews, limits: ImageLimits) -> None:
         self._limits = limits
-        self._images = images
         self._preprocess = backbone.preprocess
         self._views = views
 
-    def __len__(self) -> int:
-        return len(self._images)
-
-    def __getitem__(self, index: int) -> torch.Tensor | None:
+    def __call__(self, picture: Picture) -> torch.Tensor | None:
+        """Read, decode, augment and preprocess one image; safe in several threads."""
         try:
-            image = decode_picture(self._images[index], self._limits)
+            image = decode_picture(picture, self._limits)
         except ImageError:
             return None
         views = [image.pixels, *self._views(image.pixels, image.sha256)]
-        return torch.stack([self._preprocess(view) for view in views])
+        # In NumPy: PyTorch would start threads for it, on every thread that prepares.
+        return torch.from_numpy(np.stack([self._preprocess(view).numpy() for view in views]))
 
 
 @torch.inference_mode()
 def _read(
-    pixels: torch.Tensor, backbone: Backbone, extractor: DescriptorExtractor, device: torch.device
+    pixels: torch.Tensor, run: Engine[Descriptor], device: torch.device
 ) -> dict[Descriptor, NDArray[np.float32]]:
     """Compute descriptors: (B, 1 + V, 3, S, S) pixels -> (B, 1 + V, D) each."""
-    read = extractor(backbone(pixels.flatten(0, 1).to(device)))
+    read = run(pixels.flatten(0, 1).to(device))
     result = {}
     for name, values in read.items():
         if not torch.isfinite(values).all():
@@ -192,7 +228,7 @@ def _read(
                 f"the backbone gave a {name} feature that is not a finite number; "
                 "its weights or its mean/std options do not fit it"
             )
-        result[name] = values.unflatten(0, pixels.shape[:2]).cpu().numpy()
+        result[name] = values.cpu().numpy().reshape(*pixels.shape[:2], -1)
     return result
 
 
@@ -202,25 +238,22 @@ def _open_map(
     return open_memmap(path, mode="r+" if path.exists() else "w+", dtype=dtype, shape=shape)
 
 
+def _identity(model: DescriptorModel) -> str:
+    """Returns a hash of all that decides the descriptors of given pixels."""
+    text = f"{backbone_digest(model.backbone)}/{model.extractor!r}"
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
 def _key(
     images: Sequence[Picture],
-    backbone: Backbone,
-    extractor: DescriptorExtractor,
+    identity: str,
     views: RandomViews,
     limits: ImageLimits,
+    *,
+    bfloat16: bool,
 ) -> str:
-    digest = hashlib.sha256()
-    recipe = [
-        backbone.config.model_dump(mode="json"),
-        repr(extractor),
-        repr(views),
-        repr(limits),
-        DECODING,
-    ]
-    digest.update(json.dumps(recipe, sort_keys=True).encode())
-    for name, tensor in backbone.network.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    recipe = [identity, repr(views), repr(limits), DECODING, bfloat16]
+    digest = hashlib.sha256(json.dumps(recipe).encode())
     for image in images:
         try:
             state = image.stamp.text

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from model.backbone import Backbone
 from model.checkpoint import save_model
-from model.config import Descriptor, DescriptorConfig, ModelConfig, TrainConfig
+from model.config import Descriptor, DescriptorConfig, EngineName, ModelConfig, TrainConfig
 from model.descriptors import FACETS, DescriptorExtractor
 from model.embedder import AttributionModel, choose_device
 from model.errors import TrainingError
@@ -65,6 +65,8 @@ def train_model(
     features: Path,
     config: TrainConfig | None = None,
     device: str = "auto",
+    engine: EngineName = "eager",
+    engines: Path | None = None,
     workers: int = 0,
     limits: ImageLimits = DEFAULT_LIMITS,
     progress: StageProgress | None = None,
@@ -79,7 +81,9 @@ def train_model(
         features: the folder of all feature banks; a run that was killed continues with its own.
         config: hyperparameters.
         device: ``auto``, ``cpu``, ``cuda``, ...
-        workers: processes that decode and augment; 0 does it in this one.
+        engine: computes the features; see `model.engines`.
+        engines: folder where an engine's export of the backbone is kept for the next time.
+        workers: threads that augment, and processes that decode; at least one.
         limits: limits on an image's size.
         progress: called with ("features", images done, images in all), then with ("training", steps
             done, steps in all).
@@ -99,6 +103,8 @@ def train_model(
         extractor,
         views,
         device=target,
+        engine=engine,
+        engines=engines,
         workers=workers,
         limits=limits,
         progress=_stage(progress, "features"),

@@ -11,12 +11,14 @@ from app.cli.options import (
     DEFAULT_WORKERS,
     Data,
     Device,
+    Engine,
     MaxPixels,
     MaxSide,
     Workers,
     data_folder,
     image_limits,
 )
+from app.cli.priority import begin_long_work
 from app.cli.skipped import LINES, skipped_lines
 from index.evaluation.metrics import AbcProtocol
 from model.saved import latest_model
@@ -77,6 +79,7 @@ def abc_command(
     ] = None,
     data: Data = Path("data"),
     device: Device = "auto",
+    engine: Engine = "auto",
     workers: Workers = DEFAULT_WORKERS,
     max_pixels: MaxPixels = None,
     max_side: MaxSide = None,
@@ -92,6 +95,7 @@ def abc_command(
     if not features and not (root and distractors):
         raise typer.BadParameter("name the images by --root and --distractors, or use --features")
 
+    begin_long_work()
     from index.evaluation.abc import evaluate_abc
     from index.evaluation.abc_release import read_queries, read_splits
 
@@ -112,11 +116,18 @@ def abc_command(
 
         assert root
         images = list_distractors(distractors or (), limit)
-        models = data_folder(data).models
+        own = data_folder(data)
+        models = own.models
         source = ImageSource(
             root,
             images,
-            load_embedder(models, model or latest_model(models), device=device),
+            load_embedder(
+                models,
+                model or latest_model(models),
+                device=device,
+                engine=engine,
+                engines=own.engines,
+            ),
             folder,
             workers=workers,
             limits=image_limits(max_pixels, max_side),

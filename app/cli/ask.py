@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.cli.options import data_folder
+from app.cli.priority import begin_long_work
+from model.config import EngineName
 from model.errors import ImageError, WhenceError
 from model.images import DEFAULT_LIMITS, ImageLimits
 from model.regions import Region
@@ -52,6 +54,7 @@ def open_backend(
     url: str | None,
     key: str | None,
     data: Path,
+    engine: EngineName = "auto",
     region: Region | None = None,
     limits: ImageLimits = DEFAULT_LIMITS,
 ) -> Iterator[Backend]:
@@ -61,6 +64,7 @@ def open_backend(
         url: of a server; without it the index in ``data`` answers.
         key: for that server.
         data: the data folder.
+        engine: runs the model, without a server.
         region: the part of each image to ask about.
         limits: on an image's size, without a server.
 
@@ -77,12 +81,13 @@ def open_backend(
             )
         return
     # PyTorch and FAISS are imported only here; a query to a server needs neither.
+    begin_long_work()
     from app.inference.job import answer_files
     from app.inference.together import answer_group
     from app.schemas import attribution_response, together_response
     from index.answering.attribution import open_attributor
 
-    attributor = open_attributor(data_folder(data))
+    attributor = open_attributor(data_folder(data), engine=engine)
 
     def attribute(images: Sequence[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
         jobs = answer_files(

@@ -14,6 +14,7 @@ from app.cli.console import err, out, print_error, stages
 from app.cli.options import (
     ApiKey,
     Data,
+    Engine,
     MaxPixels,
     MaxSide,
     image_limits,
@@ -78,6 +79,7 @@ def attribute(
         ),
     ] = None,
     data: Data = Path("data"),
+    engine: Engine = "auto",
     max_pixels: MaxPixels = None,
     max_side: MaxSide = None,
 ) -> None:
@@ -99,7 +101,9 @@ def attribute(
     print_skipped(skipped)
     limits = image_limits(max_pixels, max_side)
     part = parse_region(region) if region is not None else None
-    with open_backend(url=url, key=key, data=data, region=part, limits=limits) as backend:
+    with open_backend(
+        url=url, key=key, data=data, engine=engine, region=part, limits=limits
+    ) as backend:
         if together:
             _check_group(paths, paired)
             _print_together(paths, backend.together(paths, paired), as_json=as_json)

@@ -17,6 +17,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from app.cli.progress import ProgressLines, lines_every
 from app.text import printable
 
 if TYPE_CHECKING:
@@ -79,7 +80,21 @@ class RateColumn(ProgressColumn):
 
 @contextmanager
 def stages() -> Iterator[Stages]:
-    """Show a progress bar for each stage of a long task."""
+    """Show the progress of each stage of a long task.
+
+    A terminal gets a bar for each stage; elsewhere a line is written every 30 seconds, as JSON if
+    WHENCE_LOG_FORMAT is json.
+    """
+    try:
+        with _bars() if err.is_terminal else _lines() as report:
+            yield report
+    except KeyboardInterrupt:
+        err.print("interrupted; finished work is kept, and the same command continues it")
+        raise
+
+
+@contextmanager
+def _bars() -> Iterator[Stages]:
     with Progress(
         TextColumn("{task.description:>12}"),
         BarColumn(),
@@ -97,8 +112,13 @@ def stages() -> Iterator[Stages]:
                 tasks[stage] = bars.add_task(stage, total=total, note=note)
             bars.update(tasks[stage], completed=done, total=total, note=note)
 
-        try:
-            yield report
-        except KeyboardInterrupt:
-            err.print("interrupted; finished work is kept, and the same command continues it")
-            raise
+        yield report
+
+
+@contextmanager
+def _lines() -> Iterator[Stages]:
+    from app.settings import read_settings
+
+    lines = ProgressLines(err.print, as_json=read_settings().log_format == "json")
+    with lines_every(lines):
+        yield lines.report

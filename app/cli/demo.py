@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from app.cli.options import BackboneName, Data
+from app.cli.priority import begin_long_work
 
 
 def demo(
@@ -14,6 +15,7 @@ def demo(
     backbone: BackboneName = None,
 ) -> None:
     """Train on a small gallery, rebuild, serve, and send a first query."""
+    begin_long_work()
     from app.cli.demonstration import run_demo
 
     run_demo(data, port=port, backbone=backbone)

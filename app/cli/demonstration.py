@@ -13,7 +13,7 @@ import uvicorn
 
 from app.cli.ask import connect
 from app.cli.console import out, print_note, print_step, stages
-from app.cli.options import data_folder
+from app.cli.options import DEFAULT_WORKERS, data_folder
 from app.http.ports import require_port, url_of
 from app.http.server import make_server
 from app.main import create_app
@@ -56,17 +56,23 @@ def run_demo(data: Path, *, port: int = 8000, backbone: str | None = None) -> No
             network,
             models=folder.models,
             features=folder.features,
+            engine="auto",
+            engines=folder.engines,
+            workers=DEFAULT_WORKERS,
             progress=report,
             on_step=print_step,
+        )
+        embedder = load_embedder(
+            folder.models, trained.model_id, engine="auto", engines=folder.engines
         )
         summary = rebuild(
             folder,
             read_sources([exemplars]),
-            load_embedder(folder.models, trained.model_id),
-            RebuildOptions(sources=[str(exemplars)]),
+            embedder,
+            RebuildOptions(sources=[str(exemplars)], workers=DEFAULT_WORKERS),
             progress=report,
         )
-        attributor = open_attributor(folder)
+        attributor = open_attributor(folder, embedder=embedder)
         pairs = read_pairs(pictures / "pairs.csv")
         measured = evaluate_pairs(
             pairs,

@@ -13,6 +13,7 @@ from app.cli.options import (
     ApiKey,
     Data,
     Device,
+    Engine,
     JsonFile,
     MaxPixels,
     MaxSide,
@@ -21,6 +22,7 @@ from app.cli.options import (
     image_limits,
     write_json,
 )
+from app.cli.priority import begin_long_work
 
 if TYPE_CHECKING:
     from index.evaluation.pairs import PairsReport
@@ -38,17 +40,19 @@ def pairs_command(
     json_file: JsonFile = None,
     data: Data = Path("data"),
     device: Device = "auto",
+    engine: Engine = "auto",
     max_pixels: MaxPixels = None,
     max_side: MaxSide = None,
 ) -> None:
     """Rank every concept for synthetic images of known origin; pairs are never trained on."""
+    begin_long_work()
     from index.answering.attribution import open_attributor
     from index.evaluation.local import ask_attributor
     from index.evaluation.pairs import evaluate_pairs, read_pairs
 
     limits = image_limits(max_pixels, max_side)
     known = read_pairs(pairs_file)
-    attributor = None if url else open_attributor(data_folder(data), device=device)
+    attributor = None if url else open_attributor(data_folder(data), device=device, engine=engine)
     with stages() as report:
         measured = evaluate_pairs(
             known,
@@ -74,10 +78,12 @@ def robustness_command(
     json_file: JsonFile = None,
     data: Data = Path("data"),
     device: Device = "auto",
+    engine: Engine = "auto",
     max_pixels: MaxPixels = None,
     max_side: MaxSide = None,
 ) -> None:
     """Rank concepts for images of known origin after compression, resizing, cropping etc."""
+    begin_long_work()
     from index.answering.attribution import open_attributor
     from index.evaluation.local import ask_attributor
     from index.evaluation.pairs import read_pairs
@@ -85,7 +91,7 @@ def robustness_command(
 
     limits = image_limits(max_pixels, max_side)
     pairs = read_pairs(pairs_file)
-    attributor = open_attributor(data_folder(data), device=device)
+    attributor = open_attributor(data_folder(data), device=device, engine=engine)
     with stages() as report:
         measured = evaluate_robustness(
             pairs,

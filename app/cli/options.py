@@ -10,6 +10,7 @@ import typer
 
 from app.settings import read_settings, read_stores
 from index.layout import DataFolder
+from model.config import EngineName
 from model.images import ImageLimits
 
 Data = Annotated[
@@ -30,7 +31,17 @@ MaxSide = Annotated[
         help="Upper limit of an image's sides, in pixels.",
     ),
 ]
-Workers = Annotated[int, typer.Option(min=0, max=256, help="Processes that decode images.")]
+Workers = Annotated[
+    int,
+    typer.Option(min=0, max=256, help="Processes that decode images, and threads that prepare."),
+]
+Engine = Annotated[
+    EngineName,
+    typer.Option(
+        envvar="WHENCE_ENGINE",
+        help="Inference engine; auto takes the fastest that gives the same embeddings.",
+    ),
+]
 Device = Annotated[
     str, typer.Option(envvar="WHENCE_DEVICE", help="auto, cpu, cuda or cuda:N; auto prefers CUDA.")
 ]

@@ -11,6 +11,7 @@ from app.cli.options import (
     DEFAULT_WORKERS,
     Data,
     Device,
+    Engine,
     HubRevision,
     JsonFile,
     MaxPixels,
@@ -20,7 +21,7 @@ from app.cli.options import (
     image_limits,
     write_json,
 )
-from app.cli.priority import NICENESS, Niceness, lower_priority
+from app.cli.priority import NICENESS, Niceness, begin_long_work
 from app.cli.skipped import print_skipped
 from index.layout import DataFolder
 from index.takedowns.log import TakedownLog
@@ -85,13 +86,14 @@ def pretrain(
     json_file: JsonFile = None,
     data: Data = Path("data"),
     device: Device = "auto",
+    engine: Engine = "auto",
     workers: Workers = DEFAULT_WORKERS,
     max_pixels: MaxPixels = None,
     max_side: MaxSide = None,
     nice: Niceness = NICENESS,
 ) -> None:
     """Pre-train a small backbone, alone or by distillation, on images that are not withdrawn."""
-    lower_priority(nice)
+    begin_long_work(nice)
     from model.backbone import create_backbone, create_random_backbone, parse_options
     from model.pretraining.pretrain import pretrain as run_pretraining
     from model.pretraining.shards import Collection, collect_images
@@ -134,6 +136,8 @@ def pretrain(
             teacher=teacher_network,
             config=config,
             device=device,
+            engine=engine,
+            engines=folder.engines,
             workers=workers,
             progress=lambda epoch, batch, batches, loss: report(
                 "pre-training",

@@ -1,4 +1,4 @@
-"""CPU priority of long commands, lower than that of a server on the same machine."""
+"""Priority, memory and threads of long commands."""
 
 import os
 import sys
@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from app.settings import read_settings
+from model.memory import keep_freed_memory
 
 NICENESS = 10  # the default of `nice`
 
@@ -20,6 +23,23 @@ Niceness = Annotated[
         "nothing.",
     ),
 ]
+
+
+def begin_long_work(niceness: int = 0) -> None:
+    """Prepare this process for long work, before it imports PyTorch.
+
+    It lowers the priority, keeps freed memory, and takes as many inference threads as
+    WHENCE_THREADS or the cores allow.
+
+    Raises:
+        SettingsError: a setting in the environment is invalid.
+    """
+    threads = read_settings().threads
+    lower_priority(niceness)
+    keep_freed_memory()
+    from model.engines import set_threads
+
+    set_threads(threads)
 
 
 def lower_priority(niceness: int) -> None:

@@ -12,6 +12,7 @@ from app.cli.options import (
     DEFAULT_WORKERS,
     Data,
     Device,
+    Engine,
     JsonFile,
     MaxPixels,
     MaxSide,
@@ -21,11 +22,10 @@ from app.cli.options import (
     image_limits,
     write_json,
 )
-from app.cli.priority import NICENESS, Niceness, lower_priority
+from app.cli.priority import NICENESS, Niceness, begin_long_work
 from app.cli.skipped import print_skipped
 from index.defaults import CANARY_RATE, KEEP
 from index.stores.vectors import IndexType
-from model.config import EngineName
 from model.folders import Skipped
 from model.saved import latest_model
 
@@ -82,16 +82,14 @@ def rebuild(
     json_file: JsonFile = None,
     data: Data = Path("data"),
     device: Device = "auto",
-    engine: Annotated[
-        EngineName, typer.Option(help="Inference engine; see WHENCE_ENGINE.")
-    ] = "eager",
+    engine: Engine = "auto",
     workers: Workers = DEFAULT_WORKERS,
     max_pixels: MaxPixels = None,
     max_side: MaxSide = None,
     nice: Niceness = NICENESS,
 ) -> None:
     """Embed the exemplars, write a new version of the index and publish it."""
-    lower_priority(nice)
+    begin_long_work(nice)
     limits = image_limits(max_pixels, max_side)
     from index.building.embedding import embed_files
     from index.building.ray_embedding import ray_embedding

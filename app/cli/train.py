@@ -12,6 +12,7 @@ from app.cli.options import (
     BackboneName,
     Data,
     Device,
+    Engine,
     HubRevision,
     JsonFile,
     MaxPixels,
@@ -20,7 +21,7 @@ from app.cli.options import (
     image_limits,
     write_json,
 )
-from app.cli.priority import NICENESS, Niceness, lower_priority
+from app.cli.priority import NICENESS, Niceness, begin_long_work
 from app.cli.skipped import print_skipped
 from index.layout import DataFolder
 from index.takedowns.log import TakedownLog
@@ -52,13 +53,14 @@ def train(
     json_file: JsonFile = None,
     data: Data = Path("data"),
     device: Device = "auto",
+    engine: Engine = "auto",
     workers: Workers = DEFAULT_WORKERS,
     max_pixels: MaxPixels = None,
     max_side: MaxSide = None,
     nice: Niceness = NICENESS,
 ) -> None:
     """Train aligned and disentangled embeddings on unlabelled images, without withdrawn ones."""
-    lower_priority(nice)
+    begin_long_work(nice)
     limits = image_limits(max_pixels, max_side)
     from model.backbone import parse_options
     from model.features import why_unreadable
@@ -86,6 +88,8 @@ def train(
             models=folder.models,
             features=folder.features,
             device=device,
+            engine=engine,
+            engines=folder.engines,
             workers=workers,
             limits=limits,
             progress=report,

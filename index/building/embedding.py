@@ -1,4 +1,4 @@
-"""Fill the embedding cache: decode in worker processes, and run the model in this one."""
+"""Fill the embedding cache: decode and prepare images ahead of the model, which runs in batches."""
 
 import io
 from collections.abc import Callable, Sequence
@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset
 
 from index.building.embedding_cache import EmbeddedImage, EmbeddingCache
 from index.takedowns.fingerprints import fingerprint
@@ -18,6 +17,7 @@ from model.config import Facet
 from model.errors import ImageError
 from model.explain import Patches
 from model.images import DEFAULT_LIMITS, ImageLimits
+from model.preparing import prepare_batches
 from model.sources.picture import Picture, decode_picture
 from model.views import RandomViews
 
@@ -127,20 +127,16 @@ def embed_files(
         cache: of the embedder's model.
         files: to embed.
         embedder: the model.
-        workers: processes that decode; 0 decodes in this one.
+        workers: threads that prepare images, and processes that decode them; at least one.
         limits: limits on an image's size.
         progress: called with (done, total), counting the files that the cache lacked.
     """
     by_key = {file.key: file for file in files}
     todo = [by_key[key] for key in cache.missing(by_key)]
-    # A process takes longer to start than a batch to decode.
-    workers = min(workers, len(todo) // BATCH)
-    loader = DataLoader(
-        _Decoder(todo, embedder, limits), batch_size=BATCH, num_workers=workers, collate_fn=list
-    )
+    batches = prepare_batches(todo, Preparer(embedder, limits), batch=BATCH, workers=workers)
     unreadable: dict[str, str] = {}
     done = 0
-    for batch in loader:
+    for batch in batches:
         images, failed = embed_prepared(batch, embedder)
         cache.add(images)
         unreadable |= failed
@@ -186,11 +182,7 @@ class Preparer:
         self._views = RandomViews(1, embedder.input_size)
 
     def __call__(self, file: ImageFile) -> "Prepared | tuple[str, str]":
-        """Read, check and decode one file.
-
-        Safe in several threads for unaugmented files, but not for views, which are drawn with the
-        process's random state.
-        """
+        """Read, check and decode one file; safe in several threads."""
         try:
             decoded = decode_picture(file.picture, self._limits)
         except ImageError as error:
@@ -213,17 +205,3 @@ class Preparer:
             )
         view = self._views.view(image, file.sha256, file.view)
         return Prepared(file, width, height, b"", b"", self._preprocess(view))
-
-
-class _Decoder(Dataset["Prepared | tuple[str, str]"]):
-    def __init__(
-        self, files: Sequence[ImageFile], embedder: ImageEmbedder, limits: ImageLimits
-    ) -> None:
-        self._files = files
-        self._prepare = Preparer(embedder, limits)
-
-    def __len__(self) -> int:
-        return len(self._files)
-
-    def __getitem__(self, index: int) -> "Prepared | tuple[str, str]":
-        return self._prepare(self._files[index])

@@ -11,7 +11,6 @@ import logging
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
@@ -33,6 +32,7 @@ from index.building.embedding import (
 from index.building.embedding_cache import EmbeddedImage, EmbeddingCache
 from index.errors import RebuildError
 from model.images import DEFAULT_LIMITS, ImageLimits
+from model.preparing import prepare_ahead
 from model.sources.places import picture_at
 
 CORES = 4  # of a worker without a GPU; fewer if no machine has them, or only one worker would fit
@@ -150,16 +150,14 @@ class _Worker:
         torch.set_num_threads(cores)
         self._embedder = load()
         self._prepare = Preparer(self._embedder, limits)
-        self._threads = ThreadPoolExecutor(cores)
+        self._cores = cores
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         files = [
             ImageFile(picture_at(os.fsdecode(address)), sha256, None if view < 0 else int(view))
             for address, sha256, view in zip(*(batch[name] for name in COLUMNS), strict=True)
         ]
-        clean = [file for file in files if file.view is None]
-        waiting = dict(zip(clean, self._threads.map(self._prepare, clean), strict=True))
-        prepared = [waiting[f] if f.view is None else self._prepare(f) for f in files]
+        prepared = list(prepare_ahead(files, self._prepare, ahead=len(files), workers=self._cores))
         images, failed = embed_prepared(prepared, self._embedder)
         rows = [_row(image) for image in images]
         rows += [_row(EmbeddedImage(key, 0, 0, b"", {}), reason) for key, reason in failed.items()]

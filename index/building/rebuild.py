@@ -67,7 +67,7 @@ class RebuildOptions:
 
     Attributes:
         sources: names of the sources, for the manifest.
-        workers: processes that decode; 0 decodes in this one.
+        workers: threads that prepare images, and processes that decode them; at least one.
         limits: limits on an exemplar's size.
         keep: versions to keep, the new one included; older ones are removed.
         canary_rate: share of the canary queries that must find their own concept.

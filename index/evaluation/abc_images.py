@@ -38,7 +38,7 @@ class ImageSource:
         distractors: images that no model was tuned on, from `list_distractors`.
         embedder: the model to measure.
         out: the folder of features; runs may share it.
-        workers: processes that decode; 0 decodes in this one.
+        workers: threads that prepare images, and processes that decode them; at least one.
         limits: limits on an image's size.
     """
 

@@ -22,7 +22,6 @@ from typing import get_args
 import numpy as np
 import torch
 from numpy.lib.format import open_memmap
-from torch.utils.data import DataLoader, Dataset
 
 from index.answering.ranking import Embeddings
 from index.building.embedding import ImageEmbedder
@@ -32,6 +31,7 @@ from model.config import Facet
 from model.errors import ImageError
 from model.folders import Skipped
 from model.images import DECODING, DEFAULT_LIMITS, ImageLimits
+from model.preparing import prepare_batches
 from model.regular_files import shown
 from model.sources.picture import Picture, decode_picture
 
@@ -117,7 +117,7 @@ def embed_images(
             and stamps.
         images: without repeats.
         embedder: the model.
-        workers: processes that decode; 0 decodes in this one.
+        workers: threads that prepare images, and processes that decode them; at least one.
         limits: limits on an image's size.
         progress: called with (images done, images in all).
 
@@ -163,14 +163,11 @@ def _embed_pending(
     pending: Rows = np.flatnonzero(state == PENDING)
     done = len(images) - len(pending)
     started = bool((state == EMBEDDED).any())
-    loader = DataLoader(
-        _Pixels([images[row] for row in pending], embedder, limits),
-        batch_size=BATCH,
-        num_workers=workers,
-        collate_fn=list,
+    batches = prepare_batches(
+        (images[row] for row in pending), _Pixels(embedder, limits), batch=BATCH, workers=workers
     )
     maps: dict[Facet, np.memmap[tuple[int, ...], np.dtype[np.float32]]] = {}
-    for batch in loader:
+    for batch in batches:
         rows, pending = pending[: len(batch)], pending[len(batch) :]
         readable = np.array([not isinstance(pixels, str) for pixels in batch])
         if readable.any():
@@ -198,22 +195,17 @@ def _embed_pending(
             progress(done, len(images))
 
 
-class _Pixels(Dataset["torch.Tensor | str"]):
-    """The preprocessed pixels of each image, or the reason why it cannot be read."""
+class _Pixels:
+    """Prepares an image's pixels, or the reason why it cannot be read; safe in several threads."""
 
-    def __init__(
-        self, images: Sequence[Picture], embedder: ImageEmbedder, limits: ImageLimits
-    ) -> None:
+    def __init__(self, embedder: ImageEmbedder, limits: ImageLimits) -> None:
         self._limits = limits
-        self._images = images
         self._preprocess = embedder.preprocess
 
-    def __len__(self) -> int:
-        return len(self._images)
-
-    def __getitem__(self, index: int) -> torch.Tensor | str:
+    def __call__(self, image: Picture) -> torch.Tensor | str:
+        """Read, decode and preprocess one image."""
         try:
-            return self._preprocess(decode_picture(self._images[index], self._limits).pixels)
+            return self._preprocess(decode_picture(image, self._limits).pixels)
         except ImageError as error:
             return str(error)
 

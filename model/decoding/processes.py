@@ -342,6 +342,11 @@ class Decoders:
         self._light.size = processes
         self._heavy.size, self._heavy.pixels = max(1, processes // 2), pixels
 
+    def provide(self, processes: int) -> None:
+        """Allow at least so many ordinary images to be decoded at the same time."""
+        if processes > self._light.size:
+            self.configure(processes, self._heavy.pixels)
+
     def warm(self) -> None:
         """Start all processes for ordinary images.
 

@@ -12,6 +12,7 @@ from model.config import Descriptor, TrainConfig
 from model.descriptors import DescriptorExtractor
 from model.errors import BackboneError, TrainingError
 from model.head import AttributionHead
+from model.pretraining.teacher import ReadTeacher, TeacherReader
 from model.whitening import principal_map
 
 LIFT = 1e-3  # added to pooled features, because the slope of their root is infinite at zero
@@ -56,6 +57,7 @@ class Distiller(nn.Module):
         student: to see its shapes; not kept.
         scales: of the teacher's stages and descriptors, from `measure_teacher`.
         size: pixels a side of a first image, to see the shapes.
+        read: computes the teacher's features in place of the teacher itself.
     """
 
     def __init__(
@@ -64,8 +66,10 @@ class Distiller(nn.Module):
         student: Backbone,
         scales: TeacherScales,
         size: int,
+        read: ReadTeacher | None = None,
     ) -> None:
         super().__init__()
+        self._read_teacher = (read or TeacherReader(teacher),)
         self._teacher = (teacher.eval().requires_grad_(False),)  # a tuple hides it from nn.Module
         self._heads = {name: head.requires_grad_(False) for name, head in scales.heads.items()}
         self._means, self._deviations = scales.means, scales.deviations
@@ -99,8 +103,7 @@ class Distiller(nn.Module):
             student: of the batch, as the student normalises it.
             pixels: (B, 3, S, S) float of the same batch, as the teacher normalises it.
         """
-        with torch.no_grad():
-            teacher = self.teacher(pixels)
+        teacher = self._read_teacher[0](pixels)
         unmatched = [
             _unmatched(
                 project(stage), teacher.stages[depth], self._means[depth], self._deviations[depth]
@@ -122,7 +125,10 @@ class Distiller(nn.Module):
 
 @torch.no_grad()
 def measure_teacher(
-    teacher: Backbone, batches: Iterable[torch.Tensor], config: TrainConfig
+    teacher: Backbone,
+    batches: Iterable[torch.Tensor],
+    config: TrainConfig,
+    read: ReadTeacher | None = None,
 ) -> TeacherScales:
     """Measure the statistics of a teacher on some thousands of images.
 
@@ -130,18 +136,20 @@ def measure_teacher(
         teacher: on its device already.
         batches: (B, 3, S, S) float each, as the teacher normalises them.
         config: how each descriptor is whitened.
+        read: as in `Distiller`.
 
     Raises:
         TrainingError: the teacher's features do not vary or are not finite.
     """
-    read: dict[Descriptor, list[torch.Tensor]] = {}
+    read = read or TeacherReader(teacher)
+    parts: dict[Descriptor, list[torch.Tensor]] = {}
     sums: list[torch.Tensor] = []  # of each stage: of its values and of their squares, (2, C)
     count = 0
     device = next(teacher.parameters()).device
     for pixels in batches:
-        features = teacher(pixels.to(device))
+        features = read(pixels.to(device))
         for name, values in _read(features).items():
-            read.setdefault(name, []).append(values.cpu())
+            parts.setdefault(name, []).append(values.cpu())
         for number, stage in enumerate(features.stages):
             x = stage.double()
             moments = torch.stack([x, x.square()]).mean(dim=(1, 3, 4)) * len(pixels)
@@ -150,11 +158,11 @@ def measure_teacher(
             sums[number] += moments
         count += len(pixels)
     heads = {}
-    for name, parts in read.items():
+    for name, rows in parts.items():
         recipe = config.descriptors[name]
         try:
             found = principal_map(
-                torch.cat(parts),
+                torch.cat(rows),
                 power=recipe.power,
                 components=recipe.components,
                 standardise=recipe.standardise,

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from model.backbone import Backbone
-from model.config import PretrainConfig, TrainConfig
+from model.config import EngineName, PretrainConfig, TrainConfig
 from model.embedder import choose_device
 from model.errors import TrainingError
 from model.files import sync_to_disk
@@ -26,6 +26,7 @@ from model.pretraining.augment import BatchAugmentation
 from model.pretraining.distillation import Distiller, TeacherScales, measure_teacher
 from model.pretraining.sampling import load_samples, one_crop, plan_epoch, plan_once, two_crops
 from model.pretraining.shards import Collection, ImageRef
+from model.pretraining.teacher import TeacherReader
 
 CHECKPOINT = "checkpoint.safetensors"
 HELD_OUT_STREAM, FIT_STREAM = 1, 2  # seeds of random numbers beside those of epochs
@@ -115,6 +116,8 @@ def pretrain(
     teacher: Backbone | None = None,
     config: PretrainConfig | None = None,
     device: str = "auto",
+    engine: EngineName = "eager",
+    engines: Path | None = None,
     workers: int = 0,
     progress: StepProgress | None = None,
     on_epoch: OnEpoch | None = None,
@@ -135,7 +138,9 @@ def pretrain(
         teacher: frozen.
         config: hyperparameters.
         device: ``auto``, ``cpu``, ``cuda``, ...
-        workers: processes that decode and crop; 0 does it in this one.
+        engine: computes the teacher's features; see `model.engines`.
+        engines: folder where an engine's exports of the teacher are kept for the next time.
+        workers: threads that crop, and processes that decode; at least one.
         progress: called after each batch.
         on_epoch: called after each epoch, also for those that an earlier run has done.
         on_begin: called with the run's own folder, before the first image is read.
@@ -156,7 +161,8 @@ def pretrain(
     distiller = None
     torch.manual_seed(config.seed)  # of the first weights of everything beside the backbone
     if teacher:
-        distiller = _distiller(teacher.to(target), backbone, learn, config, workers)
+        read = TeacherReader(teacher.to(target).eval(), engine, engines)
+        distiller = _distiller(teacher, read, backbone, learn, config, workers)
     learner = Learner(backbone, distiller, config).to(target)
     if target.type == "cpu":
         _avoid_slow_kernels(learner)
@@ -325,6 +331,7 @@ def export(backbone: Backbone, path: Path) -> None:
 
 def _distiller(
     teacher: Backbone,
+    read: TeacherReader,
     student: Backbone,
     images: Sequence[ImageRef],
     config: PretrainConfig,
@@ -346,7 +353,8 @@ def _distiller(
     # A teacher that cannot take such images fails here, before any work.
     size = max(config.input_sizes)
     Distiller(teacher, student, TeacherScales({}, [], []), size)
-    return Distiller(teacher, student, measure_teacher(teacher, batches, TrainConfig()), size)
+    scales = measure_teacher(teacher, batches, TrainConfig(), read)
+    return Distiller(teacher, student, scales, size, read)
 
 
 def _split(images: list[ImageRef], config: PretrainConfig) -> tuple[list[ImageRef], list[ImageRef]]:

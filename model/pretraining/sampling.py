@@ -1,17 +1,18 @@
 """Sampling of images, sizes and crops for the batches of pre-training."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset
 
 from model.config import PretrainConfig
 from model.errors import ImageError
 from model.images import ImageLimits, decode_image
+from model.preparing import prepare_ahead
 from model.pretraining.augment import central_crop, draw_crop
 from model.pretraining.shards import ImageRef
 
@@ -60,28 +61,6 @@ def plan_epoch(
     return [batches[i] for i in generator.permutation(len(batches))[:taken].tolist()]
 
 
-class _SampleBatches(Dataset[torch.Tensor]):
-    """Yields the batches of a plan."""
-
-    def __init__(
-        self,
-        images: Sequence[ImageRef],
-        plan: Sequence[Sequence[Sample]],
-        crop: Callable[[Image.Image, Sample], torch.Tensor],
-    ) -> None:
-        self._images = images
-        self._plan = plan
-        self._crop = crop
-
-    def __len__(self) -> int:
-        return len(self._plan)
-
-    def __getitem__(self, index: int) -> torch.Tensor:
-        """Returns one batch: (V, B, 3, S, S), or (B, 3, S, S) for a crop that gives one view."""
-        drawn = [self._crop(_decode(self._images[draw.image]), draw) for draw in self._plan[index]]
-        return torch.stack(drawn, dim=drawn[0].ndim - 3)
-
-
 def _decode(ref: ImageRef) -> Image.Image:
     """Decode an image; return a grey one if its pixels are damaged."""
     try:
@@ -108,9 +87,28 @@ def load_samples(
     plan: Sequence[Sequence[Sample]],
     crop: Callable[[Image.Image, Sample], torch.Tensor],
     workers: int,
-) -> "DataLoader[torch.Tensor]":
-    """Load the batches of a plan: (V, B, 3, S, S) uint8 each, or (B, 3, S, S) of one view."""
-    return DataLoader(_SampleBatches(images, plan, crop), batch_size=None, num_workers=workers)
+) -> Iterator[torch.Tensor]:
+    """Yield the batches of a plan: (V, B, 3, S, S) uint8 each, or (B, 3, S, S) of one view.
+
+    Args:
+        images: of the plan.
+        plan: the samples of each batch.
+        crop: cuts one or more views of an image; called in several threads.
+        workers: threads that crop, and processes that decode; at least one.
+    """
+
+    def draw(sample: Sample) -> torch.Tensor:
+        return crop(_decode(images[sample.image]), sample)
+
+    crops = prepare_ahead(
+        (sample for batch in plan for sample in batch),
+        draw,
+        ahead=max(map(len, plan), default=0) + max(1, workers),
+        workers=workers,
+    )
+    for batch in plan:
+        drawn = list(islice(crops, len(batch)))
+        yield torch.stack(drawn, dim=drawn[0].ndim - 3)
 
 
 def plan_once(count: int, size: int, batch_size: int) -> list[list[Sample]]:

@@ -118,7 +118,7 @@ def test_auto_takes_what_agrees_and_says_what_does_not(
     assert choose_engine(model, "auto", CPU) == ("eager", model)
     lines = [record.getMessage() for record in caplog.records]
     assert len(lines) == 2
-    assert "onnx is left out: its subject embeddings stray from eager float32's" in lines[0]
+    assert "onnx is left out: its subject outputs stray from eager float32's" in lines[0]
     assert lines[1] == "engine openvino is left out: no such kernel"
     built["openvino"] = model
     assert choose_engine(model, "auto", CPU) == ("openvino", model)
@@ -173,7 +173,7 @@ def test_a_named_engine_that_strays_is_refused(
     model = models[CONVOLUTIONS]
     stray = lambda pixels: {f: v.flip(1) for f, v in model(pixels).items()}  # noqa: E731
     monkeypatch.setattr(engines, "build_engine", lambda *_: stray)
-    with pytest.raises(ModelError, match="'eager-bf16' cannot be used: its subject embeddings"):
+    with pytest.raises(ModelError, match="'eager-bf16' cannot be used: its subject outputs"):
         choose_engine(model, "eager-bf16", CPU)
 
 

@@ -8,9 +8,10 @@ import torch
 from PIL import Image
 
 from model.backbone import Backbone, create_random_backbone
+from model.config import EngineName
 from model.descriptors import DescriptorExtractor
 from model.errors import TrainingError
-from model.features import FeatureBank, build_feature_bank
+from model.features import DescriptorModel, FeatureBank, build_feature_bank
 from model.sources.local import local_files
 from model.views import RandomViews
 from tests.fakes import patches
@@ -29,7 +30,7 @@ class CountingBackbone:
         options = {"input_size": 32, **options}
         self.backbone = create_random_backbone("test_efficientnet", seed=seed, options=options)
         self.seen = 0
-        self.backbone.register_forward_pre_hook(self._count)
+        self.hook = self.backbone.register_forward_pre_hook(self._count)
 
     def _count(self, _: object, inputs: tuple[torch.Tensor, ...]) -> None:
         self.seen += len(inputs[0])
@@ -57,6 +58,7 @@ def build(
     views: RandomViews | None = None,
     progress: Progress | None = None,
     batch_size: int = 4,
+    engine: EngineName = "eager",
 ) -> FeatureBank:
     return build_feature_bank(
         folder,
@@ -65,6 +67,8 @@ def build(
         DescriptorExtractor(),
         views or RandomViews(VIEWS, 32),
         device=CPU,
+        engine=engine,
+        engines=folder / "engines",
         batch_size=batch_size,
         progress=progress,
     )
@@ -113,6 +117,36 @@ def test_a_finished_bank_is_not_computed_again(tmp_path, images, counting) -> No
     second = build(tmp_path / "bank", images, counting)
     assert counting.seen == len(images) * (1 + VIEWS)
     assert np.array_equal(first.descriptors["pooled"], second.descriptors["pooled"])
+
+
+def test_an_engine_gives_eagers_features_and_goes_on_with_its_bank(
+    tmp_path, images, counting
+) -> None:
+    eager = build(tmp_path / "eager", images, counting)
+    with pytest.raises(KeyboardInterrupt):
+        build(tmp_path / "bank", images, counting, progress=interrupt_after(4))
+    plain = CountingBackbone()
+    plain.hook.remove()  # its count would fix the number of images in an export
+    told: list[tuple[int, int]] = []
+    bank = build(
+        tmp_path / "bank", images, plain, engine="onnx", progress=lambda *now: told.append(now)
+    )
+    assert told == [(8, 10), (10, 10)]
+    for name, features in eager.descriptors.items():
+        assert np.allclose(bank.descriptors[name], features, atol=1e-3)
+        assert not np.array_equal(bank.descriptors[name], features)
+    assert len(list((tmp_path / "bank" / "engines").iterdir())) == 1
+
+
+def test_engines_in_bfloat16_have_a_bank_of_their_own(tmp_path, images, counting) -> None:
+    choose = "model.features.choose_engine"
+    model = DescriptorModel(counting.backbone, DescriptorExtractor()).eval()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(choose, lambda *_, **__: ("eager-bf16", model))
+        build(tmp_path / "bank", images, counting)
+    seen = counting.seen
+    build(tmp_path / "bank", images, counting)
+    assert counting.seen == seen + 10 * (1 + VIEWS)
 
 
 @pytest.mark.parametrize("done", [4, 8])

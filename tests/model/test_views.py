@@ -1,7 +1,12 @@
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms import v2
 
 from model.views import RandomViews, blur, recompress
 from tests.fakes import patches
@@ -68,16 +73,51 @@ def test_views_keep_what_an_image_shows() -> None:
         assert np.linalg.norm(colour - red) < np.linalg.norm(colour - blue)
 
 
-@pytest.mark.parametrize("change", [blur, recompress])
+@pytest.mark.parametrize("change", [partial(blur, radius=1.0), partial(recompress, quality=40)])
 def test_a_damaged_picture_keeps_size_and_mode_and_most_of_its_look(
     change, image: Image.Image
 ) -> None:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        changed = change(image)
+    changed = change(image)
     difference = np.abs(pixels(changed) - pixels(image)).mean()
     assert (changed.mode, changed.size) == (image.mode, image.size)
     assert 0 < difference < 40
+
+
+def test_threads_draw_the_same_views_at_the_same_time(image: Image.Image) -> None:
+    views = RandomViews(1, 32)
+    keys = [str(number) for number in range(40)]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda key: pixels(views(image, key)[0]), keys))
+    for key, drawn in zip(keys, together, strict=True):
+        assert np.array_equal(drawn, pixels(views(image, key)[0]))
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (200, 40), (40, 200)])
+def test_the_draws_are_those_of_torchvision(shape: tuple[int, int]) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    image = Image.fromarray(noise)
+    transforms = v2.Compose(
+        [
+            v2.RandomResizedCrop(48, scale=(0.35, 1.0), ratio=(0.75, 1.333), antialias=True),
+            v2.RandomHorizontalFlip(),
+            v2.RandomApply([v2.ColorJitter(0.3, 0.3, 0.2, 0.03)], p=0.8),
+            v2.RandomGrayscale(p=0.05),
+            v2.RandomApply(
+                [v2.Lambda(lambda view: blur(view, 0.1 + 1.4 * float(torch.rand(()))))], p=0.3
+            ),
+            v2.RandomApply(
+                [v2.Lambda(lambda view: recompress(view, int(torch.randint(30, 91, ()))))], p=0.5
+            ),
+        ]
+    )
+    for number in range(20):
+        digest = hashlib.sha256(f"5/key/{number}".encode()).digest()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int.from_bytes(digest[:8], "little", signed=True))
+            expected = pixels(transforms(image))
+        assert np.array_equal(
+            pixels(RandomViews(1, 48, seed=5).view(image, "key", number)), expected
+        )
 
 
 def test_the_recipe_of_views_names_all_that_changes_them() -> None:

@@ -56,7 +56,7 @@ def test_long_commands_lower_their_priority_unless_told_otherwise(
         raise typer.Exit(0)
 
     for module in ("rebuild", "train", "pretrain"):
-        monkeypatch.setattr(f"app.cli.{module}.lower_priority", note)
+        monkeypatch.setattr(f"app.cli.{module}.begin_long_work", note)
     for more in ([], ["--nice", "0"]):
         cli([command, f"--{option}", str(tmp_path), *more], standalone_mode=False)
     assert asked == [10, 0]
