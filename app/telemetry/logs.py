@@ -16,7 +16,7 @@ VERBOSE = ("onnx_ir", "onnxscript")
 
 
 def configure_logging(level: str, style: LogFormat, stream: TextIO | None = None) -> None:
-    """Send the logs of all libraries to ``stream``, in one format.
+    """Send the logs and warnings of all libraries to ``stream``, in one format.
 
     Args:
         level: the least severe level that is written, such as "info".
@@ -49,6 +49,7 @@ def configure_logging(level: str, style: LogFormat, stream: TextIO | None = None
     handler = logging.StreamHandler(stream)
     handler.setFormatter(formatter)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.captureWarnings(True)
     for name in VERBOSE:
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))
 

@@ -5,6 +5,7 @@ import json
 import logging
 import socket
 import threading
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ def _root_logger() -> Iterator[None]:
         logger.setLevel(logging.NOTSET)
     handlers, level = root.handlers[:], root.level
     yield
+    logging.captureWarnings(False)
     root.handlers[:] = handlers
     root.setLevel(level)
     structlog.contextvars.clear_contextvars()
@@ -51,6 +53,16 @@ def configured(style: LogFormat = "json", level: str = "info") -> io.StringIO:
 
 def objects(stream: io.StringIO) -> list[dict[str, Any]]:
     return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def test_a_warning_of_a_library_is_a_line_of_the_log() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        stream = configured()
+        warnings.warn("use another function", FutureWarning, stacklevel=1)
+    [line] = objects(stream)
+    assert (line["logger"], line["level"]) == ("py.warnings", "warning")
+    assert "use another function" in line["event"]
 
 
 def test_libraries_that_tell_of_every_step_are_heard_from_warnings_on() -> None:
