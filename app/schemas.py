@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from app.service import FoundCopy
     from app.telemetry.metrics import Stage
     from index.answering.attribution import ConceptEvidence, ExemplarEvidence
-    from index.answering.together import GroupConceptEvidence
+    from index.answering.together import GroupAttribution, GroupConceptEvidence
     from index.catalog import Concept, Exemplar
     from index.snapshot import Snapshot
     from index.takedowns.in_force import Hidden
@@ -94,37 +94,53 @@ def evidence_of(snapshot: "Snapshot", image_sha256: str, created_at: "datetime")
 def together_response(job: "GroupJob") -> TogetherResponse:
     """Convert an answered group of images."""
     attribution, snapshot = job.attribution, job.attributor.snapshot
-    control = None
-    if attribution.compared:
-        control = ControlSummary(
-            images_sha256=[image.sha256 for image in job.control],
-            more=[
-                MoreThanControl(
-                    id=concept.id,
-                    name=concept.name,
-                    difference=comparison.difference,
-                    p_value=comparison.p_value,
-                )
-                for concept, comparison in attribution.more
-            ],
-        )
     return TogetherResponse(
+        id=job.id,
         verdict=attribution.verdict,
         concepts=[group_concept(concept) for concept in attribution.concepts],
         no_source_share=attribution.no_source_share,
         unlisted_share=attribution.unlisted_share,
         candidates=list(attribution.candidates),
         statement=attribution.statement,
-        control=control,
-        evidence=GroupEvidence(
-            model_id=snapshot.model_id,
-            index_version=snapshot.version,
-            calibration=snapshot.calibration_id,
-            test_groups=len(snapshot.calibration.of_size(attribution.images).null_scores),
-            images_sha256=[image.sha256 for image in job.images],
-            created_at=job.created_at,
+        control=control_summary(attribution, [image.sha256 for image in job.control]),
+        evidence=group_evidence_of(
+            snapshot, [image.sha256 for image in job.images], job.created_at
         ),
         timing_ms=timing_ms(job.seconds()),
+    )
+
+
+def control_summary(
+    attribution: "GroupAttribution", images_sha256: Sequence[str]
+) -> ControlSummary | None:
+    """Return the comparison with a control group, if there is one, given its files' SHA-256."""
+    if not attribution.compared:
+        return None
+    return ControlSummary(
+        images_sha256=list(images_sha256),
+        more=[
+            MoreThanControl(
+                id=concept.id,
+                name=concept.name,
+                difference=comparison.difference,
+                p_value=comparison.p_value,
+            )
+            for concept, comparison in attribution.more
+        ],
+    )
+
+
+def group_evidence_of(
+    snapshot: "Snapshot", images_sha256: Sequence[str], created_at: "datetime"
+) -> GroupEvidence:
+    """Return the identities of a group's answer's model, index, calibration and images."""
+    return GroupEvidence(
+        model_id=snapshot.model_id,
+        index_version=snapshot.version,
+        calibration=snapshot.calibration_id,
+        test_groups=len(snapshot.calibration.of_size(len(images_sha256)).null_scores),
+        images_sha256=list(images_sha256),
+        created_at=created_at,
     )
 
 

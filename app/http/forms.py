@@ -76,11 +76,6 @@ class NamedImage(NamedTuple):
     name: str | None  # of the file, as the sender gave it, without its folder
 
 
-async def read_image_field(request: Request) -> bytes:
-    """Read the bytes of one image; see `read_named_image`."""
-    return (await read_named_image(request)).data
-
-
 async def read_named_image(request: Request) -> NamedImage:
     """Read the file in the form's one field, or the whole body if its type is ``image/*``.
 
@@ -105,7 +100,7 @@ async def read_named_image(request: Request) -> NamedImage:
 async def read_image_fields(request: Request, *, limit: int) -> list[bytes]:
     """Read the bytes of the files in the form's one, repeated field; some may be empty.
 
-    Raises: see `_read_groups`.
+    Raises: see `read_image_groups`.
     """
     return [image.data for image in await _read_named_images(request, limit=limit)]
 
@@ -118,33 +113,22 @@ def file_name(text: str | None) -> str | None:
     return shown[:MAX_NAME] or None
 
 
+async def _read_named_images(request: Request, *, limit: int) -> list[NamedImage]:
+    """Read the files in the form's one, repeated field; some may be empty.
+
+    Raises: see `read_image_groups`.
+    """
+    return (await read_image_groups(request, {FIELD: range(1, limit + 1)}))[FIELD]
+
+
 async def read_image_groups(
     request: Request, counts: Mapping[str, range]
-) -> dict[str, list[bytes]]:
-    """Read the bytes of the files in the form's repeated fields; some may be empty.
+) -> dict[str, list[NamedImage]]:
+    """Read the files in the form's repeated fields; some may be empty.
 
     Args:
         request: with the form.
         counts: for each field the allowed numbers of files.
-
-    Raises: see `_read_groups`.
-    """
-    groups = await _read_groups(request, counts)
-    return {name: [image.data for image in some] for name, some in groups.items()}
-
-
-async def _read_named_images(request: Request, *, limit: int) -> list[NamedImage]:
-    """Read the files in the form's one, repeated field; some may be empty.
-
-    Raises: see `_read_groups`.
-    """
-    return (await _read_groups(request, {FIELD: range(1, limit + 1)}))[FIELD]
-
-
-async def _read_groups(
-    request: Request, counts: Mapping[str, range]
-) -> dict[str, list[NamedImage]]:
-    """Read the files in the form's repeated fields; some may be empty.
 
     Raises:
         NotAFormError: the body is of another type.

@@ -22,7 +22,7 @@ from model.embedder import choose_device
 from model.errors import DecodersUnavailableError, ImageError, ModelError
 from model.images import decode_image
 from model.regions import Region
-from whence_client.models import AttributeParameters, TogetherParameters
+from whence_client.models import AttributeParameters, ListParameters
 
 CPU_BATCH = 8  # images in one forward pass; larger ones are not faster on a CPU
 DEVICE_BATCH = 64
@@ -126,7 +126,7 @@ class Pipeline:
         permit: Permit,
         images: Sequence[bytes],
         control: Sequence[bytes],
-        parameters: TogetherParameters,
+        parameters: ListParameters,
     ) -> GroupJob:
         """Answer for a group of uploaded images, compared with a control group if there is one.
 

@@ -8,6 +8,7 @@ from math import inf
 from pathlib import Path
 
 from app.inference.deadline import Deadline
+from app.inference.expiring import random_id
 from app.inference.job import ImageJob, decode_files, embed, search
 from app.telemetry.metrics import STAGES, Stage
 from index.answering.attribution import Attributor
@@ -28,6 +29,7 @@ class GroupJob:
         exemplars: largest number of exemplars listed for each concept.
         images: the group's jobs, ranked.
         control: those of the control group.
+        id: identifies the answer; random.
         attribution: the answer.
         created_at: time when the answer was complete, UTC.
     """
@@ -37,6 +39,7 @@ class GroupJob:
     exemplars: int
     images: Sequence[ImageJob] = ()
     control: Sequence[ImageJob] = ()
+    id: str = field(default_factory=random_id)
     attribution: GroupAttribution = field(init=False)
     created_at: datetime = field(init=False)
     total: float = 0.0  # seconds

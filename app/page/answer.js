@@ -3,15 +3,17 @@
 import { all, find, pictureOf, run } from "./asked.js";
 import { bystanders } from "./bystanders.js";
 import { compare, heat } from "./compare.js";
-import { breakable, h, s, speak } from "./dom.js";
+import { breakable, h } from "./dom.js";
+import { caveats, finding } from "./finding.js";
 import { hintFor } from "./limits.js";
 import { keepRatio, picture } from "./picture.js";
+import { plainTitle, problemView } from "./problem.js";
 import { isWhole, outlines, selection } from "./region.js";
 import { reports } from "./reports.js";
 import { rights } from "./rights.js";
 import { settings } from "./settings.js";
-import { prose, rich, t } from "./texts.js";
-import { bytes, candidates, chanceNodes, decimal, degree, headline, list, named, percent, ratio, utc, verdict } from "./words.js";
+import { rich, t } from "./texts.js";
+import { bytes, candidates, chanceNodes, decimal, degree, headline, list, named, percent, ratio, significant } from "./words.js";
 
 const EAGER = 30; // pictures of an answer that are fetched before they are near the screen
 const views = new WeakMap(); // entry -> its view
@@ -24,12 +26,12 @@ export function answerView(id, askPart) {
   return { view: views.get(entry).element, title: titleOf(entry), entry };
 }
 
-const titleOf = (entry) => ({ done: () => headline(entry.answer), failed: () => entry.problem.title ?? t("asking.stopped") })[entry.state]?.() ?? t("asking.title");
+const titleOf = (entry) => ({ done: () => headline(entry.answer), failed: () => plainTitle(entry.problem) })[entry.state]?.() ?? t("asking.title");
 
 /** Draw the answers again after the settings changed; ask again where a key was missing. */
 export function redraw({ keyGiven = false } = {}) {
   for (const entry of all()) {
-    if (entry.state === "done") views.get(entry)?.show();
+    if (entry.state === "done") views.get(entry)?.showResult();
     else if (keyGiven && entry.problem?.status === 401) run(entry);
   }
 }
@@ -57,27 +59,31 @@ function build(entry, askPart) {
     const size = sizeOf(entry) ?? (await entry.shape);
     if (!size) return;
     about.textContent = ` · ${size.width} × ${size.height}`;
-    const compared = entry.answer?.compared ?? [];
-    frame.querySelector(".outlines")?.remove();
-    const drawn = compared.length && !isWhole(compared, size);
-    if (drawn) frame.append(outlines(compared, size));
+    const { compared = [], concepts = [] } = entry.answer ?? {};
+    frame.querySelectorAll(".outlines, .part-layer").forEach((layer) => layer.remove());
+    const drawn = compared.length && (entry.region || !isWhole(compared, size));
+    const best = compared.length > 1 ? concepts[0] : null;
+    if (drawn) frame.append(outlines(compared, size, { region: entry.region, best: best?.square }));
     const select = () => {
       tools.replaceChildren(selection(frame, size, (part) => askPart(entry, part), () => (showQuery(), tools.querySelector("button")?.focus())));
     };
     tools.replaceChildren(
       ...[
         entry.region ? h("p", { class: "small" }, t("part.asked", { x: entry.region[0], y: entry.region[1], width: entry.region[2], height: entry.region[3] })) : null,
-        drawn ? h("p", { class: "small" }, t("query.compared", { n: compared.length })) : null,
+        drawn ? h("p", { class: "small" }, t("query.compared", { n: compared.length }), best ? ` ${t("query.best", { name: best.name })}` : "") : null,
         entry.file && ["done", "failed"].includes(entry.state) ? h("button", { type: "button", onclick: select }, t("part.select")) : null,
       ].filter(Boolean),
     );
   };
-  view.show = () => {
-    if (entry.preview && frame.querySelector("img")?.getAttribute("src") !== entry.preview) draw();
-    showQuery();
+  view.showResult = () => {
     if (entry.state === "done") showAnswer(view);
     else if (entry.state === "failed") showProblem(view);
     else showProgress(view);
+  };
+  view.show = () => {
+    if (entry.preview && frame.querySelector("img")?.getAttribute("src") !== entry.preview) draw();
+    showQuery();
+    view.showResult();
   };
   view.element = h(
     "div",
@@ -121,31 +127,15 @@ function showProgress(view) {
   }[step]();
 }
 
-const another = () => h("a", { class: "button", href: "#/" }, t("asking.another"));
-
 function showProblem({ entry, result }) {
-  const error = entry.problem;
-  const stopped = error.name === "AbortError";
-  const faults = error.errors?.length > 1 ? h("ul", {}, error.errors.map((fault) => h("li", {}, prose(fault.detail)))) : null;
-  const hint = stopped ? null : hintFor(error);
-  result.replaceChildren(
-    h(
-      "div",
-      { class: "problem", role: "alert" },
-      h("h1", { tabindex: "-1" }, stopped ? t("asking.stopped") : error.title ?? t("problem.page")),
-      h("p", {}, stopped ? t("asking.not_compared") : error.own ? error.detail : prose(error.detail || error.message)),
-      faults ?? "",
-      hint ? h("p", {}, hint) : "",
-      error.retryAfter ? h("p", { class: "small" }, t("busy.asks", { n: error.retryAfter })) : "",
-      h("div", { class: "row" }, stopped || error.passing !== false ? h("button", { type: "button", class: "primary", onclick: () => run(entry) }, t("asking.again")) : "", another()),
-    ),
-  );
+  const { problem } = entry;
+  const another = h("a", { class: "button", href: "#/" }, t("asking.another"));
+  result.replaceChildren(problemView(problem, { stopped: t("asking.not_compared"), hint: hintFor(problem), again: () => run(entry), more: another }));
 }
 
 function showAnswer(view) {
   const { entry, result } = view;
   const { answer } = entry;
-  const found = verdict(answer);
   const strong = candidates(answer);
   const rest = answer.concepts.filter((concept) => !strong.includes(concept));
   const headlined = named(answer);
@@ -154,29 +144,17 @@ function showAnswer(view) {
   const hidden = strong.length - shown.length;
   const pairs = shown.flatMap((concept) => concept.exemplars.map((hit) => ({ query: entry, concept, hit })));
   result.replaceChildren(
-    h(
-      "header",
-      { class: `verdict ${found.kind}` },
-      mark(found.kind),
-      h("h1", { tabindex: "-1" }, found.before, found.name ? [" ", h("em", {}, breakable(found.name))] : null, found.degree ? h("span", { class: "degree" }, h("span", { class: "unseen" }, ", "), found.degree) : null),
-      h("p", { class: "lead" }, found.sentences.map((sentence) => [sentence, " "])),
-    ),
+    finding(answer),
     reports(entry),
     ...(strong.length
       ? [h("h2", {}, t("cards.title")), h("ol", { class: "cards" }, shown.map((concept) => card(view, concept, pairs)))]
       : []),
     hidden ? h("p", { class: "notice" }, t(`cards.hidden_${settings.facet}`, { n: hidden })) : "",
     answer.concepts.length ? "" : h("p", { class: "empty" }, t("cards.empty")),
-    ...bystanders(rest, answer.evidence),
+    ...bystanders(rest, answer),
     strong.length ? division(answer) : "", // bystanders have no weight as evidence
     caveats(entry),
   );
-}
-
-const FILLING = { attributed: "M12 3a9 9 0 0 1 0 18a9 9 0 0 1 0-18z", uncertain: "M12 3a9 9 0 0 1 0 18z", possible: "M12 9a3 3 0 0 1 0 6a3 3 0 0 1 0-6z", no_match: "" };
-
-function mark(kind) {
-  return s("svg", { class: "mark", viewBox: "0 0 24 24", "aria-hidden": "true" }, s("circle", { cx: 12, cy: 12, r: 9 }), s("path", { d: FILLING[kind] }));
 }
 
 /** The relative weight of the concepts that share the evidence, of all others together, and of no source. */
@@ -209,7 +187,6 @@ function division(answer) {
 
 function card(view, concept, pairs) {
   const { entry } = view;
-  const { evidence } = entry.answer;
   const title = `concept-${entry.id}-${concept.rank}`;
   const { subject, style } = concept.facets;
   const deviations = (value) => (value === null ? t("figures.not_measured") : t("figures.deviations", { value: decimal(value, 2) }));
@@ -223,7 +200,7 @@ function card(view, concept, pairs) {
       h("h3", { id: title }, h("span", { class: "rank", "aria-hidden": "true" }, concept.rank), h("a", { href: `#/concepts/${encodeURIComponent(concept.id)}` }, breakable(concept.name))),
       h("p", { class: "support" }, rich("card.support", { degree: degree(concept.support) })),
     ),
-    h("p", { class: "why" }, resembles, " ", chanceNodes(concept, evidence)),
+    h("p", { class: "why" }, resembles, " ", chanceNodes(concept, entry.answer)),
     concept.exemplars.length ? h("ul", { class: "hits" }, pairs.filter((pair) => pair.concept === concept).map((pair) => exemplar(view, pair, pairs))) : null,
     h(
       "details",
@@ -233,9 +210,9 @@ function card(view, concept, pairs) {
         "dl",
         {},
         ...[
-          ["weight", `${decimal(100 * concept.share, 1)}%`],
+          ["weight", percent(concept.share, 1)],
           ["ratio", `${ratio(concept.likelihood_ratio)} (${degree(concept.support)})`],
-          ["p", concept.p_value.toPrecision(3)],
+          ["p", significant(concept.p_value)],
           ["score", decimal(concept.score, 3)],
           ["subject", deviations(subject)],
           ["style", deviations(style)],
@@ -273,27 +250,4 @@ function exemplar(view, pair, pairs) {
     frame,
   );
   return h("li", {}, button, h("p", { class: "small" }, t(`hit.similarity_${hit.facet}`, { similarity }), h("br"), rights(hit)));
-}
-
-function caveats({ answer, sha256 }) {
-  const { evidence } = answer;
-  return h(
-    "section",
-    { class: "caveats" },
-    h("h2", {}, t("limits.title")),
-    h("ul", {}, ["proof", "generator", "collection", "prior"].map((key) => h("li", {}, rich(`limits.${key}`)))),
-    h(
-      "dl",
-      { class: "identity small" },
-      ...[
-        ["answer", answer.id],
-        ["time", utc(evidence.created_at)],
-        ["image", evidence.image_sha256],
-        ["index", evidence.index_version],
-        ["model", evidence.model_id],
-        ["calibration", evidence.calibration],
-        ...(sha256 ? [["report", sha256]] : []),
-      ].flatMap(([key, value]) => [h("dt", {}, t(`identity.${key}`)), h("dd", {}, key === "time" ? value : h("code", {}, value))]),
-    ),
-  );
 }

@@ -3,6 +3,7 @@
 import { getJson, get } from "./api.js";
 import { h } from "./dom.js";
 import { picture } from "./picture.js";
+import { titleOf } from "./problem.js";
 import { t } from "./texts.js";
 
 const at = (id) => document.getElementById(id);
@@ -78,7 +79,7 @@ export async function showSamples(give) {
           const blob = await (await get(image_url)).blob();
           give([new File([blob], name, { type: blob.type })]);
         } catch (problem) {
-          notice(problem.title ?? problem.message);
+          notice(titleOf(problem));
         }
       };
       return h("li", {}, h("button", { type: "button", class: "sample", onclick: take }, picture(image_url, ""), h("span", { class: "unseen" }, t("ask.sample", { name }))));

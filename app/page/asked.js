@@ -1,4 +1,5 @@
 // The images that were asked about in this tab, each with its answer.
+// A body of work has the same fields as an image, and `entries`: its images.
 
 import { patiently, upload } from "./api.js";
 import { check } from "./limits.js";
@@ -7,8 +8,43 @@ import { settings } from "./settings.js";
 const KEPT = 200; // answers of a tab
 const RANDOM = 12; // bytes of the address of an image that has no answer yet
 
-const entries = new Map(); // address -> entry
-const renamed = new Map(); // address before the answer -> address
+/** Things by their addresses, which change once: when an answer gives its id. */
+export class Addresses {
+  #things = new Map();
+  #renamed = new Map(); // address before the answer -> address
+
+  add(thing) {
+    this.#things.set(thing.id, thing);
+    return thing;
+  }
+
+  find = (id) => this.#things.get(this.#renamed.get(id) ?? id);
+  all = () => [...this.#things.values()];
+
+  rename(thing, id) {
+    this.#things.delete(thing.id);
+    this.#renamed.set(thing.id, id);
+    thing.id = id;
+    this.add(thing);
+  }
+
+  remove(thing) {
+    this.#things.delete(thing.id);
+  }
+
+  clear() {
+    this.#things.clear();
+  }
+}
+
+const entries = new Addresses();
+export const { find, all } = entries;
+
+/** The address of an image's or a body of work's view. */
+export const addressOf = (asked) => `#/${asked.entries ? "several" : "answers"}/${asked.id}`;
+
+/** Tell the page that an image or a body of work has its answer, or a problem. */
+export const tellAnswered = (asked) => document.dispatchEvent(new CustomEvent("answered", { detail: asked }));
 
 /** An address of random bytes: none is ever another image's. */
 function address() {
@@ -27,26 +63,19 @@ export function create(file, { remark = "", region = null } = {}) {
 
 /** Add an entry that was kept over a reload. */
 export function add(entry) {
-  entries.set(entry.id, entry);
-  for (const old of entries.values()) {
-    if (entries.size <= KEPT) break;
-    if (old !== entry) forget(old);
-  }
+  entries.add(entry);
+  const known = all();
+  known.slice(0, Math.max(0, known.length - KEPT)).forEach(forget);
 }
 
 function forget(entry) {
   entry.stop?.abort();
   if (entry.file) URL.revokeObjectURL(entry.url);
-  entries.delete(entry.id);
+  entries.remove(entry);
 }
 
 /** Forget all answers. */
-export function forgetAll() {
-  [...entries.values()].forEach(forget);
-}
-
-export const find = (id) => entries.get(renamed.get(id) ?? id);
-export const all = () => [...entries.values()];
+export const forgetAll = () => all().forEach(forget);
 
 /** {width, height} of a picture; null if the browser cannot show it. */
 function shapeOf(url) {
@@ -80,16 +109,13 @@ export async function run(entry) {
     const send = () => upload(`attribute?${query}`, [entry.file], { signal, onProgress });
     const { body } = await patiently(send, { onWait, signal });
     const answer = JSON.parse(await body.text());
-    entries.delete(entry.id);
-    renamed.set(entry.id, answer.id);
-    entry.id = answer.id;
-    entries.set(entry.id, entry);
+    entries.rename(entry, answer.id);
     if (answer.preview) entry.preview = answer.preview;
     tell(entry, { state: "done", answer });
   } catch (error) {
     tell(entry, { state: "failed", problem: error });
   }
-  document.dispatchEvent(new CustomEvent("answered", { detail: entry }));
+  tellAnswered(entry);
 }
 
 /** The picture to show for an entry. */

@@ -4,8 +4,9 @@ import { getJson, patiently } from "./api.js";
 import { details } from "./details.js";
 import { breakable, h } from "./dom.js";
 import { picture } from "./picture.js";
+import { detailOf, titleOf } from "./problem.js";
 import { rights } from "./rights.js";
-import { prose, rich, t } from "./texts.js";
+import { rich, t } from "./texts.js";
 import { count } from "./words.js";
 
 const PAGE = 48; // concepts at once
@@ -264,8 +265,8 @@ function latest(load, show, place, status, explain = () => null) {
           h(
             "div",
             { class: "problem", role: "alert" },
-            h("h2", {}, problem.title ?? t("problem.page")),
-            h("p", {}, problem.own ? problem.detail : prose(problem.detail || problem.message)),
+            h("h2", {}, titleOf(problem)),
+            h("p", {}, detailOf(problem)),
             problem.passing === false ? null : h("button", { type: "button", class: "primary", onclick: again }, t("asking.again")),
           ),
       );

@@ -115,6 +115,7 @@ function move(x, y) {
   view.y = within(view.y + y / view.zoom);
   for (const frame of frames) frame.style.transform = `scale(${view.zoom}) translate(${-100 * view.x}%, ${-100 * view.y}%)`;
   at("zoom").textContent = t("compare.zoom", { n: Math.round(10 * view.zoom) / 10 });
+  frames.forEach((frame) => frame.parentElement?.classList.toggle("zoomed", view.zoom > 1));
   at("in").disabled = view.zoom >= MOST;
   at("out").disabled = at("fit").disabled = view.zoom === 1;
 }
@@ -209,5 +210,6 @@ async function show() {
   if (focused?.disabled) (focused === on ? back : on).focus();
   const compared = source.answer?.compared ?? [];
   const size = source.answer?.width ? source.answer : await source.shape;
-  if (size && compared.length && !isWhole(compared, size)) mine.append(outlines(compared, size));
+  const best = compared.length > 1 ? concept.square : null;
+  if (size && compared.length && !isWhole(compared, size)) mine.append(outlines(compared, size, { region: source.region, best }));
 }

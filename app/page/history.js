@@ -1,12 +1,14 @@
 // The answers of this tab as a strip of thumbnails; kept over a reload if the reader wants it.
 
-import { add, all, forgetAll, pictureOf } from "./asked.js";
+import { add, addressOf, all, forgetAll, pictureOf } from "./asked.js";
 import { h } from "./dom.js";
+import { addGroup, bodiesOfWork } from "./several.js";
 import { t } from "./texts.js";
 import { headline } from "./words.js";
 
 const STORE = "whence-answers"; // in the session's storage: gone when the tab is closed
 const SIDE = 480; // pixels of a kept picture
+const SIDE_OF_MANY = 200; // of one of a body of work
 const SHOWN = 24;
 
 const place = document.getElementById("history");
@@ -21,24 +23,36 @@ export function restore() {
   } catch {
     // damaged: there is nothing to take up
   }
+  const revive = (record) => ({ ...record, file: null, url: record.picture, shape: Promise.resolve(record.size), watchers: new Set() });
   for (const record of records) {
-    add({ ...record, file: null, url: record.picture, shape: Promise.resolve(record.size), state: "done", watchers: new Set() });
+    if (record.entries) addGroup({ ...record, state: "together", entries: record.entries.map((one) => ({ ...revive(one), state: "new" })) });
+    else add({ ...revive(record), state: "done" });
   }
 }
 
+/** The answers of this tab, the oldest first: to images, and to bodies of work. */
+const answered = () =>
+  [...all().filter(({ state }) => state === "done"), ...bodiesOfWork()]
+    .sort((one, other) => Date.parse(one.answer.evidence.created_at) - Date.parse(other.answer.evidence.created_at))
+    .slice(-SHOWN);
+
+async function recordOf(asked, side) {
+  return {
+    name: asked.name,
+    bytes: asked.bytes,
+    region: asked.region,
+    remark: asked.remark,
+    size: await asked.shape,
+    picture: (asked.picture ??= asked.file ? await small(pictureOf(asked), side) : asked.url),
+  };
+}
+
 async function keep() {
-  const done = all().filter(({ state, answer }) => state === "done" && answer.concepts).slice(-SHOWN);
   const records = await Promise.all(
-    done.map(async (entry) => ({
-      id: entry.id,
-      name: entry.name,
-      bytes: entry.bytes,
-      region: entry.region,
-      parameters: entry.parameters,
-      remark: entry.remark,
-      answer: { ...entry.answer, preview: null },
-      size: await entry.shape,
-      picture: (entry.picture ??= entry.file ? await small(pictureOf(entry)) : entry.url),
+    answered().map(async (asked) => ({
+      id: asked.id,
+      answer: { ...asked.answer, preview: null },
+      ...(asked.entries ? { entries: await Promise.all(asked.entries.map((one) => recordOf(one, SIDE_OF_MANY))) } : await recordOf(asked, SIDE)),
     })),
   );
   while (kept()) {
@@ -50,12 +64,12 @@ async function keep() {
   }
 }
 
-/** A small JPEG of a picture, as a data URL. */
-function small(url) {
+/** A JPEG of a picture, of so many pixels on a side at most, as a data URL. */
+function small(url, side) {
   return new Promise((resolve) => {
     const image = new Image();
     image.onload = () => {
-      const scale = Math.min(1, SIDE / Math.max(image.naturalWidth, image.naturalHeight));
+      const scale = Math.min(1, side / Math.max(image.naturalWidth, image.naturalHeight));
       const canvas = h("canvas", { width: Math.max(1, Math.round(image.naturalWidth * scale)), height: Math.max(1, Math.round(image.naturalHeight * scale)) });
       const context = canvas.getContext("2d");
       context.fillStyle = "#fff";
@@ -70,7 +84,8 @@ function small(url) {
 
 /** Draw the strip; `visible` on the views that it belongs to. */
 export function showHistory(visible, current = null) {
-  const done = all().filter(({ state }) => state === "done").slice(-SHOWN).reverse();
+  const done = answered().reverse();
+  const focused = place.contains(document.activeElement) ? document.activeElement : null;
   place.hidden = !visible || !done.length;
   if (place.hidden) return;
   const box = h("input", { type: "checkbox", checked: kept(), onchange: ({ target }) => (target.checked ? (sessionStorage.setItem(STORE, "[]"), keep()) : sessionStorage.removeItem(STORE)) });
@@ -79,15 +94,16 @@ export function showHistory(visible, current = null) {
     h(
       "ul",
       { class: "strip" },
-      done.map((entry) =>
+      done.map((asked) =>
         h(
           "li",
           {},
           h(
             "a",
-            { href: `#/answers/${entry.id}`, "aria-current": entry.id === current ? "page" : null, title: headline(entry.answer) },
-            h("img", { src: pictureOf(entry), alt: "", loading: "lazy" }),
-            h("span", { class: "unseen" }, `${entry.name || t("query.pasted")}: ${headline(entry.answer)}`),
+            { href: addressOf(asked), "aria-current": asked.id === current ? "page" : null, title: headline(asked.answer) },
+            h("img", { src: pictureOf(asked.entries?.[0] ?? asked), alt: "", loading: "lazy" }),
+            asked.entries ? h("span", { class: "badge", "aria-hidden": "true" }, asked.entries.length) : null,
+            h("span", { class: "unseen" }, `${asked.entries ? t("several.title", { n: asked.entries.length }) : asked.name || t("query.pasted")}: ${headline(asked.answer)}`),
           ),
         ),
       ),
@@ -99,6 +115,7 @@ export function showHistory(visible, current = null) {
       h("button", { type: "button", class: "quiet", onclick: clear }, t("history.clear")),
     ),
   );
+  if (focused) [...place.querySelectorAll(focused.localName)].find(({ href }) => href === focused.href)?.focus({ preventScroll: true });
 }
 
 function clear() {

@@ -5,15 +5,23 @@ import { t } from "./texts.js";
 import { bytes } from "./words.js";
 
 const FORM = 1000; // bytes of a form around one image, at most
+const PART = 500; // bytes of a form around each of several images, at most
 const HEAD = 512;
 
 let asked = null;
+let known = null;
 
 /** The server's limits; null where it does not tell. */
 export function limits() {
-  asked ??= getJson("limits", { quiet: true }).catch(() => (asked = null));
+  asked ??= getJson("limits", { quiet: true }).then(
+    (found) => (known = found),
+    () => (asked = null),
+  );
   return asked;
 }
+
+/** The limits, if the server has told them already. */
+export const knownLimits = () => known;
 
 const text = (head, from, to) => String.fromCharCode(...head.slice(from, to));
 
@@ -47,6 +55,24 @@ export async function check(file, shape) {
   if (width > most.max_side || height > most.max_side) throw refusal("too_long", { width, height, most: most.max_side });
   if (width * height > most.max_pixels) throw refusal("too_many_pixels", { width, height, most: most.max_pixels });
   if (width < most.min_side || height < most.min_side) throw refusal("too_small", { width, height, least: most.min_side });
+}
+
+/** Throw a Problem if the server would refuse a body of work; it names the image. */
+export async function checkAll(entries) {
+  const most = await limits();
+  if (most && entries.length > most.max_group_images) {
+    throw refusal("too_many", { n: entries.length, most: most.max_group_images });
+  }
+  for (const { file, name, shape } of entries) {
+    try {
+      await check(file, await shape);
+    } catch (problem) {
+      if (!(problem instanceof Problem)) throw problem;
+      throw new Problem({ ...problem, detail: t("refused.one_of", { name: name || t("query.pasted"), why: problem.detail }) });
+    }
+  }
+  const size = entries.reduce((sum, { file }) => sum + file.size + PART, FORM);
+  if (most && size > most.max_batch_bytes) throw refusal("group_too_large", { size: bytes(size), most: bytes(most.max_batch_bytes) });
 }
 
 async function kindOf(file) {

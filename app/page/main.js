@@ -3,12 +3,13 @@
 import { answerView, forgetViews, redraw } from "./answer.js";
 import { getJson } from "./api.js";
 import { installAsk, notice, showSamples } from "./ask.js";
-import { create, find, run } from "./asked.js";
+import { addressOf, create, run } from "./asked.js";
 import { conceptsView, conceptView } from "./browse.js";
 import { closeCompare, leftCompare } from "./compare.js";
 import { h, speak } from "./dom.js";
 import { restore, showHistory } from "./history.js";
 import { limits } from "./limits.js";
+import { plainTitle, titleOf } from "./problem.js";
 import { installSettings, redrawSettings, setLimits } from "./settings.js";
 import { createGroup, forgetGroups, forgetGroupViews, groupView } from "./several.js";
 import { t, translate } from "./texts.js";
@@ -58,7 +59,7 @@ function show() {
   const known = left.get(step);
   const stays = known?.hash === location.hash && known.route === "concepts";
   here = stays ? known : Object.assign(viewOf(location.hash), { scroll: known?.hash === location.hash ? known.scroll : 0 });
-  if (here.entry && location.hash !== `#/answers/${here.entry.id}`) history.replaceState(history.state, "", `#/answers/${here.entry.id}`);
+  if (here.entry && location.hash !== addressOf(here.entry)) history.replaceState(history.state, "", addressOf(here.entry));
   here.hash = location.hash;
   left.delete(step);
   left.set(step, here);
@@ -83,7 +84,7 @@ async function showIndex() {
   try {
     index = await getJson("health/ready");
   } catch (problem) {
-    at("index").textContent = problem.title ? `${problem.title}.` : "";
+    at("index").replaceChildren(...(problem.title ? [titleOf(problem), "."] : []));
     return;
   }
   tellIndex();
@@ -104,6 +105,13 @@ function go(hash) {
   if (history.state?.viewer) history.replaceState(null, "", hash); // the step of a comparison
   else history.pushState(null, "", hash);
   show();
+}
+
+/** Give the view that is shown another title, and go to its heading. */
+function entitle(title) {
+  here.title = title;
+  document.title = `${title} · Whence`;
+  document.querySelector("#view h1")?.focus({ preventScroll: true });
 }
 
 /** Ask about images that were given at once. */
@@ -158,22 +166,25 @@ document.addEventListener("key-given", () => {
   here.retry?.();
   showSamples(give);
 });
-document.addEventListener("ask-again", ({ detail: entry }) => begin(create(entry.file, { region: entry.region })));
+document.addEventListener("ask-again", ({ detail: asked }) => {
+  const files = asked.given ?? (asked.entries ?? [asked]).map(({ file }) => file);
+  if (asked.entries) go(`#/several/${createGroup(files)}`);
+  else begin(create(files[0], { region: asked.region }));
+});
+document.addEventListener("group-asked", ({ detail: group }) => here.entry === group && entitle(groupView(group.id).title));
 document.addEventListener("history-cleared", () => {
   forgetGroups();
   left.clear();
   history.replaceState(history.state, "", "#/");
   show();
 });
-document.addEventListener("answered", ({ detail: entry }) => {
-  if (here.entry !== entry || find(entry.id) !== entry) return showHistory(here.route === "ask", here.entry?.id);
-  move(`#/answers/${entry.id}`);
-  const title = entry.state === "done" ? headline(entry.answer) : entry.problem.title ?? t("asking.stopped");
-  here.title = title;
-  document.title = `${title} · Whence`;
-  if (entry.state === "done") speak(title);
-  showHistory(true, entry.id);
-  document.querySelector("#view h1")?.focus({ preventScroll: true });
+document.addEventListener("answered", ({ detail: asked }) => {
+  if (here.entry !== asked) return showHistory(here.route === "ask", here.entry?.id);
+  move(addressOf(asked));
+  const title = asked.problem ? plainTitle(asked.problem) : headline(asked.answer);
+  if (!asked.problem) speak(title);
+  showHistory(true, asked.id);
+  entitle(title);
 });
 show();
 showIndex();

@@ -12,8 +12,11 @@ export function isWhole(squares, { width, height }) {
   return squares.length === 1 && squares[0].width * squares[0].height >= WHOLE * width * height;
 }
 
-/** Outlines of squares over a whole picture: [{x, y, width, height}] in its pixels. */
-export function outlines(squares, { width, height }) {
+/**
+ * Outlines of squares over a whole picture: [{x, y, width, height}] in its pixels.
+ * `region`: the part that was asked about, dashed; `best`: the square that the evidence is from, bold.
+ */
+export function outlines(squares, { width, height }, { region = null, best = null } = {}) {
   const box = ({ x, y, width: w, height: hgt }) => `M${x} ${y}h${w}v${hgt}h${-w}z`;
   const each = squares.map(box).join("");
   return s(
@@ -22,6 +25,8 @@ export function outlines(squares, { width, height }) {
     s("path", { class: "aside", d: `M0 0h${width}v${height}h${-width}z${each}`, "fill-rule": squares.length === 1 ? "evenodd" : "nonzero" }),
     s("path", { class: "halo", d: each }),
     s("path", { class: "edge", d: each }),
+    region ? s("path", { class: "asked", d: box({ x: region[0], y: region[1], width: region[2], height: region[3] }) }) : null,
+    squares[best] ? s("path", { class: "best", d: box(squares[best]) }) : null,
   );
 }
 

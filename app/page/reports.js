@@ -1,12 +1,21 @@
-// The evidence report of an answer: every format is made from the one answer that the server keeps.
+// The evidence report of an answer, to an image or a body of work: every format, and the print, is
+// made from the one answer that the server keeps.
 
 import { patiently, upload } from "./api.js";
 import { h } from "./dom.js";
-import { prose, rich, t } from "./texts.js";
+import { printReport } from "./print.js";
+import { detailOf, titleOf } from "./problem.js";
+import { rich, t } from "./texts.js";
 
 const DATA = /id="whence-report">(.*?)<\/script>/s;
 
-/** The buttons that save and print the report. */
+/** The files that were asked about; null after a reload. */
+function filesOf(asked) {
+  const files = asked.given ?? (asked.entries ?? [asked]).map(({ file }) => file);
+  return files.every(Boolean) ? files : null;
+}
+
+/** The buttons that save and print the report on an image or a body of work. */
 export function reports(entry) {
   const said = h("p", { class: "small", role: "status" });
   const wrong = h("div");
@@ -18,7 +27,7 @@ export function reports(entry) {
     const button = h("button", { type: "button", class: look, onclick: () => run(act) }, t(`report.${kind}`));
     return button;
   });
-  const again = h("button", { type: "button", hidden: true, onclick: () => document.dispatchEvent(new CustomEvent("ask-again", { detail: entry })) }, t("asking.anew"));
+  const again = h("button", { type: "button", hidden: true, onclick: () => document.dispatchEvent(new CustomEvent("ask-again", { detail: entry })) }, t(entry.entries ? "asking.anew_all" : "asking.anew"));
 
   async function run(act) {
     if (buttons[0].getAttribute("aria-disabled") === "true") return;
@@ -31,34 +40,34 @@ export function reports(entry) {
       said.textContent = "";
       if (error.name === "AbortError") return;
       const gone = error.type?.endsWith(":answer-gone");
-      again.hidden = !gone || !entry.file;
-      wrong.replaceChildren(h("p", { class: "notice", role: "alert" }, h("strong", {}, gone ? t("report.gone") : error.title ?? t("report.failed")), ". ", gone ? t("report.gone.why") : error.own ? error.detail : prose(error.detail || error.message)));
+      again.hidden = !gone || !filesOf(entry);
+      wrong.replaceChildren(h("p", { class: "notice", role: "alert" }, h("strong", {}, gone ? t("report.gone") : error.title ? titleOf(error) : t("report.failed")), ". ", gone ? t("report.gone.why") : detailOf(error)));
     } finally {
       buttons.forEach((one) => one.removeAttribute("aria-disabled"));
     }
   }
 
+  const onWait = (left) => (said.textContent = left ? t("busy.wait", { n: left }) : t("busy.again"));
+
   async function save(one, format) {
-    const { body, name } = await fetchReport(one, format, (left) => (said.textContent = left ? t("busy.wait", { n: left }) : t("busy.again")));
+    const { body, name } = await fetchReport(one, format, onWait);
     const url = URL.createObjectURL(body);
     h("a", { href: url, download: name }).click();
     setTimeout(() => URL.revokeObjectURL(url), 60_000);
     said.replaceChildren(...rich("report.saved", { name: h("span", { class: "file" }, name) }));
   }
 
-  /** Print the page, with the hash of the report on the same answer. */
   async function print() {
-    await fetchReport(entry, "json", () => {});
-    entry.watchers.forEach((watcher) => watcher(entry)); // the hash is known now
+    const { body } = await fetchReport(entry, "html", onWait);
     said.textContent = "";
-    window.print();
+    await printReport(await body.text());
   }
 
   return h(
     "div",
     { class: "reports" },
     h("div", { class: "row" }, buttons, h("a", { class: "button", href: "#/" }, t("asking.another"))),
-    h("p", { class: "small" }, rich(entry.file ? "report.holds" : "report.needs_file")),
+    h("p", { class: "small" }, rich(!filesOf(entry) ? "report.needs_file" : entry.entries ? "report.holds_all" : "report.holds")),
     said,
     wrong,
     again,
@@ -66,25 +75,27 @@ export function reports(entry) {
 }
 
 /** A report as {body, name}; fetched once for each format. */
-async function fetchReport(entry, format, onWait) {
-  entry.files ??= {};
-  if (!entry.files[format]) {
-    const file = entry.file ?? (await chooseFile());
-    const query = new URLSearchParams({ answer: entry.answer.id, format });
-    const found = await patiently(() => upload(`attribute/report?${query}`, [file]), { onWait });
+async function fetchReport(asked, format, onWait) {
+  asked.reports ??= {};
+  if (!asked.reports[format]) {
+    const files = filesOf(asked) ?? (await chooseFiles(Boolean(asked.entries)));
+    const query = new URLSearchParams({ answer: asked.answer.id, format });
+    const path = asked.entries ? "attribute/together/report" : "attribute/report";
+    const found = await patiently(() => upload(`${path}?${query}`, files), { onWait });
     const text = await found.body.text();
-    entry.sha256 = JSON.parse(format === "json" ? text : DATA.exec(text)[1]).sha256;
-    entry.file = file; // the server found it to be the same
-    entry.files[format] = found;
+    asked.sha256 = JSON.parse(format === "json" ? text : DATA.exec(text)[1]).sha256;
+    asked.given = files; // the server found them to be the same
+    asked.reports[format] = found;
+    asked.identified?.(asked.sha256);
   }
-  return entry.files[format];
+  return asked.reports[format];
 }
 
-/** Let the reader choose the image again: after a reload the page has no copy of it. */
-function chooseFile() {
+/** Let the reader choose the images again: after a reload the page has no copy of them. */
+function chooseFiles(multiple) {
   return new Promise((resolve, reject) => {
-    const input = h("input", { type: "file" });
-    input.addEventListener("change", () => resolve(input.files[0]));
+    const input = h("input", { type: "file", multiple });
+    input.addEventListener("change", () => resolve([...input.files]));
     input.addEventListener("cancel", () => reject(new DOMException("stopped", "AbortError")));
     input.click();
   });

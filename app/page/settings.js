@@ -6,7 +6,7 @@ import { LANGUAGES, language, prose, speakIn, t } from "./texts.js";
 
 const STORE = "whence-settings";
 const DEFAULTS = { concepts: 5, exemplars: 3, facet: "any", regions: true };
-const most = { concepts: 1000, exemplars: 50 }; // of the server, once it has told
+const most = { concepts: 1000, exemplars: 50, report: Infinity }; // of the server, once it has told
 const LEAST = { concepts: 1, exemplars: 0 };
 
 function read() {
@@ -21,15 +21,20 @@ function read() {
   return whole;
 }
 
+const OTHER = { concepts: "exemplars", exemplars: "concepts" };
 const allowed = (name, value) => Number.isInteger(value) && value >= LEAST[name] && value <= most[name];
 
 export const settings = read();
 
 /** Take the server's limits; a setting above them is lowered. */
-export function setLimits({ max_top_k, max_exemplars }) {
-  Object.assign(most, { concepts: max_top_k, exemplars: max_exemplars });
+export function setLimits({ max_top_k, max_exemplars, max_report_exemplars }) {
+  Object.assign(most, { concepts: max_top_k, exemplars: max_exemplars, report: max_report_exemplars });
   for (const name of Object.keys(LEAST)) settings[name] = Math.min(settings[name], most[name]);
+  settings.exemplars = Math.min(settings.exemplars, Math.floor(most.report / settings.concepts));
 }
+
+/** True if a report can hold so many exemplars beside the other setting. */
+const reportable = (name, value) => value * settings[OTHER[name]] <= most.report;
 
 function change(name, value) {
   settings[name] = value;
@@ -68,7 +73,8 @@ function build() {
         "div",
         { class: "field" },
         h("label", { for: "language" }, t("settings.language")),
-        h("select", { id: "language", onchange: ({ target }) => speakIn(target.value) }, Object.entries(LANGUAGES).map(([code, name]) => h("option", { value: code, lang: code, selected: code === language }, name))),
+        h("select", { id: "language", "aria-describedby": "wrong-language", onchange: ({ target }) => changeLanguage(target) }, Object.entries(LANGUAGES).map(([code, name]) => h("option", { value: code, lang: code, selected: code === language }, name))),
+        h("p", { class: "wrong small", id: "wrong-language", role: "alert" }),
       ),
       h("div", { class: "field" }, h("label", { for: "key" }, t("settings.key")), why, keyField, h("p", { class: "small", id: "key-help" }, t("settings.key_help"))),
       h("button", { class: "primary" }, t("settings.done")),
@@ -92,15 +98,28 @@ function build() {
   return { dialog: built, why, keyField };
 }
 
+async function changeLanguage(select) {
+  try {
+    await speakIn(select.value);
+  } catch {
+    select.value = language;
+    document.getElementById("wrong-language").textContent = t("settings.no_texts");
+  }
+}
+
 function numberField(name) {
   const wrong = h("p", { class: "wrong small", id: `wrong-${name}`, role: "alert" });
   const field = h("input", { id: `set-${name}`, type: "number", min: LEAST[name], max: most[name], value: settings[name], inputmode: "numeric", "aria-describedby": `help-${name} wrong-${name}` });
-  field.addEventListener("input", () => {
+  field.check = () => {
     const value = field.value.trim() ? Number(field.value) : NaN;
-    const good = allowed(name, value);
-    field.setAttribute("aria-invalid", String(!good));
-    wrong.textContent = good ? "" : t("settings.range", { least: LEAST[name], most: most[name] });
-    if (good) change(name, value);
+    const [inRange, fits] = [allowed(name, value), reportable(name, value)];
+    field.setAttribute("aria-invalid", String(!inRange || !fits));
+    wrong.textContent = !inRange ? t("settings.range", { least: LEAST[name], most: most[name] }) : fits ? "" : t("settings.too_many", { n: value * settings[OTHER[name]], most: most.report });
+    if (inRange && fits && value !== settings[name]) change(name, value);
+  };
+  field.addEventListener("input", () => {
+    field.check();
+    document.getElementById(`set-${OTHER[name]}`)?.check(); // it may fit now
   });
   field.reset = () => {
     field.value = settings[name];

@@ -22,7 +22,9 @@ function preferred() {
 }
 
 async function load(code) {
-  texts = await (await fetch(`static/texts/${code}.json`)).json();
+  const response = await fetch(`static/texts/${code}.json`);
+  if (!response.ok) throw new Error(`the texts in ${code} have the status ${response.status}`);
+  texts = await response.json();
   language = code;
   plural = new Intl.PluralRules(code);
   document.documentElement.lang = code;
@@ -30,19 +32,16 @@ async function load(code) {
 
 await load(preferred());
 
-/** Change the language, and remember it. */
+/** Change the language, and remember it. Throws if its texts cannot be had; the old ones stay. */
 export async function speakIn(code) {
+  await load(code);
   try {
     localStorage.setItem(STORE, code);
   } catch {
     // it holds until the page is left
   }
-  await load(code);
   document.dispatchEvent(new CustomEvent("language-changed"));
 }
-
-/** True if the catalogue has a text. */
-export const has = (key) => key in texts;
 
 /** A text with its {values}; `n` chooses between singular and plural. */
 export function t(key, values = {}) {
@@ -74,11 +73,14 @@ function pattern(key, { n }) {
 
 const shown = (value) => (typeof value === "number" ? new Intl.NumberFormat(language).format(value) : value);
 
+/** Words of the server's, which are English. */
+export const english = (words) => (language === "en" ? words : h("span", { lang: "en" }, words));
+
 /** A sentence of the server's, which is English: capitalised, ended, `code` set as such. */
 export function prose(text) {
   const whole = text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
   const parts = whole.split("`").map((part, place) => (place % 2 ? h("code", {}, part) : part));
-  return language === "en" ? parts : h("span", { lang: "en" }, parts);
+  return english(parts);
 }
 
 /** Words that open their definition. */

@@ -3,6 +3,7 @@
 import { language, rich, t } from "./texts.js";
 
 const NAMED = 3; // candidates that a headline names, at most
+const CREDIBLE = 0.9; // part of the concepts' weight that all candidates hold
 
 const figure = (n) => new Intl.NumberFormat(language).format(n);
 export const count = (what, n) => t(`count.${what}`, { n });
@@ -13,11 +14,14 @@ export const utc = (iso) =>
 export const list = (words) => new Intl.ListFormat(language === "en" ? "en-GB" : language, { type: "conjunction" }).format(words);
 
 /** A share; never rounded to all or nothing. */
-export function percent(share) {
-  if (share > 0 && share < 0.005) return t("percent.under");
-  if (share >= 0.995 && share < 1) return t("percent.over");
-  return new Intl.NumberFormat(language, { style: "percent" }).format(share);
+export function percent(share, digits = 0) {
+  if (!digits && share > 0 && share < 0.005) return t("percent.under");
+  if (!digits && share >= 0.995 && share < 1) return t("percent.over");
+  return new Intl.NumberFormat(language, { style: "percent", minimumFractionDigits: digits, maximumFractionDigits: digits }).format(share);
 }
+
+/** A number to three digits. */
+export const significant = (value) => new Intl.NumberFormat(language, { maximumSignificantDigits: 3 }).format(value);
 
 /** A number with a fixed count of decimals. */
 export const decimal = (value, digits) => new Intl.NumberFormat(language, { minimumFractionDigits: digits, maximumFractionDigits: digits }).format(value);
@@ -40,16 +44,20 @@ export function ratio(value) {
   return value < 9.95 ? figure(Math.floor(10 * value + 0.5) / 10) : figure(twoDigits(value));
 }
 
-/** How many test images scored as high as a concept; a sentence whose terms open their definitions. */
-export function chance(concept, evidence, set = t) {
+/**
+ * How many test images scored as high as a concept; a sentence whose terms open their definitions.
+ * A test image has one square: of an image that was compared in several, the sentence says so.
+ */
+export function chance(concept, { evidence, compared = [] }, set = t) {
   const [n, of] = [concept.scored_as_high, evidence.test_images];
+  const squares = compared.length;
   if (evidence.test_groups) return set("chance.group", { p: decimal(concept.p_value, concept.p_value < 0.01 ? 4 : 2), of: evidence.test_groups });
   if (!of) return set("chance.unknown");
-  if (!n) return set("chance.none", { of });
-  return set("chance.some", { n, of });
+  if (squares > 1) return n ? set("chance.some_squares", { n, of, squares }) : set("chance.none_squares", { of, squares });
+  return n ? set("chance.some", { n, of }) : set("chance.none", { of });
 }
 
-export const chanceNodes = (concept, evidence) => chance(concept, evidence, rich);
+export const chanceNodes = (concept, answer) => chance(concept, answer, rich);
 
 /** A degree of support as two words: "moderate support". */
 export const degree = (support) => t(`support.${support.replaceAll(" ", "_")}`);
@@ -81,11 +89,13 @@ export function statement(answer) {
 /** The concepts that share the evidence. */
 export const candidates = (answer) => answer.concepts.filter(({ id }) => answer.candidates.includes(id));
 
-/** The concepts that the headline names. */
+/** The concepts that the headline names. Several are named only if they are certainly all that share the evidence. */
 export function named(answer) {
   const shared = candidates(answer);
-  if (answer.verdict === "uncertain") return shared.length <= NAMED ? shared : [];
-  return shared.slice(0, 1);
+  if (answer.verdict !== "uncertain") return shared.slice(0, 1);
+  const held = shared.reduce((sum, { share }) => sum + share, 0);
+  const whole = shared.length < answer.concepts.length || held >= CREDIBLE * (1 - answer.no_source_share) - 1e-9;
+  return whole && shared.length > 1 && shared.length <= NAMED ? shared : [];
 }
 
 /** The finding: a headline with its names apart, the degree of support, and sentences. */
@@ -106,7 +116,7 @@ export function verdict(answer) {
     degree: kind !== "no_match" && best ? degree(best.support) : "",
     sentences: [
       statement(answer),
-      kind === "no_match" ? null : chanceNodes(best, answer.evidence),
+      kind === "no_match" ? null : chanceNodes(best, answer),
       kind === "possible" ? t("verdict.below") : null,
       kind === "no_match" && best ? t("verdict.bystanders") : null,
     ].filter(Boolean),

@@ -5,32 +5,26 @@ import binascii
 import hashlib
 import io
 import json
-import math
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
-from functools import cache
-from html.parser import HTMLParser
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
-from urllib.parse import urlsplit
 
 import rfc8785
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
-from pydantic import AfterValidator, AwareDatetime, Field, ValidationError
+from pydantic import AfterValidator, AwareDatetime, Field
 
 from app.inference.expiring import random_id
+from app.reports.rendering import layout
 from app.reports.signing import Signature, sign
-from app.reports.texts import LIMITS, TEXTS, chance, facets, ratio, say
+from app.reports.texts import LIMITS
 from app.schemas import area, evidence_of, exemplar_detail, metadata_texts, ranked_concept
 from index.answering.attribution import Attribution, Attributor
-from index.answering.calibration import MIN_SUPPORT, Verdict
+from index.answering.calibration import Verdict
 from index.answering.squares import compared
 from index.building.embedding import ImageEmbedder
 from index.catalog import Exemplar
 from index.snapshot import Snapshot
-from index.thumbnails import thumbnail_of
+from index.thumbnails import THUMBNAIL, thumbnail_of
 from model.errors import WhenceError
 from model.images import DEFAULT_LIMITS, ImageLimits, decode_image, media_type
 from model.regions import Region, parts_of
@@ -39,13 +33,8 @@ from whence_client.models import Area, Evidence, ExemplarDetail, Fraction, Ranke
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-TEMPLATES = Path(__file__).parent / "templates"
-PAGE, STYLE = "report.html", "report.css"
-DATA_ID = "whence-report"  # of the element in the HTML that holds the JSON
 FORMAT: Final = "whence-report/3"
-HASH = re.compile(r"[0-9a-f]{64}")
 UNSIGNED = {"sha256", "signature"}  # fields that the hash does not cover
-PICTURE_ID = "picture-"  # begins the id of an image in the HTML whose bytes the JSON there lacks
 
 Count = Annotated[int, Field(ge=0, lt=2**53)]  # the integers that JSON carries exactly
 
@@ -70,17 +59,17 @@ class Picture(Wire):
 
     @classmethod
     def of(cls, data: bytes, media_type: str) -> Self:
-        """The wire form."""
+        """Convert the bytes of a file."""
         return cls(media_type=media_type, data=base64.b64encode(data).decode())
 
     @property
     def file(self) -> bytes:
-        """The bytes."""
+        """Return the bytes."""
         return base64.b64decode(self.data)
 
     @property
     def url(self) -> str:
-        """The image itself as an address."""
+        """Return the image as a ``data:`` address."""
         return f"data:{self.media_type};base64,{self.data}"
 
 
@@ -100,9 +89,11 @@ class Parameters(Wire):
 
 
 class Query(Wire):
-    """The image that was asked about."""
+    """An image that was asked about."""
 
-    name: str | None = Field(description="The file's name, as the sender gave it.")
+    name: str | None = Field(
+        description="The file's name, as the sender gave it when the question was asked."
+    )
     sha256: str = Field(description="Of the uploaded file, hexadecimal.")
     bytes: Count = Field(description="Size of that file.")
     width: Count = Field(description="Pixels, upright.")
@@ -176,11 +167,16 @@ class Report(Wire):
     exemplars: dict[str, ReportedExemplar] = Field(description="By id: all that are named.")
     index: ReportedIndex = Field(description="What was searched.")
     calibration: ReportedCalibration = Field(description="How scores became a verdict.")
-    limits: list[str] = Field(description="What the answer does not say.")
+    limits: list[str] = Field(description="Propositions that the answer does not support.")
     sha256: str = Field("", description="Of all the rest but the signature, hexadecimal.")
     signature: Signature | None = Field(
         None, description="Of `sha256`, if the server has a key to sign with."
     )
+
+    @property
+    def files(self) -> list[Query]:
+        """Return the images that were asked about."""
+        return [self.query]
 
 
 def make_report(
@@ -291,22 +287,16 @@ def report_on(
         NotFoundError: an exemplar of the answer is hidden.
     """
     snapshot = attributor.snapshot
-    image = decode_image(data, limits)
-    pixels, catalog = image.pixels, snapshot.catalog
-    shown = [catalog.exemplar(hit.id) for concept in answer.concepts for hit in concept.exemplars]
+    shown = [
+        snapshot.catalog.exemplar(hit.id)
+        for concept in answer.concepts
+        for hit in concept.exemplars
+    ]
     report = Report(
         software=Software(version=software, layout=layout()),
         created_at=answer.evidence.created_at,
         parameters=parameters,
-        query=Query(
-            name=name,
-            sha256=image.sha256,
-            bytes=len(data),
-            width=pixels.width,
-            height=pixels.height,
-            original=Picture.of(data, media_type(data)),
-            preview=preview_of(pixels),
-        ),
+        query=described(data, name, limits),
         answer=answer,
         exemplars=reported_exemplars(shown, attributor),
         index=reported_index(snapshot),
@@ -317,9 +307,31 @@ def report_on(
         ),
         limits=list(LIMITS),
     )
+    return report.model_copy(update=hash_and_signature(report, key))
+
+
+def described(data: bytes, name: str | None, limits: ImageLimits = DEFAULT_LIMITS) -> Query:
+    """Describe an uploaded file, given its name as the sender gave it.
+
+    Raises:
+        ImageError: it cannot be decoded, or is outside ``limits``.
+    """
+    image = decode_image(data, limits, min_decode_side=THUMBNAIL)  # as the preview needs
+    return Query(
+        name=name,
+        sha256=image.sha256,
+        bytes=len(data),
+        width=image.size[0],
+        height=image.size[1],
+        original=Picture.of(data, media_type(data)),
+        preview=preview_of(image.pixels),
+    )
+
+
+def hash_and_signature(report: Wire, key: "Ed25519PrivateKey | None") -> dict[str, Any]:
+    """Return a report's `sha256` and, with a key, its `signature`."""
     sha256 = content_hash(report.model_dump(mode="json"))
-    signature = sign(sha256, key) if key else None
-    return report.model_copy(update={"sha256": sha256, "signature": signature})
+    return {"sha256": sha256, "signature": sign(sha256, key) if key else None}
 
 
 def _seen(embedder: ImageEmbedder, exemplar: Exemplar) -> Region:
@@ -372,196 +384,13 @@ def content_hash(record: dict[str, Any]) -> str:
         raise ReportError(f"the report has no canonical form ({error})") from error
 
 
-def as_json(report: Report) -> str:
-    """The report as a JSON file."""
+def as_json(report: Wire) -> str:
+    """Return a report as a JSON file."""
     return json.dumps(report.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
 
 
-def as_html(report: Report) -> str:
-    """The report as one page that needs nothing else: to be read, printed and verified.
-
-    The same report gives the same page, byte for byte, as long as `layout` is the same.
-    """
-    templates = _templates()
-    page_id = say("id", id=report.sha256 if HASH.fullmatch(report.sha256) else "")
-    style = templates.get_template(STYLE).render(page_id=page_id, page_of=say("pages"))
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    record = report.model_dump(mode="json")
-    shown = {hit.id for concept in report.answer.concepts for hit in concept.exemplars}
-    for name, picture in _shown_pictures(record).items():
-        if name in {"query", *shown}:
-            picture["data"] = ""  # it is in the page's image
-    return templates.get_template(PAGE).render(
-        report=report,
-        record=record,
-        data_id=DATA_ID,
-        picture_id=PICTURE_ID,
-        style=style,
-        style_sha256=digest,
-    )
-
-
-def read_report(text: str) -> tuple[Report, dict[str, Any]]:
-    """Parse the output of `as_json` or `as_html`; return the report and its raw JSON.
-
-    Raises:
-        ReportError: it is neither.
-    """
-    if text.lstrip()[:1] == "<":
-        finder = _DataFinder()
-        finder.feed(text)
-        if len(finder.found) != 1:
-            raise ReportError("this page holds no report's data; give a file that Whence wrote")
-        text = finder.found[0]
-        pictures = finder.pictures
-    else:
-        pictures = {}
-    try:
-        record = json.loads(text, object_pairs_hook=_named_once)
-        _require_format(record)
-        if pictures:
-            text = _with_pictures(record, pictures)
-        # Strict: what the record holds is then of the model's types, and can be compared with it.
-        return Report.model_validate_json(text, strict=True), record
-    except (ValueError, RecursionError) as error:
-        raise ReportError(f"this is no evidence report: {_first_fault(error)}") from error
-
-
-def _require_format(record: Any) -> None:
-    """Refuse reports of earlier versions of Whence by what they are."""
-    stated = record.get("format") if isinstance(record, dict) else None
-    if stated != FORMAT and isinstance(stated, str) and stated.startswith("whence-report/"):
-        raise ReportError(
-            f"this report is of the format {stated[:40]}, and this version of Whence reads "
-            f"{FORMAT}; verify it with the version that made it"
-        )
-
-
-def _shown_pictures(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Returns the pictures that the page shows, by the rest of the id of their image."""
-    thumbnails = {name: one["thumbnail"] for name, one in record["exemplars"].items()}
-    return {"query": record["query"]["preview"]} | thumbnails
-
-
-def _with_pictures(record: dict[str, Any], pictures: Mapping[str, str]) -> str:
-    """Fill in the pictures that the page shows; return the record's JSON.
-
-    Args:
-        record: of the page.
-        pictures: data URLs by the rest of the id of their image.
-
-    Raises:
-        ValueError: it is no report's record.
-    """
-    try:
-        for name, picture in _shown_pictures(record).items():
-            start, _, data = pictures.get(name, "").partition(",")
-            if picture["data"] == "" and start == f"data:{picture['media_type']};base64":
-                picture["data"] = data
-    except (AttributeError, KeyError, TypeError) as error:
-        raise ValueError("its record has another form") from error
-    return json.dumps(record)
-
-
-def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Readers differ in which of two values of one name they take; so there shall be one."""
-    record = dict(pairs)
-    if len(record) < len(pairs):
-        raise ReportError("this is no evidence report: a name stands twice in one object")
-    return record
-
-
 def preview_of(pixels: Image.Image) -> Picture:
-    """A small JPEG of an RGB image."""
+    """Return a small JPEG of an RGB image."""
     buffer = io.BytesIO()
     thumbnail_of(pixels).save(buffer, "JPEG", quality=88)
     return Picture.of(buffer.getvalue(), "image/jpeg")
-
-
-@cache
-def layout() -> str:
-    """Identity of what turns a report into a page."""
-    content = b"".join((TEMPLATES / name).read_bytes() for name in (PAGE, STYLE))
-    return hashlib.sha256(content + json.dumps(TEXTS).encode()).hexdigest()[:12]
-
-
-def facet_scores(concept: RankedConcept) -> str:
-    """Return a concept's scores in each facet, each after a comma."""
-    scores = {"subject": concept.facets.subject, "style": concept.facets.style}
-    return "".join(
-        say("facet_score", facet=facet, value=f"{score:.2f}")
-        for facet, score in scores.items()
-        if score is not None
-    )
-
-
-def percent(share: float) -> str:
-    """A share in words, never rounded to all or nothing; `words.js` says the same on the page."""
-    if 0 < share < 0.005:
-        return "under 1%"
-    return "over 99%" if 0.995 <= share < 1 else f"{math.floor(100 * share + 0.5)}%"
-
-
-def web_link(url: str | None) -> str | None:
-    """An address that may be made a link: http or https only."""
-    try:
-        return url if url and urlsplit(url).scheme in {"http", "https"} else None
-    except ValueError:
-        return None
-
-
-@cache
-def _templates() -> Environment:
-    templates = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    templates.filters |= {
-        "facets": facets,
-        "percent": percent,
-        "ratio": ratio,
-        "web_link": web_link,
-    }
-    templates.globals |= {
-        "chance": chance,
-        "facet_scores": facet_scores,
-        "min_support": MIN_SUPPORT,
-        "say": say,
-    }
-    return templates
-
-
-class _DataFinder(HTMLParser):
-    """Finds what the page's data element holds, and the images it refers to."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-        self.pictures: dict[str, str] = {}
-        self._inside = False
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        name = dict(attrs).get("id") or ""
-        if tag == "img" and name.startswith(PICTURE_ID):
-            self.pictures.setdefault(name.removeprefix(PICTURE_ID), dict(attrs).get("src") or "")
-        if tag == "script" and dict(attrs).get("id") == DATA_ID:
-            self._inside = True
-            self.found.append("")
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag == "script":
-            self._inside = False
-
-    def handle_data(self, data: str) -> None:
-        if self._inside:
-            self.found[-1] += data
-
-
-def _first_fault(error: Exception) -> str:
-    if isinstance(error, ValidationError):
-        fault = error.errors()[0]
-        return f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}"
-    return str(error)

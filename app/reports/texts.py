@@ -29,6 +29,9 @@ TEXTS = {
     "pages": "of",  # "2 of 5" at the foot of every printed page
     "file": "File",
     "no_file_name": "name not given",
+    "answer": "Answer",
+    "files": "Files",
+    "files_of": "{count} images, one body of work; their names and SHA-256 are listed below",
     "sha256": "SHA-256",
     "time": "Answered",
     "finding": "Finding",
@@ -91,8 +94,32 @@ TEXTS = {
     "check_signature": "Whose key that is, the file does not show. Compare it with the public key "
     "that its owner published: whence verify-report FILE --public-key KEY.",
     "unsigned": "This report is not signed.",
+    "image_alt": "Image {number} of the body of work",
+    "image_of": "Image {number} of {count}, {name}.",
+    "all_images": "All are listed below.",
+    "images": "The images in question",
+    "control_images": "The images that they are compared with, pair by pair",
+    "part_of": "Part of the evidence for {name}",
+    "ratio_alone": "Likelihood ratio alone",
+    "to_image": "to image {number}",
+    "groups": "from {count} groups of test images",
+    "control_difference": "Compared pair by pair with the control images: difference "
+    "{difference}, p = {p}.",
+    "group_method_1": "A neural network, trained without any pair of a generated image and its "
+    "source, describes each of these images and each exemplar of the collection by what is shown "
+    "(subject) and by how it is made (style).",
+    "group_method_2": "How alike the images are to a concept on average is compared with how alike "
+    "{count} groups of as many test images are, made from this collection with their own source "
+    "removed: the likelihood ratio says how much likelier such a likeness is if the images draw on "
+    "the concept, and its words are those of the ENFSI guideline for evaluative reporting (2015).",
+    "group_method_3": "Of each image the outlined squares were compared, and their mean counts; of "
+    "each exemplar the central square.",
     "chance_none": "none of {count} test images matched this strongly",
     "chance_some": "unrelated test images scored this high in {found} of {count}",
+    "chance_none_squares": "none of {count} test images, each compared in one square, matched as "
+    "strongly as the best of {squares} squares here",
+    "chance_some_squares": "{found} of {count} unrelated test images, each compared in one square, "
+    "scored as high as the best of {squares} squares here",
     "chance_unknown": "the collection is too small to say how often unrelated images score as high",
     "nothing_listed": "No concept was listed.",
 }
@@ -107,10 +134,17 @@ LIMITS = (
     "source is not in this collection. How likely each was beforehand is not for it to say.",
     "The test images are like those of the collection, changed by cropping, colour and "
     "compression; for images of a very different kind the figures can be off.",
-    "The file's name is as the sender gave it. The time is that of the server's clock.",
-    "The hash detects accidental change; anyone can recompute it. Who made a report only a "
-    "signature shows, and only to those who know whose key it is.",
+    "A file's name is as the sender gave it with the question. The time is that of the server's "
+    "clock.",
+    "The hash covers the files, their names, the answer, its time and all that it rests on. It "
+    "detects accidental change; anyone can recompute it. Who made a report only a signature shows, "
+    "and only to those who know whose key it is.",
     "A printed copy or a PDF cannot be verified. The HTML file can.",
+)
+
+LIMIT_OF_GROUPS = (
+    "The images are taken to share one source. Images of several sources are one body of work only "
+    "in part, and their joint ratio says less about each of them."
 )
 
 
@@ -119,17 +153,20 @@ def say(name: str, /, **values: Any) -> str:
     return TEXTS[name].format(**values)
 
 
-def chance(found: int, count: int) -> str:
+def chance(found: int, count: int, squares: int = 1) -> str:
     """Return how often test images without a source score as high.
 
     Args:
-        found: test images that score at least as high.
+        found: test images that score at least as high, each in one square.
         count: test images in all.
+        squares: of the image in question, of which the best one scores so high.
     """
     if not count:
         return say("chance_unknown")
     name = "chance_some" if found else "chance_none"
-    return say(name, found=f"{found:,}", count=f"{count:,}")
+    if squares > 1:
+        name += "_squares"
+    return say(name, found=f"{found:,}", count=f"{count:,}", squares=squares)
 
 
 def facets(names: Sequence[str]) -> str:

@@ -1,104 +1,174 @@
-"""An answer to a group of images with its evidence, as JSON with a hash over all of it."""
+"""Reports on a body of work: one answer to several images, its evidence, and a hash over all."""
 
-import json
 from collections.abc import Sequence
-from typing import Literal
+from datetime import datetime
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from pydantic import AwareDatetime, Field
 
-from app.inference.together import GroupJob
+from app.reports.rendering import layout
 from app.reports.report import (
-    Count,
     Parameters,
-    Picture,
+    Query,
     ReportedCalibration,
     ReportedExemplar,
     ReportedIndex,
-    content_hash,
-    preview_of,
+    Software,
+    described,
+    hash_and_signature,
     reported_exemplars,
     reported_index,
 )
-from app.reports.texts import LIMITS
-from app.schemas import together_response
-from model.images import DEFAULT_LIMITS, ImageLimits, decode_image
-from whence_client.models import TogetherResponse, Wire
-
-GROUP_LIMITS = (
-    *LIMITS,
-    "The images are taken to share one source. Images of several sources are one body of work only "
-    "in part, and their joint ratio says less about each of them.",
+from app.reports.signing import Signature
+from app.reports.texts import LIMIT_OF_GROUPS, LIMITS
+from app.schemas import area, control_summary, group_concept, group_evidence_of
+from index.answering.attribution import Attributor
+from index.answering.calibration import Verdict
+from index.answering.squares import compared
+from index.answering.together import GroupAttribution
+from index.snapshot import Snapshot
+from model.images import DEFAULT_LIMITS, ImageLimits
+from model.regions import parts_of
+from whence_client.models import (
+    Area,
+    ControlSummary,
+    Fraction,
+    GroupConcept,
+    GroupEvidence,
+    Wire,
 )
 
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-class GroupSoftware(Wire):
-    """The software that made the report."""
-
-    name: Literal["whence"] = Field("whence", description="Always `whence`.")
-    version: str = Field(description="Its version.")
+FORMAT: Final = "whence-group-report/2"
+GROUP_LIMITS = (*LIMITS, LIMIT_OF_GROUPS)
 
 
-class GroupImage(Wire):
-    """One image of a group, without the file itself."""
+class NamedFile(NamedTuple):
+    """An uploaded file, and its name as the sender gave it."""
 
-    sha256: str = Field(description="Of the uploaded file, hexadecimal.")
-    bytes: Count = Field(description="Size of that file.")
-    width: Count = Field(description="Pixels, upright.")
-    height: Count = Field(description="Pixels, upright.")
-    preview: Picture = Field(description="The image, upright and small.")
+    data: bytes
+    name: str | None
+
+
+class GroupImage(Query):
+    """An image of a body of work."""
+
+    compared: list[Area] = Field(min_length=1, description="What the model saw of the image.")
+
+
+class ReportedGroup(Wire):
+    """The answer as `POST /attribute/together` gives it; how long it took is no evidence."""
+
+    id: str = Field(description="Random; the same in the answer that was shown.")
+    verdict: Verdict = Field(description="The answer in one word.")
+    concepts: list[GroupConcept] = Field(description="The most plausible concepts, best first.")
+    no_source_share: Fraction = Field(description="The part for no source in the index.")
+    unlisted_share: Fraction = Field(description="What concepts beyond those listed take.")
+    candidates: list[str] = Field(description="Ids of the concepts that share the evidence.")
+    statement: str = Field(description="The evidence for the first concept in a sentence.")
+    control: ControlSummary | None = Field(description="The comparison with the control group.")
+    evidence: GroupEvidence = Field(description="What the answer rests on.")
 
 
 class GroupReport(Wire):
-    """A report on a group; `sha256` is of all the rest in the canonical form of RFC 8785."""
+    """A report on a body of work.
 
-    format: Literal["whence-group-report/1"] = Field(
-        "whence-group-report/1", description="Of this JSON."
-    )
-    software: GroupSoftware = Field(description="The program that wrote this.")
+    `sha256` is of all but itself and `signature`, in the canonical form of RFC 8785.
+    """
+
+    format: Literal["whence-group-report/2"] = Field(FORMAT, description="Of this JSON.")
+    software: Software = Field(description="The program that wrote this.")
     created_at: AwareDatetime = Field(description="When the answer was made, UTC.")
     parameters: Parameters = Field(description="How much was asked for.")
     images: list[GroupImage] = Field(description="The images in question.")
     control: list[GroupImage] = Field(
         description="The images they are compared with, pair by pair."
     )
-    answer: TogetherResponse = Field(description="The answer.")
+    answer: ReportedGroup = Field(description="The answer.")
     exemplars: dict[str, ReportedExemplar] = Field(description="By id: all that are named.")
     index: ReportedIndex = Field(description="The index that was searched.")
     calibration: ReportedCalibration = Field(description="How scores became a verdict.")
     limits: list[str] = Field(description="Propositions that the answer does not support.")
-    sha256: str = Field("", description="Of all the rest, hexadecimal.")
+    sha256: str = Field("", description="Of all the rest but the signature, hexadecimal.")
+    signature: Signature | None = Field(
+        None, description="Of `sha256`, if the server has a key to sign with."
+    )
+
+    @property
+    def files(self) -> list[GroupImage]:
+        """Return the images that were asked about, then those of the control group."""
+        return [*self.images, *self.control]
 
 
-def make_group_report(
-    job: GroupJob,
-    images: Sequence[bytes],
-    control: Sequence[bytes],
+def reported_group(
+    attribution: GroupAttribution,
+    snapshot: Snapshot,
     *,
+    images_sha256: Sequence[str],
+    control_sha256: Sequence[str],
+    created_at: datetime,
+    answer_id: str,
+) -> ReportedGroup:
+    """Convert an answer to the form in which reports hold it."""
+    return ReportedGroup(
+        id=answer_id,
+        verdict=attribution.verdict,
+        concepts=[group_concept(concept) for concept in attribution.concepts],
+        no_source_share=attribution.no_source_share,
+        unlisted_share=attribution.unlisted_share,
+        candidates=list(attribution.candidates),
+        statement=attribution.statement,
+        control=control_summary(attribution, control_sha256),
+        evidence=group_evidence_of(snapshot, images_sha256, created_at),
+    )
+
+
+def group_report_on(
+    answer: ReportedGroup,
+    attributor: Attributor,
+    images: Sequence[NamedFile],
+    control: Sequence[NamedFile],
+    *,
+    parameters: Parameters,
     software: str,
+    key: "Ed25519PrivateKey | None" = None,
     limits: ImageLimits = DEFAULT_LIMITS,
 ) -> GroupReport:
-    """Report on an answer to a group of images.
+    """Report on an answer of ``attributor``; for one answer all reports are the same.
 
     Args:
-        job: answered.
-        images: the group's files.
-        control: the control group's files.
+        answer: the answer.
+        attributor: gave the answer.
+        images: the files, in the answer's order.
+        control: those of the control group, in the same order.
+        parameters: of the request.
         software: this software's version.
+        key: signs the report.
         limits: those that the files had to keep.
 
     Raises:
         ImageError: a file cannot be decoded.
+        NotFoundError: an exemplar of the answer is hidden.
     """
-    attributor = job.attributor
     snapshot = attributor.snapshot
-    shown = [hit.evidence.exemplar for one in job.attribution.concepts for hit in one.exemplars]
+    catalog = snapshot.catalog
+
+    def seen_image(file: NamedFile) -> GroupImage:
+        query = described(file.data, file.name, limits)
+        parts = parts_of((query.width, query.height))
+        seen = compared(attributor.embedder, parts)
+        return GroupImage(**dict(query), compared=[area(part) for part in seen])
+
+    shown = [catalog.exemplar(hit.id) for concept in answer.concepts for hit in concept.exemplars]
     report = GroupReport(
-        software=GroupSoftware(version=software),
-        created_at=job.created_at,
-        parameters=Parameters(top_k=job.top_k, exemplars=job.exemplars),
-        images=[_image(data, limits) for data in images],
-        control=[_image(data, limits) for data in control],
-        answer=together_response(job),
+        software=Software(version=software, layout=layout()),
+        created_at=answer.evidence.created_at,
+        parameters=parameters,
+        images=[seen_image(file) for file in images],
+        control=[seen_image(file) for file in control],
+        answer=answer,
         exemplars=reported_exemplars(shown, attributor),
         index=reported_index(snapshot),
         calibration=ReportedCalibration(
@@ -108,21 +178,4 @@ def make_group_report(
         ),
         limits=list(GROUP_LIMITS),
     )
-    return report.model_copy(update={"sha256": content_hash(report.model_dump(mode="json"))})
-
-
-def as_json(report: GroupReport) -> str:
-    """Return the report as a JSON file."""
-    return json.dumps(report.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
-
-
-def _image(data: bytes, limits: ImageLimits) -> GroupImage:
-    image = decode_image(data, limits)
-    pixels = image.pixels
-    return GroupImage(
-        sha256=image.sha256,
-        bytes=len(data),
-        width=pixels.width,
-        height=pixels.height,
-        preview=preview_of(pixels),
-    )
+    return report.model_copy(update=hash_and_signature(report, key))

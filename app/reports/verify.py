@@ -1,35 +1,25 @@
 """``whence verify-report``: checks an evidence report by itself and against its index."""
 
-import math
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jinja2 import TemplateError
 
-from app.reports.report import (
-    UNSIGNED,
-    Picture,
-    Report,
-    ReportError,
-    as_html,
-    content_hash,
-    layout,
-    make_report,
-    preview_of,
-    read_report,
-)
+from app.reports.reading import AnyReport, read_report
+from app.reports.rendering import as_html, layout
+from app.reports.repeating import Finding, check_scores
+from app.reports.report import Picture, Query, Report, ReportError, content_hash, preview_of
 from app.reports.signing import SigningError, is_signed, public_text
 from app.reports.texts import LIMITS
+from app.reports.together import GROUP_LIMITS, GroupReport
 from app.schemas import exemplar_detail, exemplar_hit, metadata_texts
 from index.answering.attribution import Attributor, ExemplarEvidence
 from index.answering.calibration import Calibration
-from index.answering.support import statement, support_for
 from index.building.embedding import ImageEmbedder
 from index.catalog import Catalog
 from index.errors import NotFoundError, SnapshotError, TakedownError
@@ -41,31 +31,13 @@ from index.versions import require_version
 from model.checkpoint import load_embedder
 from model.errors import ImageError, ModelError
 from model.images import DEFAULT_LIMITS, ImageLimits, decode_image, media_type
-from model.regions import Region, parts_of, tries
-from whence_client.models import ExemplarHit, RankedConcept
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 MAX_BYTES = 256 * 2**20  # of a report's file
-SIMILARITY = 0.005  # another device or batch size moves a cosine less
-SCORE = 0.05  # of a score, relative to itself or absolute, whichever is more
-SHARE = 0.05
-# Fields of a concept that have checks of their own.
-CHECKED = ("rank", "p_value", "scored_as_high", "likelihood_ratio", "support", "exemplars")
-SHARES = {"share", "no_source_share", "unlisted_share", "unattributed_share"}
-MEASURED = {"score", "subject", "style"} | SHARES
 CLOCKS = timedelta(minutes=5)  # that a server's clock may be ahead of this one's
 PREVIEW = 6.0  # mean difference of two encodings of one picture, of 255
-
-
-@dataclass(frozen=True)
-class Finding:
-    """The result of one check."""
-
-    name: str
-    passed: bool | None  # None: could not be checked, or for information only
-    text: str
 
 
 @dataclass(frozen=True)
@@ -113,9 +85,9 @@ def verify_report(
     The takedowns of the report's time are applied, so that later ones do not make a check fail.
 
     Args:
-        file: a report of `POST /attribute/report`, JSON or HTML.
+        file: a report of `POST /attribute/report` or `/attribute/together/report`, JSON or HTML.
         data: the data folder of the server that made it.
-        device: embeds the image.
+        device: embeds the images.
         embedder: used instead of loading the index's model.
         public_key: the key whose signature the report must have.
         limits: of the image's size on that server; the lower limit is ignored.
@@ -151,7 +123,7 @@ def verify_report(
 
 
 def _whole(
-    report: Report, record: dict[str, Any], text: str, limits: ImageLimits
+    report: AnyReport, record: dict[str, Any], text: str, limits: ImageLimits
 ) -> Iterator[Finding]:
     """Check a report by itself."""
     same = content_hash(record) == report.sha256
@@ -184,7 +156,7 @@ def _whole(
 
 
 def _signature(
-    report: Report, record: dict[str, Any], public_key: "Ed25519PublicKey | None"
+    report: AnyReport, record: dict[str, Any], public_key: "Ed25519PublicKey | None"
 ) -> Iterator[Finding]:
     """Check a report's signature, if it has one or a key is given."""
     signature = report.signature
@@ -215,7 +187,7 @@ def _signature(
         yield Finding("signature", True, f"the data is signed by the given key, {named}")
 
 
-def _is_page_of(report: Report, text: str) -> bool:
+def _is_page_of(report: AnyReport, text: str) -> bool:
     """Return True if rendering the report's data gives the page."""
     try:
         return as_html(report) == text
@@ -223,10 +195,11 @@ def _is_page_of(report: Report, text: str) -> bool:
         return False
 
 
-def _statements(report: Report) -> Finding:
+def _statements(report: AnyReport) -> Finding:
     """Check the fixed statements and the times of a report."""
     wrong = ""
-    if report.limits != list(LIMITS):
+    limits = LIMITS if isinstance(report, Report) else GROUP_LIMITS
+    if report.limits != list(limits):
         wrong = "what the report does not say is worded otherwise than reports word it"
     elif report.created_at != report.answer.evidence.created_at:
         wrong = "report and answer name different times"
@@ -238,40 +211,91 @@ def _statements(report: Report) -> Finding:
     return Finding("statements", not wrong, wrong or "its limits are told, its times can be")
 
 
-def _pictures(report: Report, limits: ImageLimits) -> Finding:
+def _pictures(report: AnyReport, limits: ImageLimits) -> Finding:
     """Check the query image, its preview and the list of exemplars."""
-    query = report.query
-    wrong = ""
+    wrong = next(
+        (
+            fault
+            for query, sha256 in _expected(report)
+            if (fault := _picture(query, sha256, limits))
+        ),
+        "",
+    )
+    if isinstance(report, GroupReport) and not _is_complete(report):
+        wrong = wrong or "the images are not those that the answer names"
+    hits = [hit for concept in report.answer.concepts for hit in concept.exemplars]
+    if not wrong and {hit.id for hit in hits} != set(report.exemplars):
+        wrong = "the exemplars are not those that the answer names"
+    one = isinstance(report, Report)
+    text = (
+        f"the image is the one named, {report.files[0].sha256}"
+        if one
+        else f"the {len(report.files)} images are those named"
+    )
+    return Finding("image", not wrong, wrong or text)
+
+
+def _expected(report: AnyReport) -> list[tuple[Query, str]]:
+    """Return the images of a report with the SHA-256 that its answer names for each."""
+    if isinstance(report, Report):
+        return [(report.query, report.answer.evidence.image_sha256)]
+    answer = report.answer
+    control = answer.control.images_sha256 if answer.control else []
+    return [
+        *zip(report.images, answer.evidence.images_sha256, strict=False),
+        *zip(report.control, control, strict=False),
+    ]
+
+
+def _is_complete(report: GroupReport) -> bool:
+    """Return True if a report has as many images as its answer names, and pairs of them."""
+    answer = report.answer
+    images, control = len(report.images), len(report.control)
+    named = len(answer.control.images_sha256) if answer.control else 0
+    return (
+        images == len(answer.evidence.images_sha256) > 0
+        and control == named
+        and control in (0, images)
+        and all(
+            [part.image for part in concept.images] == list(range(1, images + 1))
+            and all(hit.image <= images for hit in concept.exemplars)
+            for concept in answer.concepts
+        )
+    )
+
+
+def _picture(query: Query, sha256: str, limits: ImageLimits) -> str:
+    """Return the fault of an image or its preview, or an empty string.
+
+    Args:
+        query: the image.
+        sha256: that the answer names.
+        limits: of its size.
+    """
     try:
         decoded = decode_image(query.original.file, limits)
         shown = decode_image(query.preview.file, limits).pixels
         expected = decode_image(preview_of(decoded.pixels).file, limits).pixels
-        if not decoded.sha256 == query.sha256 == report.answer.evidence.image_sha256:
-            wrong = "the image is not the one whose SHA-256 is named"
-        elif decoded.pixels.size != (query.width, query.height):
-            wrong = "the image has another size than is named"
-        elif query.bytes != len(query.original.file):
-            wrong = "the image file has another size than is named"
-        elif query.original.media_type != media_type(query.original.file):
-            wrong = "the image file is of another type than is named"
-        elif query.preview.media_type != "image/jpeg":
-            wrong = "the preview is of another type than previews are"
-        elif (
-            shown.size != expected.size
-            or np.abs(np.asarray(shown, np.float32) - np.asarray(expected, np.float32)).mean()
-            > PREVIEW
-        ):
-            wrong = "the preview does not show the image"
     except ImageError as error:
-        wrong = f"the image cannot be decoded: {error}"
-    hits = [hit for concept in report.answer.concepts for hit in concept.exemplars]
-    if not wrong and {hit.id for hit in hits} != set(report.exemplars):
-        wrong = "the exemplars are not those that the answer names"
-    return Finding("image", not wrong, wrong or f"the image is the one named, {query.sha256}")
+        return f"the image cannot be decoded: {error}"
+    if not decoded.sha256 == query.sha256 == sha256:
+        return "the image is not the one whose SHA-256 is named"
+    if decoded.pixels.size != (query.width, query.height):
+        return "the image has another size than is named"
+    if query.bytes != len(query.original.file):
+        return "the image file has another size than is named"
+    if query.original.media_type != media_type(query.original.file):
+        return "the image file is of another type than is named"
+    if query.preview.media_type != "image/jpeg":
+        return "the preview is of another type than previews are"
+    one, other = (np.asarray(pixels, np.float32) for pixels in (shown, expected))
+    if one.shape != other.shape or np.abs(one - other).mean() > PREVIEW:
+        return "the preview does not show the image"
+    return ""
 
 
 def _against_index(
-    report: Report,
+    report: AnyReport,
     record: dict[str, Any],
     data: DataFolder,
     device: str,
@@ -320,7 +344,7 @@ def _against_index(
             except (ModelError, SnapshotError) as error:
                 yield Finding("scores", None, f"the image was not embedded again: {error}")
                 return
-            yield _scores(report, record, again, limits)
+            yield check_scores(report, record, again, limits)
 
 
 def takedowns_at(takedowns: Takedowns, when: datetime) -> Takedowns:
@@ -333,7 +357,7 @@ def takedowns_at(takedowns: Takedowns, when: datetime) -> Takedowns:
     )
 
 
-def _identity(report: Report, snapshot: Snapshot) -> Finding:
+def _identity(report: AnyReport, snapshot: Snapshot) -> Finding:
     """Check the identities of index, model and calibration."""
     manifest = snapshot.manifest
     evidence = report.answer.evidence
@@ -348,7 +372,7 @@ def _identity(report: Report, snapshot: Snapshot) -> Finding:
         "calibration": ({report.calibration.id, evidence.calibration}, snapshot.calibration_id),
         "null queries": (
             {report.calibration.null_queries},
-            len(snapshot.calibration.null_scores),
+            len(_calibration_of(report, snapshot).null_scores),
         ),
         "concepts": ({report.index.concepts}, snapshot.catalog.concept_count()),
         "exemplars": ({report.index.exemplars}, snapshot.catalog.exemplar_count()),
@@ -363,7 +387,15 @@ def _identity(report: Report, snapshot: Snapshot) -> Finding:
     )
 
 
-def _catalog(report: Report, catalog: Catalog) -> Finding:
+def _calibration_of(report: AnyReport, snapshot: Snapshot) -> Calibration:
+    """Return the calibration of a report's number of images."""
+    calibration = snapshot.calibration
+    return (
+        calibration.of_size(len(report.images)) if isinstance(report, GroupReport) else calibration
+    )
+
+
+def _catalog(report: AnyReport, catalog: Catalog) -> Finding:
     """Check the concepts and exemplars against the catalog."""
     wrong: list[str] = []
     for concept in report.answer.concepts:
@@ -397,7 +429,8 @@ def _catalog(report: Report, catalog: Catalog) -> Finding:
             for concept in report.answer.concepts
             for hit in concept.exemplars
             if hit.id == name
-            and hit != exemplar_hit(ExemplarEvidence(exemplar, hit.similarity, hit.facet))
+            and hit.model_dump(exclude={"image"})
+            != exemplar_hit(ExemplarEvidence(exemplar, hit.similarity, hit.facet)).model_dump()
         ]
     text = (
         f"{len(report.answer.concepts)} concepts and {len(report.exemplars)} exemplars are in the "
@@ -406,7 +439,7 @@ def _catalog(report: Report, catalog: Catalog) -> Finding:
     return Finding("exemplars", not wrong, "; ".join(wrong) or text)
 
 
-def _withdrawn_concepts(report: Report, takedowns: Takedowns) -> Iterator[Finding]:
+def _withdrawn_concepts(report: AnyReport, takedowns: Takedowns) -> Iterator[Finding]:
     """Tell which of the named concepts are withdrawn now, by id or name."""
     found = {
         concept.name: takedown
@@ -423,7 +456,7 @@ def _withdrawn_concepts(report: Report, takedowns: Takedowns) -> Iterator[Findin
         )
 
 
-def _taken_down_since(report: Report, snapshot: Snapshot, now: Takedowns) -> Iterator[Finding]:
+def _taken_down_since(report: AnyReport, snapshot: Snapshot, now: Takedowns) -> Iterator[Finding]:
     shown = _shown(report, snapshot, now)
     if gone := [name for name in report.exemplars if name not in shown]:
         yield Finding(
@@ -434,7 +467,7 @@ def _taken_down_since(report: Report, snapshot: Snapshot, now: Takedowns) -> Ite
         )
 
 
-def _elsewhere(report: Report, data: DataFolder, takedowns: Takedowns) -> Iterator[Finding]:
+def _elsewhere(report: AnyReport, data: DataFolder, takedowns: Takedowns) -> Iterator[Finding]:
     """Look the exemplars up in the published version, since the report's version is gone."""
     try:
         snapshot = open_published(data.index, data.stores)
@@ -450,7 +483,7 @@ def _elsewhere(report: Report, data: DataFolder, takedowns: Takedowns) -> Iterat
         )
 
 
-def _shown(report: Report, snapshot: Snapshot, takedowns: Takedowns) -> set[str]:
+def _shown(report: AnyReport, snapshot: Snapshot, takedowns: Takedowns) -> set[str]:
     """Return the ids of the report's exemplars that are in the index and not taken down."""
     hidden_rows = takedowns.hidden_rows(snapshot.catalog, snapshot.fingerprint_index, {})
     hidden = {int(row) for rows in hidden_rows.values() for row in rows}
@@ -459,181 +492,3 @@ def _shown(report: Report, snapshot: Snapshot, takedowns: Takedowns) -> set[str]
         for name, exemplar in report.exemplars.items()
         if set(snapshot.catalog.rows_of([exemplar.sha256], [])) - hidden
     }
-
-
-def _scores(
-    report: Report, record: dict[str, Any], attributor: Attributor, limits: ImageLimits
-) -> Finding:
-    """Attribute the query image again, and compare the reports."""
-    parameters, data = report.parameters, report.query.original.file
-    pixels = decode_image(data, limits).pixels
-    shown = attributor.snapshot.catalog
-    region = _region(report)
-    try:
-        if region:
-            region.check(pixels.size, limits)
-    except ImageError as error:
-        return Finding("scores", False, str(error))
-    [attribution] = attributor.attribute(
-        [pixels],
-        top_k=min(parameters.top_k, shown.concept_count()),
-        exemplars=min(parameters.exemplars, shown.exemplar_count()),
-        region=region,
-    )
-    repeated = make_report(
-        attribution,
-        attributor,
-        data,
-        created_at=report.created_at,
-        parameters=parameters,
-        software=report.software.version,
-        name=report.query.name,
-        region=region,
-        answer_id=report.answer.id,
-        limits=limits,
-    )
-    wrong = list(_differences(report, record, repeated, attributor))
-    verdict = report.answer.verdict.replace("_", " ")
-    text = (
-        f"the image embedded again gives the same answer: {verdict}, "
-        f"{len(report.answer.concepts)} concepts"
-    )
-    return Finding("scores", not wrong, "; ".join(wrong) or text)
-
-
-def _region(report: Report) -> Region | None:
-    """Return the part of the image that a report says was asked about."""
-    area = report.answer.region
-    return Region(area.x, area.y, area.width, area.height) if area else None
-
-
-def _differences(
-    report: Report, record: dict[str, Any], repeated: Report, attributor: Attributor
-) -> Iterator[str]:
-    """Yield the differences between a report and its repetition."""
-    stated, actual = record["answer"], repeated.model_dump(mode="json")
-    # Software, exemplars and preview have their own checks; concepts are compared below.
-    yield from _compare(
-        _without(record, *UNSIGNED, "software", "exemplars", "query", "answer"),
-        _without(actual, *UNSIGNED, "software", "exemplars", "query", "answer"),
-    )
-    yield from (
-        f"another part of exemplar {name} was compared"
-        for name, exemplar in report.exemplars.items()
-        # Near ties may have changed places.
-        if name in repeated.exemplars and exemplar.compared != repeated.exemplars[name].compared
-    )
-    yield from _compare(
-        _without(record["query"], "preview"), _without(actual["query"], "preview"), "query"
-    )
-    yield from _compare(
-        _without(stated, "concepts", "statement"),
-        _without(actual["answer"], "concepts", "statement"),
-        "answer",
-    )
-    concepts, again = report.answer.concepts, repeated.answer.concepts
-    if report.answer.statement != _statement(report):
-        yield "the sentence does not follow from the figures"
-    if [one.rank for one in concepts] != list(range(1, len(concepts) + 1)):
-        yield "the ranks are not in order"
-    by_id = {concept.id: concept for concept in again}
-    size = repeated.query.width, repeated.query.height
-    of_tries = tries(parts_of(size, _region(repeated)))
-    calibration = attributor.snapshot.calibration.of_best(of_tries)
-    if sorted(by_id) != sorted(concept.id for concept in concepts):
-        yield "other concepts are listed"
-        return
-    if concepts and concepts[0].id != again[0].id:
-        yield f"the first concept is {again[0].id}, not {concepts[0].id}"
-    if any(one.score < after.score for one, after in pairwise(concepts)) or not all(
-        _near(by_id[one.id].score, other.score) for one, other in zip(concepts, again, strict=True)
-    ):
-        yield "the concepts are not in the order of their scores"
-    for one, shown in zip(concepts, stated["concepts"], strict=True):
-        yield from _compare(
-            _without(shown, *CHECKED),
-            _without(by_id[one.id].model_dump(mode="json"), *CHECKED),
-            one.id,
-        )
-        if not _fits(one, calibration):
-            p_value, ratio = by_id[one.id].p_value, by_id[one.id].likelihood_ratio
-            yield (
-                f"{one.id} has p {p_value:.4f} and likelihood ratio {ratio:.3g}, not "
-                f"{one.p_value:.4f} and {one.likelihood_ratio:.3g}"
-            )
-        if not _similar(one.exemplars, by_id[one.id].exemplars):
-            yield f"the exemplars of {one.id} are similar in another measure"
-
-
-def _without(record: dict[str, Any], *names: str) -> dict[str, Any]:
-    return {name: value for name, value in record.items() if name not in names}
-
-
-def _compare(stated: Any, actual: Any, field: str = "") -> Iterator[str]:
-    """Yield the fields in which two records differ, shares and scores beyond the tolerances."""
-    if isinstance(stated, dict) and isinstance(actual, dict):
-        for name in sorted(stated.keys() | actual.keys()):
-            path = f"{field}.{name}".lstrip(".")
-            if name not in stated or name not in actual:
-                yield f"{path} is {'missing' if name in actual else 'no field of a report'}"
-            else:
-                yield from _compare(stated[name], actual[name], path)
-        return
-    name = field.rpartition(".")[2]
-    if name in MEASURED and None not in (stated, actual):
-        same = abs(stated - actual) <= SHARE if "share" in name else _near(stated, actual)
-    else:
-        same = stated == actual
-    if not same:
-        yield f"{field} is {_brief(actual)}, not {_brief(stated)}"
-
-
-def _brief(value: Any) -> str:
-    text = f"{value:.4f}" if isinstance(value, float) else str(value)
-    return text if len(text) <= 80 else f"{text[:80]}…"
-
-
-def _near(stated: float, actual: float) -> bool:
-    return math.isclose(stated, actual, rel_tol=SCORE, abs_tol=SCORE)
-
-
-def _fits(concept: RankedConcept, calibration: Calibration) -> bool:
-    """Return True if p-value, count and ratio follow from the score, within its tolerance."""
-    score = concept.score
-    slack = max(SCORE, SCORE * abs(score))
-    p_min, p_max = calibration.p_value(score + slack), calibration.p_value(score - slack)
-    ratio_min = calibration.likelihood_ratio(score - slack)
-    ratio_max = calibration.likelihood_ratio(score + slack)
-    fewest, most = calibration.count_from(score + slack), calibration.count_from(score - slack)
-    return (
-        p_min - 1e-9 <= concept.p_value <= p_max + 1e-9
-        and fewest <= concept.scored_as_high <= most
-        and ratio_min - 1e-9 <= concept.likelihood_ratio <= ratio_max + 1e-9
-        and concept.support == support_for(concept.likelihood_ratio)
-    )
-
-
-def _statement(report: Report) -> str:
-    """Return the sentence that follows from a report's figures."""
-    answer = report.answer
-    if not answer.concepts:
-        return statement([], 1)
-    named = {concept.id: concept.name for concept in answer.concepts}
-    names = [named.get(candidate, "") for candidate in answer.candidates]
-    return statement(names or [answer.concepts[0].name], answer.concepts[0].likelihood_ratio)
-
-
-def _similar(stated: list[ExemplarHit], actual: list[ExemplarHit]) -> bool:
-    """Return True if the exemplars agree in facet and similarity; near ties may change places."""
-    by_id = {hit.id: hit for hit in actual}
-    return (
-        len(stated) == len(actual)
-        and len({hit.id for hit in stated}) == len(stated)
-        and all(
-            # An exemplar that is absent now must be as similar as the one in its place.
-            (hit.id not in by_id or hit.facet == by_id[hit.id].facet)
-            and abs(hit.similarity - by_id.get(hit.id, other).similarity) <= SIMILARITY
-            and (hit.id == other.id or abs(hit.similarity - other.similarity) <= SIMILARITY)
-            for hit, other in zip(stated, actual, strict=True)
-        )
-    )

@@ -16,7 +16,7 @@ from app.errors import (
     NotAFormError,
     QueueFullError,
 )
-from app.http.forms import FIELD, FORM, read_image_field, read_image_fields
+from app.http.forms import FIELD, FORM, read_image_fields, read_named_image
 from app.http.problems import problem_of, responses
 from app.inference.job import ImageJob
 from app.inference.permit import Permit
@@ -43,9 +43,9 @@ from whence_client.models import (
     BatchAnswer,
     BatchResponse,
     Fault,
+    ListParameters,
     SingleParameters,
     TimingMs,
-    TogetherParameters,
 )
 
 router = APIRouter(tags=["attribution"])
@@ -62,7 +62,7 @@ IMAGE = {
 def upload(schema: dict[str, Any]) -> dict[str, Any]:
     """Return the OpenAPI description of a form with the one field `FIELD`.
 
-    Where that is one image, the body may also be the image itself, as `read_image_field` accepts.
+    Where that is one image, the body may also be the image itself, as `read_named_image` accepts.
     """
     form = {
         "type": "object",
@@ -121,12 +121,12 @@ async def attribute(
     that were compared; `region` asks about a part of it.
     """
     check_caps(parameters, settings)
-    image = await read_image_field(request)
+    image, name = await read_named_image(request)
     async with service.permit(request, explain=parameters.explain) as permit:
         work = service.pipeline.attribute(permit, image, parameters, preview=parameters.preview)
         job = await permit.run(work)
     if parameters.keep:
-        service.answers.keep(kept_answer(job, parameters))
+        service.answers.keep(kept_answer(job, parameters, name))
     body = attribution_response(job, metadata=parameters.metadata)
     response.headers["Server-Timing"] = _server_timing(body.timing_ms)
     response.headers["Cache-Control"] = "no-store"
@@ -192,8 +192,8 @@ def _batch_answer(
     return BatchAnswer(attribution=None, problem=problem_of(request, outcome))
 
 
-def kept_answer(job: ImageJob, parameters: AttributeParameters) -> KeptAnswer:
-    """Return an answered image as `AnswerStore` keeps it."""
+def kept_answer(job: ImageJob, parameters: ListParameters, name: str | None) -> KeptAnswer:
+    """Return an answered image as `AnswerStore` keeps it, with its file's name."""
     snapshot = job.attributor.snapshot
     answer = reported_answer(
         job.attribution,
@@ -205,10 +205,10 @@ def kept_answer(job: ImageJob, parameters: AttributeParameters) -> KeptAnswer:
         compared=job.compared,
     )
     asked = Parameters(top_k=parameters.top_k, exemplars=parameters.exemplars)
-    return KeptAnswer.of(answer, asked, snapshot)
+    return KeptAnswer.of(snapshot, answer=answer, parameters=asked, name=name)
 
 
-def check_caps(parameters: TogetherParameters, settings: Settings) -> None:
+def check_caps(parameters: ListParameters, settings: Settings) -> None:
     """Refuse parameters above the server's limits.
 
     Raises:

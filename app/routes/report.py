@@ -14,22 +14,30 @@ from app.http.forms import read_named_image
 from app.http.problems import responses
 from app.inference.permit import Permit
 from app.reports.kept import AnswerStore, KeptAnswer
-from app.reports.report import Report, as_html, as_json, report_on
+from app.reports.rendering import as_html
+from app.reports.report import Report, as_json, report_on
+from app.reports.together import GroupReport
 from app.routes.attribute import IMAGE, REFUSALS_OF_ONE, check_caps, kept_answer, upload
 from app.settings import Settings
-from whence_client.models import AttributeParameters, Fault
+from whence_client.models import AttributeParameters, Fault, RequestModel
 
 router = APIRouter(tags=["attribution"])
 
+ReportFormat = Literal["json", "html"]
 MEDIA_TYPES = {"json": "application/json", "html": "text/html; charset=utf-8"}
 
 
-class ReportParameters(AttributeParameters):
-    """Query parameters of ``POST /attribute/report``."""
+class FormatParameter(RequestModel):
+    """The form of a report."""
 
-    format: Literal["json", "html"] = Field(
+    format: ReportFormat = Field(
         "html", description="`html`: a page to read and print; `json`: the same as data."
     )
+
+
+class ReportParameters(AttributeParameters, FormatParameter):
+    """Query parameters of ``POST /attribute/report``."""
+
     answer: str = Field(
         "",
         max_length=100,
@@ -72,17 +80,20 @@ async def report(
         kept = None
         if not parameters.answer:
             job = await permit.run(service.pipeline.attribute(permit, image, parameters))
-            kept = kept_answer(job, parameters)
-        make = partial(
-            _report, image, name, parameters.answer, kept, permit, service.answers, request
-        )
+            kept = kept_answer(job, parameters, name)
+        make = partial(_report, image, parameters.answer, kept, permit, service.answers, request)
         evidence = await permit.run(anyio.to_thread.run_sync(make))
-    write = as_html if parameters.format == "html" else as_json
+    return await report_file(evidence, parameters.format, "whence-report")
+
+
+async def report_file(evidence: Report | GroupReport, form: ReportFormat, prefix: str) -> Response:
+    """Return a report as a file, whose name begins with ``prefix``."""
+    write = as_html if form == "html" else as_json
     file = await anyio.to_thread.run_sync(write, evidence)
-    saved_as = f"whence-report-{evidence.sha256[:12]}.{parameters.format}"
+    saved_as = f"{prefix}-{evidence.sha256[:12]}.{form}"
     return Response(
         file.encode(),
-        media_type=MEDIA_TYPES[parameters.format],
+        media_type=MEDIA_TYPES[form],
         headers={
             "Content-Disposition": f'attachment; filename="{saved_as}"',
             "Cache-Control": "no-store",
@@ -93,7 +104,6 @@ async def report(
 
 def _report(
     image: bytes,
-    name: str | None,
     answer_id: str,
     answer: KeptAnswer | None,
     permit: Permit,
@@ -103,12 +113,13 @@ def _report(
     """Report on ``answer``, or on the kept answer of an id.
 
     Raises:
-        AnswerGoneError, OtherImageError: see `AnswerStore.get`.
+        AnswerGoneError: see `AnswerStore.get`.
+        OtherImageError: the answer is on another image.
         InvalidRequestError: the kept answer has more exemplars than a report may have.
     """
     if answer is None:
-        sha256 = hashlib.sha256(image).hexdigest()
-        answer = answers.get(answer_id, permit.attributor, sha256)
+        answer = answers.get(KeptAnswer, answer_id, permit.attributor)
+        answer.require(hashlib.sha256(image).hexdigest())
         asked = answer.parameters
         check_size(asked.top_k, asked.exemplars, request.app.state.settings)
     return report_on(
@@ -117,7 +128,7 @@ def _report(
         image,
         parameters=answer.parameters,
         software=request.app.version,
-        name=name,
+        name=answer.name,
         key=request.app.state.report_key,
         limits=request.app.state.settings.image_limits,
     )

@@ -1,24 +1,31 @@
 """``POST /attribute/together``: one answer to several images that share a source."""
 
+import hashlib
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any
 
 import anyio.to_thread
 from fastapi import APIRouter, Query, Request, Response, status
+from pydantic import Field
 
 from app.deps import ServiceDep, SettingsDep
-from app.errors import InvalidRequestError
-from app.http.forms import FORM, read_image_groups
+from app.errors import AnswerGoneError, InvalidRequestError, OtherImageError
+from app.http.forms import FORM, NamedImage, read_image_groups
 from app.http.problems import responses
+from app.inference.permit import Permit
 from app.inference.together import CONTROL, GROUP, GroupJob
-from app.reports.together import GroupReport, as_json, make_group_report
+from app.reports.kept import AnswerStore, KeptGroup
+from app.reports.report import Parameters
+from app.reports.together import GroupReport, NamedFile, group_report_on, reported_group
 from app.routes.attribute import IMAGE, REFUSALS_OF_ONE, check_caps
-from app.routes.report import check_size
+from app.routes.report import FormatParameter, check_size, report_file
 from app.schemas import together_response
 from app.service import Service
 from app.settings import Settings
+from index.answering.attribution import Attributor
 from index.defaults import LARGEST_GROUP, SMALLEST_GROUP
-from whence_client.models import Fault, TogetherParameters, TogetherResponse
+from whence_client.models import Fault, ListParameters, TogetherParameters, TogetherResponse
 
 router = APIRouter(tags=["attribution"])
 
@@ -67,11 +74,27 @@ async def attribute_together(
 
     The form has 2 to 64 images in the repeated field `image`. With as many in the field `control`,
     the two groups are compared pair by pair. An image that cannot be used fails the request. By
-    default a request may have 64 MiB.
+    default a request may have 64 MiB. An answer with `keep` can be reported on by its id.
     """
-    job, _, _ = await _answer(request, parameters, settings, service)
+    files = await _read(request, parameters, settings)
+    async with service.permit(request, images=sum(map(len, files.values()))) as permit:
+        job = await _answer(permit, files, parameters, service)
+    if parameters.keep:
+        service.answers.keep(_kept(job, parameters, files))
     response.headers["Cache-Control"] = "no-store"
     return together_response(job)
+
+
+class GroupReportParameters(ListParameters, FormatParameter):
+    """Query parameters of ``POST /attribute/together/report``."""
+
+    answer: str = Field(
+        "",
+        max_length=100,
+        description="The `id` of an answer to these images with `keep`: the report is on that "
+        "answer, whatever the other parameters are. The files may come in any order. By default "
+        "the images are attributed anew.",
+    )
 
 
 @router.post(
@@ -80,48 +103,48 @@ async def attribute_together(
     response_class=Response,
     openapi_extra=BODY,
     responses={
-        status.HTTP_200_OK: {"description": "The report, as JSON", "model": GroupReport},
-        **responses(*REFUSALS_OF_ONE),
+        status.HTTP_200_OK: {
+            "description": "The evidence report, as a file",
+            "model": GroupReport,
+            "content": {"text/html": {"schema": {"type": "string"}}},
+        },
+        **responses(*REFUSALS_OF_ONE, AnswerGoneError, OtherImageError),
     },
 )
 async def report_together(
     request: Request,
-    parameters: Annotated[TogetherParameters, Query()],
+    parameters: Annotated[GroupReportParameters, Query()],
     settings: SettingsDep,
     service: ServiceDep,
 ) -> Response:
-    """Attribute several images together, and return the answer with its evidence as JSON.
+    """Attribute several images together, or take a kept answer, and return an evidence report.
 
-    The file holds the hashes and small previews of the images, the exemplars' thumbnails, the
-    identities of model, index and calibration, and a SHA-256 over all of it.
+    The file holds the uploaded images with their metadata, the exemplars' thumbnails, the
+    identities of model, index and calibration, a SHA-256 over all of it and, if the server has a
+    key for it, a signature. `whence verify-report` checks it against the index.
     """
     check_size(parameters.top_k, parameters.exemplars, settings)
-    job, images, control = await _answer(request, parameters, settings, service)
-    report = await anyio.to_thread.run_sync(
-        partial(
-            make_group_report,
-            job,
-            images,
-            control,
-            software=request.app.version,
-            limits=settings.image_limits,
-        )
-    )
-    return Response(
-        as_json(report).encode(),
-        media_type="application/json",
-        headers={
-            "Content-Disposition": f'attachment; filename="whence-group-{report.sha256[:12]}.json"',
-            "Cache-Control": "no-store",
-            "X-Content-Type-Options": "nosniff",
-        },
-    )
+    files = await _read(request, parameters, settings)
+    async with service.permit(request, images=sum(map(len, files.values()))) as permit:
+        if parameters.answer:
+            find = partial(_kept_files, service.answers, parameters.answer, permit, files)
+            kept, images, control = await permit.run(anyio.to_thread.run_sync(find))
+            check_size(kept.parameters.top_k, kept.parameters.exemplars, settings)
+        else:
+            job = await _answer(permit, files, parameters, service)
+            kept = _kept(job, parameters, files)
+            images, control = (
+                [NamedFile(*file) for file in files[name]] for name in (GROUP, CONTROL)
+            )
+        make = partial(_report, kept, permit.attributor, images, control, request)
+        report = await permit.run(anyio.to_thread.run_sync(make))
+    return await report_file(report, parameters.format, "whence-group")
 
 
-async def _answer(
-    request: Request, parameters: TogetherParameters, settings: Settings, service: Service
-) -> tuple[GroupJob, list[bytes], list[bytes]]:
-    """Read the images and answer; return the answer and the uploaded files.
+async def _read(
+    request: Request, parameters: ListParameters, settings: Settings
+) -> dict[str, list[NamedImage]]:
+    """Read the images by field.
 
     Raises:
         InvalidRequestError: a parameter exceeds its limit, or the groups have other sizes.
@@ -138,8 +161,76 @@ async def _answer(
                 "many, in the order of their pairs, or none",
             )
         )
-    async with service.permit(request, images=len(images) + len(control)) as permit:
-        job = await permit.run(
-            service.pipeline.attribute_together(permit, images, control, parameters)
-        )
-    return job, images, control
+    return files
+
+
+async def _answer(
+    permit: Permit,
+    files: Mapping[str, Sequence[NamedImage]],
+    parameters: ListParameters,
+    service: Service,
+) -> GroupJob:
+    """Answer for the files, given by field."""
+    images, control = ([image.data for image in files[name]] for name in (GROUP, CONTROL))
+    return await permit.run(
+        service.pipeline.attribute_together(permit, images, control, parameters)
+    )
+
+
+def _kept(
+    job: GroupJob, parameters: ListParameters, files: Mapping[str, Sequence[NamedImage]]
+) -> KeptGroup:
+    """Return an answered group as `AnswerStore` keeps it."""
+    snapshot = job.attributor.snapshot
+    answer = reported_group(
+        job.attribution,
+        snapshot,
+        images_sha256=[image.sha256 for image in job.images],
+        control_sha256=[image.sha256 for image in job.control],
+        created_at=job.created_at,
+        answer_id=job.id,
+    )
+    return KeptGroup.of(
+        snapshot,
+        answer=answer,
+        parameters=Parameters(top_k=parameters.top_k, exemplars=parameters.exemplars),
+        names=[image.name for image in files[GROUP]],
+        control_names=[image.name for image in files[CONTROL]],
+    )
+
+
+def _kept_files(
+    answers: AnswerStore, answer_id: str, permit: Permit, files: Mapping[str, Sequence[NamedImage]]
+) -> tuple[KeptGroup, list[NamedFile], list[NamedFile]]:
+    """Return the kept answer of an id, and its files in its order.
+
+    Raises:
+        AnswerGoneError: see `AnswerStore.get`.
+        OtherImageError: the answer is on other images.
+    """
+    kept = answers.get(KeptGroup, answer_id, permit.attributor)
+    images, control = (
+        [(hashlib.sha256(image.data).hexdigest(), image.data) for image in files[name]]
+        for name in (GROUP, CONTROL)
+    )
+    return kept, *kept.require(images, control)
+
+
+def _report(
+    kept: KeptGroup,
+    attributor: Attributor,
+    images: Sequence[NamedFile],
+    control: Sequence[NamedFile],
+    request: Request,
+) -> GroupReport:
+    state = request.app.state
+    return group_report_on(
+        kept.answer,
+        attributor,
+        images,
+        control,
+        parameters=kept.parameters,
+        software=request.app.version,
+        key=state.report_key,
+        limits=state.settings.image_limits,
+    )

@@ -61,8 +61,8 @@ class RequestModel(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class TogetherParameters(RequestModel):
-    """Query parameters of ``POST /attribute/together``."""
+class ListParameters(RequestModel):
+    """How much an answer lists."""
 
     top_k: int = Field(
         5,
@@ -77,7 +77,20 @@ class TogetherParameters(RequestModel):
     )
 
 
-class AttributeParameters(TogetherParameters):
+_KEEP = Field(
+    False,
+    description="Keep the answer (not its images) for a time, so that reports on it can be asked "
+    "for with `answer=ID`; half an hour by default.",
+)
+
+
+class TogetherParameters(ListParameters):
+    """Query parameters of ``POST /attribute/together``."""
+
+    keep: bool = _KEEP
+
+
+class AttributeParameters(ListParameters):
     """Query parameters of ``POST /attribute``."""
 
     explain: bool = Field(
@@ -101,11 +114,7 @@ class AttributeParameters(TogetherParameters):
 class SingleParameters(AttributeParameters):
     """Further query parameters of ``POST /attribute``, which a batch does not have."""
 
-    keep: bool = Field(
-        False,
-        description="Keep the answer (not the image) for a time, so that `POST "
-        "/attribute/report?answer=ID` reports on it; half an hour by default.",
-    )
+    keep: bool = _KEEP
     preview: bool = Field(
         False,
         description="Add a small JPEG of the image, for viewers that cannot show its format.",
@@ -510,6 +519,9 @@ class GroupEvidence(Wire):
 class TogetherResponse(Wire):
     """The one answer to a group of images, taken as works that share a source."""
 
+    id: str = Field(
+        description="Random; names this answer in `POST /attribute/together/report?answer=`."
+    )
     verdict: Verdict = Field(
         description="The decision on all images together. `attributed`: one concept stands out. "
         "`uncertain`: several may be the source. `no_match`: nothing in the index explains them."
@@ -600,6 +612,7 @@ class Limits(Wire):
     )
     max_batch_images: int = Field(description="Largest number of images in one batch.")
     max_batch_bytes: int = Field(description="Largest body of a batch, in bytes.")
+    max_group_images: int = Field(description="Largest number of images of a body of work.")
     answer_seconds: float = Field(description="Time that answers with `keep` are kept.")
     heatmap_seconds: float = Field(description="Time that heatmaps are kept.")
 

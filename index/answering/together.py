@@ -69,6 +69,17 @@ class Comparison:
         return self.p_value <= LEVEL
 
 
+def control_statement(pairs: int, p_value: float) -> str:
+    """Return a sentence on a concept's evidence in a group and in its control group.
+
+    Args:
+        pairs: of a group's and a control group's image.
+        p_value: of the `Comparison`.
+    """
+    draws = "draw on it more" if p_value <= LEVEL else "are not shown to draw on it more"
+    return f"Compared pair by pair with {pairs} control images, they {draws} (p = {p_value:.2g})."
+
+
 @dataclass(frozen=True)
 class GroupConceptEvidence:
     """A concept and its evidence in all images of a group."""
@@ -110,11 +121,7 @@ class GroupAttribution:
         text = statement(names, first.likelihood_ratio, images=self.images)
         if first.control is None:
             return text
-        draws = "draw on it more" if first.control.more else "are not shown to draw on it more"
-        return (
-            f"{text} Compared pair by pair with {self.compared} control images, they {draws} "
-            f"(p = {first.control.p_value:.2g})."
-        )
+        return f"{text} {control_statement(self.compared, first.control.p_value)}"
 
 
 @dataclass(frozen=True, eq=False)

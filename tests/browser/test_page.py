@@ -648,7 +648,7 @@ def test_the_policy_holds_against_what_is_slipped_in(page: Page, watch: object) 
 
 
 def test_figures_are_the_same_on_the_page_and_in_the_report(page: Page) -> None:
-    from app.reports.report import percent
+    from app.reports.rendering import percent
     from app.reports.texts import ratio
 
     shares = [0, 0.001, 0.005, 0.125, 0.5, 0.985, 0.9949, 0.996, 1]

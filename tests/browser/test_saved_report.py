@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
-from app.reports.report import read_report
+from app.reports.reading import read_report
 from app.reports.verify import verify_report
 from index.layout import DataFolder
 from tests.browser.conftest import Site, Watch, give

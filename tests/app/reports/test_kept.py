@@ -10,7 +10,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from app.main import create_app
-from app.reports.report import read_report
+from app.reports.reading import read_report
 from app.reports.verify import verify_report
 from app.settings import Settings
 from index.answering.attribution import Attributor, open_attributor
@@ -55,9 +55,11 @@ def ask(client: TestClient, data: bytes = QUERY, **parameters: Any) -> dict[str,
     return answer
 
 
-def report(client: TestClient, answer: str, data: bytes = QUERY, **more: Any) -> httpx.Response:
+def report(
+    client: TestClient, answer: str, data: bytes = QUERY, name: str = "q.png", **more: Any
+) -> httpx.Response:
     parameters = {"answer": answer, **more}
-    return client.post("/attribute/report", files={"image": ("q.png", data)}, params=parameters)
+    return client.post("/attribute/report", files={"image": (name, data)}, params=parameters)
 
 
 def test_every_format_reports_on_the_answer_that_was_given(
@@ -81,6 +83,18 @@ def test_every_format_reports_on_the_answer_that_was_given(
     found = verify_report(file, data, embedder=FakeEmbedder())
     assert found.complete
     assert found.passed, found.findings
+
+
+def test_the_name_is_the_one_that_came_with_the_question(client: TestClient) -> None:
+    answer = ask(client, keep=True)
+    told = report(client, answer["id"], format="json").json()
+    again = report(client, answer["id"], name="another name.png", format="json").json()
+    assert told["query"]["name"] == "q.png"
+    assert again == told
+    page = report(client, answer["id"], name="a third.png", format="html").text
+    seen = page[: page.index("<script")]
+    assert seen.count(answer["id"]) == 2
+    assert "a third.png" not in page
 
 
 def test_a_part_of_an_image_is_reported_on_as_asked(client: TestClient) -> None:

@@ -21,15 +21,9 @@ from typer.testing import CliRunner
 
 from app.cli.main import cli
 from app.main import create_app
-from app.reports.report import (
-    Report,
-    ReportError,
-    as_html,
-    content_hash,
-    layout,
-    read_report,
-    web_link,
-)
+from app.reports.reading import read_report
+from app.reports.rendering import as_html, layout, web_link
+from app.reports.report import Report, ReportError, content_hash
 from app.reports.signing import read_public_key
 from app.reports.texts import chance
 from app.reports.verify import ReportVerification, verify_report
@@ -336,6 +330,17 @@ def test_every_verdict_is_said_in_words(whole: Gallery) -> None:
 )
 def test_chances_are_said_in_words(found: int, count: int, words: str) -> None:
     assert chance(found, count) == words
+
+
+def test_the_count_of_a_long_image_tells_its_squares(whole: Gallery) -> None:
+    """Test images had one square each, so that the count alone would overstate the evidence."""
+    canvas = Image.new("RGB", (192, 64), "grey")
+    canvas.paste(patches(3, side=64), (128, 0))
+    text = Reader(whole.report(encode(canvas), format="html").text).text
+    assert "each compared in one square" in text
+    assert "best of 5 squares here" in text
+    assert "matched this strongly" not in text
+    assert "scored this high" not in text
 
 
 def test_the_head_has_the_name_the_hash_and_the_time(whole: Gallery, page: str) -> None:

@@ -138,7 +138,7 @@ def test_a_damaged_image_fails_the_request_by_its_number(
 
 
 def test_a_report_holds_the_answer_and_a_hash(client: TestClient) -> None:
-    response = send(client, EMERALDS[:2], NAVIES[:2], path="/report", top_k=1)
+    response = send(client, EMERALDS[:2], NAVIES[:2], path="/report", top_k=1, format="json")
     assert response.status_code == 200
     report = json.loads(response.content)
     assert report["sha256"] == content_hash(report)
