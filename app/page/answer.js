@@ -13,7 +13,7 @@ import { reports } from "./reports.js";
 import { rights } from "./rights.js";
 import { settings } from "./settings.js";
 import { rich, t } from "./texts.js";
-import { bytes, candidates, chanceNodes, decimal, degree, headline, list, named, percent, ratio, significant } from "./words.js";
+import { bytes, candidates, chanceNodes, decimal, degree, exactPercent, headline, list, named, percent, ratio, significant } from "./words.js";
 
 const EAGER = 30; // pictures of an answer that are fetched before they are near the screen
 const views = new WeakMap(); // entry -> its view
@@ -210,7 +210,7 @@ function card(view, concept, pairs) {
         "dl",
         {},
         ...[
-          ["weight", percent(concept.share, 1)],
+          ["weight", exactPercent(concept.share)],
           ["ratio", `${ratio(concept.likelihood_ratio)} (${degree(concept.support)})`],
           ["p", significant(concept.p_value)],
           ["score", decimal(concept.score, 3)],

@@ -14,11 +14,14 @@ export const utc = (iso) =>
 export const list = (words) => new Intl.ListFormat(language === "en" ? "en-GB" : language, { type: "conjunction" }).format(words);
 
 /** A share; never rounded to all or nothing. */
-export function percent(share, digits = 0) {
-  if (!digits && share > 0 && share < 0.005) return t("percent.under");
-  if (!digits && share >= 0.995 && share < 1) return t("percent.over");
-  return new Intl.NumberFormat(language, { style: "percent", minimumFractionDigits: digits, maximumFractionDigits: digits }).format(share);
+export function percent(share) {
+  if (share > 0 && share < 0.005) return t("percent.under");
+  if (share >= 0.995 && share < 1) return t("percent.over");
+  return new Intl.NumberFormat(language, { style: "percent" }).format(share);
 }
+
+/** A share with one decimal. */
+export const exactPercent = (share) => new Intl.NumberFormat(language, { style: "percent", minimumFractionDigits: 1, maximumFractionDigits: 1 }).format(share);
 
 /** A number to three digits. */
 export const significant = (value) => new Intl.NumberFormat(language, { maximumSignificantDigits: 3 }).format(value);

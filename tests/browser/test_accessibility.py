@@ -66,6 +66,12 @@ def test_answers(page: Page, images: Images) -> None:
         check(page)
         page.keyboard.press("Escape")
     page.get_by_role("button", name="Select a part").click()
+    page.get_by_role("button", name="Settings").click()
+    page.get_by_label("Language").select_option("de")
+    page.get_by_role("button", name="Fertig").click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text("Übereinstimmung")
+    check(page)
+    page.get_by_role("button", name="Ausschnitt wählen").click()
     check(page)
 
 
@@ -74,6 +80,13 @@ def test_several_images(page: Page, images: Images) -> None:
     check(page)
     page.get_by_role("button", name="Ask one by one").click()
     expect(page.get_by_text("3 of 3 answered.")).to_be_visible()
+    check(page)
+    page.get_by_role("link", name="Ask about another image").click()
+    give(page, images("known.png"), images("shared.png"), images("long.png"))
+    page.get_by_role("button", name="Ask as one body of work").click()
+    page.locator(".verdict").wait_for()
+    for summary in page.locator(".result summary, .bystanders summary").all()[:2]:
+        summary.click()
     check(page)
 
 

@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
 
-from tests.browser.conftest import CONCEPTS, SIDE, Site, give, ready
+from tests.browser.conftest import CONCEPTS, SIDE, Site, Watch, give, ready
 
 Images = Callable[[str], Path]
 AMBER = re.compile(r"^Closest match: Amber Vale, [a-z ]+ support$")
@@ -346,6 +346,36 @@ def test_regions_are_shown_by_touch(browser: object, site: Site, images: Images)
     expect(dialog).to_be_visible()
     expect(dialog.locator(".heat")).to_have_count(2)
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    # Two fingers zoom, one moves; before that, one scrolls the dialog.
+    stage = dialog.locator(".stage").first
+    assert stage.evaluate("one => getComputedStyle(one).touchAction") == "pan-y"
+    at = stage.bounding_box()
+    assert at
+    middle = at["x"] + at["width"] / 2, at["y"] + at["height"] / 2
+    fingers = context.new_cdp_session(page)
+
+    def touch(kind: str, *points: tuple[float, float]) -> None:
+        touched = [
+            {"x": middle[0] + x, "y": middle[1] + y, "id": number}
+            for number, (x, y) in enumerate(points)
+        ]
+        fingers.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": touched})
+
+    touch("touchStart", (-20, 0), (20, 0))
+    for apart in (25, 30, 40):
+        touch("touchMove", (-apart, 0), (apart, 0))
+    touch("touchEnd")
+    expect(dialog.locator("[data-part=zoom]")).to_have_text(re.compile("^2"))
+    assert stage.evaluate("one => getComputedStyle(one).touchAction") == "none"
+    before = dialog.locator(".stage .frame").first.get_attribute("style")
+    touch("touchStart", (0, 0))
+    touch("touchMove", (-15, 0))
+    touch("touchMove", (-30, 0))
+    touch("touchEnd")
+    frames = dialog.locator(".stage .frame")
+    assert frames.first.get_attribute("style") != before
+    moved = [frames.nth(n).evaluate("one => one.style.transform") for n in range(2)]
+    assert moved[0] == moved[1]
     context.close()
 
 
@@ -544,6 +574,13 @@ def test_settings_that_cannot_be_are_refused_in_place(page: Page) -> None:
     expect(drawer).to_be_visible()
     expect(field).to_be_focused()
     field.fill("8")
+    exemplars = drawer.get_by_label("Exemplars of each")
+    exemplars.fill("50")
+    field.fill("11")  # 550 together
+    expect(drawer.get_by_role("alert").first).to_contain_text("a report holds at most 500")
+    exemplars.fill("3")
+    expect(field).to_have_attribute("aria-invalid", "false")
+    field.fill("8")
     drawer.get_by_role("button", name="Done").click()
     expect(drawer).to_be_hidden()
     page.get_by_role("button", name="Settings").click()
@@ -572,10 +609,43 @@ def test_the_page_speaks_another_language(page: Page, images: Images) -> None:
     page.get_by_role("button", name="Fertig").click()
     expect(page.get_by_role("heading", level=1)).to_contain_text("Nächste Übereinstimmung: Amber")
     expect(page.locator(".verdict .lead")).to_contain_text("-mal wahrscheinlicher")
+    page.locator(".card summary").first.click()
+    figures = page.locator(".card dl").first.inner_text()
+    assert re.search(r"\d,\d", figures)
+    assert not re.search(r"\d\.\d", figures)
     assert page.evaluate("document.documentElement.lang") == "de"
     page.reload()
     expect(page.get_by_role("link", name="Sammlung")).to_be_visible()
     expect(page.get_by_role("alert")).to_contain_text("nicht mehr in diesem Tab")
+
+
+def test_what_the_server_says_in_english_is_marked_as_such(
+    page: Page, images: Images, watch: Watch
+) -> None:
+    watch.errors_expected = True
+    page.get_by_role("button", name="Settings").click()
+    page.get_by_label("Language").select_option("de")
+    page.get_by_role("button", name="Fertig").click()
+    page.set_input_files("#file", images("damaged.png"))
+    heading = page.locator("#view h1")
+    expect(heading).to_contain_text("cannot be decoded")
+    expect(heading.locator("[lang=en]")).to_have_count(1)
+
+
+def test_texts_that_cannot_be_fetched_are_said_to_be_missing(
+    page: Page, site: Site, watch: Watch
+) -> None:
+    watch.errors_expected = True
+    page.route("**/static/texts/de.json", lambda route: route.fulfill(status=503))
+    page.get_by_role("button", name="Settings").click()
+    page.get_by_label("Language").select_option("de")
+    expect(page.get_by_text("The texts in this language could not be loaded")).to_be_visible()
+    expect(page.get_by_label("Language")).to_have_value("en")
+    page.route("**/static/texts/en.json", lambda route: route.fulfill(status=503))
+    page.goto("about:blank")
+    page.goto(site.url)
+    expect(page.get_by_role("alert")).to_contain_text("The page could not be loaded whole")
+    watch.faults.clear()  # the error that says so
 
 
 def test_the_page_begins_in_the_browser_s_language(browser: Browser, site: Site) -> None:

@@ -29,6 +29,17 @@ CANONICAL_HASH = """async (text) => {
 }"""
 
 
+# Keeps what a frame would print, in place of the browser's dialog.
+PRINTED = """window.print = () => {
+    window.top.printed = {
+        text: document.body.innerText,
+        title: document.title,
+        display: getComputedStyle(document.querySelector(".pair")).display,
+        pictures: [...document.images].filter((image) => image.naturalWidth > 0).length,
+    };
+}"""
+
+
 def save(page: Page, button: str, folder: Path) -> Path:
     with page.expect_download() as download:
         page.get_by_role("button", name=button).click()
@@ -114,12 +125,19 @@ def test_a_saved_page_stands_alone(
 def test_every_format_and_the_print_have_one_time_and_hash(
     page: Page, images: Images, tmp_path: Path
 ) -> None:
+    page.add_init_script(PRINTED)  # before the page is loaded, and in its frames
+    page.reload()
     give(page, images("known.png"))
-    page.evaluate("window.print = () => (window.printed = true)")
     html = save(page, "Save evidence report", tmp_path).read_text(encoding="utf-8")
     told = json.loads(save(page, "as JSON", tmp_path).read_text(encoding="utf-8"))
     page.get_by_role("button", name="Print").click()
-    until(page, "window.printed === true")
+    until(page, "window.printed !== undefined")
+    printed = page.evaluate("window.printed")
+    assert told["answer"]["id"] in printed["text"]
+    assert "Evidence report" in printed["text"]
+    assert printed["title"].endswith(told["sha256"][:12])
+    assert printed["display"] == "grid"
+    assert printed["pictures"] == 1 + len(told["exemplars"])
     identity = page.locator(".identity")
     expect(identity).to_contain_text(told["sha256"])
     expect(identity).to_contain_text(told["answer"]["id"])

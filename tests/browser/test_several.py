@@ -10,8 +10,13 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from playwright.sync_api import Page, Route, expect
 
+from app.reports.reading import read_report
+from app.reports.verify import verify_report
+from index.layout import DataFolder
 from tests.browser.conftest import SIDE, Site, Watch, give
-from tests.browser.test_page import AMBER, shows
+from tests.browser.test_page import AMBER, shows, until
+from tests.browser.test_saved_report import save
+from tests.fakes import FakeEmbedder
 
 Images = Callable[[str], Path]
 
@@ -45,6 +50,9 @@ def test_several_images_become_a_table_and_a_csv(
     assert [row["file"] for row in found] == ["known.png", "words.png", "shared.png", "strange.png"]
     assert [row["verdict"] for row in found] == ["attributed", "", "uncertain", "no_match"]
     assert found[0]["closest"] == "Amber Vale"
+    assert found[2]["closest"] == "Painter 0003; Painter 0004; Painter 0005"
+    assert found[3]["closest"] == ""  # the nearest concept is no match
+    assert [row["squares"] for row in found] == ["1", "", "1", "1"]
     assert re.fullmatch(r"[0-9a-f]{64}", found[0]["sha256"])
     assert "It holds text" in found[1]["error"]
     rows.nth(0).get_by_role("link").click()
@@ -101,10 +109,88 @@ def test_several_images_have_one_answer_together(
     dialog = page.get_by_role("dialog")
     shows(dialog.locator(".stage img"))
     page.keyboard.press("Escape")
-    with page.expect_download() as download:
-        page.get_by_role("button", name="Save as JSON").click()
-    told = json.loads(Path(download.value.path()).read_text(encoding="utf-8"))
-    assert told["files"] == ["known.png", "copy.png"]
+    expect(page).to_have_title(re.compile("^Closest match: Amber Vale"))
+    assert page.url.endswith(f"#/several/{answer['id']}")
+    html = save(page, "Save evidence report", tmp_path)
+    told = json.loads(save(page, "as JSON", tmp_path).read_text(encoding="utf-8"))
+    assert read_report(html.read_text(encoding="utf-8"))[1] == told
+    assert [image["name"] for image in told["images"]] == ["known.png", "copy.png"]
+    assert told["answer"]["id"] == answer["id"]
+    expect(page.locator(".identity")).to_contain_text(told["sha256"])
+    found = verify_report(html, DataFolder(site.data), embedder=FakeEmbedder())
+    assert found.complete
+    assert all(finding.passed for finding in found.findings), found
+    # It stands in the tab's history, and there is no other report after a reload.
+    page.get_by_label("Keep them when the page is reloaded").check()
+    until(page, "JSON.parse(sessionStorage.getItem('whence-answers')).length === 1")
+    page.reload()
+    expect(page.get_by_role("heading", level=1)).to_contain_text("Closest match: Amber Vale")
+    expect(page.locator("#history .badge")).to_have_text("2")
+    expect(page.get_by_text("choose the same files again")).to_be_visible()
+    with page.expect_file_chooser() as chooser, page.expect_download() as download:
+        page.get_by_role("button", name="as JSON").click()
+        chooser.value.set_files([copy, images("known.png")])
+    download.value.save_as(tmp_path / "again.json")
+    assert json.loads((tmp_path / "again.json").read_text(encoding="utf-8")) == told
+
+
+def test_a_focus_in_the_table_stays_while_answers_come(page: Page, images: Images) -> None:
+    held: list[Route] = []
+
+    def hold_all_but_one(route: Route) -> None:
+        if held or first:
+            held.append(route)
+        else:
+            first.append(route)
+            route.continue_()
+
+    first: list[Route] = []
+    page.route(re.compile(r"/attribute\?"), hold_all_but_one)
+    give(page, images("known.png"), images("strange.png"), images("shared.png"))
+    page.get_by_role("button", name="Ask one by one").click()
+    link = page.locator("tbody tr").first.get_by_role("link")
+    link.focus()
+    until_held(page, held, 1)
+    held[0].continue_()
+    expect(page.get_by_text("2 of 3 answered…")).to_be_visible()
+    expect(link).to_be_focused()
+    stop = page.get_by_role("button", name="Stop")
+    stop.focus()
+    until_held(page, held, 2)
+    held[1].continue_()
+    expect(page.get_by_text("3 of 3 answered.")).to_be_visible()
+    expect(stop).to_be_hidden()
+    expect(page.get_by_role("button", name="Save as CSV")).to_be_focused()
+
+
+def until_held(page: Page, held: list[Route], count: int) -> None:
+    for _ in range(600):
+        if len(held) >= count:
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError(f"{len(held)} requests came, not {count}")
+
+
+def test_a_body_of_work_is_checked_before_it_is_sent(
+    page: Page, site: Site, images: Images
+) -> None:
+    sent: list[str] = []
+    page.on(
+        "request", lambda request: sent.append(request.url) if "/attribute" in request.url else None
+    )
+    give(page, images("known.png"), images("words.png"))
+    page.get_by_role("button", name="Ask as one body of work").click()
+    alert = page.get_by_role("alert")
+    expect(alert).to_contain_text("words.png: It holds text, not a picture")
+    expect(page).to_have_title(re.compile("^This is not an image that can be compared"))
+    expect(page.get_by_role("button", name="Try again")).to_have_count(0)
+    page.get_by_role("button", name="Choose again").click()
+    expect(page).to_have_title(re.compile("^2 images"))
+    page.goto(f"{site.url}/#/")
+    give(page, *[images("known.png")] * 65)
+    expect(page.get_by_text("a body of work has at most 64")).to_be_visible()
+    expect(page.get_by_role("button", name="Ask as one body of work")).to_have_count(0)
+    assert sent == []
 
 
 def test_images_that_cannot_be_answered_together_can_be_chosen_again(
@@ -132,6 +218,10 @@ def test_the_compared_squares_are_drawn_on_a_long_picture(page: Page, images: Im
     assert page.locator(".query .outlines").bounding_box() == whole
     path = page.locator(".query .outlines .edge").get_attribute("d")
     assert str(path).count("M") == len(squares)
+    expect(page.locator(".query .outlines .best")).to_have_attribute("d", re.compile("^M0 0"))
+    expect(page.get_by_text("The yellow one gave the evidence for Amber Vale")).to_be_visible()
+    said = f"compared in one square, matched as strongly as the best of the {len(squares)} squares"
+    expect(page.locator(".verdict .lead")).to_contain_text(said)
     page.locator(".hit").first.click()
     expect(page.get_by_role("dialog").locator(".outlines")).to_have_count(1)
 
@@ -175,6 +265,21 @@ def test_a_part_is_asked_about(page: Page, images: Images, way: str) -> None:
     page.wait_for_selector("text=About a part of the image")
     expect(page.get_by_role("heading", level=1)).to_contain_text("Amber Vale")
     expect(page.locator(".query .outlines")).to_have_count(1)
+    expect(page.locator(".query .outlines .asked")).to_have_attribute("d", "M0 0h96v96h-96z")
+
+
+def test_a_change_of_settings_leaves_an_open_selection_whole(page: Page, images: Images) -> None:
+    give(page, images("known.png"))
+    page.get_by_role("button", name="Select a part").click()
+    page.get_by_label("Left", exact=True).fill("3")
+    page.get_by_role("button", name="Settings").click()
+    page.get_by_label("Subject: what is shown").check()
+    page.get_by_role("button", name="Done").click()
+    expect(page.locator(".part-box")).to_have_count(1)
+    expect(page.get_by_label("Left", exact=True)).to_have_value("3")
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.locator(".part-layer")).to_have_count(0)
+    expect(page.get_by_role("button", name="Select a part")).to_be_visible()
 
 
 def test_the_part_is_sent_in_pixels_and_escape_cancels(page: Page, images: Images) -> None:
