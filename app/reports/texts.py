@@ -99,6 +99,7 @@ TEXTS = {
     "all_images": "All are listed below.",
     "images": "The images in question",
     "control_images": "The images that they are compared with, pair by pair",
+    "image_on_page_1": "Shown at the top.",
     "part_of": "Part of the evidence for {name}",
     "ratio_alone": "Likelihood ratio alone",
     "to_image": "to image {number}",

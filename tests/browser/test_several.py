@@ -219,7 +219,7 @@ def test_the_compared_squares_are_drawn_on_a_long_picture(page: Page, images: Im
     path = page.locator(".query .outlines .edge").get_attribute("d")
     assert str(path).count("M") == len(squares)
     expect(page.locator(".query .outlines .best")).to_have_attribute("d", re.compile("^M0 0"))
-    expect(page.get_by_text("The yellow one gave the evidence for Amber Vale")).to_be_visible()
+    expect(page.get_by_text("The bold yellow one gave the evidence for Amber Vale")).to_be_visible()
     said = f"compared in one square, matched as strongly as the best of the {len(squares)} squares"
     expect(page.locator(".verdict .lead")).to_contain_text(said)
     page.locator(".hit").first.click()
