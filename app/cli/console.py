@@ -82,8 +82,8 @@ class RateColumn(ProgressColumn):
 def stages() -> Iterator[Stages]:
     """Show the progress of each stage of a long task.
 
-    A terminal gets a bar for each stage; elsewhere a line is written every 30 seconds, as JSON if
-    WHENCE_LOG_FORMAT is json.
+    A terminal gets a bar for each stage; elsewhere a line is written every WHENCE_PROGRESS_SECONDS,
+    as JSON if WHENCE_LOG_FORMAT is json.
     """
     try:
         with _bars() if err.is_terminal else _lines() as report:
@@ -119,6 +119,7 @@ def _bars() -> Iterator[Stages]:
 def _lines() -> Iterator[Stages]:
     from app.settings import read_settings
 
-    lines = ProgressLines(err.print, as_json=read_settings().log_format == "json")
-    with lines_every(lines):
+    settings = read_settings()
+    lines = ProgressLines(err.print, as_json=settings.log_format == "json")
+    with lines_every(lines, settings.progress_seconds):
         yield lines.report

@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-EVERY = 30.0  # seconds between two lines
-
 
 @dataclass
 class _Stage:
@@ -109,8 +107,8 @@ class ProgressLines:
 
 
 @contextmanager
-def lines_every(lines: ProgressLines, seconds: float = EVERY) -> Iterator[None]:
-    """Let ``lines`` tick in a thread for the block."""
+def lines_every(lines: ProgressLines, seconds: float) -> Iterator[None]:
+    """Let ``lines`` tick every ``seconds``, in a thread, for the block."""
     ended = threading.Event()
 
     def tick() -> None:

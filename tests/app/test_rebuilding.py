@@ -172,6 +172,8 @@ def test_a_server_without_an_index_builds_one_and_serves_it(
     wait_until(lambda: server.get("/admin/rebuild").json()["state"] != "running")
     status = server.get("/admin/rebuild").json()
     assert status["state"] == "succeeded", status
+    assert status["stage"] == "calibrating"
+    assert status["done"] == status["total"] > 0
     version = published_version(tmp_path / "data/index")
     assert version
     assert version in status["message"]
