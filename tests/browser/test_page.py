@@ -4,6 +4,7 @@ import base64
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -731,6 +732,36 @@ def test_figures_are_the_same_on_the_page_and_in_the_report(page: Page) -> None:
         "async (values) => values.map((await import('/static/words.js')).ratio)", ratios
     )
     assert said == [ratio(value) for value in ratios]
+
+
+def test_several_are_named_only_if_they_are_all(page: Page) -> None:
+    """An answer may list fewer concepts than share the evidence; the report says the same."""
+    from app.reports.rendering import named_concepts
+    from app.reports.together import ReportedGroup
+
+    def answer(shares: list[float], candidates: int) -> dict[str, object]:
+        concepts = [{"id": str(n), "share": share} for n, share in enumerate(shares)]
+        ids = [str(n) for n in range(candidates)]
+        return {
+            "verdict": "uncertain",
+            "concepts": concepts,
+            "candidates": ids,
+            "no_source_share": 0.1,
+        }
+
+    cases = [
+        (answer([0.3], 1), 0),  # one of many, since only one was asked for
+        (answer([0.3, 0.2], 2), 0),  # two of more
+        (answer([0.45, 0.44], 2), 2),  # the others have next to nothing
+        (answer([0.4, 0.3, 0.01], 2), 2),
+        (answer([0.2] * 4, 4), 0),  # too many to be named
+    ]
+    for told, count in cases:
+        script = "async (answer) => (await import('/static/words.js')).named(answer).length"
+        assert page.evaluate(script, told) == count
+        concepts = [SimpleNamespace(**one) for one in told["concepts"]]  # type: ignore[attr-defined]
+        reported = ReportedGroup.model_construct(**{**told, "concepts": concepts})  # type: ignore[arg-type]
+        assert len(named_concepts(reported)) == count
 
 
 # What the source says of a work
