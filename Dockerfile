@@ -23,7 +23,7 @@ WORKDIR /src
 COPY pyproject.toml .
 RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb')); \
     print(*p['build-system']['requires'], *p['project']['dependencies'], \
-    *(d for extra in ('otel', 'milvus', 'signing') for d in p['project']['optional-dependencies'][extra]), \
+    *(d for extra in ('otel', 'milvus', 'signing', 's3', 'http') for d in p['project']['optional-dependencies'][extra]), \
     sep='\n')" \
     > /requirements.txt
 

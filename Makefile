@@ -60,7 +60,7 @@ lock: $(UV)  ## Resolve the constraints again from pyproject.toml (LOCK_FLAGS=--
 		--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' \
 		--output-file constraints.txt pyproject.toml
 	$(UV) pip compile --no-config --universal --python-version 3.11 --no-annotate --generate-hashes \
-		--extra otel --extra milvus --extra signing --constraint constraints.txt \
+		--extra otel --extra milvus --extra signing --extra s3 --extra http --constraint constraints.txt \
 		--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' \
 		--output-file constraints-image.txt pyproject.toml
 	$(UV) pip compile --no-config --resolution lowest-direct --python-version 3.11 \

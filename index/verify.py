@@ -1,5 +1,6 @@
 """Checks of an index version beyond those of `Snapshot.open`."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
@@ -15,16 +16,20 @@ from index.takedowns.in_force import all_rows
 from index.takedowns.log import TakedownLog
 from index.versions import require_version
 from model.checkpoint import load_embedder
-from model.errors import ImageError, ModelError
+from model.errors import ImageError, ModelError, SourceError
 from model.images import ImageLimits
 from model.sources.picture import decode_picture
 from model.sources.places import picture_at
+from model.sources.remote import is_url
 
 # No limits: an exemplar's size was checked when it was embedded.
 ANY_SIZE = ImageLimits(max_pixels=2**40, max_side=2**30, min_side=1)
 MIN_COSINE = 0.999  # of a new embedding with the index's; device and batch size change it slightly
 BLOCK = 4096  # rows whose vectors are compared at once
 SEED = 0
+# Reasons to leave an exemplar out.
+AWAY = "lie at URLs, which are read with --remote alone"
+CHANGED = "files have moved or changed since and were skipped"
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,7 @@ def verify(
     sample: int = SAMPLE,
     device: str = "auto",
     embedder: ImageEmbedder | None = None,
+    remote: bool = False,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Verification:
     """Check the files, counts, vectors, takedowns and embeddings of a version.
@@ -71,6 +77,7 @@ def verify(
             no model.
         device: ``auto``, ``cpu``, ``cuda``, ...
         embedder: used instead of loading the version's model.
+        remote: also read exemplars that lie at URLs, as the index names them.
         progress: called with (stage, done, total).
 
     Raises:
@@ -107,7 +114,7 @@ def verify(
         if sample:
             try:
                 embedder = embedder or load_embedder(data.models, manifest.model_id, device=device)
-                checks.append(_embedded_again(snapshot, embedder, sample, progress))
+                checks.append(_embedded_again(snapshot, embedder, sample, remote, progress))
             except ModelError as error:
                 checks.append(Check("embeddings", False, str(error)))
     finally:
@@ -156,19 +163,21 @@ def _embedded_again(
     snapshot: Snapshot,
     embedder: ImageEmbedder,
     sample: int,
+    remote: bool,
     progress: Callable[[str, int, int], None] | None,
 ) -> Check:
     """Embed the files of sampled exemplars again and compare with the index's vectors."""
     snapshot.require_model(embedder.model_id)
     shuffled = np.random.default_rng(SEED).permutation(snapshot.vectors.count)
     order = shuffled[~np.isin(shuffled, snapshot.vectors.erased)].tolist()
-    wanted, compared, skipped = min(sample, len(order)), 0, 0
+    wanted, compared = min(sample, len(order)), 0
+    left_out: Counter[str] = Counter()
     wrong: list[str] = []
     lowest = 1.0
     for exemplar in _exemplars(snapshot, order):
-        cosines = _cosines(snapshot, embedder, exemplar)
-        if not cosines:
-            skipped += 1
+        cosines = _cosines(snapshot, embedder, exemplar, remote)
+        if isinstance(cosines, str):
+            left_out[cosines] += 1
             continue
         compared += 1
         lowest = min(lowest, *cosines)
@@ -179,15 +188,12 @@ def _embedded_again(
         if compared == wanted:
             break
     if not compared:
-        return Check(
-            "embeddings",
-            False,
-            f"not checked: all {len(order)} original files are missing or changed; restore them, "
-            "or skip this check by --sample 0",
-        )
+        why = f"all {len(order)} original files are missing or changed; restore them"
+        if left_out[AWAY]:
+            why = f"of {len(order)} original files {left_out[AWAY]} {AWAY}"
+        return Check("embeddings", False, f"not checked: {why}, or skip this check by --sample 0")
     text = f"{compared} exemplars embedded again, lowest cosine {lowest:.5f}"
-    if skipped:
-        text += f"; {skipped} files have moved or changed since and were skipped"
+    text += "".join(f"; {count} {reason}" for reason, count in left_out.items())
     if wrong:
         text += f"; {len(wrong)} differ, the first {wrong[0]}: run `whence rebuild`"
     return Check("embeddings", not wrong, text)
@@ -201,13 +207,18 @@ def _exemplars(snapshot: Snapshot, rows: Sequence[int]) -> Iterator[Exemplar]:
         yield from (found[row] for row in part)
 
 
-def _cosines(snapshot: Snapshot, embedder: ImageEmbedder, exemplar: Exemplar) -> Sequence[float]:
+def _cosines(
+    snapshot: Snapshot, embedder: ImageEmbedder, exemplar: Exemplar, remote: bool
+) -> Sequence[float] | str:
+    """Return the cosine for each facet, or the reason why an exemplar is left out."""
+    if is_url(exemplar.path) and not remote:
+        return AWAY
     try:
         image = decode_picture(picture_at(exemplar.path), ANY_SIZE)
-    except ImageError:
-        return ()
+    except (ImageError, SourceError):
+        return CHANGED
     if image.sha256 != exemplar.sha256:
-        return ()
+        return CHANGED
     row = np.array([exemplar.row])
     return [
         float(snapshot.vectors.similarities(facet, vectors[0], row)[0])

@@ -2,12 +2,11 @@
 
 import hashlib
 import json
-import os
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -17,17 +16,16 @@ from torch import nn
 
 from model.backbone import Backbone, BackboneFeatures, backbone_digest
 from model.config import Descriptor, EngineName
+from model.content_bank import ContentBank
 from model.descriptors import DescriptorExtractor
 from model.engines import Engine, choose_engine, export_path, is_bfloat16
 from model.errors import ImageError, TrainingError
 from model.images import DECODING, DEFAULT_LIMITS, ImageLimits
 from model.preparing import prepare_batches
+from model.sources.hashes import hash_pictures
 from model.sources.picture import Picture, decode_picture
 from model.views import RandomViews
 
-PENDING, DONE, UNREADABLE = 0, 1, 2
-
-Memmap: TypeAlias = np.memmap[Any, Any]
 Progress = Callable[[int, int], None]  # (done, total)
 
 
@@ -96,11 +94,12 @@ def build_feature_bank(
 ) -> FeatureBank:
     """Compute a feature bank, or the part of it that is missing.
 
-    The bank lies below ``folder`` under a key of everything that changes a feature. Engines in
-    float32 share a bank, because their features differ by rounding; those in bfloat16 have another.
-    A batch is marked done once it is in the memory map, so a killed run loses one batch at most.
-    Batches are not synced to disk, which took longer than computing them: after a crash of the
-    whole machine, delete the folder.
+    The bank lies below ``folder`` under a key of everything that changes a feature, but for the
+    images: their features are found by their content, wherever they lie, and those of new images
+    are added. Engines in float32 share a bank, because their features differ by rounding; those in
+    bfloat16 have another. A batch is marked done once it is written, so a killed run loses one
+    batch at most. Batches are not synced to disk, which took longer than computing them: after a
+    crash of the whole machine, delete the folder.
 
     Args:
         folder: holds banks, one a key.
@@ -123,36 +122,40 @@ def build_feature_bank(
     identity = _identity(model)
     export = export_path(engines, identity) if engines else None
     used, run = choose_engine(model, engine, device, export=export)
-    place = folder / _key(images, identity, views, limits, bfloat16=is_bfloat16(used))
-    place.mkdir(parents=True, exist_ok=True)
-    state = _open_map(place / "state.npy", np.uint8, (len(images),))
-    pending = np.flatnonzero(state == PENDING).tolist()
-    batches = prepare_batches(
-        (images[row] for row in pending),
-        _Views(backbone, views, limits),
-        batch=batch_size,
-        workers=workers,
-    )
-    maps: dict[Descriptor, Memmap] = {}
-    done = len(images) - len(pending)
-    for batch in batches:
-        rows = pending[: len(batch)]
-        pending = pending[len(batch) :]
-        readable = [row for row, item in zip(rows, batch, strict=True) if item is not None]
-        if readable:
-            pixels = torch.stack([item for item in batch if item is not None])  # (B, 1+V, 3, S, S)
-            for name, values in _read(pixels, run, device).items():
-                if name not in maps:
-                    shape = (len(images), *values.shape[1:])
-                    maps[name] = _open_map(place / f"{name}.npy", np.float32, shape)
-                maps[name][readable] = values
-        state[rows] = [DONE if row in readable else UNREADABLE for row in rows]
-        done += len(batch)
-        if progress:
-            progress(done, len(images))
-    for written in (*maps.values(), state):
-        written.flush()
-    return _finished(place, images, np.asarray(state))
+    hashes = hash_pictures(folder, images, limits=limits, workers=workers)
+    place = folder / _key(identity, views, limits, bfloat16=is_bfloat16(used))
+    with ContentBank(place, durable=False) as bank:
+        first = {sha256: row for row, sha256 in reversed(list(enumerate(hashes))) if sha256}
+        known = bank.rows(first)
+        pending = sorted(row for sha256, row in first.items() if sha256 not in known)
+        batches = prepare_batches(
+            (images[row] for row in pending),
+            _Views(backbone, views, limits),
+            batch=batch_size,
+            workers=workers,
+        )
+        done = len(images) - len(pending)
+        for batch in batches:
+            rows = pending[: len(batch)]
+            pending = pending[len(batch) :]
+            readable: dict[str, torch.Tensor] = {}
+            for row, item in zip(rows, batch, strict=True):
+                sha256 = hashes[row]
+                assert sha256
+                if item is None:
+                    bank.refuse({sha256: "it cannot be decoded"})
+                elif item[0] == sha256:  # else it changed, and another image would have its place
+                    readable[sha256] = item[1]
+            if readable:
+                pixels = torch.stack(list(readable.values()))  # (B, 1 + V, 3, S, S)
+                values = _read(pixels, run, device)
+                bank.add(list(readable), {str(name): rows for name, rows in values.items()})
+            done += len(batch)
+            if progress:
+                progress(done, len(images))
+        found = bank.rows(first)
+        rows_of = [found.get(sha256) if sha256 else None for sha256 in hashes]
+        return _finished(bank, images, rows_of)
 
 
 def why_unreadable(image: Picture, limits: ImageLimits = DEFAULT_LIMITS) -> str:
@@ -164,55 +167,72 @@ def why_unreadable(image: Picture, limits: ImageLimits = DEFAULT_LIMITS) -> str:
     return "it could not be read when its features were computed, and can be now"
 
 
-def _finished(place: Path, images: Sequence[Picture], state: NDArray[np.uint8]) -> FeatureBank:
-    rows = np.flatnonzero(state == DONE)
-    if not len(rows):
+def _finished(
+    bank: ContentBank, images: Sequence[Picture], rows: Sequence[int | str | None]
+) -> FeatureBank:
+    """Returns the features of these images, in their order.
+
+    Args:
+        bank: holds them, and perhaps others.
+        images: of the training run.
+        rows: the row of each image in the bank; a reason or None for one without features.
+    """
+    chosen = np.array([row for row in rows if isinstance(row, int)], dtype=np.int64)
+    if not len(chosen):
         raise TrainingError(f"none of the {len(images)} images could be read")
     descriptors: dict[Descriptor, NDArray[np.float32]] = {}
-    for path in sorted(place.glob("*.npy")):
-        if path.stem != "state":
-            # Copying is only paid when some image had to be left out.
-            path = path if len(rows) == len(state) else _without_gaps(path, rows)
-            descriptors[path.stem] = np.load(path, mmap_mode="r")  # type: ignore[index]
-    return FeatureBank(
-        descriptors, [images[i] for i in np.flatnonzero(state == UNREADABLE).tolist()]
-    )
+    for name, whole in bank.arrays().items():
+        # Copying is only paid if the bank holds other images, or these in another order.
+        alone = np.array_equal(chosen, np.arange(len(whole)))
+        descriptors[name] = whole if alone else _chosen(bank, name, whole, chosen)  # type: ignore[index]
+    unreadable = [one for one, row in zip(images, rows, strict=True) if not isinstance(row, int)]
+    return FeatureBank(descriptors, unreadable)
 
 
-def _without_gaps(path: Path, rows: NDArray[np.int64]) -> Path:
-    """Copy the given rows of a finished map to a map of their own, in blocks."""
-    closed = path.parent / "readable" / path.name
-    if not closed.exists():
-        closed.parent.mkdir(exist_ok=True)
-        whole = np.load(path, mmap_mode="r")
-        part = closed.with_suffix(".part")
+def _chosen(
+    bank: ContentBank, name: str, whole: NDArray[np.float32], rows: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """Copy some rows of an array to a memory map of their own, in blocks."""
+    folder = bank.folder / "chosen" / hashlib.sha256(rows.tobytes()).hexdigest()[:16]
+    path = folder / f"{name}.npy"
+    if not path.exists():
+        for other in set(folder.parent.glob("*")) - {folder}:  # of earlier runs
+            shutil.rmtree(other, ignore_errors=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
         target = open_memmap(
             part, mode="w+", dtype=whole.dtype, shape=(len(rows), *whole.shape[1:])
         )
         for start in range(0, len(rows), 1024):
             target[start : start + 1024] = whole[rows[start : start + 1024]]
         target.flush()
-        part.replace(closed)
-    return closed
+        part.replace(path)
+    chosen: NDArray[np.float32] = np.load(path, mmap_mode="r")
+    return chosen
 
 
 class _Views:
-    """Prepares (1 + V, 3, S, S) of an image, the clean view first; None if unreadable."""
+    """Prepares the hash of an image and its views (1 + V, 3, S, S), the clean one first."""
 
     def __init__(self, backbone: Backbone, views: RandomViews, limits: ImageLimits) -> None:
         self._limits = limits
         self._preprocess = backbone.preprocess
         self._views = views
 
-    def __call__(self, picture: Picture) -> torch.Tensor | None:
-        """Read, decode, augment and preprocess one image; safe in several threads."""
+    def __call__(self, picture: Picture) -> tuple[str, torch.Tensor] | None:
+        """Read, decode, augment and preprocess one image; safe in several threads.
+
+        Returns:
+            None if it is unreadable.
+        """
         try:
             image = decode_picture(picture, self._limits)
         except ImageError:
             return None
         views = [image.pixels, *self._views(image.pixels, image.sha256)]
         # In NumPy: PyTorch would start threads for it, on every thread that prepares.
-        return torch.from_numpy(np.stack([self._preprocess(view).numpy() for view in views]))
+        pixels = np.stack([self._preprocess(view).numpy() for view in views])
+        return image.sha256, torch.from_numpy(pixels)
 
 
 @torch.inference_mode()
@@ -232,33 +252,12 @@ def _read(
     return result
 
 
-def _open_map(
-    path: Path, dtype: type, shape: tuple[int, ...]
-) -> "np.memmap[tuple[int, ...], np.dtype]":
-    return open_memmap(path, mode="r+" if path.exists() else "w+", dtype=dtype, shape=shape)
-
-
 def _identity(model: DescriptorModel) -> str:
     """Returns a hash of all that decides the descriptors of given pixels."""
     text = f"{backbone_digest(model.backbone)}/{model.extractor!r}"
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
-def _key(
-    images: Sequence[Picture],
-    identity: str,
-    views: RandomViews,
-    limits: ImageLimits,
-    *,
-    bfloat16: bool,
-) -> str:
+def _key(identity: str, views: RandomViews, limits: ImageLimits, *, bfloat16: bool) -> str:
     recipe = [identity, repr(views), repr(limits), DECODING, bfloat16]
-    digest = hashlib.sha256(json.dumps(recipe).encode())
-    for image in images:
-        try:
-            state = image.stamp.text
-        except OSError:
-            state = "gone"
-        # A file's name is bytes and need not be UTF-8.
-        digest.update(os.fsencode(image.address) + f"\0{state}\n".encode())
-    return digest.hexdigest()[:24]
+    return hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:24]

@@ -231,11 +231,11 @@ def is_folder(path: Path) -> bool:
             os.scandir(path).close()
             return True
     except FileNotFoundError:
-        raise TrainingError(f"--images {path}: there is no such file or folder") from None
+        raise TrainingError(f"{shown(path)}: there is no such file or folder") from None
     except OSError as error:
-        raise TrainingError(f"--images {path}: {fault(error)}") from error
+        raise TrainingError(f"{shown(path)}: {fault(error)}") from error
     if kind:
-        raise TrainingError(f"--images {path}: it is {kind}, neither a file nor a folder")
+        raise TrainingError(f"{shown(path)}: it is {kind}, neither a file nor a folder")
     return False
 
 
@@ -244,11 +244,6 @@ def fault(error: OSError) -> str:
     if isinstance(error, PermissionError):
         return f"it cannot be read by {this_user()}; check its permissions and owner"
     return f"it cannot be read: {error.strerror or error}"
-
-
-def named(paths: Iterable[Path]) -> str:
-    """Returns paths as one text."""
-    return ", ".join(map(shown, paths))
 
 
 def first_of(skipped: list[Skipped]) -> str:

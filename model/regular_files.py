@@ -33,10 +33,10 @@ def open_file(path: Path) -> BufferedReader:
     Raises:
         OSError: the path leads to no regular file, or it cannot be opened.
     """
-    _require_regular(path.stat().st_mode, path)
+    require_regular(path.stat().st_mode, path)
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
-        _require_regular(os.fstat(descriptor).st_mode, path)
+        require_regular(os.fstat(descriptor).st_mode, path)
         return BufferedReader(_File(descriptor))
     except BaseException:
         os.close(descriptor)
@@ -81,6 +81,7 @@ def _some(read: int | bytes | None) -> int | bytes:
     return read
 
 
-def _require_regular(mode: int, path: Path) -> None:
+def require_regular(mode: int, path: Path) -> None:
+    """Raise OSError if ``st_mode`` describes no file."""
     if kind := special_kind(mode):
         raise OSError(errno.EINVAL, f"it is {kind}, not a file", str(path))

@@ -44,10 +44,11 @@ def abc_command(
         Path | None, typer.Option(help="Folder of the release, in either of its layouts.")
     ] = None,
     distractors: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Option(
-            help="Folder of images, tar archive or a part of one, manifest with a column path, or "
-            "image; repeatable."
+            metavar="PATH|URL",
+            help="Folder of images, tar shard or a part of one, Parquet file with images, manifest "
+            "with a column path, or image, here or at a URL; repeatable.",
         ),
     ] = None,
     features: Annotated[

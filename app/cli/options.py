@@ -97,6 +97,14 @@ def writable(path: Path | None) -> Path | None:
     return path
 
 
+Images = Annotated[
+    list[str],
+    typer.Option(
+        metavar="PATH|URL",
+        help="Image file, tar shard, Parquet file with images, or folder of these at any depth, "
+        "here or at a URL (s3, gs, hf, http, https); repeatable.",
+    ),
+]
 JsonFile = Annotated[
     Path | None,
     typer.Option("--json", help="Also write the full result to this file.", callback=writable),

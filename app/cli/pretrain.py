@@ -13,6 +13,7 @@ from app.cli.options import (
     Device,
     Engine,
     HubRevision,
+    Images,
     JsonFile,
     MaxPixels,
     MaxSide,
@@ -35,10 +36,7 @@ if TYPE_CHECKING:
 
 
 def pretrain(
-    images: Annotated[
-        list[Path],
-        typer.Option(help="Image file, tar shard, or folder of either, at any depth; repeatable."),
-    ],
+    images: Images,
     backbone: Annotated[
         str, typer.Option(help="A timm model name; its training starts from random weights.")
     ] = "mobilenetv2_100",

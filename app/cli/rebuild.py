@@ -28,6 +28,7 @@ from index.defaults import CANARY_RATE, KEEP
 from index.stores.vectors import IndexType
 from model.folders import Skipped
 from model.saved import latest_model
+from model.sources.remote import is_url, shown_url
 
 if TYPE_CHECKING:
     from index.building.rebuild import RebuildSummary
@@ -35,8 +36,12 @@ if TYPE_CHECKING:
 
 def rebuild(
     source: Annotated[
-        list[Path],
-        typer.Option(help="Folder with a sub-folder per concept, or a manifest; repeatable."),
+        list[str],
+        typer.Option(
+            metavar="PATH|URL",
+            help="Folder with a sub-folder per concept, manifest, tar shard or Parquet file with "
+            "images, here or at a URL (s3, gs, hf, http, https); repeatable.",
+        ),
     ],
     model: Annotated[
         str | None, typer.Option(metavar="ID", help="Trained model; default the latest.")
@@ -44,6 +49,14 @@ def rebuild(
     each_image_a_concept: Annotated[
         bool, typer.Option(help="Take a source folder's loose images, each as its own concept.")
     ] = False,
+    concept_column: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Column, or name in a shard's JSON, that gives the concept; default concept, "
+            "label or artist.",
+        ),
+    ] = None,
     keep: Annotated[
         int, typer.Option(min=1, max=10_000, help="Versions to keep, the new one included.")
     ] = KEEP,
@@ -104,6 +117,7 @@ def rebuild(
     exemplars = read_sources(
         source,
         each_image_a_concept=each_image_a_concept,
+        concept_column=concept_column,
         report=print_note,
         skip=skipped.append,
     )
@@ -125,7 +139,7 @@ def rebuild(
             exemplars,
             embedder,
             RebuildOptions(
-                sources=[str(path) for path in source],
+                sources=[shown_url(one) if is_url(one) else one for one in source],
                 workers=workers,
                 limits=limits,
                 keep=keep,

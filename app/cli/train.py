@@ -14,6 +14,7 @@ from app.cli.options import (
     Device,
     Engine,
     HubRevision,
+    Images,
     JsonFile,
     MaxPixels,
     MaxSide,
@@ -33,9 +34,7 @@ from model.sources.listing import list_pictures
 
 
 def train(
-    images: Annotated[
-        list[Path], typer.Option(help="Image file, or folder searched to any depth; repeatable.")
-    ],
+    images: Images,
     backbone: BackboneName = None,
     weights: Annotated[
         Path | None,

@@ -15,6 +15,9 @@ def verify(
     sample: Annotated[
         int, typer.Option(min=0, max=10**9, help="Exemplars to embed again; 0 needs no model.")
     ] = SAMPLE,
+    remote: Annotated[
+        bool, typer.Option("--remote", help="Also read exemplars that lie at URLs again.")
+    ] = False,
     json_file: JsonFile = None,
     data: Data = Path("data"),
     device: Device = "auto",
@@ -24,7 +27,12 @@ def verify(
 
     with stages() as report:
         found = verify_version(
-            data_folder(data), version, sample=sample, device=device, progress=report
+            data_folder(data),
+            version,
+            sample=sample,
+            device=device,
+            remote=remote,
+            progress=report,
         )
     for check in found.checks:
         out.print(f"{'ok    ' if check.passed else 'FAILED'} {check.text}")

@@ -1,36 +1,36 @@
-"""Read sources of exemplars: folders with a sub-folder for each concept, or manifests."""
+"""Read sources of exemplars: folders, manifests, tar shards and Parquet files, here or at URLs."""
 
 import contextlib
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import quote, urlsplit
 
-from index.building.manifests.reading import MANIFESTS, malformed, read_manifest
+from index.building.contents import METADATA, Contents, local_contents, remote_contents
+from index.building.labels import Labelled, read_parquet, read_tar
+from index.building.manifests.reading import MANIFESTS, PARQUET, malformed, read_manifest
 from index.building.manifests.records import RecordError, Records
 from index.names import concept_id, distinct_ids, former_id, lower, nfc
+from model.content import PICTURE_SUFFIXES
 from model.errors import SourceError
-from model.folders import (
-    Skip,
-    Skipped,
-    fault,
-    find_images,
-    first_of,
-    folders_above,
-    identity,
-    ignore,
-    list_folder,
-    only_images,
-    same_folder,
-)
+from model.folders import NOT_AN_IMAGE, Skip, Skipped, fault, first_of, ignore
 from model.regular_files import shown
 from model.sources.local import LocalFile
+from model.sources.parquet import image_column, open_table
 from model.sources.picture import Picture
+from model.sources.places import expand, local_path
+from model.sources.remote import HTTP, RemoteFile, is_url, remote_file, shown_url
+from model.sources.tar import SHARD, find_shard
 
 COLUMNS = ("path", "concept")
+OTHER_NAMES = {"path": "file_name", "concept": "label"}  # as in folders of Hugging Face
 OPTIONAL = ("name", "kind", "source_url", "license")
+KNOWN = (*COLUMNS, *OTHER_NAMES.values(), *OPTIONAL)
+
+Place = Path | str  # of a source: an absolute path, or a URL
 
 Report = Callable[[str], None]  # called with a message for the source's owner
 
@@ -73,24 +73,29 @@ class _Found:
 
 
 def read_sources(
-    sources: Iterable[Path],
+    sources: Iterable[Path | str],
     *,
     each_image_a_concept: bool = False,
+    concept_column: str | None = None,
     report: Report | None = None,
     skip: Skip = ignore,
 ) -> list[SourceExemplar]:
     """Returns every exemplar of every source, in a stable order.
 
     A concept is known by its id and shown by its name: no two concepts may share a name, and no
-    concept may have two names or two kinds. Folders are walked as in `model.folders`.
+    concept may have two names or two kinds. One that several sources have is one concept. Folders
+    are walked as in `model.folders`.
 
     Args:
-        sources: folders whose sub-folders are concepts, or manifests with the columns
-            ``path, concept`` and optionally ``name, kind, source_url, license``; values of other
-            columns become metadata. A manifest's paths are absolute or relative to the manifest,
-            and a name or kind in one of a concept's records applies to all of them.
+        sources: paths or URLs of folders whose sub-folders are concepts, of tar shards and Parquet
+            files with labelled images (`index.building.labels`), or of manifests with the columns
+            ``path, concept`` (or ``file_name, label``) and optionally ``name, kind, source_url,
+            license``; values of other columns become metadata. A manifest's paths are absolute or
+            relative to the manifest, and a name or kind in one of a concept's records applies to
+            all of them. Braces and wildcards name several.
         each_image_a_concept: also take images directly in a source folder, each as a concept of
             its own, named ``<folder>/<file>``.
+        concept_column: the column, or the name in a shard's JSON, that gives the concept.
         report: called with notes for the source's owner: a concept's folder without images, a
             guessed encoding.
         skip: called with each file and folder that is not used.
@@ -99,22 +104,21 @@ def read_sources(
         SourceError: a source is missing, empty, malformed or not readable, or one name is given to
             two concepts.
     """
-    report = report or _silent
     names = _Names()
+    reader = _Reader(each_image_a_concept, concept_column, report or _silent, names)
     found: list[_Found] = []
-    for place, source in {_absolute(source): source for source in sources}.items():
+    for place, source in _places(sources).items():
         skipped: list[Skipped] = []
-        own = _read_source(place, each_image_a_concept, report, skipped.append, names)
+        own = reader.read(place, skipped.append)
         for one in skipped:
             skip(one)
         if not own:
             raise SourceError(
                 f"source {source} holds no exemplars; a folder needs a sub-folder of images for "
-                "each concept, a manifest a record with path and concept for each image"
-                f"{first_of(skipped)}"
+                "each concept, a manifest a record with path and concept for each image, a shard "
+                f"a label for each image{first_of(skipped)}"
             )
         found += own
-        names.end_source(source)
     if not found:
         raise SourceError("no source was given; name at least one with --source")
     concepts = names.concepts()
@@ -124,6 +128,16 @@ def read_sources(
         )
         for one in found
     ]
+
+
+def _places(sources: Iterable[Path | str]) -> dict[Place, str]:
+    """Returns the place of each source that is named, and how messages show it."""
+    places: dict[Place, str] = {}
+    for source in sources:
+        for one in expand(local_path(str(source))):
+            place = one if is_url(one) else _absolute(Path(one))
+            places[place] = shown_url(one) if is_url(one) else one
+    return places
 
 
 def _absolute(source: Path) -> Path:
@@ -140,26 +154,192 @@ def _absolute(source: Path) -> Path:
     return Path(os.path.realpath(source.parent)) / source.name
 
 
-def _read_source(
-    source: Path, loose: bool, report: Report, skip: Skip, names: "_Names"
-) -> list[_Found]:
-    try:
-        if stat.S_ISDIR(source.stat().st_mode):
-            return list(_read_folder(source, loose, report, skip, names))
-    except (FileNotFoundError, NotADirectoryError):
-        raise SourceError(f"source {source}: there is no such folder or manifest") from None
-    except OSError as error:
-        raise SourceError(f"source {source}: {fault(error)}") from error
-    if source.suffix.lower() not in MANIFESTS:
+class _Reader:
+    """Reads sources of every kind.
+
+    Args:
+        loose: take images directly in a source folder, each as a concept of its own.
+        column: the column that gives the concept; None for the usual ones.
+        report: called with notes for the source's owner.
+        names: collects the concepts.
+    """
+
+    def __init__(self, loose: bool, column: str | None, report: Report, names: "_Names") -> None:
+        self._loose = loose
+        self._column = column
+        self._report = report
+        self._names = names
+
+    def read(self, place: Place, skip: Skip) -> list[_Found]:
+        """Returns the exemplars of one source.
+
+        Raises:
+            SourceError: it is missing, malformed or not readable.
+        """
+        if isinstance(place, str):
+            return list(self._read_url(place, skip))
+        try:
+            if stat.S_ISDIR(place.stat().st_mode):
+                return list(self._read_contents(place, local_contents(place, skip), skip))
+            if shard := find_shard(place):
+                return list(self._read_shard(shard, skip))
+        except (FileNotFoundError, NotADirectoryError):
+            if shard := find_shard(place):  # by the name that its parts have in common
+                return list(self._read_shard(shard, skip))
+            raise SourceError(f"source {place}: there is no such folder or manifest") from None
+        except OSError as error:
+            raise SourceError(f"source {place}: {fault(error)}") from error
+        if place.suffix.lower() in MANIFESTS:
+            return list(self._read_file(LocalFile(place), skip))
+        kinds = ", ".join(sorted(MANIFESTS))
         raise SourceError(
-            f"source {source} is neither a folder nor a manifest ({', '.join(sorted(MANIFESTS))})"
+            f"source {place} is neither a folder nor a manifest ({kinds}) nor a shard ({SHARD})"
         )
-    records = read_manifest(source, COLUMNS + OPTIONAL, report)
-    require_columns(records, COLUMNS, f"manifest {source}")
-    try:
-        return list(_read_records(source, records, names))
-    except RecordError as error:
-        raise malformed(source, error) from error
+
+    def _read_url(self, url: str, skip: Skip) -> Iterator[_Found]:
+        file = RemoteFile(url)
+        suffix = PurePosixPath(file.name).suffix.lower()
+        try:
+            if suffix == SHARD:
+                yield from self._read_shard(remote_file(url), skip)
+            elif suffix in MANIFESTS:
+                yield from self._read_file(remote_file(url), skip)
+            elif suffix in PICTURE_SUFFIXES:
+                raise SourceError(
+                    f"source {file.address} is an image of no concept: name its folder"
+                )
+            else:
+                yield from self._read_contents(url, remote_contents(url, skip), skip)
+        except OSError as error:
+            raise SourceError(f"source {file.address}: {error.strerror or error}") from error
+
+    def _read_file(self, file: Picture, skip: Skip) -> Iterator[_Found]:
+        """Read a manifest, or a Parquet file that holds the images themselves."""
+        if file.name.lower().endswith(PARQUET):
+            try:
+                table = open_table(file)
+            except OSError as error:
+                raise SourceError(
+                    f"manifest {shown(file.address)} cannot be read: {error.strerror or error}"
+                ) from error
+            headings = {str(name).lower() for name in table.schema_arrow.names}
+            column = image_column(table.schema_arrow)
+            manifest = headings & {"path", "file_name"} if column and "." not in column else None
+            if column and not (manifest or headings >= set(COLUMNS)):
+                found = read_parquet(file, table, skip, KNOWN, self._column)
+                yield from self._labelled(file, found)
+                return
+        records = read_manifest(file, KNOWN, self._report)
+        path, concept = (
+            name
+            if name in records.columns or OTHER_NAMES[name] not in records.columns
+            else OTHER_NAMES[name]
+            for name in COLUMNS
+        )
+        wanted = (path, self._column or concept)
+        require_columns(records, wanted, f"manifest {shown(file.address)}")
+        try:
+            yield from self._recorded(file, records, wanted)
+        except RecordError as error:
+            raise malformed(file, error) from error
+
+    def _read_shard(self, shard: Picture, skip: Skip) -> Iterator[_Found]:
+        yield from self._labelled(shard, read_tar(shard, skip, KNOWN, self._column))
+
+    def _labelled(self, file: Picture, found: Iterable[Labelled]) -> Iterator[_Found]:
+        try:
+            for one in found:
+                yield self._found(
+                    file, one.picture, one.concept, one.record.text, one.record.values
+                )
+        except RecordError as error:
+            place = f"{error.place}: " if error.place else ""
+            raise SourceError(f"source {shown(file.address)}: {place}{error}") from error
+
+    def _recorded(
+        self, manifest: Picture, records: Records, columns: tuple[str, str]
+    ) -> Iterator[_Found]:
+        for record in records.records:
+            path, key = (record.text(column) for column in columns)
+            if not path or not key:
+                raise RecordError(f"{columns[1 if path else 0]} is empty", record.place)
+            picture = manifest_picture(manifest, path)
+            others = {name: v for name, v in record.values.items() if name not in columns}
+            yield self._found(manifest, picture, key, record.text, others)
+
+    def _found(
+        self,
+        source: Picture,
+        picture: Picture,
+        concept: str,
+        text: Callable[[str], str | None],
+        values: Mapping[str, Any],
+    ) -> _Found:
+        known = {column: text(column) for column in OPTIONAL}
+        return _Found(
+            picture,
+            self._names.describe(
+                shown(source.address), concept, name=known["name"], kind=known["kind"]
+            ),
+            known["source_url"],
+            known["license"],
+            {column: value for column, value in values.items() if column not in OPTIONAL},
+        )
+
+    def _read_contents(self, source: Place, found: Contents, skip: Skip) -> Iterator[_Found]:
+        name = shown_url(source) if isinstance(source, str) else str(source)
+        if found.parts:
+            self._report(f"source {name}: the concepts of {', '.join(found.parts)} are joined")
+        for part in found.parts.values():
+            yield from self._read_contents(source, part, skip)
+        if found.loose and found.description and not self._loose:
+            yield from self._read_file(found.description, skip)
+        else:
+            yield from self._loose_images(name, found.loose)
+        for folder, picture in found.pictures:
+            yield _Found(picture, self._names.describe(name, folder))
+        alone = not (found.loose or found.pictures)
+        for shard in found.shards:
+            yield from self._read_own(shard, skip, alone=alone)
+        if not alone or not found.shards:
+            for folder in found.empty:
+                self._report(
+                    f"source {name}: the folder {folder!r} has no images and gives no concept"
+                )
+
+    def _read_own(self, shard: Picture, skip: Skip, *, alone: bool) -> Iterator[_Found]:
+        """Read a shard in a folder; beside concepts' folders it may be something else.
+
+        Args:
+            shard: a tar or Parquet file.
+            skip: called with everything that is not used.
+            alone: nothing else in the folder gives exemplars.
+        """
+        if shard.name.lower().endswith(SHARD):
+            yield from self._read_shard(shard, skip)
+        elif alone or image_column(open_table(shard).schema_arrow):
+            yield from self._read_file(shard, skip)
+        else:
+            skip(Skipped(shown(shard.address), NOT_AN_IMAGE))
+
+    def _loose_images(self, source: str, images: Sequence[Picture]) -> Iterator[_Found]:
+        if images and not self._loose:
+            raise SourceError(
+                f"source {source} has {len(images)} loose images (such as {images[0].name}) that "
+                "belong to no concept; put them into a folder per concept, describe them in a "
+                f"{METADATA}.csv with file_name and label, or make each a concept of its own with "
+                "--each-image-a-concept"
+            )
+        folder = PurePosixPath(source).name
+        stems: dict[str, str] = {}
+        for image in images:
+            stem = PurePosixPath(image.name).stem
+            if stems.setdefault(stem, image.name) != image.name:
+                raise SourceError(
+                    f"source {source}: two concepts share one name: {stems[stem]} and "
+                    f"{image.name} would both be {stem!r}; rename one"
+                )
+            yield _Found(image, self._names.describe(source, f"{folder}/{stem}"))
 
 
 def require_columns(records: Records, columns: Sequence[str], manifest: str) -> None:
@@ -182,59 +362,32 @@ def manifest_path(source: Path, path: str) -> Path:
     return Path(os.path.realpath(source.parent / path))
 
 
-def _read_folder(
-    source: Path, loose: bool, report: Report, skip: Skip, names: "_Names"
-) -> Iterator[_Found]:
-    listing = list_folder(source, skip)
-    images = only_images(listing.files, skip)
-    if images and not loose:
+def manifest_picture(manifest: Picture, path: str) -> Picture:
+    """Returns the picture of a manifest's record.
+
+    A manifest of this machine may name files and URLs. One at a URL may name files of its own
+    server or bucket alone, so that its author cannot choose what this machine reads or asks.
+
+    Raises:
+        SourceError: a manifest at a URL names a file of this machine, or of another place.
+    """
+    path = local_path(path)
+    if isinstance(manifest, LocalFile):
+        if is_url(path):
+            return RemoteFile(path)
+        return LocalFile(manifest_path(manifest.path, path))
+    assert isinstance(manifest, RemoteFile)
+    own = urlsplit(manifest.url)
+    if not is_url(path) and not path.startswith("/"):
+        folder = manifest.url.partition("?")[0].rpartition("/")[0]
+        return RemoteFile(f"{folder}/{quote(path) if own.scheme in HTTP else path}")
+    other = urlsplit(path)
+    if (other.scheme, other.netloc) != (own.scheme, own.netloc):
         raise SourceError(
-            f"source {source} has {len(images)} loose images (such as {images[0].name}) that "
-            "belong to no concept; put them into a folder per concept, or make each a concept of "
-            "its own with --each-image-a-concept"
+            f"manifest {manifest.address} names {shown_url(path)}, which is not of its own server; "
+            "copy the manifest to this machine if its addresses are to be trusted"
         )
-    stems: dict[str, Path] = {}
-    for image in images:
-        if stems.setdefault(image.stem, image) != image:
-            raise SourceError(
-                f"source {source}: two concepts share one name: {stems[image.stem].name} and "
-                f"{image.name} would both be {image.stem!r}; rename one"
-            )
-        yield _Found(LocalFile(image), names.describe(source, f"{source.name}/{image.stem}"))
-    # A link to the source or to a folder above it would make one concept of all that lies there.
-    around = {**folders_above(source), identity(source): source}
-    for folder in sorted(listing.folders + listing.links):
-        try:
-            if same := around.get(identity(folder)):
-                skip(same_folder(folder, same))
-                continue
-            found = find_images(folder, skip, around)
-        except OSError as error:
-            skip(Skipped(shown(folder), fault(error)))
-            continue
-        for image in found:
-            yield _Found(LocalFile(image), names.describe(source, folder.name))
-        if not found:
-            report(
-                f"source {source}: the folder {folder.name!r} has no images and gives no concept"
-            )
-
-
-def _read_records(source: Path, records: Records, names: "_Names") -> Iterator[_Found]:
-    for record in records.records:
-        known = {column: record.text(column) for column in COLUMNS + OPTIONAL}
-        path, key = (known[column] for column in COLUMNS)
-        if not path or not key:
-            raise RecordError(f"{'concept' if path else 'path'} is empty", record.place)
-        yield _Found(
-            picture=LocalFile(manifest_path(source, path)),
-            concept=names.describe(source, key, name=known["name"], kind=known["kind"]),
-            source_url=known["source_url"],
-            license=known["license"],
-            metadata={
-                column: value for column, value in record.values.items() if column not in known
-            },
-        )
+    return RemoteFile(path)
 
 
 class _Names:
@@ -242,22 +395,15 @@ class _Names:
 
     def __init__(self) -> None:
         self._columns: dict[str, dict[str, str]] = {}  # text -> its name and kind, if given
-        self._source: dict[str, Path] = {}  # text -> its source
-        self._ended: set[str] = set()  # texts of finished sources
+        self._source: dict[str, str] = {}  # text -> its first source
 
-    def describe(self, source: Path, text: str, **columns: str | None) -> str:
+    def describe(self, source: str, text: str, **columns: str | None) -> str:
         """Record a concept's name and kind as one record gives them; return the text in NFC.
 
         Raises:
-            SourceError: another record differs, or another source has the text, too.
+            SourceError: another record differs.
         """
         text = nfc(text)
-        if text in self._ended:
-            raise SourceError(
-                f"two concepts share one name: {text!r} of {source} and {text!r} of "
-                f"{self._source[text]} would both get the id {concept_id(text)!r}. Rename one, or "
-                "list both in one manifest under one concept if they are the same"
-            )
         self._source.setdefault(text, source)
         known = self._columns.setdefault(text, {})
         for column, value in columns.items():
@@ -268,12 +414,6 @@ class _Names:
                     f"{column}, or leave it out in all but one"
                 )
         return text
-
-    def end_source(self, source: Path) -> None:
-        """End a source; a later source must not have its texts."""
-        for text in self._columns.keys() - self._ended:
-            self._source[text] = source
-            self._ended.add(text)
 
     def concepts(self) -> dict[str, SourceConcept]:
         """Returns the concept of each text.

@@ -4,26 +4,31 @@ import contextlib
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 
 from index.building.embedding import ImageEmbedder
 from index.building.manifests.reading import MANIFESTS, malformed, read_manifest
 from index.building.manifests.records import RecordError
-from index.building.source import manifest_path
+from index.building.source import manifest_picture
 from index.errors import EvaluationError
 from index.evaluation.abc_release import Split, locate
 from index.evaluation.abc_source import Progress, SplitFeatures, draw
 from index.evaluation.features import Features, ImageFeatures, embed_images
 from index.stores.vectors import Rows
-from model.content import HEAD, PICTURE_SUFFIXES
-from model.folders import Skipped, fault, find_images, first_of, not_an_image, unused_name
+from model.content import HEAD
+from model.errors import TrainingError
+from model.folders import Skipped, fault, not_an_image
 from model.images import DEFAULT_LIMITS, ImageLimits
 from model.regular_files import shown
+from model.sources.listing import list_pictures
 from model.sources.local import LocalFile, local_files
+from model.sources.parquet import PARQUET, image_column, open_table
 from model.sources.picture import Picture
-from model.sources.tar import compression, find_shard, members
+from model.sources.places import file_at
+from model.sources.remote import is_url
+from model.sources.tar import compression, find_shard
 
 BEGINNING = 4096  # bytes compared before a whole image is
 SHOWN = 10  # faults in a message; the file that it names has all
@@ -143,25 +148,25 @@ class ImageSource:
             )
 
 
-def list_distractors(sources: Iterable[Path], limit: int | None = None) -> list[Picture]:
-    """List the images of folders (to any depth), tar archives, manifests (``path``) and files.
+def list_distractors(sources: Iterable[Path | str], limit: int | None = None) -> list[Picture]:
+    """List the images of sources: of `model.sources.listing.list_pictures`, or of manifests.
 
     Args:
-        sources: of an archive in parts, any part or the name without the part's number.
+        sources: paths or URLs; a manifest has a column ``path``.
         limit: draw so many at random, with a fixed seed.
 
     Raises:
         EvaluationError: a source does not exist or is of another kind, or nothing was found.
-        SourceError: a manifest cannot be read.
+        SourceError: a manifest or a shard cannot be read.
     """
-    given = list(sources)
+    given = [str(source) for source in sources]
     found: dict[tuple[str, int], Picture] = {}
     for source in given:
         for one in _list(source):
             found.setdefault((one.address, getattr(one, "offset", 0)), one)
     if not found:
         raise EvaluationError(
-            f"no distractor was found in {', '.join(map(str, given)) or 'nothing'}; the gallery "
+            f"no distractor was found in {', '.join(given) or 'nothing'}; the gallery "
             "needs images that no model was tuned on: name them with --distractors"
         )
     pictures = list(found.values())
@@ -215,18 +220,26 @@ def listed(text: str, faults: Sequence[Skipped], out: Path) -> str:
     return f"{text}; {out / FAULTS} lists them all:{shown}\n  ..."
 
 
-def _list(source: Path) -> Sequence[Picture]:
-    if source.is_dir():
-        return local_files(_images_below(source))
+def _list(source: str) -> Sequence[Picture]:
+    path = None if is_url(source) else Path(source)
+    if Path(source).suffix.lower() in MANIFESTS and (path is None or path.is_file()):
+        file = file_at(source if path is None else str(path.absolute()))
+        if not (
+            file.name.lower().endswith(PARQUET) and image_column(open_table(file).schema_arrow)
+        ):
+            return _manifest(file)
+    if path is not None and path.is_file() and not find_shard(path.parent.resolve() / path.name):
+        _require_image(path)
+    skipped: list[Skipped] = []
     try:
-        if shard := find_shard(source.parent.resolve() / source.name):
-            return _members(shard)
-    except OSError as error:
-        raise EvaluationError(f"--distractors {source}: {fault(error)}") from error
-    if not source.exists():
-        raise EvaluationError(f"--distractors {source}: there is no such file or folder")
-    if source.suffix.lower() in MANIFESTS:
-        return local_files(_manifest(source))
+        return list_pictures([source], skipped.append)
+    except TrainingError as error:
+        features = any(one.path.endswith(".pth") for one in skipped)
+        hint = "; read features with --features" if features else ""
+        raise EvaluationError(f"--distractors: {error}{hint}") from error
+
+
+def _require_image(source: Path) -> None:
     if source.suffix.lower() == ".pth":
         raise EvaluationError(
             f"--distractors {source} holds features, not images; name their folder with --features"
@@ -240,46 +253,21 @@ def _list(source: Path) -> Sequence[Picture]:
             f"--distractors {source}: {packed} files are not read; unpack it, and name the folder "
             "or the uncompressed tar"
         )
-    if reason := not_an_image(source):
+    if source.suffix.lower() != PARQUET and (reason := not_an_image(source)):
         raise EvaluationError(f"--distractors {source}: {reason}, and no manifest by its name")
-    return [LocalFile(source.absolute())]
 
 
-def _images_below(folder: Path) -> list[Path]:
-    skipped: list[Skipped] = []
-    try:
-        images = find_images(folder.resolve(), skipped.append)
-    except OSError as error:
-        raise EvaluationError(f"--distractors {folder}: {fault(error)}") from error
-    if not images and skipped:
-        features = any(one.path.endswith(".pth") for one in skipped)
-        hint = "; read features with --features" if features else ""
-        raise EvaluationError(f"--distractors {folder} holds no image{first_of(skipped)}{hint}")
-    return images
-
-
-def _members(shard: Picture) -> list[Picture]:
-    found: list[Picture] = [
-        one
-        for one in members(shard)
-        if one.regular
-        and PurePosixPath(one.path).suffix.lower() in PICTURE_SUFFIXES
-        and not unused_name(one.name, folder=False)
-    ]
-    if not found:
-        raise EvaluationError(f"--distractors {shown(shard.address)} holds no image")
-    return found
-
-
-def _manifest(source: Path) -> list[Path]:
-    records = read_manifest(source, ("path",))
+def _manifest(file: Picture) -> list[Picture]:
+    records = read_manifest(file, ("path",))
     if "path" not in records.columns:
-        raise EvaluationError(f"--distractors {source}: the manifest lacks the column path")
+        raise EvaluationError(
+            f"--distractors {shown(file.address)}: the manifest lacks the column path"
+        )
     try:
         paths = [record.text("path") for record in records.records]
     except RecordError as error:
-        raise malformed(source, error) from error
-    return [manifest_path(source, path).absolute() for path in paths if path]
+        raise malformed(file, error) from error
+    return [manifest_picture(file, path) for path in paths if path]
 
 
 def _alike(

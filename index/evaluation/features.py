@@ -1,19 +1,14 @@
-"""Vectors of many images in memory-mapped files; those of image files are resumed after a kill.
+"""Vectors of many images by their content, kept between runs and resumed after a kill.
 
-    <folder>/<key>/images.json         the images' names, in the order of the rows
-    <folder>/<key>/<facet>.npy         (N, D) float32, a row an image
-    <folder>/<key>/state.npy           (N,) uint8: 0 pending, 1 embedded, 2 not a readable image
-    <folder>/<key>/unreadable.jsonl    row and reason of each image of state 2
+    <folder>/hashes.sqlite    SHA-256 of the images' files, by address and stamp
+    <folder>/<key>/           a `model.content_bank.ContentBank` with an array for each facet
 
-Evaluation's galleries of a million images need no thumbnails and no catalog, so they bypass the
-embedding cache of a rebuild.
+An image that was embedded is found again under any name, in any folder or shard, and beside any
+other images. Evaluation's galleries of a million images need no thumbnails and no catalog, so they
+bypass the embedding cache of a rebuild.
 """
 
-import contextlib
 import hashlib
-import io
-import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,24 +16,20 @@ from typing import get_args
 
 import numpy as np
 import torch
-from numpy.lib.format import open_memmap
 
 from index.answering.ranking import Embeddings
 from index.building.embedding import ImageEmbedder
 from index.errors import EvaluationError
 from index.stores.vectors import Floats, Rows
 from model.config import Facet
+from model.content_bank import ContentBank
 from model.errors import ImageError
 from model.folders import Skipped
 from model.images import DECODING, DEFAULT_LIMITS, ImageLimits
 from model.preparing import prepare_batches
 from model.regular_files import shown
+from model.sources.hashes import hash_pictures
 from model.sources.picture import Picture, decode_picture
-
-PENDING, EMBEDDED, UNREADABLE = 0, 1, 2
-STATE, IMAGES, REASONS = "state.npy", "images.json", "unreadable.jsonl"
-
-UNREAD = "the file could not be read"  # beginning of a reason
 
 BATCH = 64  # images between two writes
 BLOCK = 16_384  # rows read at a time
@@ -78,7 +69,7 @@ class Features:
         for start in range(0, self.count, size):
             rows = self.rows[start : start + size]
             # A slice of a memory map is not copied.
-            whole = rows[-1] - rows[0] == len(rows) - 1
+            whole = np.array_equal(rows, np.arange(rows[0], rows[0] + len(rows)))
             yield self._load(slice(int(rows[0]), int(rows[-1]) + 1) if whole else rows)
 
     def _load(self, rows: Rows | slice) -> Embeddings:
@@ -107,14 +98,13 @@ def embed_images(
     limits: ImageLimits = DEFAULT_LIMITS,
     progress: Progress | None = None,
 ) -> ImageFeatures:
-    """Embed those images that have no embedding yet, and try again to read files that could not be.
+    """Embed those images whose content has no embedding yet.
 
     Every batch is written before it is marked as done, so that a killed run loses one batch at
-    most and the next run writes the same files.
+    most. Files that cannot be read are tried again by each run.
 
     Args:
-        folder: of the embedder's model; holds any number of such sets, keyed by the images' names
-            and stamps.
+        folder: of the embedder's model; holds the embeddings of any number of images.
         images: without repeats.
         embedder: the model.
         workers: threads that prepare images, and processes that decode them; at least one.
@@ -123,122 +113,110 @@ def embed_images(
 
     Raises:
         EvaluationError: an image is missing, or an embedding is not a unit vector.
+        SourceError: a remote place failed.
     """
-    place = folder / _key(images, limits)
-    place.mkdir(parents=True, exist_ok=True)
-    _replace(place / IMAGES, json.dumps([shown(one.address) for one in images], indent=0).encode())
-    if not (place / STATE).exists():
-        fresh = io.BytesIO()
-        np.save(fresh, np.full(len(images), PENDING, dtype=np.uint8))
-        _replace(place / STATE, fresh.getvalue())
-    state = open_memmap(place / STATE, mode="r+")
-    for row, reason in _reasons(place).items():
-        # Permissions and disks are mended without a change of the file.
-        if state[row] == UNREADABLE and reason.startswith(UNREAD):
-            state[row] = PENDING
-    _embed_pending(place, images, state, embedder, workers, limits, progress)
-    vectors: dict[Facet, Floats] = {
-        facet: np.load(place / f"{facet}.npy", mmap_mode="r")
-        for facet in get_args(Facet)
-        if (place / f"{facet}.npy").exists()
-    }
+    hashes = hash_pictures(folder, images, limits=limits, workers=workers, progress=progress)
+    recipe = hashlib.sha256(f"{DECODING}\0{limits}".encode()).hexdigest()[:16]
+    with ContentBank(folder / recipe) as bank:
+        _embed_missing(bank, images, hashes, embedder, workers, limits, progress)
+        rows = bank.rows(sha256 for sha256 in hashes if sha256)
+        arrays = bank.arrays()
+    places = [rows.get(sha256, CHANGED) if sha256 else None for sha256 in hashes]
+    key = hashlib.sha256(recipe.encode())
+    for sha256 in hashes:
+        key.update(f"{sha256}\n".encode())
     return ImageFeatures(
-        key=place.name,
-        vectors=vectors,
-        rows=np.flatnonzero(state == EMBEDDED),
+        key=key.hexdigest()[:16],
+        vectors={facet: arrays[facet] for facet in get_args(Facet) if facet in arrays},
+        rows=np.array([row for row in places if isinstance(row, int)], dtype=np.int64),
         images=images,
-        unreadable=_unreadable(place, images, state),
+        unreadable=[
+            Skipped(shown(one.address), row or _why_unreadable(one, limits))
+            for one, row in zip(images, places, strict=True)
+            if not isinstance(row, int)
+        ],
     )
 
 
-def _embed_pending(
-    place: Path,
+CHANGED = "the file changed while it was read; run the command again"
+
+
+def _why_unreadable(image: Picture, limits: ImageLimits) -> str:
+    """Returns the reason for which a picture's bytes cannot be read.
+
+    Raises:
+        EvaluationError: there is no such file any more.
+    """
+    try:
+        image.stamp  # noqa: B018 - it tells whether the file is there
+        decode_picture(image, limits)
+    except ImageError as error:
+        return str(error)
+    except OSError as error:
+        raise EvaluationError(
+            f"the image {shown(image.address)} cannot be read: {error.strerror}"
+        ) from error
+    return CHANGED
+
+
+def _embed_missing(
+    bank: ContentBank,
     images: Sequence[Picture],
-    state: "np.memmap[tuple[int, ...], np.dtype[np.uint8]]",
+    hashes: Sequence[str | None],
     embedder: ImageEmbedder,
     workers: int,
     limits: ImageLimits,
     progress: Progress | None,
 ) -> None:
-    pending: Rows = np.flatnonzero(state == PENDING)
-    done = len(images) - len(pending)
-    started = bool((state == EMBEDDED).any())
+    first = {sha256: place for place, sha256 in reversed(list(enumerate(hashes))) if sha256}
+    known = bank.rows(first)
+    todo = sorted(place for sha256, place in first.items() if sha256 not in known)
+    done = len(images) - len(todo)
     batches = prepare_batches(
-        (images[row] for row in pending), _Pixels(embedder, limits), batch=BATCH, workers=workers
+        (images[place] for place in todo),
+        _Pixels(embedder, limits),
+        batch=BATCH,
+        workers=workers,
     )
-    maps: dict[Facet, np.memmap[tuple[int, ...], np.dtype[np.float32]]] = {}
     for batch in batches:
-        rows, pending = pending[: len(batch)], pending[len(batch) :]
-        readable = np.array([not isinstance(pixels, str) for pixels in batch])
-        if readable.any():
-            made = embedder.embed_pixels([one for one in batch if not isinstance(one, str)])
+        places, todo = todo[: len(batch)], todo[len(batch) :]
+        readable: dict[str, torch.Tensor] = {}
+        reasons: dict[str, str] = {}
+        for place, item in zip(places, batch, strict=True):
+            sha256 = hashes[place]
+            assert sha256
+            if isinstance(item, str):
+                reasons[sha256] = item
+            elif item[0] == sha256:  # else it changed, and another image would have its place
+                readable[sha256] = item[1]
+        if readable:
+            made = embedder.embed_pixels(list(readable.values()))
             for facet, vectors in made.items():
                 _require_unit(facet, vectors)
-                if facet not in maps:
-                    maps[facet] = open_memmap(
-                        place / f"{facet}.npy",
-                        # A file from before the first finished batch is written anew.
-                        mode="r+" if started else "w+",
-                        dtype=np.float32,
-                        shape=(len(images), vectors.shape[1]),
-                    )
-                maps[facet][rows[readable]] = vectors
-                maps[facet].flush()
-            started = True
-        if not readable.all():
-            faults = zip(rows.tolist(), batch, strict=True)
-            _note(place / REASONS, [(row, one) for row, one in faults if isinstance(one, str)])
-        state[rows] = np.where(readable, EMBEDDED, UNREADABLE)
-        state.flush()
+            bank.add(list(readable), dict(made.items()))
+        bank.refuse(reasons)
         done += len(batch)
         if progress:
             progress(done, len(images))
 
 
 class _Pixels:
-    """Prepares an image's pixels, or the reason why it cannot be read; safe in several threads."""
+    """Prepares an image's hash and pixels, or the reason why it cannot be decoded.
+
+    Safe in several threads.
+    """
 
     def __init__(self, embedder: ImageEmbedder, limits: ImageLimits) -> None:
         self._limits = limits
         self._preprocess = embedder.preprocess
 
-    def __call__(self, image: Picture) -> torch.Tensor | str:
+    def __call__(self, image: Picture) -> tuple[str, torch.Tensor] | str:
         """Read, decode and preprocess one image."""
         try:
-            return self._preprocess(decode_picture(image, self._limits).pixels)
+            decoded = decode_picture(image, self._limits)
         except ImageError as error:
             return str(error)
-
-
-def _note(path: Path, faults: Sequence[tuple[int, str]]) -> None:
-    """Append rows and reasons; a row may be listed more than once."""
-    with path.open("a", encoding="utf-8") as file:
-        file.writelines(json.dumps(fault) + "\n" for fault in faults)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _unreadable(
-    place: Path,
-    images: Sequence[Picture],
-    state: "np.memmap[tuple[int, ...], np.dtype[np.uint8]]",
-) -> list[Skipped]:
-    reasons = _reasons(place)
-    rows = np.flatnonzero(state == UNREADABLE).tolist()
-    return [
-        Skipped(shown(images[row].address), reasons.get(row, "not a readable image"))
-        for row in rows
-    ]
-
-
-def _reasons(place: Path) -> dict[int, str]:
-    """Return the last reason noted for each row."""
-    path, reasons = place / REASONS, dict[int, str]()
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        with contextlib.suppress(ValueError):  # a line that a kill cut short
-            row, reason = json.loads(line)
-            reasons[row] = reason
-    return reasons
+        return decoded.sha256, self._preprocess(decoded.pixels)
 
 
 def _require_unit(facet: Facet, vectors: Floats) -> None:
@@ -249,22 +227,3 @@ def _require_unit(facet: Facet, vectors: Floats) -> None:
             f"{int(wrong.sum())} {facet} embeddings are not unit vectors; the model is damaged or "
             "its features are constant: train it again"
         )
-
-
-def _key(images: Sequence[Picture], limits: ImageLimits) -> str:
-    """Return a hash of the images' names and stamps, and of the decoding."""
-    digest = hashlib.sha256(f"{DECODING}\0{limits}\n".encode())
-    for one in images:
-        try:
-            digest.update(f"{shown(one.address)}\0{one.stamp.text}\n".encode())
-        except OSError as error:
-            raise EvaluationError(
-                f"the image {shown(one.address)} cannot be read: {error.strerror}"
-            ) from error
-    return digest.hexdigest()[:16]
-
-
-def _replace(path: Path, content: bytes) -> None:
-    draft = path.with_name(f".{path.name}")
-    draft.write_bytes(content)
-    draft.replace(path)

@@ -18,6 +18,7 @@ from index.building.source import manifest_path
 from index.errors import EvaluationError
 from index.evaluation.metrics import average_precision, cllr, hit_at, macro_mean, min_cllr
 from index.names import concept_id
+from model.sources.local import LocalFile
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def read_pairs(path: Path) -> list[Pair]:
     Raises:
         EvaluationError: a column is missing, or no row names a concept.
     """
-    records = read_manifest(path, ("path", "concepts", "kind"))
+    records = read_manifest(LocalFile(path), ("path", "concepts", "kind"))
     missing = [column for column in ("path", "concepts") if column not in records.columns]
     if missing:
         raise EvaluationError(
@@ -102,7 +103,7 @@ def read_pairs(path: Path) -> list[Pair]:
             and (concepts := _concepts(record.text("concepts") or ""))
         ]
     except RecordError as error:
-        raise malformed(path, error) from error
+        raise malformed(LocalFile(path), error) from error
     if not pairs:
         raise EvaluationError(f"{path} names no pairs of an image and its concepts")
     return pairs

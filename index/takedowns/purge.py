@@ -74,7 +74,7 @@ def purge(data: DataFolder) -> Purged:
         versions, left = _remove_versions(data, held)
         features = data.features.exists()
         if features:
-            # A bank does not record the image of a row; the next training run recomputes it.
+            # The next training run computes the rows of the other images again.
             shutil.rmtree(data.features, ignore_errors=True)
         runs = _earlier_runs(data.pretraining, takedowns)
         for run in runs:

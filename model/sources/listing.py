@@ -1,25 +1,46 @@
-"""List the pictures that training takes, of whatever kind their places are."""
+"""List the pictures of sources without their labels, for training, pre-training and galleries."""
 
-from collections.abc import Hashable, Iterable
-from pathlib import Path
+from collections.abc import Hashable, Iterable, Iterator
+from pathlib import Path, PurePosixPath
 
-from model.errors import TrainingError
-from model.folders import Skip, Skipped, find_images, first_of, ignore, is_folder, named
+from model.content import PICTURE_SUFFIXES
+from model.errors import SourceError, TrainingError
+from model.folders import (
+    NOT_AN_IMAGE,
+    Skip,
+    Skipped,
+    first_of,
+    ignore,
+    is_folder,
+    list_files,
+    only_images,
+    unused_name,
+)
+from model.regular_files import shown
 from model.sources.local import LocalFile
+from model.sources.parquet import PARQUET, Cell, image_column, open_table
 from model.sources.picture import Picture
+from model.sources.places import expand, local_path
+from model.sources.remote import RemoteFile, files_below, is_url, remote_file, shown_url
+from model.sources.tar import SHARD, find_shard, members, not_a_picture
+
+SHARDS = {SHARD, PARQUET}
 
 
-def list_pictures(paths: Iterable[Path], skip: Skip = ignore) -> list[Picture]:
-    """Returns the pictures named by ``paths``, without repeats: files, or all in folders.
+def list_pictures(sources: Iterable[Path | str], skip: Skip = ignore) -> list[Picture]:
+    """Returns the pictures named by ``sources``, without repeats.
 
     Args:
-        paths: files, taken as they are, and folders.
-        skip: called with everything in the folders that is not used.
+        sources: paths or URLs of image files, which are taken as they are, of tar shards, of
+            Parquet files with a column of images, and of folders of all of these; braces and
+            wildcards name several.
+        skip: called with everything in folders and shards that is not used.
 
     Raises:
         TrainingError: a path does not exist or cannot be read, or nothing was found at all.
+        SourceError: a shard is damaged, or a URL cannot be read.
     """
-    paths = list(paths)
+    given = [one for source in sources for one in expand(local_path(str(source)))]
     skipped: list[Skipped] = []
 
     def note(one: Skipped) -> None:
@@ -27,9 +48,119 @@ def list_pictures(paths: Iterable[Path], skip: Skip = ignore) -> list[Picture]:
         skip(one)
 
     found: dict[Hashable, Picture] = {}
-    for path in paths:
-        for image in find_images(path, note) if is_folder(path) else [path]:
-            found.setdefault(file := image.resolve(), LocalFile(file))
+    for one in given:
+        for picture in _remote(one, note) if is_url(one) else _local(Path(one), note):
+            found.setdefault(_identity(picture), picture)
     if not found:
-        raise TrainingError(f"no images were found below {named(paths)}{first_of(skipped)}")
+        names = ", ".join(shown_url(one) if is_url(one) else shown(one) for one in given)
+        raise TrainingError(f"no images were found below {names}{first_of(skipped)}")
     return list(found.values())
+
+
+def pictures_in(shard: Picture, skip: Skip = ignore) -> list[Picture]:
+    """Returns the pictures in a tar shard or a Parquet file, once it is known to be whole.
+
+    Args:
+        shard: the file; its name tells which of the two it is.
+        skip: called with each member of a tar that is no picture.
+
+    Raises:
+        SourceError: it is damaged, cut short or compressed, or has no column of images.
+        OSError: it cannot be read.
+    """
+    if shard.name.lower().endswith(PARQUET):
+        table = open_table(shard)
+        column = image_column(table.schema_arrow)
+        if column is None:
+            raise SourceError(f"{shown(shard.address)} has no column of images")
+        return [Cell(shard, column, row) for row in range(table.metadata.num_rows)]
+    pictures: list[Picture] = []
+    for member in members(shard):
+        if reason := not_a_picture(member):
+            skip(Skipped(shown(member.address), reason))
+        else:
+            pictures.append(member)
+    return pictures
+
+
+def _local(path: Path, skip: Skip) -> Iterator[Picture]:
+    if not path.exists() and (parts := find_shard(path.parent.resolve() / path.name)):
+        yield from _shard(parts, skip, path)
+        return
+    if not is_folder(path):
+        if shard := find_shard(path.parent.resolve() / path.name):
+            yield from _shard(_named(path) if isinstance(shard, LocalFile) else shard, skip, path)
+        elif path.suffix.lower() == PARQUET:
+            yield from _shard(_named(path), skip, path)
+        else:
+            yield LocalFile(path.resolve())
+        return
+    files = list_files(path, skip)
+    for file in files:
+        if file.suffix.lower() in SHARDS:
+            yield from _in_folder(_named(file), skip)
+    for file in only_images((f for f in files if f.suffix.lower() not in SHARDS), skip):
+        yield LocalFile(file.resolve())
+
+
+def _named(shard: Path) -> LocalFile:
+    """Returns a shard under its real name, or, if that does not tell its kind, as it is named."""
+    real = shard.resolve()
+    return LocalFile(real if real.suffix.lower() in SHARDS else shard.absolute())
+
+
+def _shard(shard: Picture, skip: Skip, path: Path) -> list[Picture]:
+    try:
+        return pictures_in(shard, skip)
+    except OSError as error:
+        raise TrainingError(f"{shown(path)}: {error.strerror or error}") from error
+
+
+def _in_folder(shard: Picture, skip: Skip) -> list[Picture]:
+    """Returns the pictures of a shard in a folder, where a Parquet file may be something else."""
+    try:
+        table = open_table(shard) if shard.name.lower().endswith(PARQUET) else None
+        if table and image_column(table.schema_arrow) is None:
+            skip(Skipped(shown(shard.address), NOT_AN_IMAGE))
+            return []
+        return pictures_in(shard, skip)
+    except OSError as error:
+        reason = f"the file could not be read: {error.strerror or error}"
+        skip(Skipped(shown(shard.address), reason))
+        return []
+
+
+def _remote(url: str, skip: Skip) -> Iterator[Picture]:
+    file = RemoteFile(url)
+    suffix = PurePosixPath(file.name).suffix.lower()
+    try:
+        if suffix in SHARDS:
+            yield from pictures_in(remote_file(url), skip)
+        elif suffix in PICTURE_SUFFIXES:
+            yield file
+        else:
+            yield from _below(url, skip)
+    except OSError as error:
+        raise SourceError(f"{file.address}: {error.strerror or error}") from error
+
+
+def _below(url: str, skip: Skip) -> Iterator[Picture]:
+    for path, file in files_below(url):
+        *folders, name = path.split("/")
+        reasons: list[str | None] = [unused_name(part, folder=True) for part in folders]
+        suffix = PurePosixPath(name).suffix.lower()
+        if reason := next(filter(None, [*reasons, unused_name(name, folder=False)]), None):
+            skip(Skipped(file.address, reason))
+        elif suffix in SHARDS:
+            yield from _in_folder(file, skip)
+        elif suffix in PICTURE_SUFFIXES:
+            yield file
+        else:
+            skip(Skipped(file.address, NOT_AN_IMAGE))
+
+
+def _identity(picture: Picture) -> Hashable:
+    try:
+        return picture.identity
+    except OSError:  # whoever reads it learns the reason
+        return picture.address

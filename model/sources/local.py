@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model.folders import identity
-from model.regular_files import open_file
+from model.regular_files import open_file, require_regular
 from model.sources.picture import Picture, Stamp
 
 
@@ -28,7 +28,9 @@ class LocalFile:
     @property
     def size(self) -> int:
         """Return the number of bytes."""
-        return self.path.stat().st_size
+        state = self.path.stat()
+        require_regular(state.st_mode, self.path)
+        return state.st_size
 
     @property
     def stamp(self) -> Stamp:

@@ -28,10 +28,12 @@ class Stamp:
     Attributes:
         text: equal as long as the content is; empty if its place tells nothing of the kind.
         changed: time of the last change, in seconds since the epoch.
+        sha256: of the content, hexadecimal, if it is known already.
     """
 
     text: str
     changed: float = 0.0
+    sha256: str = ""
 
     @property
     def settled(self) -> bool:
@@ -41,6 +43,9 @@ class Stamp:
 
 class Picture(Protocol):
     """An encoded picture that lies somewhere, or a file that holds pictures."""
+
+    def __hash__(self) -> int:
+        """Return a hash of its place: pictures are values."""
 
     @property
     def address(self) -> str:
@@ -118,7 +123,7 @@ def hash_picture(picture: Picture, limits: ImageLimits = DEFAULT_LIMITS) -> str:
     Raises:
         ImageTooLargeError, OSError: as `read_picture`.
     """
-    return hashlib.sha256(read_picture(picture, limits)).hexdigest()
+    return picture.stamp.sha256 or hashlib.sha256(read_picture(picture, limits)).hexdigest()
 
 
 class _Raw(io.RawIOBase):
@@ -139,6 +144,11 @@ class _Raw(io.RawIOBase):
         origin = {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}
         self._place = origin[whence] + offset
         return self._place
+
+    def readall(self) -> bytes:
+        data = self._file.read(None, self._place)
+        self._place += len(data)
+        return data
 
     def readinto(self, buffer: Any, /) -> int:
         data = self._file.read(len(buffer), self._place)

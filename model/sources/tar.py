@@ -5,11 +5,12 @@ such as ``split`` cut a file into: ``x.tar.001``, ``x.tar.002`` or ``x.tar.aa``,
 """
 
 import errno
+import hashlib
 import re
 import tarfile
 from bisect import bisect_right
 from collections.abc import Hashable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
@@ -21,6 +22,7 @@ from model.images import begins_image
 from model.regular_files import open_file, shown
 from model.sources.local import LocalFile
 from model.sources.picture import Picture, Stamp, opened
+from model.sources.remote import RemoteFile
 
 SHARD = ".tar"
 _PART = re.compile(
@@ -34,7 +36,7 @@ _COMPRESSED = {
     b"7z\xbc\xaf\x27\x1c": "7z",
     b"PK\x03\x04": "zip",
 }
-_CHECKED = 2**20  # bytes read at once behind the last member
+_CHECKED = 2**20  # bytes hashed, or read behind the last member, at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,7 @@ class Member:
     offset: int  # of its first byte
     size: int
     regular: bool = True  # False for a link or a device
+    sha256: str = ""  # of its bytes, if it is known
 
     @property
     def address(self) -> str:
@@ -62,7 +65,7 @@ class Member:
         """Return the shard's stamp with the place in it."""
         stamp = self.shard.stamp
         text = f"{stamp.text}#{self.offset}+{self.size}" if stamp.text else ""
-        return Stamp(text, stamp.changed)
+        return Stamp(text, stamp.changed, self.sha256)
 
     @property
     def identity(self) -> Hashable:
@@ -105,9 +108,12 @@ def members(shard: Picture) -> Iterator[Member]:
                     count += 1
                     tar.members.clear()  # type: ignore[attr-defined]  # else it keeps all of them
                     if not member.isdir():
-                        yield Member(
+                        found = Member(
                             shard, member.name, member.offset_data, member.size, member.isreg()
                         )
+                        # A shard at a URL comes by here whole: its members need not come again.
+                        remote = isinstance(shard, RemoteFile) and member.isreg()
+                        yield replace(found, sha256=_hash(found)) if remote else found
                 end = tar.offset
         except (tarfile.TarError, ValueError, OverflowError, MemoryError, RecursionError) as error:
             raise SourceError(
@@ -121,6 +127,13 @@ def members(shard: Picture) -> Iterator[Member]:
                 "neither a header nor the end): it is cut short or damaged; write it again as a "
                 "plain tar, or leave it out"
             )
+
+
+def _hash(member: Member) -> str:
+    digest = hashlib.sha256()
+    for start in range(0, member.size, _CHECKED):
+        digest.update(member.read(_CHECKED, start))
+    return digest.hexdigest()
 
 
 def not_a_picture(member: Member) -> str | None:

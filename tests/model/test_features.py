@@ -200,9 +200,9 @@ def test_a_file_name_need_not_be_utf_8(tmp_path, images, counting) -> None:
     images[0].rename(odd)
     bank = build(tmp_path / "bank", [odd, *images[1:]], counting)
     assert (len(bank), bank.unreadable) == (10, [])
-    odd.rename(other)  # another name, another bank
+    odd.rename(other)
     build(tmp_path / "bank", [other, *images[1:]], counting)
-    assert counting.seen == 2 * 10 * (1 + VIEWS)
+    assert counting.seen == 10 * (1 + VIEWS)
 
 
 def test_no_readable_image_at_all_is_an_error(tmp_path, images, counting) -> None:
@@ -212,7 +212,33 @@ def test_no_readable_image_at_all_is_an_error(tmp_path, images, counting) -> Non
         build(tmp_path / "bank", images, counting)
 
 
-@pytest.mark.parametrize("change", ["weights", "preprocessing", "views", "images", "a file"])
+def test_features_are_found_by_content_and_those_of_new_images_are_added(
+    tmp_path, images, counting
+) -> None:
+    first = build(tmp_path / "bank", images, counting).descriptors["pooled"].copy()
+    (tmp_path / "moved").mkdir()
+    moved = [path.rename(tmp_path / "moved" / f"x-{path.name}") for path in reversed(images)]
+    counting.seen = 0
+    bank = build(tmp_path / "bank", moved, counting)
+    assert counting.seen == 0
+    assert np.array_equal(bank.descriptors["pooled"], first[::-1])  # in the order of the images
+    assert isinstance(bank.descriptors["pooled"], np.memmap)
+    patches(99).save(moved[3])
+    patches(100).save(tmp_path / "moved" / "new.png")
+    bank = build(tmp_path / "bank", [*moved, tmp_path / "moved" / "new.png"], counting)
+    assert counting.seen == 2 * (1 + VIEWS)
+    assert len(bank) == len(images) + 1
+    kept = [place for place in range(len(images)) if place != 3]
+    assert np.array_equal(bank.descriptors["pooled"][kept], first[::-1][kept])
+    with Image.open(moved[3]) as image:
+        expected = read(counting.backbone, image.convert("RGB"))["pooled"]
+    assert np.allclose(bank.descriptors["pooled"][3, 0], expected, atol=1e-4)
+    counting.seen = 0
+    assert len(build(tmp_path / "bank", moved[:5], counting)) == 5
+    assert counting.seen == 0
+
+
+@pytest.mark.parametrize("change", ["weights", "preprocessing", "views"])
 def test_another_recipe_makes_another_bank(tmp_path, images, counting, change: str) -> None:
     build(tmp_path / "bank", images, counting)
     other, views = counting, None
@@ -220,12 +246,8 @@ def test_another_recipe_makes_another_bank(tmp_path, images, counting, change: s
         other = CountingBackbone(seed=1)
     elif change == "preprocessing":
         other = CountingBackbone(mean=(0.5, 0.5, 0.5))
-    elif change == "views":
-        views = RandomViews(VIEWS, 32, seed=1)
-    elif change == "images":
-        images = images[1:]
     else:
-        patches(99).save(images[3])
+        views = RandomViews(VIEWS, 32, seed=1)
     other.seen = 0
     build(tmp_path / "bank", images, other, views=views)
     assert other.seen == len(images) * (1 + VIEWS)

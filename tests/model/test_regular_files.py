@@ -60,7 +60,7 @@ def test_a_file_without_bytes_for_now_is_refused_and_never_waited_for(
     """A FIFO with a writer answers as /proc/kmsg does, but says that it is no regular file."""
     os.mkfifo(tmp_path / "x")
     writer = os.open(tmp_path / "x", os.O_RDWR)
-    monkeypatch.setattr(regular_files, "_require_regular", lambda *_: None)
+    monkeypatch.setattr(regular_files, "require_regular", lambda *_: None)
     reads = [lambda file: file.read(), lambda file: file.read(9), lambda file: file.readinto(room)]
     reads += [lambda file: file.peek(), lambda file: hashlib.file_digest(file, "sha256")]
     room = bytearray(9)

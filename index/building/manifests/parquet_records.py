@@ -31,7 +31,7 @@ def read(file: BinaryIO, known: Sequence[str], note: Note) -> Records:
         names = Columns(known).names(table.column_names, "the schema")
         kept = []
         for name, column in zip(names, table.columns, strict=True):
-            if _holds_bytes(column.type):
+            if holds_bytes(column.type):
                 note(f"the column {name} holds bytes and is left out")
             else:
                 text = pa.types.is_temporal(column.type)
@@ -44,21 +44,22 @@ def read(file: BinaryIO, known: Sequence[str], note: Note) -> Records:
     records = []
     for row in range(table.num_rows):
         place = f"row {row + 1}"
-        values = {name: _plain(column[row]) for name, column in columns}
+        values = {name: plain(column[row]) for name, column in columns}
         present = {name: value for name, value in values.items() if value is not None}
         records.append(Record(place, checked(present, place)))
     return Records([name for name, _ in kept], records)
 
 
-def _holds_bytes(kind: pa.DataType) -> bool:
+def holds_bytes(kind: pa.DataType) -> bool:
+    """Returns True for a type of bytes, and for one that has bytes in it."""
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
         return True
     if pa.types.is_fixed_size_binary(kind):
         return True
-    return any(_holds_bytes(kind.field(place).type) for place in range(kind.num_fields))
+    return any(holds_bytes(kind.field(place).type) for place in range(kind.num_fields))
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Returns a value in types that JSON has."""
     match value:
         case float():
@@ -71,7 +72,7 @@ def _plain(value: Any) -> Any:
         case timedelta():
             return str(value)
         case list() | tuple():
-            return [_plain(item) for item in value]
+            return [plain(item) for item in value]
         case dict():
-            return {str(key): _plain(item) for key, item in value.items()}
+            return {str(key): plain(item) for key, item in value.items()}
     return value

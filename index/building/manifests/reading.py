@@ -7,7 +7,8 @@ from index.building.manifests import delimited, json_records, parquet_records
 from index.building.manifests.encoding import decode
 from index.building.manifests.records import Note, RecordError, Records
 from model.errors import SourceError
-from model.regular_files import open_file
+from model.regular_files import shown
+from model.sources.picture import Picture, opened
 
 DELIMITED = (".csv", ".tsv")
 JSON = (".json", ".jsonl", ".ndjson")
@@ -15,11 +16,11 @@ PARQUET = ".parquet"
 MANIFESTS = (*DELIMITED, *JSON, PARQUET)
 
 
-def read_manifest(source: Path, known: Sequence[str], note: Note | None = None) -> Records:
+def read_manifest(file: Picture, known: Sequence[str], note: Note | None = None) -> Records:
     """Returns the records of a manifest; the format's module has the details.
 
     Args:
-        source: the file; its name ends in one of `MANIFESTS`.
+        file: its name ends in one of `MANIFESTS`.
         known: columns with a meaning, such as ``path``.
         note: called with a message for the manifest's owner.
 
@@ -29,24 +30,24 @@ def read_manifest(source: Path, known: Sequence[str], note: Note | None = None) 
 
     def tell(sentence: str) -> None:
         if note:
-            note(f"manifest {source}: {sentence}")
+            note(f"manifest {name}: {sentence}")
 
-    suffix = source.suffix.lower()
+    name, suffix = shown(file.address), Path(file.name).suffix.lower()
     try:
-        with open_file(source) as file:
+        with opened(file) as reading:
             if suffix == PARQUET:
-                return parquet_records.read(file, known, tell)
-            text = decode(file.read(), tell)
+                return parquet_records.read(reading, known, tell)
+            text = decode(reading.read(), tell)
         if suffix in DELIMITED:
             return delimited.read(text, known)
         return json_records.read(text, known)
     except RecordError as error:
-        raise malformed(source, error) from error
+        raise malformed(file, error) from error
     except OSError as error:
-        raise SourceError(f"manifest {source} cannot be read: {error.strerror or error}") from error
+        raise SourceError(f"manifest {name} cannot be read: {error.strerror or error}") from error
 
 
-def malformed(source: Path, error: RecordError) -> SourceError:
+def malformed(file: Picture, error: RecordError) -> SourceError:
     """Returns the error to raise for a record that is malformed."""
     place = f"{error.place}: " if error.place else ""
-    return SourceError(f"manifest {source} cannot be read: {place}{error}")
+    return SourceError(f"manifest {shown(file.address)} cannot be read: {place}{error}")

@@ -68,7 +68,7 @@ def test_what_it_leaves_is_what_train_takes(usual, pictures: Path, tmp_path: Pat
         "--backbone-option", "input_size=32", "--data", tmp_path, "--workers", 0,
     )  # fmt: skip
     assert taken == 0
-    assert "trained on 12 images" in capsys.readouterr().out  # it reads no shards
+    assert "trained on 24 images" in capsys.readouterr().out  # those of the shard, too
 
 
 @pytest.mark.parametrize(

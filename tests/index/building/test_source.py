@@ -384,8 +384,8 @@ def test_a_csv_of_many_blocks_may_break_lines_within_cells(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"path": "a.png", "label": "x"}, r"lacks the column concept; it has path, label"),
-        ({"file": "a.png", "label": "x"}, r"lacks the columns path, concept; it has file, label"),
+        ({"path": "a.png", "style": "x"}, r"lacks the column concept; it has path, style"),
+        ({"file": "a.png", "style": "x"}, r"lacks the columns path, concept; it has file, style"),
     ],
 )
 def test_a_missing_column_is_named_with_those_there_are(
@@ -498,13 +498,6 @@ def test_words_that_differ_by_a_sharp_s_are_concepts_of_their_own(tmp_path: Path
     for name in ("Maße", "Masse"):
         picture(tmp_path / name / "a.png")
     assert concepts(read_sources([tmp_path])) == {"masse": "Masse", "maße": "Maße"}
-
-
-def test_one_concept_in_two_sources_is_refused_with_both_sources(tmp_path: Path) -> None:
-    for folder in ("first", "second"):
-        picture(tmp_path / folder / "Ada" / "a.png")
-    with pytest.raises(SourceError, match=r"'Ada' of .*second and 'Ada' of .*first"):
-        read_sources([tmp_path / "first", tmp_path / "second"])
 
 
 def test_several_sources_are_read_in_their_order(tmp_path: Path) -> None:

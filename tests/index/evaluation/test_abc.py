@@ -5,6 +5,7 @@ import errno
 import json
 import math
 import os
+import shutil
 import tarfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,9 +28,11 @@ from index.evaluation.abc_release import read_splits
 from index.evaluation.abc_report import AbcReport, read_ranks, score
 from index.evaluation.metrics import AbcProtocol
 from model.config import Facet
+from model.content_bank import ContentBank
 from model.images import read_image
 from model.regular_files import open_file
-from model.sources.picture import Picture
+from model.sources.local import LocalFile
+from model.sources.picture import Picture, hash_picture
 from tests.fakes import FakeEmbedder
 from tests.pictures import noise
 
@@ -254,17 +257,17 @@ def test_anyone_can_recompute_the_metrics(
 
 def test_features_are_kept_as_plain_arrays(abc_set: AbcSet, tmp_path: Path) -> None:
     abc_set.run(tmp_path / "out")
-    folders = list((tmp_path / "out" / "features" / SteadyEmbedder.model_id).iterdir())
-    assert len(folders) == 3
-    for folder in folders:
-        images = json.loads((folder / "images.json").read_text())
-        state = np.load(folder / "state.npy")
+    [index] = (tmp_path / "out" / "features" / SteadyEmbedder.model_id).glob("*/index.sqlite")
+    files = [*abc_set.distractors.rglob("*.png"), *abc_set.root.rglob("*.png")]
+    with ContentBank(index.parent) as bank:
+        paths = {hash_picture(LocalFile(path)): path for path in files}
+        rows = {sha256: row for sha256, row in bank.rows(paths).items() if isinstance(row, int)}
+        assert len(rows) > 50
         for facet in ("subject", "style"):
-            matrix = np.load(folder / f"{facet}.npy")
+            matrix = bank.arrays()[facet]
             assert matrix.dtype == np.float32
-            for row, path in enumerate(images):
-                if state[row] == 1:
-                    assert matrix[row].tolist() == embed(Path(path))[facet]
+            for sha256, row in rows.items():
+                assert matrix[row].tolist() == embed(paths[sha256])[facet]
 
 
 def test_worker_processes_make_the_same_files(abc_set: AbcSet, tmp_path: Path) -> None:
@@ -295,7 +298,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in folder.rglob("*")
-        if path.is_file() and path.name != ".lock"
+        if path.is_file() and path.name != ".lock" and ".sqlite" not in path.name
     }
 
 
@@ -336,13 +339,43 @@ def test_a_finished_run_embeds_and_ranks_nothing_again(abc_set: AbcSet, tmp_path
     assert abc_set.run(tmp_path, progress=killer(0)) == first
 
 
-def test_distractors_are_embedded_once_for_all_runs(abc_set: AbcSet, tmp_path: Path) -> None:
+def test_nothing_is_embedded_twice_when_images_move_or_some_are_added(
+    abc_set: AbcSet, tmp_path: Path
+) -> None:
+    first = abc_set.run(tmp_path / "out")
+    ranks = (tmp_path / "out" / first.name / "ranks.csv").read_bytes()
+    shutil.copytree(abc_set.distractors, tmp_path / "moved", copy_function=shutil.copyfile)
+    shutil.rmtree(abc_set.distractors)
+    with tarfile.open(tmp_path / "moved.tar", "w") as shard:
+        shard.add(tmp_path / "moved", "any")
+    steps: list[tuple[str, int, int]] = []
+
+    def run(source: Path) -> AbcReport:
+        steps.clear()
+        images = list_distractors([source])
+        again = abc_set.run(
+            tmp_path / "out", images=images, progress=lambda *step: steps.append(step)
+        )
+        steps[:] = [step for step in steps if not step[0].startswith("ranking")]
+        return again
+
+    for source in (tmp_path / "moved", tmp_path / "moved.tar"):
+        assert run(source).overall == first.overall
+        assert steps == []
+    assert (tmp_path / "out" / first.name / "ranks.csv").read_bytes() == ranks
+    noise(32, 32, seed=10_001).save(tmp_path / "moved" / "0-one-more.png")
+    assert run(tmp_path / "moved").distractors == first.distractors + 1
+    count = len(list_distractors([tmp_path / "moved"]))
+    assert steps == [("distractors", count, count)]
+
+
+def test_images_are_embedded_once_for_all_runs(abc_set: AbcSet, tmp_path: Path) -> None:
     abc_set.run(tmp_path)
     stages: set[str] = set()
     content = abc_set.content[1:]
     abc_set.file.write_text(json.dumps(content))
     abc_set.run(tmp_path, "one-gallery", progress=lambda stage, *_: stages.add(stage))
-    assert stages == set(STAGES) - {"distractors"}
+    assert stages == {"ranking test_small"}
 
 
 def test_ranks_of_another_release_are_not_taken_for_this_ones(
@@ -495,12 +528,12 @@ def test_wrong_distractors_are_named(abc_set: AbcSet, tmp_path: Path) -> None:
     packed = tmp_path / "laion_subset.7z.001"
     packed.write_bytes(b"7z\xbc\xaf\x27\x1c" + bytes(100))
     for source, message in {
-        empty: r"no distractor was found in .*empty",
+        empty: r"no images were found below .*empty",
         tmp_path / "gone": "no such file or folder",
         manifest: "lacks the column path",
         text: r"list\.txt: not an image, and no manifest",
         feats: "holds features, not images; name their folder with --features",
-        feats.parent: "holds no image; 1 files .* read features with --features",
+        feats.parent: "no images were found .* 1 files .* read features with --features",
         packed: "7z files are not read; unpack it",
     }.items():
         with pytest.raises(EvaluationError, match=message):

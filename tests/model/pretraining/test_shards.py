@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from model.errors import TrainingError
+from model.errors import SourceError, TrainingError
 from model.images import FORMATS, ImageLimits
 from model.pretraining.shards import collect_images
 from model.sources.picture import MAX_BYTES_PER_PIXEL
@@ -72,7 +72,7 @@ def test_a_shard_cut_short_is_an_error_that_names_it(shard: Path) -> None:
     with tarfile.open(shard) as archive:
         *_, last = (member for member in archive if member.isfile())
     shard.write_bytes(whole[: last.offset_data + last.size // 2])
-    with pytest.raises(TrainingError, match=r"shard .*shard\.tar .*cut short"):
+    with pytest.raises(SourceError, match=r"shard .*shard\.tar .*cut short"):
         collect_images([shard])
 
 
@@ -82,7 +82,7 @@ def test_a_damaged_header_halfway_is_an_error(shard: Path) -> None:
     data = bytearray(shard.read_bytes())
     data[third.offset + 100] ^= 1  # of its mode, so that the checksum is wrong
     shard.write_bytes(data)
-    with pytest.raises(TrainingError, match=r"shard .*shard\.tar .*damaged"):
+    with pytest.raises(SourceError, match=r"shard .*shard\.tar .*damaged"):
         collect_images([shard])
 
 
@@ -92,7 +92,7 @@ def test_headers_blanked_halfway_are_an_error(shard: Path) -> None:
     data = bytearray(shard.read_bytes())
     data[third.offset : third.offset + 1024] = bytes(1024)  # as where an archive ends
     shard.write_bytes(data)
-    with pytest.raises(TrainingError, match=r"shard .*shard\.tar .*damaged"):
+    with pytest.raises(SourceError, match=r"shard .*shard\.tar .*damaged"):
         collect_images([shard])
 
 
@@ -101,7 +101,7 @@ def test_a_shard_cut_between_two_members_is_an_error(shard: Path, blocks: int) -
     with tarfile.open(shard) as archive:
         third = archive.getmembers()[2]
     shard.write_bytes(shard.read_bytes()[: third.offset] + bytes(512 * blocks))
-    with pytest.raises(TrainingError, match=r"shard .*shard\.tar .*cut short"):
+    with pytest.raises(SourceError, match=r"shard .*shard\.tar .*cut short"):
         collect_images([shard])
 
 
@@ -116,7 +116,7 @@ def test_a_forged_size_is_an_error(shard: Path, size: int) -> None:
     header[148:156] = b"%06o\0 " % sum(header)
     data[third.offset : third.offset + 512] = header
     shard.write_bytes(data)
-    with pytest.raises(TrainingError, match=r"shard .*shard\.tar cannot be read"):
+    with pytest.raises(SourceError, match=r"shard .*shard\.tar cannot be read"):
         collect_images([shard])
 
 
@@ -151,7 +151,7 @@ def test_images_too_large_are_left_out_and_named(shard: Path, tmp_path: Path) ->
 def test_what_is_no_shard_is_an_error_that_names_it(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "images.tar"
     path.write_bytes(content)
-    with pytest.raises(TrainingError, match=r"shard .*images\.tar cannot be read"):
+    with pytest.raises(SourceError, match=r"shard .*images\.tar cannot be read"):
         collect_images([path])
 
 
@@ -159,12 +159,12 @@ def test_a_compressed_shard_is_told_to_be_written_plain(shard: Path) -> None:
     packed = shard.with_name("packed.tar")
     with tarfile.open(packed, "w:gz") as archive:
         archive.add(shard.parent / "pictures")
-    with pytest.raises(TrainingError, match="plain tar"):
+    with pytest.raises(SourceError, match="plain tar"):
         collect_images([packed])
 
 
 def test_no_images_at_all_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="no readable images were found"):
+    with pytest.raises(TrainingError, match="no images were found"):
         collect_images([tmp_path])
     (tmp_path / "broken.png").write_bytes(encode(patches(0))[:8])
     with pytest.raises(TrainingError, match=r"1 files or folders were skipped.*broken\.png"):

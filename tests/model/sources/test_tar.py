@@ -115,7 +115,7 @@ def test_a_tar_without_images_is_named(tmp_path: Path) -> None:
     path = tmp_path / "texts.tar"
     with tarfile.open(path, "w") as archive:
         archive.add(__file__, "test.py")
-    with pytest.raises(EvaluationError, match="holds no image"):
+    with pytest.raises(EvaluationError, match="no images were found below"):
         list_distractors([path])
     path.write_bytes(b"no tar at all" * 100)
     with pytest.raises(SourceError, match="cannot be read"):

@@ -1,0 +1,298 @@
+"""Pictures in cells of Parquet files, as in data sets of Hugging Face: a column of encoded bytes.
+
+Files are read row group by row group and page by page, never whole. No page may be larger than
+`MAX_PAGE`, which is checked in the pages' headers (Apache Parquet, format/PageHeader, in Thrift's
+compact protocol) before any of them is read.
+"""
+
+import errno
+import os
+import threading
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from model.errors import SourceError
+from model.regular_files import shown
+from model.sources.picture import Picture, Stamp, opened
+
+PARQUET = ".parquet"
+MAX_PAGE = 2**28  # bytes; a page holds one cell at least
+_HEADER = 2**16  # bytes read to find a page's header, which can hold the smallest and largest value
+_BUFFER = 2**20  # bytes of a column read at once
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A picture in a row of a Parquet file.
+
+    Args:
+        file: the Parquet file.
+        column: path of the column of bytes, such as ``image.bytes``.
+        row: counted from 0.
+    """
+
+    file: Picture
+    column: str
+    row: int
+
+    @property
+    def address(self) -> str:
+        """Return the file's address, and the row behind ``#``."""
+        return f"{self.file.address}#{self.row}"
+
+    @property
+    def name(self) -> str:
+        """Return the row's number."""
+        return str(self.row)
+
+    @property
+    def size(self) -> int:
+        """Return the number of bytes."""
+        return len(self.read())
+
+    @property
+    def stamp(self) -> Stamp:
+        """Return the file's stamp with the row."""
+        stamp = self.file.stamp
+        return Stamp(f"{stamp.text}#{self.row}" if stamp.text else "", stamp.changed)
+
+    @property
+    def identity(self) -> Hashable:
+        """Return the file's identity and the row."""
+        return self.file.identity, self.row
+
+    def read(self, size: int | None = None, offset: int = 0) -> bytes:
+        """Return the picture's bytes from a position on, all or some of them."""
+        data = _column(self.file, self.column, self.file.stamp.text, os.getpid()).cell(self.row)
+        return data[offset:] if size is None else data[offset : offset + size]
+
+
+def image_column(schema: pa.Schema) -> str | None:
+    """Returns the path of the column of encoded images; None if there is none.
+
+    The column is a struct with ``bytes``, or one of bytes; ``image`` comes before others.
+    """
+    found: list[tuple[bool, str]] = []
+    for field in schema:
+        if _is_bytes(field.type):
+            found.append((field.name.lower() not in _NAMES, field.name))
+        elif pa.types.is_struct(field.type):
+            place = field.type.get_field_index("bytes")
+            if place >= 0 and _is_bytes(field.type.field(place).type):
+                found.append((field.name.lower() not in _NAMES, f"{field.name}.bytes"))
+    return min(found, key=lambda one: one[0])[1] if found else None
+
+
+_NAMES = ("image", "img", "picture", "jpg", "png")
+
+
+def open_table(file: Picture) -> pq.ParquetFile:
+    """Open a Parquet file.
+
+    Raises:
+        SourceError: it is no Parquet file, or is cut short.
+        OSError: it cannot be read.
+    """
+    try:
+        return pq.ParquetFile(opened(file), buffer_size=_BUFFER, pre_buffer=False)
+    except (pa.ArrowException, ValueError) as error:
+        raise _broken(file, error) from error
+
+
+class _Column:
+    """Reads the cells of a column, fastest in order."""
+
+    def __init__(self, file: Picture, column: str) -> None:
+        self._file = file
+        self._name = column
+        self._lock = threading.Lock()
+        self._table = open_table(file)
+        metadata = self._table.metadata
+        self._starts = [0]
+        for group in range(metadata.num_row_groups):
+            self._starts.append(self._starts[-1] + metadata.row_group(group).num_rows)
+        self._group = -1
+        self._cells: Iterator[bytes | None] = iter(())
+        self._next = 0  # the row that `_cells` gives next
+
+    def cell(self, row: int) -> bytes:
+        """Return a cell.
+
+        Raises:
+            SourceError: the file is damaged, or a page of its row group is too large.
+            OSError: the cell is empty, there is no such row, or the file cannot be read.
+        """
+        with self._lock:
+            if not 0 <= row < self._starts[-1]:
+                raise OSError(errno.ENOENT, f"there is no row {row}")
+            group = next(g for g, end in enumerate(self._starts[1:]) if row < end)
+            try:
+                if group != self._group or row < self._next:
+                    self._begin(group)
+                while self._next < row:
+                    next(self._cells)
+                    self._next += 1
+                data = next(self._cells)
+                self._next += 1
+            except (pa.ArrowException, StopIteration, ValueError) as error:
+                self._group = -1
+                raise _broken(self._file, error) from error
+        if data is None:
+            raise OSError(errno.ENODATA, "its cell is empty")
+        return data
+
+    def _begin(self, group: int) -> None:
+        """Go to the first row of a row group."""
+        require_small_pages(self._file, self._table, group, [self._name])
+        self._cells = self._read(group)
+        self._group, self._next = group, self._starts[group]
+
+    def _read(self, group: int) -> Iterator[bytes | None]:
+        for batch in self._table.iter_batches(
+            batch_size=1, row_groups=[group], columns=[self._name], use_threads=False
+        ):
+            cells = batch.column(0)
+            if pa.types.is_struct(cells.type):
+                cells = cells.field("bytes")
+            yield from (cell.as_py() for cell in cells)
+
+
+def require_small_pages(
+    file: Picture, table: pq.ParquetFile, group: int, columns: Sequence[str]
+) -> None:
+    """Check the pages of some columns in a row group before they are read.
+
+    Raises:
+        SourceError: a page is larger than `MAX_PAGE`.
+        ValueError: a page has no header.
+    """
+    about = table.metadata.row_group(group)
+    for place in range(about.num_columns):
+        chunk = about.column(place)
+        if not any(f"{chunk.path_in_schema}.".startswith(f"{name}.") for name in columns):
+            continue
+        start = chunk.data_page_offset
+        if chunk.dictionary_page_offset:
+            start = min(start, chunk.dictionary_page_offset)
+        end = start + chunk.total_compressed_size
+        while start < end:
+            size, packed, length = page_sizes(file.read(_HEADER, start))
+            if not (0 <= size <= MAX_PAGE and 0 <= packed <= MAX_PAGE):
+                least = max(size, packed) if min(size, packed) >= 0 else 2**31
+                raise SourceError(
+                    f"{shown(file.address)}: row group {group} has a page of {least:,} bytes or "
+                    f"more in {chunk.path_in_schema}, over {MAX_PAGE:,}, so a cell may be as "
+                    "large; write the file again without it, or with smaller pages"
+                )
+            start += length + packed
+
+
+@contextmanager
+def refusing(file: Picture) -> Iterator[None]:
+    """Turn errors of Arrow into `SourceError` with the file's address."""
+    try:
+        yield
+    except (pa.ArrowException, ValueError) as error:
+        raise _broken(file, error) from error
+
+
+def page_sizes(data: bytes) -> tuple[int, int, int]:
+    """Returns a page's size, its compressed size and that of its header, in bytes.
+
+    Args:
+        data: begins with the header.
+
+    Raises:
+        ValueError: it is no page header.
+    """
+    reader = _Compact(data)
+    found = {number: value for number, value in reader.struct() if number in {2, 3}}
+    if found.keys() != {2, 3}:
+        raise ValueError("a page has no header")
+    return found[2], found[3], reader.place
+
+
+class _Compact:
+    """Reads structs in Thrift's compact protocol."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self.place = 0
+
+    def struct(self, depth: int = 0) -> Iterator[tuple[int, Any]]:
+        """Yield each field's number and value, of whole numbers alone; others are None."""
+        number = 0
+        while kind := self._byte():
+            number = number + (kind >> 4) if kind >> 4 else self._zigzag()
+            yield number, self._value(kind & 15, depth)
+
+    def _value(self, kind: int, depth: int) -> int | None:
+        if depth > 8:
+            raise ValueError("a page header is nested too deeply")
+        match kind:
+            case 1 | 2:  # a truth value, which the kind itself tells
+                return None
+            case 3:
+                self.place += 1
+            case 4 | 5 | 6:
+                return self._zigzag()
+            case 7:
+                self.place += 8
+            case 8:
+                length = self._number()
+                self.place += length
+            case 12:
+                for _ in self.struct(depth + 1):
+                    pass
+            case _:
+                raise ValueError("a page header has a field of an unknown kind")
+        return None
+
+    def _byte(self) -> int:
+        if self.place >= len(self._data):
+            raise ValueError("a page header is cut short")
+        self.place += 1
+        return self._data[self.place - 1]
+
+    def _number(self) -> int:
+        value = shift = 0
+        while (byte := self._byte()) & 128:
+            value |= (byte & 127) << shift
+            shift += 7
+            if shift > 63:
+                raise ValueError("a page header has a number that is too long")
+        return value | byte << shift
+
+    def _zigzag(self) -> int:
+        value = self._number()
+        return value >> 1 ^ -(value & 1)
+
+
+@lru_cache(maxsize=4)
+def _column(
+    file: Picture,
+    column: str,
+    stamp: str,  # noqa: ARG001 - another content has another reader
+    process: int,  # noqa: ARG001 - and so has a process that was forked
+) -> _Column:
+    return _Column(file, column)
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
+    )
+
+
+def _broken(file: Picture, error: BaseException) -> SourceError:
+    cause = " ".join(str(error).split())[:200] or "it ends too early"
+    return SourceError(
+        f"{shown(file.address)} cannot be read ({cause}): it is no Parquet file, cut short or "
+        "damaged; write it again, or leave it out"
+    )

@@ -1,0 +1,578 @@
+"""One collection in every kind of source: the same exemplars, vectors and versions."""
+
+import io
+import json
+import multiprocessing
+import os
+import signal
+import tarfile
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from index.building import rebuild as rebuild_module
+from index.building.embedding_cache import EmbeddingCache
+from index.building.rebuild import RebuildOptions, rebuild
+from index.building.source import SourceExemplar, read_sources
+from index.layout import DataFolder
+from index.snapshot import open_published, published_version
+from index.verify import verify
+from model.errors import SourceError, TrainingError
+from model.folders import Skipped
+from model.sources import parquet, remote
+from model.sources.listing import list_pictures
+from model.sources.places import picture_at
+from tests.fakes import FakeEmbedder, patches
+from tests.remote import (
+    BUSY,
+    REFUSED,
+    ObjectStore,
+    cut_off,
+    file_server,
+    forget,
+    object_store,
+    times,
+)
+
+CONCEPTS, EACH = 3, 4
+PARTS = 2  # shards
+
+
+@pytest.fixture(scope="module")
+def patch() -> Iterator[pytest.MonkeyPatch]:
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
+
+
+@pytest.fixture(scope="module")
+def places(
+    tmp_path_factory: pytest.TempPathFactory, patch: pytest.MonkeyPatch
+) -> Iterator[dict[str, str]]:
+    """The sources of one collection, by kind, and the folder that all lie in."""
+    root = tmp_path_factory.mktemp("sources")
+    files = draw(root / "folder")
+    write_manifest(root / "manifest", files)
+    write_shards(root / "tar", files)
+    write_tables(root / "parquet", files)
+    with object_store(patch) as store, file_server(root) as url:
+        bucket = store.put(root)
+        yield {
+            "root": str(root),
+            "folder": f"{root}/folder",
+            "manifest": f"{root}/manifest/list.csv",
+            "tar": f"{root}/tar/part-{{000..00{PARTS - 1}}}.tar",
+            "folder of shards": f"{root}/tar",
+            "parquet": f"{root}/parquet/*.parquet",
+            "s3 folder": f"{bucket}/folder",
+            "s3 manifest": f"{bucket}/manifest/list.csv",
+            "s3 tar": f"{bucket}/tar/part-{{000..00{PARTS - 1}}}.tar",
+            "s3 parquet": f"{bucket}/parquet",
+            "http folder": f"{url}/folder/",
+            "http tar": f"{url}/tar/",
+            "http parquet": f"{url}/parquet/train-{{0..{PARTS - 1}}}.parquet",
+        }
+
+
+KINDS = [
+    "manifest", "tar", "folder of shards", "parquet", "s3 folder", "s3 manifest", "s3 tar",
+    "s3 parquet", "http folder", "http tar", "http parquet",
+]  # fmt: skip
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
+    with object_store(monkeypatch) as store:
+        yield store
+
+
+def draw(folder: Path) -> list[Path]:
+    for concept in range(CONCEPTS):
+        below = folder / f"Concept {concept}"
+        below.mkdir(parents=True)
+        for number in range(EACH):
+            patches(10 * concept + number, side=64).save(below / f"{number}.png")
+    return sorted(folder.rglob("*.png"))
+
+
+def write_manifest(folder: Path, files: Sequence[Path]) -> None:
+    """A list as of imagefolder, of pictures that lie beside it."""
+    folder.mkdir()
+    lines = ["file_name,label"]
+    for number, file in enumerate(files):
+        (folder / f"{number:02}.png").write_bytes(file.read_bytes())
+        lines.append(f"{number:02}.png,{file.parent.name}")
+    (folder / "list.csv").write_text("\n".join(lines) + "\n")
+
+
+def write_shards(folder: Path, files: Sequence[Path]) -> None:
+    """Shards in WebDataset's naming, one with labels in JSON, the others in ``.cls``."""
+    folder.mkdir()
+    size = -(-len(files) // PARTS)
+    for part in range(PARTS):
+        members = {}
+        for number, file in enumerate(files[part * size : (part + 1) * size]):
+            key, label = f"{part}{number:05}", file.parent.name
+            members[f"{key}.png"] = file.read_bytes()
+            if part:
+                members[f"{key}.cls"] = label.encode()
+            else:
+                members[f"{key}.json"] = json.dumps({"label": label, "year": 1843}).encode()
+        write_tar(folder / f"part-{part:03}.tar", members)
+
+
+def write_tar(path: Path, members: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w") as shard:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            shard.addfile(info, io.BytesIO(data))
+    return path
+
+
+def write_tables(folder: Path, files: Sequence[Path]) -> None:
+    """Parquet files as `datasets` writes them: an image's bytes, and a class label."""
+    folder.mkdir()
+    names = sorted({file.parent.name for file in files})
+    about = {"image": {"_type": "Image"}, "label": {"names": names, "_type": "ClassLabel"}}
+    size = -(-len(files) // PARTS)
+    for part in range(PARTS):
+        own = files[part * size : (part + 1) * size]
+        table = pa.table(
+            {
+                "image": [{"bytes": file.read_bytes(), "path": file.name} for file in own],
+                "label": [names.index(file.parent.name) for file in own],
+            }
+        ).replace_schema_metadata({"huggingface": json.dumps({"info": {"features": about}})})
+        pq.write_table(table, folder / f"train-{part}.parquet", row_group_size=4)
+
+
+class Counting(FakeEmbedder):
+    """Counts the images that it embeds, in a file, so that a killed process has counted, too."""
+
+    def __init__(self, log: Path) -> None:
+        self._log = log
+
+    @property
+    def count(self) -> int:
+        return self._log.stat().st_size if self._log.exists() else 0
+
+    def embed_pixels(self, pixels: Sequence[torch.Tensor]) -> dict:
+        with self._log.open("ab", buffering=0) as file:
+            file.write(b"." * len(pixels))
+        return super().embed_pixels(pixels)
+
+
+def built(root: Path, exemplars: Sequence[SourceExemplar]) -> dict[str, bytes]:
+    """The vectors of a version built of these exemplars, by content, concept and facet."""
+    data = DataFolder(root)
+    rebuild(data, exemplars, FakeEmbedder(), RebuildOptions(canary_rate=0))
+    snapshot = open_published(data.index)
+    try:
+        return {
+            f"{one.sha256}/{one.concept_id}/{facet}": snapshot.vectors.vectors(
+                facet, [one.row]
+            ).tobytes()
+            for one in snapshot.catalog.exemplars()
+            for facet in snapshot.manifest.dimensions
+        }
+    finally:
+        snapshot.close()
+
+
+@pytest.fixture(autouse=True)
+def few_null_queries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rebuild_module, "NULL_QUERIES", 20)
+
+
+@pytest.fixture(scope="module")
+def expected(places: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rebuild_module, "NULL_QUERIES", 20)
+        return built(tmp_path_factory.mktemp("folder"), read_sources([places["folder"]]))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_of_source_gives_the_same_vectors(
+    places: dict[str, str], expected: dict[str, bytes], tmp_path: Path, kind: str
+) -> None:
+    exemplars = read_sources([places[kind]])
+    assert len(exemplars) == CONCEPTS * EACH
+    assert built(tmp_path, exemplars) == expected
+    for exemplar in exemplars[:: EACH + 1]:
+        again = picture_at(exemplar.picture.address)  # as the catalog keeps it
+        assert again.read() == exemplar.picture.read()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_of_source_can_be_trained_on(places: dict[str, str], kind: str) -> None:
+    if "manifest" in kind:
+        places = {kind: places[kind].rpartition("/")[0]}  # their folder: labels do not matter
+    found = {picture.read() for picture in list_pictures([places[kind]])}
+    wanted = {picture.read() for picture in list_pictures([places.get("folder", places[kind])])}
+    assert (len(found), found) == (CONCEPTS * EACH, wanted)
+
+
+def killed_rebuild(root: Path, source: str, environment: dict[str, str]) -> None:
+    """Rebuild in a process of its own, which is killed when the first batch is stored."""
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    rebuild_module.NULL_QUERIES = 20
+    add = EmbeddingCache.add
+
+    def add_and_die(cache: EmbeddingCache, images: list) -> None:
+        half = list(images)[: CONCEPTS * EACH // 2]
+        add(cache, half)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    EmbeddingCache.add = add_and_die  # type: ignore[method-assign]
+    rebuild(DataFolder(root / "data"), read_sources([source]), Counting(root / "log"))
+
+
+@pytest.mark.parametrize("kind", ["folder", "tar", "parquet", "s3 folder", "s3 tar", "s3 parquet"])
+def test_a_killed_rebuild_goes_on(
+    places: dict[str, str], expected: dict[str, bytes], tmp_path: Path, kind: str
+) -> None:
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload([__name__])
+    environment = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    worker = processes.Process(target=killed_rebuild, args=(tmp_path, places[kind], environment))
+    worker.start()
+    worker.join()
+    assert worker.exitcode == -signal.SIGKILL
+    data, embedder = DataFolder(tmp_path / "data"), Counting(tmp_path / "again")
+    assert published_version(data.index) is None
+    summary = rebuild(data, read_sources([places[kind]]), embedder, RebuildOptions(canary_rate=0))
+    assert summary.embedded == CONCEPTS * EACH - CONCEPTS * EACH // 2
+    assert built(tmp_path / "data", read_sources([places[kind]])) == expected
+
+
+# Faults of a server
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [times(3, "503 Slow Down", BUSY), times(2, "500 Oops"), cut_off(2)],
+    ids=["busy", "broken", "cut off"],
+)
+@pytest.mark.parametrize("kind", ["tar", "parquet", "folder"])
+def test_what_passes_is_tried_again(
+    places: dict[str, str], expected: dict[str, bytes], store: ObjectStore, tmp_path, kind, fault
+) -> None:
+    url = store.put(Path(places["root"]) / kind, f"{kind}/")
+    store.fault = fault
+    assert built(tmp_path, read_sources([url])) == expected
+
+
+def test_an_answer_that_does_not_come_is_named(
+    places: dict[str, str], store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = store.put(Path(places["root"]) / "tar", "tar/")
+    monkeypatch.setattr(remote, "READ", 0.2)
+    monkeypatch.setattr(remote, "TRIES", 1)
+    forget()
+    ended = threading.Event()
+
+    def silent(environ, start, api) -> list[bytes]:
+        ended.wait(20)
+        return list(api())
+
+    store.fault = silent
+    try:
+        with pytest.raises(SourceError, match=r"part-000\.tar could not be read .*[Tt]ime"):
+            read_sources([f"{url}/part-000.tar"])
+    finally:
+        ended.set()
+
+
+@pytest.mark.parametrize("kind", ["tar", "parquet", "folder"])
+def test_a_server_that_fails_for_good_publishes_nothing(
+    places: dict[str, str], store: ObjectStore, tmp_path: Path, kind: str
+) -> None:
+    data, options = DataFolder(tmp_path), RebuildOptions(canary_rate=0)
+    rebuild(data, read_sources([places["folder"]])[:EACH], FakeEmbedder(), options)
+    before = published_version(data.index)
+    exemplars = read_sources([store.put(Path(places["root"]) / kind, f"{kind}/")])
+    forget()
+    store.fault = times(10**6, "503 Slow Down", BUSY)
+    with pytest.raises(SourceError, match=r"the server answered 503.*nothing was published"):
+        rebuild(data, exemplars, FakeEmbedder(), RebuildOptions(canary_rate=0))
+    assert published_version(data.index) == before
+
+
+def test_wrong_credentials_are_named_at_once(places, store: ObjectStore) -> None:
+    url = store.put(Path(places["root"]) / "tar", "tar/")
+    store.fault = times(10**6, "403 Forbidden", REFUSED)
+    store.asked.clear()
+    for source in (url, f"{url}/part-000.tar"):
+        with pytest.raises(SourceError, match=r"access was refused .*check the credentials"):
+            read_sources([source])
+        with pytest.raises(SourceError, match="access was refused"):
+            list_pictures([source])
+    assert len(store.asked) < 20  # it is of no use to try again
+
+
+def test_no_credentials_are_named(store: ObjectStore, monkeypatch, tmp_path: Path) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    forget()
+    with pytest.raises(SourceError, match="check the credentials"):
+        read_sources(["s3://pictures/tar/part-000.tar"])
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("s3://no-such-bucket/images/", "no such bucket, file or folder"),
+        ("s3://pictures/none.tar", "there is no such file"),
+        ("s3://pictures/none.parquet", "there is no such file"),
+        ("s3://pictures/list.csv", "there is no such file"),
+        ("ftp://somewhere/x/", "ftp:// is no kind of source"),
+        ("gs://bucket/x.tar", "pip install"),
+    ],
+)
+def test_what_is_not_there_is_named(store: ObjectStore, source: str, reason: str) -> None:
+    with pytest.raises(SourceError, match=reason):
+        read_sources([source])
+
+
+# Broken shards
+
+
+@pytest.mark.parametrize("where", ["here", "s3"])
+@pytest.mark.parametrize("kind", ["tar", "parquet"])
+def test_a_shard_cut_short_is_named(places, store: ObjectStore, tmp_path, where, kind) -> None:
+    [first, *_] = sorted((Path(places["root"]) / kind).iterdir())
+    folder = tmp_path / "cut"
+    folder.mkdir()
+    data = first.read_bytes()
+    (folder / first.name).write_bytes(data[: len(data) // 3])
+    source = store.put(folder, f"cut-{kind}/") if where == "s3" else str(folder)
+    with pytest.raises(SourceError, match=rf"{first.name} cannot be read .*cut short"):
+        read_sources([source])
+
+
+def test_a_huge_cell_is_refused_before_it_is_read(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(parquet, "MAX_PAGE", 2**20)
+    small = patches(0, side=64)
+    buffer = io.BytesIO()
+    small.save(buffer, "PNG")
+    rows = [{"bytes": buffer.getvalue(), "path": "a"}, {"bytes": bytes(2**23), "path": "b"}]
+    table = pa.table({"image": rows, "label": ["one", "two"]})
+    pq.write_table(table, tmp_path / "huge.parquet", compression="zstd")
+    assert (tmp_path / "huge.parquet").stat().st_size < 2**16
+    exemplars = read_sources([tmp_path / "huge.parquet"])
+    before = pa.default_memory_pool().max_memory()
+    with pytest.raises(SourceError, match=r"huge\.parquet: row group 0 has a page of 8,.* over"):
+        rebuild(DataFolder(tmp_path / "data"), exemplars, FakeEmbedder())
+    assert pa.default_memory_pool().max_memory() - before < 2**20
+    assert published_version(DataFolder(tmp_path / "data").index) is None
+
+
+def test_a_page_said_to_have_gigabytes_is_refused(places, tmp_path: Path) -> None:
+    """The header of a page is forged: it says 2 GiB less 1."""
+    [first, *_] = sorted((Path(places["root"]) / "parquet").iterdir())
+    path = tmp_path / "forged.parquet"
+    data = bytearray(first.read_bytes())
+    about = pq.ParquetFile(first).metadata.row_group(0).column(0)
+    start = about.data_page_offset
+    header = b"\x15\x00\x15\xfe\xff\xff\xff\x0f\x15\x18\x00"  # of this size, and 12 bytes packed
+    assert parquet.page_sizes(header) == (2**31 - 1, 12, len(header))
+    data[start : start + len(header)] = header
+    path.write_bytes(data)
+    with pytest.raises(SourceError, match=r"a page of 2,147,483,647 bytes"):
+        read_sources([path])[0].picture.read()
+
+
+def test_a_large_member_of_a_shard_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "sparse.tar"
+    info = tarfile.TarInfo("one/large.png")
+    info.size = 3 * 2**30
+    with path.open("wb") as file:  # three gigabytes that take no room on the disk
+        file.write(info.tobuf())
+        file.truncate(512 + info.size + 1024)
+    small = io.BytesIO()
+    patches(1, side=64).save(small, "PNG")
+    write_tar(tmp_path / "small.tar", {"two/small.png": small.getvalue()})
+    exemplars = read_sources([path, tmp_path / "small.tar"])
+    summary = rebuild(
+        DataFolder(tmp_path / "data"), exemplars, FakeEmbedder(), RebuildOptions(canary_rate=0)
+    )
+    [skipped] = summary.skipped
+    assert skipped.path == f"{path}#one/large.png"
+    assert skipped.reason == "it has 3,221,225,472 bytes, over 200,000,000"
+
+
+# Labels and layouts
+
+
+def encoded(seed: int) -> bytes:
+    buffer = io.BytesIO()
+    patches(seed, side=64).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def named(sources: Sequence[Path | str], **options: object) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for exemplar in read_sources(sources, **options):  # type: ignore[arg-type]
+        found.setdefault(exemplar.concept.name, []).append(exemplar.picture.name)
+    return found
+
+
+def test_a_shards_labels_come_from_json_then_cls_then_its_folders(tmp_path: Path) -> None:
+    shard = write_tar(
+        tmp_path / "s.tar",
+        {
+            "a.png": encoded(0),
+            "a.json": b'{"artist": "Ada", "license": "CC0", "year": 1843, "none": null}',
+            "a.cls": b"7",
+            "b.large.png": encoded(1),
+            "b.cls": b"Bea\n",
+            "x/Cleo/c.png": encoded(2),
+            "x/Cleo/c.txt": b"a caption",
+            "d.png": encoded(3),
+            "d.txt": b"Dora",
+            "e.png": encoded(4),
+            "._f.png": b"x",
+            "g.bin": b"nothing",
+        },
+    )
+    skipped: list[Skipped] = []
+    found = read_sources([shard], skip=skipped.append)
+    assert [one.concept.name for one in found] == ["Ada", "Bea", "Cleo", "Dora"]
+    assert (found[0].license, found[0].metadata) == ("CC0", {"year": 1843})
+    assert {one.path.rpartition("#")[2]: one.reason for one in skipped} == {
+        "e.png": "its shard gives it no label",
+        "._f.png": "a hidden file",
+        "g.bin": "not an image",
+    }
+    assert named([shard], concept_column="year") == {
+        "1843": ["a.png"], "Bea": ["b.large.png"], "Cleo": ["c.png"], "Dora": ["d.png"],
+    }  # fmt: skip
+
+
+def test_a_tables_concepts_are_a_column_that_can_be_chosen(tmp_path: Path) -> None:
+    table = pa.table(
+        {
+            "img": [encoded(0), encoded(1), None],
+            "style": ["cubism", None, "cubism"],
+            "license": ["CC0", None, None],
+        }
+    )
+    pq.write_table(table, tmp_path / "t.parquet")
+    with pytest.raises(SourceError, match=r"no column concept, label, artist .*style, license"):
+        read_sources([tmp_path / "t.parquet"])
+    skipped: list[Skipped] = []
+    found = read_sources([tmp_path / "t.parquet"], concept_column="style", skip=skipped.append)
+    told = [(one.concept.name, one.license) for one in found]
+    assert told == [("cubism", "CC0"), ("cubism", None)]
+    assert [one.reason for one in skipped] == ["it has no style"]
+    with pytest.raises(OSError, match="its cell is empty"):
+        found[1].picture.read()
+
+
+@pytest.mark.parametrize("where", ["here", "s3"])
+def test_train_and_test_are_joined(store: ObjectStore, tmp_path: Path, where: str) -> None:
+    for seed, place in enumerate(["train/Ada/a", "train/Bea/b", "test/Ada/c", "val/Cleo/d"]):
+        path = tmp_path / "set" / f"{place}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encoded(seed))
+    told: list[str] = []
+    source = store.put(tmp_path / "set", f"{tmp_path.name}/") if where == "s3" else tmp_path / "set"
+    found = named([source], report=told.append)
+    assert found == {"Ada": ["c.png", "a.png"], "Bea": ["b.png"], "Cleo": ["d.png"]}
+    assert told == [f"source {source}: the concepts of test, train, val are joined"]
+
+
+def test_folders_of_images_named_train_are_concepts(tmp_path: Path) -> None:
+    for place in ("train/a", "test/b"):
+        path = tmp_path / f"{place}.png"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(encoded(0))
+    assert named([tmp_path]) == {"test": ["b.png"], "train": ["a.png"]}
+
+
+@pytest.mark.parametrize("where", ["here", "s3"])
+def test_a_folder_with_metadata_is_read_by_it(store: ObjectStore, tmp_path, where) -> None:
+    folder = tmp_path / "set"
+    (folder / "train").mkdir(parents=True)
+    (folder / "train" / "a.png").write_bytes(encoded(0))
+    (folder / "train" / "metadata.jsonl").write_text('{"file_name": "a.png", "label": "Ada"}\n')
+    source = store.put(folder, f"{tmp_path.name}/") if where == "s3" else folder
+    assert named([source]) == {"Ada": ["a.png"]}
+
+
+def test_one_concept_in_several_sources_is_joined(tmp_path: Path) -> None:
+    (tmp_path / "folder" / "Ada").mkdir(parents=True)
+    (tmp_path / "folder" / "Ada" / "a.png").write_bytes(encoded(0))
+    shard = write_tar(tmp_path / "s.tar", {"b.png": encoded(1), "b.cls": b"Ada"})
+    table = pa.table({"image": [{"bytes": encoded(2), "path": ""}], "artist": ["Ada"]})
+    pq.write_table(table, tmp_path / "t.parquet")
+    found = named([tmp_path / "folder", shard, tmp_path / "t.parquet"])
+    assert found == {"Ada": ["a.png", "b.png", "0"]}
+    for kind in "xy":
+        about = json.dumps({"concept": "Ada", "kind": kind}).encode()
+        write_tar(tmp_path / f"{kind}.tar", {"c.png": encoded(3), "c.json": about})
+    with pytest.raises(SourceError, match="two kinds: 'x' and 'y'"):
+        read_sources([tmp_path / "x.tar", tmp_path / "y.tar"])
+
+
+def test_a_shard_without_labels_is_refused_for_exemplars_alone(tmp_path: Path) -> None:
+    shard = write_tar(tmp_path / "s.tar", {"a.png": encoded(0)})
+    with pytest.raises(SourceError, match=r"holds no exemplars.*its shard gives it no label"):
+        read_sources([shard])
+    assert len(list_pictures([shard])) == 1
+
+
+def test_a_manifest_here_may_name_urls_and_one_elsewhere_only_its_own_server(
+    store: ObjectStore, tmp_path: Path
+) -> None:
+    folder = tmp_path / "set"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(encoded(0))
+    for name, path in {
+        "here": "s3://pictures/set/a.png",
+        "local": "/etc/a.png",
+        "far": "http://x/a.png",
+    }.items():
+        (folder / f"{name}.csv").write_text(f"path,concept\n{path},Ada\n")
+    bucket = store.put(folder, "set/")
+    assert [one.picture.read() for one in read_sources([folder / "here.csv"])] == [encoded(0)]
+    assert len(read_sources([f"{bucket}/here.csv"])) == 1
+    for name in ("local", "far"):
+        with pytest.raises(SourceError, match="not of its own server"):
+            read_sources([f"{bucket}/{name}.csv"])
+
+
+def test_secrets_of_an_address_are_not_shown() -> None:
+    file = remote.RemoteFile("https://me:pw@example.org/a%20b.tar?X-Signature=secret")
+    assert file.name == "a b.tar"
+    assert file.address.startswith("https://example.org/a%20b.tar?query-")
+    assert not {"me", "pw", "secret"} & set(file.address.replace("@", "/").split("/"))
+    assert "secret" not in file.address
+
+
+def test_an_index_of_remote_exemplars_is_verified_only_if_asked(
+    places: dict[str, str], tmp_path: Path
+) -> None:
+    data = DataFolder(tmp_path)
+    rebuild(data, read_sources([places["s3 tar"]]), FakeEmbedder(), RebuildOptions(canary_rate=0))
+    told = verify(data, embedder=FakeEmbedder()).checks[-1]
+    assert (told.name, told.passed) == ("embeddings", False)
+    assert "--remote" in told.text
+    told = verify(data, embedder=FakeEmbedder(), remote=True).checks[-1]
+    assert (told.name, told.passed) == ("embeddings", True)
+
+
+def test_no_source_at_all_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="there is no such folder"):
+        read_sources([f"{tmp_path}/*.tar"])
+    with pytest.raises(TrainingError, match="no such file or folder"):
+        list_pictures([f"{tmp_path}/x-{{0..3}}.tar"])
