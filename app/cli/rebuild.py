@@ -1,7 +1,8 @@
 """``whence rebuild``: build a new version of the index from exemplars, and publish it."""
 
 from contextlib import nullcontext
-from functools import partial
+from datetime import timedelta
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,6 +24,7 @@ from app.cli.options import (
     write_json,
 )
 from app.cli.priority import NICENESS, Niceness, begin_long_work
+from app.cli.repeating import duration, repeat
 from app.cli.skipped import print_skipped
 from index.defaults import CANARY_RATE, KEEP
 from index.stores.vectors import IndexType
@@ -32,6 +34,7 @@ from model.sources.remote import is_url, shown_url
 
 if TYPE_CHECKING:
     from index.building.rebuild import RebuildSummary
+    from model.embedder import Embedder
 
 
 def rebuild(
@@ -92,6 +95,15 @@ def rebuild(
     force: Annotated[
         bool, typer.Option("--force", help="Write a new version even if nothing changed.")
     ] = False,
+    every: Annotated[
+        timedelta | None,
+        typer.Option(
+            metavar="DURATION",
+            parser=duration,
+            help="Look at the sources again after each 30s, 10m, 2h or 1d, until stopped; a "
+            "version is written only if something changed.",
+        ),
+    ] = None,
     json_file: JsonFile = None,
     data: Data = Path("data"),
     device: Device = "auto",
@@ -102,6 +114,8 @@ def rebuild(
     nice: Niceness = NICENESS,
 ) -> None:
     """Embed the exemplars, write a new version of the index and publish it."""
+    if force and every:
+        raise typer.BadParameter("--force with --every would write a version each time")
     begin_long_work(nice)
     limits = image_limits(max_pixels, max_side)
     from index.building.embedding import embed_files
@@ -113,47 +127,59 @@ def rebuild(
 
     folder = data_folder(data)
     store = folder.stores.engine(vector_store)
-    skipped: list[Skipped] = []
-    exemplars = read_sources(
-        source,
-        each_image_a_concept=each_image_a_concept,
-        concept_column=concept_column,
-        report=print_note,
-        skip=skipped.append,
-    )
-    model = model or latest_model(folder.models)
-    embedder = load_embedder(
-        folder.models, model, device=device, engine=engine, engines=folder.engines
-    )
-    load = partial(
-        load_embedder,
-        folder.models.absolute(),
-        model,
-        device=device,
-        engine=engine,
-        engines=folder.engines.absolute(),
-    )
-    with stages() as report, ray_embedding(ray, load) if ray else nullcontext(embed_files) as embed:
-        summary = rebuild_index(
-            folder,
-            exemplars,
-            embedder,
-            RebuildOptions(
-                sources=[shown_url(one) if is_url(one) else one for one in source],
-                workers=workers,
-                limits=limits,
-                keep=keep,
-                canary_rate=canary_rate,
-                index_type=index_type,
-                engine=store,
-                embed=embed,
-                force=force,
-            ),
-            skipped=skipped,
-            progress=report,
+
+    @lru_cache(maxsize=1)
+    def embedder_of(name: str) -> "Embedder":
+        return load_embedder(
+            folder.models, name, device=device, engine=engine, engines=folder.engines
         )
-    print_rebuild(summary)
-    write_json(json_file, summary.as_dict())
+
+    def rebuild_once() -> None:
+        skipped: list[Skipped] = []
+        exemplars = read_sources(
+            source,
+            each_image_a_concept=each_image_a_concept,
+            concept_column=concept_column,
+            report=print_note,
+            skip=skipped.append,
+        )
+        name = model or latest_model(folder.models)
+        embedder = embedder_of(name)
+        load = partial(
+            load_embedder,
+            folder.models.absolute(),
+            name,
+            device=device,
+            engine=engine,
+            engines=folder.engines.absolute(),
+        )
+        embedding = ray_embedding(ray, load) if ray else nullcontext(embed_files)
+        with stages() as report, embedding as embed:
+            summary = rebuild_index(
+                folder,
+                exemplars,
+                embedder,
+                RebuildOptions(
+                    sources=[shown_url(one) if is_url(one) else one for one in source],
+                    workers=workers,
+                    limits=limits,
+                    keep=keep,
+                    canary_rate=canary_rate,
+                    index_type=index_type,
+                    engine=store,
+                    embed=embed,
+                    force=force,
+                ),
+                skipped=skipped,
+                progress=report,
+            )
+        print_rebuild(summary)
+        write_json(json_file, summary.as_dict())
+
+    if every is None:
+        rebuild_once()
+    else:
+        repeat(rebuild_once, every)
 
 
 def print_rebuild(summary: "RebuildSummary") -> None:
