@@ -22,7 +22,7 @@ export class Addresses {
   all = () => [...this.#things.values()];
 
   rename(thing, id) {
-    this.#things.delete(thing.id);
+    if (!this.#things.delete(thing.id)) return; // it was forgotten meanwhile
     this.#renamed.set(thing.id, id);
     thing.id = id;
     this.add(thing);
@@ -100,8 +100,7 @@ export async function run(entry) {
   try {
     const shape = await entry.shape;
     await check(entry.file, shape);
-    entry.parameters = { top_k: settings.concepts, exemplars: settings.exemplars };
-    const query = new URLSearchParams({ ...entry.parameters, explain: settings.regions, keep: true });
+    const query = new URLSearchParams({ top_k: settings.concepts, exemplars: settings.exemplars, explain: settings.regions, keep: true });
     if (entry.region) query.set("region", entry.region.join(","));
     if (!shape) query.set("preview", true);
     const onProgress = (part) => tell(entry, { progress: part < 1 ? { step: "sending", part } : { step: "comparing" } });

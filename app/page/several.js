@@ -20,7 +20,10 @@ export function createGroup(files) {
 /** Add a group, such as one that was kept over a reload. */
 export const addGroup = (group) => groups.add(group);
 
-export const forgetGroups = () => groups.clear();
+export function forgetGroups() {
+  groups.all().forEach(({ stop }) => stop?.abort());
+  groups.clear();
+}
 
 /** The groups that have an answer as one body of work. */
 export const bodiesOfWork = () => groups.all().filter(({ answer }) => answer);
