@@ -30,7 +30,8 @@ def address(
         "proxy_pass http://whence;\n      proxy_next_upstream error timeout http_503 http_404;": (
             f"proxy_pass http://whence{there};"
         ),
-        "location /attribute {\n      proxy_pass http://whence;": f"location {ROOT}/attribute {{\n"
+        "location /attribute {": f"location {ROOT}/attribute {{",
+        "limit_conn images 20;\n      proxy_pass http://whence;": "limit_conn images 20;\n"
         f"      proxy_pass http://whence{there}{'attribute' if there else ''};",
     }
     with (
