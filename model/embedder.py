@@ -13,7 +13,7 @@ from torch import nn
 from model.backbone import Backbone, BackboneFeatures
 from model.config import Descriptor, EngineName, Facet, ModelConfig
 from model.descriptors import DescriptorExtractor
-from model.engines import choose_engine, export_path, precision
+from model.engines import batch_limit, choose_engine, export_path, precision
 from model.errors import ModelError
 from model.explain import Patches, facet_contributions
 from model.head import AttributionHead
@@ -84,7 +84,7 @@ class Embedder:
         model: the model to run.
         model_id: its identity, which no engine changes.
         device: see `choose_device`.
-        batch_size: images in a forward pass, at most.
+        batch_size: images in a forward pass, at most; by default `engines.batch_limit`.
         engine: see `model.engines`.
         engines: folder where an engine's export of the model is kept for the next time.
 
@@ -98,13 +98,13 @@ class Embedder:
         model_id: str,
         *,
         device: str = "auto",
-        batch_size: int = 32,
+        batch_size: int | None = None,
         engine: EngineName = "eager",
         engines: Path | None = None,
     ) -> None:
         self.device = choose_device(device)
         self.model_id = model_id
-        self.batch_size = batch_size
+        self.batch_size = batch_size or batch_limit(self.device)
         self._model = model.to(self.device).eval()
         self.engine, self._run = choose_engine(
             self._model,

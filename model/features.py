@@ -18,7 +18,7 @@ from model.backbone import Backbone, BackboneFeatures, backbone_digest
 from model.config import Descriptor, EngineName
 from model.content_bank import ContentBank
 from model.descriptors import DescriptorExtractor
-from model.engines import Engine, choose_engine, export_path, is_bfloat16
+from model.engines import Engine, batch_limit, choose_engine, export_path, is_bfloat16
 from model.errors import ImageError, TrainingError
 from model.images import DECODING, DEFAULT_LIMITS, ImageLimits
 from model.preparing import prepare_batches
@@ -119,7 +119,7 @@ def build_feature_bank(
         TrainingError: no image could be read, or a feature is not finite.
     """
     model = DescriptorModel(backbone, extractor).eval()
-    identity = _identity(model)
+    identity = identity_of(model)
     export = export_path(engines, identity) if engines else None
     used, run = choose_engine(model, engine, device, export=export)
     hashes = hash_pictures(folder, images, limits=limits, workers=workers)
@@ -240,9 +240,11 @@ def _read(
     pixels: torch.Tensor, run: Engine[Descriptor], device: torch.device
 ) -> dict[Descriptor, NDArray[np.float32]]:
     """Compute descriptors: (B, 1 + V, 3, S, S) pixels -> (B, 1 + V, D) each."""
-    read = run(pixels.flatten(0, 1).to(device))
+    rows = pixels.flatten(0, 1)  # (B (1 + V), 3, S, S)
+    passes = [run(part.to(device)) for part in rows.split(batch_limit(device))]
     result = {}
-    for name, values in read.items():
+    for name in passes[0]:
+        values = torch.cat([one[name] for one in passes])
         if not torch.isfinite(values).all():
             raise TrainingError(
                 f"the backbone gave a {name} feature that is not a finite number; "
@@ -252,7 +254,7 @@ def _read(
     return result
 
 
-def _identity(model: DescriptorModel) -> str:
+def identity_of(model: DescriptorModel) -> str:
     """Returns a hash of all that decides the descriptors of given pixels."""
     text = f"{backbone_digest(model.backbone)}/{model.extractor!r}"
     return hashlib.sha256(text.encode()).hexdigest()[:24]
