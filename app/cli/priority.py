@@ -28,8 +28,8 @@ Niceness = Annotated[
 def begin_long_work(niceness: int = 0) -> None:
     """Prepare this process for long work, before it imports PyTorch.
 
-    It lowers the priority, keeps freed memory, and takes as many inference threads as
-    WHENCE_THREADS or the cores allow.
+    It lowers the priority, keeps freed memory, lets threads sleep while they wait, and takes as
+    many inference threads as WHENCE_THREADS or the cores allow.
 
     Raises:
         SettingsError: a setting in the environment is invalid.
@@ -37,6 +37,8 @@ def begin_long_work(niceness: int = 0) -> None:
     threads = read_settings().threads
     lower_priority(niceness)
     keep_freed_memory()
+    # Read when PyTorch is imported. Threads that spin take the cores from those that decode.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from model.engines import set_threads
 
     set_threads(threads)

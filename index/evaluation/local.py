@@ -1,16 +1,23 @@
 """Answers to pairs from a model and a snapshot in this process."""
 
 from collections.abc import Iterator, Sequence
+from typing import TypeAlias
+
+from PIL import Image
 
 from index.answering.attribution import Attributor
 from index.answering.squares import embed_squares
 from index.errors import NotFoundError
 from index.evaluation.pairs import Answer, Pair
 from index.evaluation.robustness import Perturbation, unchanged
+from model.cores import available_cores
 from model.errors import ImageError
 from model.images import DEFAULT_LIMITS, ImageLimits, read_image
+from model.preparing import prepare_batches
 
 BATCH = 16
+
+_Query: TypeAlias = tuple[Pair, Image.Image | ImageError]  # and its decoded image, or the error
 
 
 def ask_attributor(
@@ -27,39 +34,42 @@ def ask_attributor(
         perturb: applied to every query image.
         limits: limits on a query image's size.
     """
-    for start in range(0, len(pairs), BATCH):
-        yield from _ask(attributor, pairs[start : start + BATCH], perturb, limits)
 
-
-def _ask(
-    attributor: Attributor, pairs: Sequence[Pair], perturb: Perturbation, limits: ImageLimits
-) -> list[Answer]:
-    images, answers = [], [Answer()] * len(pairs)
-    places = []
-    for place, pair in enumerate(pairs):
+    def read(pair: Pair) -> _Query:
         try:
-            images.append(perturb(read_image(pair.path, limits).pixels))
-            places.append(place)
+            return pair, perturb(read_image(pair.path, limits).pixels)
         except ImageError as error:
-            answers[place] = Answer(error=str(error))
+            return pair, error
+
+    for queries in prepare_batches(pairs, read, batch=BATCH, workers=available_cores()):
+        yield from _ask(attributor, queries)
+
+
+def _ask(attributor: Attributor, queries: Sequence[_Query]) -> list[Answer]:
+    pairs = [pair for pair, _ in queries]
+    answers = [
+        Answer(error=str(read)) if isinstance(read, ImageError) else Answer() for _, read in queries
+    ]
+    places = [place for place, (_, read) in enumerate(queries) if not isinstance(read, ImageError)]
+    images = [read for _, read in queries if not isinstance(read, ImageError)]
     if not images:
         return answers
     catalog = attributor.snapshot.catalog
-    queries = embed_squares(attributor.embedder, images)
+    embedded = embed_squares(attributor.embedder, images)
     everything = catalog.concept_count()
     present = attributor.rank(
-        queries.vectors,
+        embedded.vectors,
         top_k=everything,
         exemplars=0,
         depth=attributor.snapshot.vectors.count,
-        parts=queries.parts,
+        parts=embedded.parts,
     )
     absent = attributor.rank(
-        queries.vectors,
+        embedded.vectors,
         top_k=1,
         exemplars=0,
         excluded=[_numbers(attributor, pairs[place]) for place in places],
-        parts=queries.parts,
+        parts=embedded.parts,
     )
     for place, answer, other in zip(places, present, absent, strict=True):
         best = answer.concepts[0] if answer.concepts else None
