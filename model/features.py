@@ -241,7 +241,7 @@ def _read(
 ) -> dict[Descriptor, NDArray[np.float32]]:
     """Compute descriptors: (B, 1 + V, 3, S, S) pixels -> (B, 1 + V, D) each."""
     rows = pixels.flatten(0, 1)  # (B (1 + V), 3, S, S)
-    passes = [run(part.to(device)) for part in rows.split(batch_limit(device))]
+    passes = [run(part.to(device)) for part in torch.split(rows, batch_limit(device))]
     result = {}
     for name in passes[0]:
         values = torch.cat([one[name] for one in passes])
