@@ -68,7 +68,7 @@ def test_an_engine_gives_eagers_embeddings_for_any_number_of_images(
     eager = Embedder(models[name], name, device="cpu")
     for images in (IMAGES, IMAGES[:1], IMAGES[:3]):
         found = embedder.embed(images)
-        assert least_cosine(found, eager.embed(images)) >= 0.99999
+        assert least_cosine(found, eager.embed(images)) >= 0.9999
         assert all(matrix.dtype == np.float32 for matrix in found.values())
     # What was returned does not change with the next run.
     first = embedder.embed(IMAGES[:1])
