@@ -5,14 +5,14 @@ of the most variance within pictures keep what varies; fixed directions keep a r
 """
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import torch
 
 from model.backbone import Backbone
 from model.descriptors import CHANNELS, stage_at
 from model.errors import ImageError
-from model.images import DEFAULT_LIMITS, ImageLimits, read_image
+from model.images import DEFAULT_LIMITS, ImageLimits
+from model.sources.picture import Picture, decode_picture
 
 IMAGES = 256  # that axes are fitted to, at most: some hundred positions each
 BATCH = 16
@@ -21,7 +21,7 @@ BATCH = 16
 @torch.inference_mode()
 def principal_axes(
     backbone: Backbone,
-    images: Sequence[Path],
+    images: Sequence[Picture],
     depths: Iterable[int],
     *,
     device: torch.device,
@@ -67,7 +67,7 @@ def principal_axes(
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
     for row in order[:IMAGES].tolist():
         try:
-            picture = read_image(images[row], limits).pixels
+            picture = decode_picture(images[row], limits).pixels
         except ImageError:  # listed by whoever reads all images
             continue
         pixels.append(backbone.preprocess(picture))

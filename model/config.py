@@ -82,6 +82,17 @@ class TrainConfig(Frozen):
     patience: int = Field(3, ge=1)  # evaluations without a better one before training stops
 
 
+class SelectionConfig(Frozen):
+    """Hyperparameters of the choice of a backbone's settings."""
+
+    seed: int = 0
+    gallery: int = Field(1_500, ge=2)  # training images among which sources are sought, at most
+    asked: int = Field(300, ge=1)  # of these, asked about in each kind of change
+    fewest: int = Field(300, ge=2)  # training images; with fewer nothing is chosen
+    errors: float = Field(2.0, ge=0)  # standard errors by which a setting must be better
+    least: float = Field(0.005, ge=0)  # gain in the criterion, at least
+
+
 class PretrainConfig(Frozen):
     """Hyperparameters of pre-training."""
 

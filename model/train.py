@@ -1,7 +1,7 @@
 """Training of the heads: features, alignment and disentanglement, and the saved model."""
 
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -11,10 +11,18 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
 
+from model.axes import principal_axes
 from model.backbone import Backbone
 from model.checkpoint import save_model
-from model.config import Descriptor, DescriptorConfig, EngineName, ModelConfig, TrainConfig
-from model.descriptors import FACETS, DescriptorExtractor
+from model.config import (
+    Descriptor,
+    DescriptorConfig,
+    EngineName,
+    ModelConfig,
+    SelectionConfig,
+    TrainConfig,
+)
+from model.descriptors import DescriptorExtractor, stage_at
 from model.embedder import AttributionModel, choose_device
 from model.errors import TrainingError
 from model.features import FeatureBank, Progress, build_feature_bank
@@ -22,6 +30,8 @@ from model.head import AttributionHead
 from model.health import Health, measure_health
 from model.images import DEFAULT_LIMITS, ImageLimits
 from model.losses import InfomaxLoss, InfoNCELoss
+from model.selection.choose import choose_settings
+from model.selection.questions import ALL_DEPTHS
 from model.sources.picture import Picture
 from model.views import RandomViews
 from model.whitening import principal_map
@@ -44,7 +54,7 @@ class TrainingStep:
 
 
 OnStep = Callable[[TrainingStep], None]
-StageProgress = Callable[[str, int, int], None]  # ("features" or "training", done, total)
+StageProgress = Callable[[str, int, int], None]  # (stage, done, total)
 
 
 @dataclass(frozen=True)
@@ -64,6 +74,8 @@ def train_model(
     models: Path,
     features: Path,
     config: TrainConfig | None = None,
+    selection: SelectionConfig | None = None,
+    concepts: Mapping[str, str] | None = None,
     device: str = "auto",
     engine: EngineName = "eager",
     engines: Path | None = None,
@@ -71,6 +83,7 @@ def train_model(
     limits: ImageLimits = DEFAULT_LIMITS,
     progress: StageProgress | None = None,
     on_step: OnStep | None = None,
+    report: Callable[[str], None] | None = None,
 ) -> TrainedModel:
     """Train the heads of a backbone on unlabelled images and save the model.
 
@@ -80,26 +93,60 @@ def train_model(
         models: the folder of all models.
         features: the folder of all feature banks; a run that was killed continues with its own.
         config: hyperparameters.
+        selection: how powers, components, stages and weights are chosen for this backbone; by
+            default they are those of ``config``.
+        concepts: of exemplars among the images, by address, for the selection.
         device: ``auto``, ``cpu``, ``cuda``, ...
         engine: computes the features; see `model.engines`.
         engines: folder where an engine's export of the backbone is kept for the next time.
         workers: threads that augment, and processes that decode; at least one.
         limits: limits on an image's size.
-        progress: called with ("features", images done, images in all), then with ("training", steps
-            done, steps in all).
+        progress: called with ("selection", images done, images in all), with ("features", images
+            done, images in all), then with ("training", steps done, steps in all).
         on_step: called at each evaluation of the training loop.
+        report: called with one line on the settings that were chosen.
 
     Raises:
         TrainingError: there are too few readable images, or the features do not vary.
     """
     config = config or TrainConfig()
     target = choose_device(device)
-    extractor = DescriptorExtractor()
+    backbone.to(target)
+    depths = {depth for stages in config.depths.values() for depth in stages}
+    axes = principal_axes(
+        backbone,
+        images,
+        ALL_DEPTHS if selection else depths,
+        device=target,
+        seed=config.seed,
+        limits=limits,
+    )
+    chosen: dict[str, object] = {}
+    if selection:
+        found = choose_settings(
+            backbone,
+            axes,
+            images,
+            concepts or {},
+            selection,
+            config,
+            device=target,
+            engine=engine,
+            workers=workers,
+            limits=limits,
+            progress=_stage(progress, "selection"),
+        )
+        config, chosen = found.config, {"selection": found.record}
+        if report:
+            report(found.note)
+    names = [name for weights in config.facets.values() for name in weights]
+    axes = _needed(axes, backbone, names, config)
+    extractor = DescriptorExtractor(names, config.depths, axes).to(target)
     views = RandomViews(config.views, backbone.config.input_size, config.seed)
     bank = build_feature_bank(
         features,
         images,
-        backbone.to(target),
+        backbone,
         extractor,
         views,
         device=target,
@@ -112,19 +159,46 @@ def train_model(
     heads, history = train_heads(bank, config, on_step, _stage(progress, "training"))
     description = ModelConfig(
         backbone=backbone.config,
-        facets={facet: dict(weights) for facet, weights in FACETS.items()},
+        facets=config.facets,
         dimensions={name: (head.dimension, len(head.mean)) for name, head in heads.items()},
+        depths=config.depths,
     )
-    model = AttributionModel(backbone, heads, description)
+    model = AttributionModel(backbone, heads, description, axes)
     record = {
         "train": config.model_dump(mode="json"),
         "images": len(bank),
         "unreadable": [one.address for one in bank.unreadable],
         "versions": {"torch": torch.__version__, "python": platform.python_version()},
+        **chosen,
         "history": [step.as_dict() for step in history],
     }
     model_id = save_model(models, model, record)
     return TrainedModel(model_id, len(bank), bank.unreadable, history)
+
+
+def _needed(
+    axes: Mapping[int, torch.Tensor],
+    backbone: Backbone,
+    names: Sequence[Descriptor],
+    config: TrainConfig,
+) -> dict[int, torch.Tensor]:
+    """Returns the axes of the stages that the descriptors read.
+
+    Raises:
+        TrainingError: the backbone has no such tokens.
+    """
+    size = backbone.config.input_size
+    device = next(backbone.parameters()).device
+    with torch.inference_mode():
+        features = backbone(torch.zeros(1, 3, size, size, device=device))
+    if absent := set(names) - {"pooled", *config.depths, *features.tokens}:
+        raise TrainingError(
+            f"backbone {backbone.config.name!r} has no {', '.join(sorted(absent))} beside its "
+            "pooled features; leave that --setting out"
+        )
+    count = len(features.stages)
+    places = {stage_at(depth, count) for name in names for depth in config.depths.get(name, ())}
+    return {place: matrix for place, matrix in axes.items() if place in places}
 
 
 def train_heads(

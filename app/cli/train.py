@@ -49,6 +49,21 @@ def train(
         ),
     ] = None,
     hub_revision: HubRevision = None,
+    concepts: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Source as for `rebuild`, whose concepts help to choose settings; repeatable."
+        ),
+    ] = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="K=V",
+            help="A setting that is otherwise chosen from the images, such as early.power=0.4, "
+            "late.components=512, late.depths=4 or patches.weight=1; the others stay as usual. "
+            "`usual` alone chooses none. Repeatable.",
+        ),
+    ] = None,
     json_file: JsonFile = None,
     data: Data = Path("data"),
     device: Device = "auto",
@@ -61,11 +76,17 @@ def train(
     """Train aligned and disentangled embeddings on unlabelled images, without withdrawn ones."""
     begin_long_work(nice)
     limits = image_limits(max_pixels, max_side)
+    from index.building.source import read_sources
     from model.backbone import parse_options
+    from model.config import SelectionConfig
     from model.features import why_unreadable
+    from model.selection.naming import named_settings
     from model.starter import choose_backbone
     from model.train import train_model
 
+    settings = named_settings(setting) if setting else None
+    exemplars = read_sources(concepts) if concepts else []
+    known = {item.picture.address: item.concept.id for item in exemplars}
     skipped: list[Skipped] = []
     pictures = list_pictures(images, skipped.append)
     network = choose_backbone(
@@ -86,6 +107,9 @@ def train(
             network,
             models=folder.models,
             features=folder.features,
+            config=settings,
+            selection=None if settings else SelectionConfig(),
+            concepts=known,
             device=device,
             engine=engine,
             engines=folder.engines,
@@ -93,6 +117,7 @@ def train(
             limits=limits,
             progress=report,
             on_step=print_step,
+            report=print_note,
         )
     attest(folder.models / trained.model_id, takedowns.extent)
     attest(folder.features, takedowns.extent)

@@ -13,6 +13,7 @@ from model.descriptors import AXES, CHANNELS, DESCRIPTORS, DescriptorExtractor
 from model.embedder import AttributionModel, Embedder
 from model.engines import choose_engine
 from model.head import AttributionHead
+from model.sources.local import local_files
 from tests.fakes import patches
 
 # Two blocks each: what differs between families are tokens, pooling and normalisation.
@@ -110,8 +111,8 @@ def test_axes_are_orthonormal_and_keep_most_of_the_variance(tmp_path) -> None:
         paths.append(tmp_path / f"{seed}.png")
         patches(seed, cells=16).save(paths[-1])
     paths.append(tmp_path / "gone.png")
-    fitted = principal_axes(backbone, paths, (1, 4), device=torch.device("cpu"))
-    again = principal_axes(backbone, paths, (1, 4), device=torch.device("cpu"))
+    fitted = principal_axes(backbone, local_files(paths), (1, 4), device=torch.device("cpu"))
+    again = principal_axes(backbone, local_files(paths), (1, 4), device=torch.device("cpu"))
     assert set(fitted) == {0, 1}
     for place, axes in fitted.items():
         assert axes.shape == (192, CHANNELS)
@@ -133,4 +134,4 @@ def test_narrow_stages_need_no_axes(tmp_path) -> None:
     patches(0).save(tmp_path / "0.png")
     backbone = create_random_backbone("test_vit", options={"input_size": 32})
     depths = range(1, 6)
-    assert principal_axes(backbone, [tmp_path / "0.png"], depths, device=torch.device("cpu")) == {}
+    assert principal_axes(backbone, local_files([tmp_path / "0.png"]), depths, device=torch.device("cpu")) == {}
