@@ -40,6 +40,7 @@ from model.selection.questions import (
     questions_of,
 )
 from model.selection.search import Search
+from model.sources.local import local_files
 from model.starter import create_starter
 from model.train import train_head
 from model.views import RandomViews
@@ -156,7 +157,8 @@ class Set:
         self.concepts = [item.concept.id for item in gallery]
         self.pairs = read_pairs(folder / "pairs.csv")
         self.asked = [pair.path for pair in self.pairs]
-        self.of_path = dict(zip(self.paths, self.concepts, strict=True))
+        self.pictures = [item.picture for item in gallery]
+        self.of_path = {item.picture.address: item.concept.id for item in gallery}
 
 
 def bank(
@@ -165,7 +167,7 @@ def bank(
     """Features of pictures, kept in the cache: reading -> (N, 1 + V, D)."""
     found: Any = build_feature_bank(
         cache,
-        paths,
+        local_files(paths),
         _Onnx(backbone, extractor),  # type: ignore[arg-type]
         _Read(extractor),  # type: ignore[arg-type]
         views,
@@ -230,7 +232,7 @@ def asked_about(
     config: SelectionConfig,
 ) -> Questions:
     """The questions of a selection; the gallery's features are those of the bank."""
-    drawn = draw_gallery(own.paths, own.of_path, config)
+    drawn = draw_gallery(own.pictures, own.of_path, config)
     network = _Onnx(backbone, CandidateReadings(axes).eval())
     asked: dict[str, list[torch.Tensor]] = {}
     for changed in torch.utils.data.DataLoader(
@@ -239,7 +241,7 @@ def asked_about(
         with torch.inference_mode():
             for name, values in network(changed).items():
                 asked.setdefault(name, []).append(values)
-    rows = [place[path] for path in drawn]
+    rows = [place[Path(one.address)] for one in drawn]
     return questions_of(
         drawn,
         own.of_path,
@@ -316,7 +318,7 @@ def main() -> None:
         if arguments.losses:
             losses(backbone, sets[0], arguments.cache, name)
             continue
-        axes = principal_axes(backbone, sets[0].paths, ALL_DEPTHS, device=CPU)
+        axes = principal_axes(backbone, local_files(sets[0].paths), ALL_DEPTHS, device=CPU)
         paths = list(dict.fromkeys(p for own in sets for p in own.paths + own.asked))
         place = {path: number for number, path in enumerate(paths)}
         none = _NoViews(0, backbone.config.input_size)

@@ -134,4 +134,9 @@ def test_narrow_stages_need_no_axes(tmp_path) -> None:
     patches(0).save(tmp_path / "0.png")
     backbone = create_random_backbone("test_vit", options={"input_size": 32})
     depths = range(1, 6)
-    assert principal_axes(backbone, local_files([tmp_path / "0.png"]), depths, device=torch.device("cpu")) == {}
+    assert (
+        principal_axes(
+            backbone, local_files([tmp_path / "0.png"]), depths, device=torch.device("cpu")
+        )
+        == {}
+    )
