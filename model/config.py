@@ -90,7 +90,7 @@ class SelectionConfig(Frozen):
     asked: int = Field(300, ge=1)  # of these, asked about in each kind of change
     fewest: int = Field(300, ge=2)  # training images; with fewer nothing is chosen
     errors: float = Field(2.0, ge=0)  # standard errors by which a setting must be better
-    least: float = Field(0.005, ge=0)  # gain in the criterion, at least
+    least: float = Field(0.02, ge=0)  # gain in the logarithm of the criterion, at least
 
 
 class PretrainConfig(Frozen):

@@ -7,6 +7,10 @@ to eighth exemplar. The lead that the question would have with its sources left 
 The score of a question is the mean of
 
     1 / rank,   first and its lead above 99% of all false leads,   likewise above 90%.
+
+The criterion is the geometric mean over the kinds of questions of their mean scores. Kinds differ:
+an imposed style is found best by colours alone, a crop by its things, another exemplar by what
+both have in common. An arithmetic mean would give up the harder kind for the easier one.
 """
 
 from dataclasses import dataclass
@@ -36,7 +40,7 @@ class Facing:
         barred: (R, N) which exemplars are left out: the picture itself, and a source of the other
             facet.
         cluster: (R,) number of the picture that a question was made of.
-        task: (R,) number of the kind of question; every kind counts alike.
+        task: (R,) number of the kind of question.
     """
 
     rows: NDArray[np.int64]
@@ -125,20 +129,44 @@ def score(found: Floats, facing: Facing) -> Doubles:
 
 
 def mean(scores: Doubles, facing: Facing) -> float:
-    """Returns the mean over kinds of questions of the mean of each."""
-    return float(_weights(facing) @ scores)
+    """Returns the geometric mean over kinds of questions of the mean of each."""
+    return float(np.exp(np.log(_of_kinds(scores, facing)).mean()))
 
 
 def difference(first: Doubles, second: Doubles, facing: Facing) -> tuple[float, float]:
-    """Returns first less second, and its standard error over the pictures asked about."""
-    weighted = _weights(facing) * (first - second)
+    """Returns the logarithm of one criterion less that of another, and its standard error.
+
+    The error is over the pictures asked about, to first order in the kinds' means.
+    """
+    one, other = (_of_kinds(scores, facing) for scores in (first, second))
+    _, kind = np.unique(facing.task, return_inverse=True)
+    share = 1 / (np.bincount(kind)[kind] * len(one))
+    parts = share * (first / one[kind] - second / other[kind])
     _, cluster = np.unique(facing.cluster, return_inverse=True)
-    sums = np.bincount(cluster, weighted)
-    return float(sums.sum()), float(np.sqrt(len(sums)) * sums.std(ddof=1)) if len(sums) > 1 else 0.0
+    sums = np.bincount(cluster, parts)
+    error = float(np.sqrt(len(sums)) * sums.std(ddof=1)) if len(sums) > 1 else 0.0
+    return float((np.log(one) - np.log(other)).mean()), error
 
 
-def _weights(facing: Facing) -> Doubles:
-    _, task = np.unique(facing.task, return_inverse=True)
-    counts = np.bincount(task)
-    weights: Doubles = 1 / (counts[task] * len(counts))
-    return weights
+def gives_up_a_kind(first: Doubles, second: Doubles, facing: Facing) -> bool:
+    """Returns True if a kind of question is answered worse than before, beyond one standard error.
+
+    Args:
+        first: scores of a setting.
+        second: scores of the one before.
+        facing: the questions.
+    """
+    for kind in np.unique(facing.task):
+        here = facing.task == kind
+        _, cluster = np.unique(facing.cluster[here], return_inverse=True)
+        sums = np.bincount(cluster, (first - second)[here])
+        if sums.sum() < -np.sqrt(len(sums)) * sums.std():
+            return True
+    return False
+
+
+def _of_kinds(scores: Doubles, facing: Facing) -> Doubles:
+    """Returns the mean score of each kind of question, never 0."""
+    _, kind = np.unique(facing.task, return_inverse=True)
+    means: Doubles = np.bincount(kind, scores) / np.bincount(kind) + 1e-9
+    return means

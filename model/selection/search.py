@@ -19,6 +19,7 @@ from model.selection.criterion import (
     difference,
     evidence,
     facing,
+    gives_up_a_kind,
     mean,
     score,
     usual_levels,
@@ -253,7 +254,12 @@ class Search:
                     value = mean(known[setting], asked)
                     self.curve.append(Tried(part, told(setting), value, gain, error))
             config = self._config
-            better = [one for one in tried if one[1] >= max(config.errors * one[2], config.least)]
+            better = [
+                (setting, gain)
+                for setting, gain, error in tried
+                if gain >= max(config.errors * error, config.least)
+                and not gives_up_a_kind(known[setting], before, asked)
+            ]
             if not better:
                 return now
             best = max(better, key=lambda one: one[1])[0]
@@ -263,7 +269,7 @@ class Search:
                 return behind <= error
 
             # Of those that are behind the best by no more than an error, the nearest.
-            return next(setting for setting, *_ in better if close(setting))
+            return next(setting for setting, _ in better if close(setting))
 
         return choose
 

@@ -155,7 +155,7 @@ class Set:
         self.name = name
         self.paths = [item.path for item in gallery]
         self.concepts = [item.concept.id for item in gallery]
-        self.pairs = read_pairs(folder / "pairs.csv")
+        self.pairs = read_pairs(folder / "pairs.csv")[:: 1 if name == "eval" else 2]
         self.asked = [pair.path for pair in self.pairs]
         self.pictures = [item.picture for item in gallery]
         self.of_path = {item.picture.address: item.concept.id for item in gallery}
@@ -303,10 +303,11 @@ def main() -> None:
     options.add_argument("--backbone", action="append", default=[])
     options.add_argument("--vit", type=Path)
     options.add_argument("--losses", action="store_true")
+    options.add_argument("--set", action="append", default=[], help="eval, eval2; default both")
     options.add_argument("--json", type=Path)
     arguments = options.parse_args()
     arguments.cache.mkdir(parents=True, exist_ok=True)
-    sets = [Set(arguments.shared, name) for name in ("eval", "eval2")]
+    sets = [Set(arguments.shared, name) for name in arguments.set or ("eval", "eval2")]
     config, usual = SelectionConfig(), TrainConfig()
     report: list[dict[str, Any]] = []
     for name, create in backbones(arguments).items():
@@ -374,6 +375,12 @@ def main() -> None:
             else:
                 show(first)
             for where, settings in chosen.items():
+                if settings in (
+                    usual,
+                    *(chosen[n] for n in list(chosen)[: list(chosen).index(where)]),
+                ):
+                    print(f"{name}, {own.name}: chosen on {where}: as above or usual", flush=True)
+                    continue
                 row = measured(f"{name}, {own.name}: chosen on {where}", own, features, settings)
                 show(row, gain(row, first))
                 report.append({"row": row.name, "map": row.map, "gain": gain(row, first)})

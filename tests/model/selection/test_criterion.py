@@ -6,6 +6,7 @@ from model.selection.criterion import (
     difference,
     evidence,
     facing,
+    gives_up_a_kind,
     mean,
     score,
     usual_levels,
@@ -89,7 +90,19 @@ def test_an_exemplar_that_is_near_everything_says_less() -> None:
 def test_a_difference_has_the_error_of_pictures_not_of_questions() -> None:
     asked = facing(questions(), "subject")
     random = np.random.default_rng(0)
-    of_picture = random.normal(0, 1, 10)[asked.cluster]
-    gain, error = difference(of_picture + 1, np.zeros(30), asked)
-    assert gain == pytest.approx(1 + of_picture.mean())
-    assert error == pytest.approx(of_picture[::3].std(ddof=1) / np.sqrt(10))
+    first = random.uniform(0.5, 1, 10)[asked.cluster]
+    gain, error = difference(first, np.full(30, 0.5), asked)
+    assert gain == pytest.approx(np.log(first.mean() / 0.5))
+    assert error == pytest.approx((first[::3] / first.mean()).std(ddof=1) / np.sqrt(10))
+
+
+def test_a_kind_that_is_given_up_outweighs_a_gain_in_an_easier_one() -> None:
+    asked = facing(questions(), "style")
+    hard = asked.task == STYLE
+    before = np.where(hard, 0.1, 0.6)
+    after = np.where(hard, 0.02, 0.9)
+    assert after.mean() > before.mean()
+    assert difference(after, before, asked)[0] < 0
+    assert mean(after, asked) < mean(before, asked)
+    assert gives_up_a_kind(after, before, asked)
+    assert not gives_up_a_kind(before + 0.01, before, asked)
