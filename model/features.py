@@ -50,7 +50,7 @@ class DescriptorModel(nn.Module):
 
     centred = True  # raw descriptors have a large mean, which hides that they differ
 
-    def __init__(self, backbone: Backbone, extractor: DescriptorExtractor) -> None:
+    def __init__(self, backbone: Backbone, extractor: nn.Module) -> None:
         super().__init__()
         self.backbone = backbone
         self.extractor = extractor

@@ -49,19 +49,26 @@ def train(
         ),
     ] = None,
     hub_revision: HubRevision = None,
+    select: Annotated[
+        bool,
+        typer.Option(
+            "--select",
+            help="Choose powers, components, stages and weights for this backbone from the images; "
+            "by default they are the usual ones.",
+        ),
+    ] = False,
     concepts: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Source as for `rebuild`, whose concepts help to choose settings; repeatable."
+            help="Source as for `rebuild`, whose concepts help --select to choose; repeatable."
         ),
     ] = None,
     setting: Annotated[
         list[str] | None,
         typer.Option(
             metavar="K=V",
-            help="A setting that is otherwise chosen from the images, such as early.power=0.4, "
-            "late.components=512, late.depths=4 or patches.weight=1; the others stay as usual. "
-            "`usual` alone chooses none. Repeatable.",
+            help="A setting by name, such as early.power=0.4, late.components=512, late.depths=4, "
+            "or patches.weight=1; nothing is chosen then. Repeatable.",
         ),
     ] = None,
     json_file: JsonFile = None,
@@ -85,6 +92,8 @@ def train(
     from model.train import train_model
 
     settings = named_settings(setting) if setting else None
+    if concepts and not select:
+        raise typer.BadParameter("--concepts helps to choose settings: add --select")
     exemplars = read_sources(concepts) if concepts else []
     known = {item.picture.address: item.concept.id for item in exemplars}
     skipped: list[Skipped] = []
@@ -108,7 +117,7 @@ def train(
             models=folder.models,
             features=folder.features,
             config=settings,
-            selection=None if settings else SelectionConfig(),
+            selection=SelectionConfig() if select and not settings else None,
             concepts=known,
             device=device,
             engine=engine,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from model.backbone import Backbone
-from model.config import SelectionConfig, TrainConfig
+from model.config import EngineName, SelectionConfig, TrainConfig
 from model.images import DEFAULT_LIMITS, ImageLimits
 from model.selection.questions import ask
 from model.selection.search import Search
@@ -32,6 +32,7 @@ def choose_settings(
     usual: TrainConfig,
     *,
     device: torch.device,
+    engine: EngineName = "eager",
     workers: int = 0,
     limits: ImageLimits = DEFAULT_LIMITS,
     progress: Callable[[int, int], None] | None = None,
@@ -48,6 +49,7 @@ def choose_settings(
         config: of the selection.
         usual: the settings that stay where nothing is clearly better.
         device: where the forward pass runs.
+        engine: of the forward pass; see `model.engines`.
         workers: processes that decode and change pictures.
         limits: limits on an image's size.
         progress: called with (images done, images in all).
@@ -63,6 +65,7 @@ def choose_settings(
         concepts,
         config,
         device=device,
+        engine=engine,
         workers=workers,
         limits=limits,
         progress=progress,

@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from model.backbone import Backbone, BackboneFeatures
-from model.config import SelectionConfig
+from model.config import EngineName, SelectionConfig
 from model.descriptors import DescriptorExtractor, signed_root
+from model.engines import choose_engine
 from model.errors import ImageError
+from model.features import DescriptorModel
 from model.images import DEFAULT_LIMITS, ImageLimits
 from model.selection.changes import collage, crop, impose_style
 from model.sources.picture import Picture, decode_picture
@@ -54,6 +56,7 @@ def ask(
     config: SelectionConfig,
     *,
     device: torch.device,
+    engine: EngineName = "eager",
     workers: int = 0,
     limits: ImageLimits = DEFAULT_LIMITS,
     progress: Callable[[int, int], None] | None = None,
@@ -67,12 +70,14 @@ def ask(
         concepts: of exemplars, by address.
         config: how many are drawn, and the seed.
         device: where the forward pass runs.
+        engine: of the forward pass; see `model.engines`.
         workers: processes that decode and change pictures.
         limits: limits on an image's size.
         progress: called with (images done, images in all).
     """
     drawn = draw_gallery(images, concepts, config)
-    extractor = CandidateReadings(axes).to(device)
+    model = DescriptorModel(backbone, CandidateReadings(axes).to(device)).eval()
+    _, run = choose_engine(model, engine, device)
     read: dict[str, list[torch.Tensor]] = {}
     views: list[int] = []  # of each picture, 0 where it cannot be read
     pictures = Pictures(drawn, backbone, config, limits)
@@ -81,7 +86,7 @@ def ask(
         rows = [item for item in batch if item is not None]
         if rows:
             with torch.inference_mode():
-                features = extractor(backbone(torch.cat(rows).to(device)))
+                features = run(torch.cat(rows).to(device))
             for name, values in features.items():
                 read.setdefault(name, []).append(values.cpu())
         views += [0 if item is None else len(item) for item in batch]

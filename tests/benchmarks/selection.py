@@ -357,7 +357,7 @@ def main() -> None:
                     "curve": [point.as_dict() for point in choice.curve],
                 }
             )
-        wide = 0 in axes  # a transformer: the usual settings had fixed directions
+        wide = len(axes) > 1  # a transformer: the usual settings had fixed directions
         fixed = bank(paths, backbone, DescriptorExtractor(), arguments.cache, none) if wide else {}
         for own in sets:
             features = Features(read, place, own)
