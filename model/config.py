@@ -71,6 +71,7 @@ class TrainConfig(Frozen):
     }
     facets: dict[Facet, dict[Descriptor, Positive]] = {f: dict(w) for f, w in FACETS.items()}
     depths: dict[Descriptor, tuple[Depth, ...]] = dict(DEPTHS)
+    axes: Literal["fixed", "principal"] = "fixed"  # onto which wide stages are projected
     steps: int = Field(100, ge=0)
     batch_size: int = Field(512, ge=2)  # images
     learning_rate: float = Field(3e-4, gt=0)

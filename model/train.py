@@ -113,14 +113,16 @@ def train_model(
     target = choose_device(device)
     backbone.to(target)
     depths = {depth for stages in config.depths.values() for depth in stages}
-    axes = principal_axes(
-        backbone,
-        images,
-        ALL_DEPTHS if selection else depths,
-        device=target,
-        seed=config.seed,
-        limits=limits,
-    )
+    axes: dict[int, torch.Tensor] = {}
+    if config.axes == "principal":
+        axes = principal_axes(
+            backbone,
+            images,
+            ALL_DEPTHS if selection else depths,
+            device=target,
+            seed=config.seed,
+            limits=limits,
+        )
     chosen: dict[str, object] = {}
     if selection:
         found = choose_settings(

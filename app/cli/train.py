@@ -58,9 +58,10 @@ def train(
         ),
     ] = False,
     concepts: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Option(
-            help="Source as for `rebuild`, whose concepts help --select to choose; repeatable."
+            metavar="PATH|URL",
+            help="Source as for `rebuild`, whose concepts help --select to choose; repeatable.",
         ),
     ] = None,
     setting: Annotated[

@@ -10,6 +10,7 @@ from model.errors import TrainingError
 from model.selection.search import VECTOR
 
 USUAL = "usual"
+AXES = "axes="
 FIELDS = ("power", "components", "weight", "depths")
 
 
@@ -17,14 +18,17 @@ def named_settings(texts: Sequence[str]) -> TrainConfig:
     """Parse settings ``DESCRIPTOR.FIELD=VALUE``; what is not named stays as usual.
 
     Fields are power, components, weight (0 leaves the descriptor out) and, for late and early,
-    depths: numbers from 1 to 5 with commas between them. ``usual`` alone names nothing.
+    depths: numbers from 1 to 5 with commas between them. ``axes=principal`` projects wide stages
+    onto their principal axes. ``usual`` alone names nothing.
 
     Raises:
         TrainingError: a text has another form, or a value is not allowed.
     """
     fields: dict[str, Any] = TrainConfig().model_dump()
     for text in texts:
-        if text != USUAL:
+        if text.startswith(AXES):
+            fields["axes"] = text.removeprefix(AXES)
+        elif text != USUAL:
             try:
                 _set(fields, text)
             except ValueError as error:

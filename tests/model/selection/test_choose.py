@@ -21,7 +21,7 @@ from tests.fakes import patches
 
 CPU = torch.device("cpu")
 FEW = SelectionConfig(gallery=30, asked=10, fewest=20)
-QUICK = TrainConfig(steps=1, batch_size=8, evaluate_every=1)
+QUICK = TrainConfig(steps=1, batch_size=8, evaluate_every=1, axes="principal")
 TINY = {"img_size": 32, "input_size": 32, "depth": 5}
 
 
@@ -120,6 +120,7 @@ def test_named_settings_replace_the_usual_ones() -> None:
     assert named.depths["late"] == (3, 4)
     assert named.facets["subject"] == {"pooled": 1.0, "late": 1.0, "patches": 0.5}
     assert named_settings(["usual"]) == TrainConfig()
+    assert named_settings(["axes=principal"]).axes == "principal"
     assert "pooled" not in named_settings(["pooled.weight=0"]).facets["subject"]
     note = "early power 0.3; "
     assert told(named_settings(["early.power=0.3", "late.depths=3"]), TrainConfig()).endswith(
@@ -139,6 +140,7 @@ def test_named_settings_replace_the_usual_ones() -> None:
         ("pooled.depths=1", "only late and early"),
         ("early.weight=0", "no descriptor of the style facet"),
         ("late.weight=-1", "greater than 0"),
+        ("axes=crooked", "axes: Input should be 'fixed' or 'principal'"),
     ],
 )
 def test_a_setting_of_another_form_is_refused_in_one_line(text: str, message: str) -> None:
