@@ -1,7 +1,7 @@
 """`whence rebuild` and `whence train` beside plain loops over the same images.
 
     python -m tests.benchmarks.offline SHARDS [--images 10000] [--train 5000] [--only rebuild|train]
-        [--slice 4] [--work FOLDER]
+        [--beside loop threads timm] [--slice 4] [--work FOLDER]
 
 SHARDS is a folder of tar shards of small pictures. Sixteen of them, enlarged, make one JPEG of 512
 pixels. For each command four processes do the same images:
@@ -44,7 +44,8 @@ from typing import Any
 from PIL import Image
 
 SIDE, TILES = 512, 4
-OF_LOOP, OF_TIMM = 0.85, 2.5
+LOOPS = ("loop", "threads", "timm")
+TARGETS = {"loop": 0.85, "timm": 2.5}  # of their speed
 VIEWS = 2
 
 
@@ -79,8 +80,8 @@ def whence(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "app.cli.main", *map(str, arguments)]
 
 
-def commands(work: Path, what: str, images: Path) -> dict[str, list[str]]:
-    """Return the command line of each contender."""
+def commands(work: Path, what: str, images: Path, beside: list[str]) -> dict[str, list[str]]:
+    """Return the command lines of `whence` and of the loops beside it."""
     data = work / "data"
     given = ("--data", data, "--nice", "0", "--workers", len(os.sched_getaffinity(0)))
     own = {
@@ -88,12 +89,7 @@ def commands(work: Path, what: str, images: Path) -> dict[str, list[str]]:
         "train": whence("train", "--images", images, "--backbone", "starter", *given),
     }[what]
     other = [sys.executable, "-m", __spec__.name, str(images), "--work", str(work), "--only", what]
-    return {
-        "whence": own,
-        "loop": [*other, "--contender", "loop"],
-        "threads": [*other, "--contender", "threads"],
-        "timm": [*other, "--contender", "timm"],
-    }
+    return {"whence": own} | {name: [*other, "--contender", name] for name in beside}
 
 
 @dataclass(frozen=True)
@@ -275,29 +271,30 @@ def run_timm(files: list[Path], views: int) -> None:
     print(f"timm: {count}", file=sys.stderr)
 
 
-def measure(work: Path, what: str, images: Path, count: int, seconds: float) -> bool:
+def measure(
+    work: Path, what: str, images: Path, count: int, seconds: float, beside: list[str]
+) -> bool:
     """Run the contenders; print a table, and return True if the targets are met."""
     data = work / "data"
     for made in (data / "index", data / "cache" / "features"):
         shutil.rmtree(made, ignore_errors=True)
     for cache in data.glob("cache/*/embeddings.sqlite*"):
         cache.unlink()
-    found = take_turns(commands(work, what, images), seconds)
+    found = take_turns(commands(work, what, images, beside), seconds)
     speed = {name: count / run.seconds for name, run in found.items()}
-    of_loop, of_timm = speed["whence"] / speed["loop"], speed["whence"] / speed["timm"]
     for name, run in found.items():
         print(
             f"{what:8} {name:7} {count} images in {run.seconds:7.1f} s  {speed[name]:6.1f}/s  "
             f"processor {1000 * run.processor / count:6.1f} ms an image  peak {run.peak:6.0f} MiB"
         )
     own = found["whence"].processor
-    for name in list(found)[1:]:
+    for name in beside:
         print(
             f"{what:8} {speed['whence'] / speed[name]:.2f} times {name}, "
             f"{found[name].processor / own:.2f} by processor time",
             flush=True,
         )
-    return of_loop >= OF_LOOP and of_timm >= OF_TIMM
+    return all(speed["whence"] >= TARGETS.get(name, 0) * speed[name] for name in beside)
 
 
 def main() -> None:
@@ -308,7 +305,8 @@ def main() -> None:
     parser.add_argument("--only", choices=["rebuild", "train"])
     parser.add_argument("--slice", type=float, default=4.0)
     parser.add_argument("--work", type=Path)
-    parser.add_argument("--contender", choices=["loop", "threads", "timm"], help=argparse.SUPPRESS)
+    parser.add_argument("--beside", nargs="+", choices=LOOPS, default=list(LOOPS))
+    parser.add_argument("--contender", choices=LOOPS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.contender:
         files = sorted(arguments.folder.rglob("*.jpg"))
@@ -333,7 +331,7 @@ def main() -> None:
             if arguments.only in {None, what}:
                 images = work / f"images-{count}"
                 draw_images(arguments.folder, images, count)
-                met.append(measure(work, what, images, count, arguments.slice))
+                met.append(measure(work, what, images, count, arguments.slice, arguments.beside))
         print(json.dumps({"load": os.getloadavg()}))
     sys.exit(not all(met))
 
