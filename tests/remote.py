@@ -11,10 +11,11 @@ from typing import Any
 
 import boto3
 import pytest
+import s3fs
 from moto.server import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
 
-from model.sources import remote
+from model.sources import parquet, remote
 
 BUCKET = "pictures"
 KEYS = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "us-east-1"}
@@ -106,7 +107,7 @@ def object_store(patch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
     """Start an S3 API that the drivers use, with no wait between two tries."""
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     store = ObjectStore()
-    for name, value in {**KEYS, "AWS_ENDPOINT_URL": store.url}.items():
+    for name, value in {**KEYS, "AWS_ENDPOINT_URL": store.url, "NO_PROXY": "127.0.0.1"}.items():
         patch.setenv(name, value)
     patch.setattr(remote, "_sleep", lambda _: None)
     forget()
@@ -121,8 +122,8 @@ def forget() -> None:
     """Let the next read connect anew."""
     remote._driver.cache_clear()
     remote._block.cache_clear()
-    importable = __import__("importlib").import_module("s3fs")
-    importable.S3FileSystem.clear_instance_cache()
+    parquet._column.cache_clear()
+    s3fs.S3FileSystem.clear_instance_cache()
 
 
 @contextlib.contextmanager

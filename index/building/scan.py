@@ -1,8 +1,10 @@
 """First step of a rebuild: hash the images, and leave out those taken down."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 from index.building.embedding import ImageFile
 from index.building.embedding_cache import EmbeddingCache
@@ -14,12 +16,13 @@ from model.errors import ImageError
 from model.folders import Skipped, fault
 from model.images import DEFAULT_LIMITS, ImageLimits, decode_image, decodes_differently
 from model.regular_files import shown
-from model.sources.picture import hash_picture, read_picture
+from model.sources.picture import Picture, hash_picture, read_picture
 
 Progress = Callable[[str, int, int], None]  # (stage, done, total)
 
 ANY_SIZE = ImageLimits(min_side=1)  # of thumbnails, which can be narrow
 STEP = 1000  # files between two reports of progress and two writes of hashes
+READERS = 8  # threads that read files to hash them: most of the time they wait
 
 
 @dataclass(frozen=True)
@@ -53,33 +56,48 @@ def identify(
     known = cache.file_hashes()
     found: list[Identified] = []
     skipped: list[Skipped] = []
-    fresh: list[tuple[str, str, str]] = []
-    for done, exemplar in enumerate(exemplars, start=1):
-        picture = exemplar.picture
-        try:
-            address = picture.address
-            address.encode()
-            stamp = picture.stamp
-            settled = stamp.settled
-            remembered = known.get(address)
-            if remembered and stamp.text and remembered[0] == stamp.text:
-                sha256 = remembered[1]
-            else:
-                sha256 = hash_picture(picture, limits)
-                if settled:
-                    fresh.append((address, stamp.text, sha256))
-            found.append(Identified(exemplar, ImageFile(picture, sha256)))
-        except OSError as error:
-            skipped.append(Skipped(address, fault(error)))
-        except ImageError as error:
-            skipped.append(Skipped(address, str(error)))
-        except UnicodeEncodeError:
-            skipped.append(Skipped(shown(address), "its name is not UTF-8; rename it"))
-        if done % STEP == 0 or done == len(exemplars):
+    hash_one = partial(_hash, known=known, limits=limits)
+    with ThreadPoolExecutor(READERS) as pool:
+        for start in range(0, len(exemplars), STEP):
+            part = exemplars[start : start + STEP]
+            try:
+                hashed = list(pool.map(hash_one, (one.picture for one in part)))
+            except BaseException:
+                pool.shutdown(cancel_futures=True)  # else each would try its server in vain
+                raise
+            fresh: list[tuple[str, str, str]] = []
+            for exemplar, one in zip(part, hashed, strict=True):
+                if isinstance(one, Skipped):
+                    skipped.append(one)
+                    continue
+                sha256, stamp = one
+                found.append(Identified(exemplar, ImageFile(exemplar.picture, sha256)))
+                if stamp:
+                    fresh.append((exemplar.picture.address, stamp, sha256))
             cache.remember_hashes(fresh)
-            fresh = []
-            report("scanning", done, len(exemplars))
+            report("scanning", start + len(part), len(exemplars))
     return found, skipped
+
+
+def _hash(
+    picture: Picture, *, known: Mapping[str, tuple[str, str]], limits: ImageLimits
+) -> tuple[str, str] | Skipped:
+    """Return a picture's SHA-256, and the stamp to remember it by; empty if it is not to be."""
+    address = picture.address
+    try:
+        address.encode()
+        stamp = picture.stamp
+        settled = stamp.settled
+        remembered = known.get(address)
+        if remembered and stamp.text and remembered[0] == stamp.text:
+            return remembered[1], ""
+        return hash_picture(picture, limits), stamp.text if settled else ""
+    except OSError as error:
+        return Skipped(address, fault(error))
+    except ImageError as error:
+        return Skipped(address, str(error))
+    except UnicodeEncodeError:
+        return Skipped(shown(address), "its name is not UTF-8; rename it")
 
 
 def leave_out(

@@ -56,7 +56,11 @@ def hash_pictures(
             for start in range(0, len(pictures), STEP):
                 part = pictures[start : start + STEP]
                 known = _known(database, part)
-                hashed = list(pool.map(partial(_hash, known=known, limits=limits), part))
+                try:
+                    hashed = list(pool.map(partial(_hash, known=known, limits=limits), part))
+                except BaseException:
+                    pool.shutdown(cancel_futures=True)  # else each would try its server in vain
+                    raise
                 with database:
                     database.executemany(
                         "INSERT OR REPLACE INTO files VALUES (?, ?, ?)",

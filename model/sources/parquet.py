@@ -8,6 +8,7 @@ compact protocol) before any of them is read.
 import errno
 import os
 import threading
+from bisect import bisect_right
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,12 +20,13 @@ import pyarrow.parquet as pq
 
 from model.errors import SourceError
 from model.regular_files import shown
-from model.sources.picture import Picture, Stamp, opened
+from model.sources.picture import Picture, Stamp, opened, present
 
 PARQUET = ".parquet"
 MAX_PAGE = 2**28  # bytes; a page holds one cell at least
 _HEADER = 2**16  # bytes read to find a page's header, which can hold the smallest and largest value
 _BUFFER = 2**20  # bytes of a column read at once
+_RECENT, _RECENT_BYTES = 128, 2**26  # cells kept, and bytes of these
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,8 @@ class Cell:
     @property
     def stamp(self) -> Stamp:
         """Return the file's stamp with the row."""
-        stamp = self.file.stamp
+        with present(self.file):
+            stamp = self.file.stamp
         return Stamp(f"{stamp.text}#{self.row}" if stamp.text else "", stamp.changed)
 
     @property
@@ -69,7 +72,9 @@ class Cell:
 
     def read(self, size: int | None = None, offset: int = 0) -> bytes:
         """Return the picture's bytes from a position on, all or some of them."""
-        data = _column(self.file, self.column, self.file.stamp.text, os.getpid()).cell(self.row)
+        with present(self.file):
+            column = _column(self.file, self.column, self.file.stamp.text, os.getpid())
+            data = column.cell(self.row)
         return data[offset:] if size is None else data[offset : offset + size]
 
 
@@ -120,6 +125,8 @@ class _Column:
         self._group = -1
         self._cells: Iterator[bytes | None] = iter(())
         self._next = 0  # the row that `_cells` gives next
+        self._recent: dict[int, bytes | None] = {}  # threads ask for rows a little out of order
+        self._held = 0  # bytes of these
 
     def cell(self, row: int) -> bytes:
         """Return a cell.
@@ -131,21 +138,34 @@ class _Column:
         with self._lock:
             if not 0 <= row < self._starts[-1]:
                 raise OSError(errno.ENOENT, f"there is no row {row}")
-            group = next(g for g, end in enumerate(self._starts[1:]) if row < end)
             try:
-                if group != self._group or row < self._next:
-                    self._begin(group)
-                while self._next < row:
-                    next(self._cells)
-                    self._next += 1
-                data = next(self._cells)
-                self._next += 1
+                data = self._recent[row] if row in self._recent else self._read_to(row)
             except (pa.ArrowException, StopIteration, ValueError) as error:
                 self._group = -1
                 raise _broken(self._file, error) from error
         if data is None:
             raise OSError(errno.ENODATA, "its cell is empty")
         return data
+
+    def _read_to(self, row: int) -> bytes | None:
+        """Read on to a row, from the beginning of its group if it lies behind; return its cell."""
+        group = bisect_right(self._starts, row) - 1
+        if group != self._group or row < self._next:
+            self._begin(group)
+        while True:
+            data = next(self._cells)
+            self._remember(self._next, data)
+            self._next += 1
+            if self._next > row:
+                return data
+
+    def _remember(self, row: int, data: bytes | None) -> None:
+        """Keep a cell for a while, among the last `_RECENT` ones of at most `_RECENT_BYTES`."""
+        self._held += len(data or b"") - len(self._recent.pop(row, None) or b"")
+        self._recent[row] = data
+        while len(self._recent) > _RECENT or self._held > _RECENT_BYTES:
+            first = next(iter(self._recent))
+            self._held -= len(self._recent.pop(first) or b"")
 
     def _begin(self, group: int) -> None:
         """Go to the first row of a row group."""

@@ -7,12 +7,14 @@ of them takes every kind of place.
 import hashlib
 import io
 import time
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Protocol
 
-from model.errors import ImageTooLargeError, UndecodableImageError
+from model.errors import ImageTooLargeError, SourceError, UndecodableImageError
 from model.images import DEFAULT_LIMITS, DecodedImage, ImageLimits, decode_image
+from model.regular_files import shown
 
 MAX_BYTES_PER_PIXEL = 4  # of the pixel limit; larger pictures are refused unread
 # A file changed less than this before it is read could change again with the same times: they can
@@ -73,6 +75,21 @@ class Picture(Protocol):
         Raises:
             OSError: it cannot be read.
         """
+
+
+@contextmanager
+def present(shard: Picture) -> Iterator[None]:
+    """Read from a shard, which must be there: without it, many pictures would silently be left out.
+
+    Raises:
+        SourceError: there is no such file any more.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise SourceError(
+            f"{shown(shard.address)} is not there any more; run the command again once it is"
+        ) from error
 
 
 def opened(file: Picture) -> BinaryIO:

@@ -14,6 +14,7 @@ import importlib
 import os
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
@@ -102,13 +103,13 @@ class RemoteFile:
         if (copy := _copies.get(self.url)) is not None:
             return LocalFile(copy).read(end - offset, offset)
         if length <= BLOCK:
-            return _block(self, 0, length)[offset:end]
+            return _one_block(self, 0, length)[offset:end]
         if _scheme(self.url) in HTTP and not _takes_ranges(self):
             return LocalFile(_copy(self)).read(end - offset, offset)
         pieces = []
         for number in range(offset // BLOCK, -(-end // BLOCK)):
             start = number * BLOCK
-            block = _block(self, start, min(length, start + BLOCK))
+            block = _one_block(self, start, min(length, start + BLOCK))
             pieces.append(block[max(0, offset - start) : end - start])
         return b"".join(pieces)
 
@@ -197,6 +198,15 @@ def _described(url: str, info: Mapping[str, Any]) -> RemoteFile:
                 version = ""
     size = info.get("size")
     return RemoteFile(url, None if size is None else int(size), version, changed)
+
+
+# Of files by their hash: threads that read on in one shard wait for its next block together.
+_turns = [threading.Lock() for _ in range(64)]
+
+
+def _one_block(file: RemoteFile, start: int, end: int) -> bytes:
+    with _turns[hash(file.url) % len(_turns)]:
+        return _block(file, start, end)
 
 
 @lru_cache(maxsize=BLOCKS)

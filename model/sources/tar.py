@@ -4,7 +4,6 @@ A member is read by its position, so a shard must not be compressed. Parts are t
 such as ``split`` cut a file into: ``x.tar.001``, ``x.tar.002`` or ``x.tar.aa``, ``x.tar.ab``.
 """
 
-import errno
 import hashlib
 import re
 import tarfile
@@ -21,7 +20,7 @@ from model.folders import not_an_image_because, unused_name
 from model.images import begins_image
 from model.regular_files import open_file, shown
 from model.sources.local import LocalFile
-from model.sources.picture import Picture, Stamp, opened
+from model.sources.picture import Picture, Stamp, opened, present
 from model.sources.remote import RemoteFile
 
 SHARD = ".tar"
@@ -63,7 +62,8 @@ class Member:
     @property
     def stamp(self) -> Stamp:
         """Return the shard's stamp with the place in it."""
-        stamp = self.shard.stamp
+        with present(self.shard):
+            stamp = self.shard.stamp
         text = f"{stamp.text}#{self.offset}+{self.size}" if stamp.text else ""
         return Stamp(text, stamp.changed, self.sha256)
 
@@ -76,9 +76,13 @@ class Member:
         """Return the member's bytes from a position on, all or some of them."""
         left = max(0, self.size - offset)
         wanted = left if size is None else min(size, left)
-        data = self.shard.read(wanted, self.offset + offset)
+        with present(self.shard):
+            data = self.shard.read(wanted, self.offset + offset)
         if len(data) < wanted:
-            raise OSError(errno.EIO, f"{shown(self.shard.address)} ends within {self.path}")
+            raise SourceError(
+                f"shard {shown(self.shard.address)} ends within {self.path}: it was cut short "
+                "while it was read; run the command again once it is whole"
+            )
         return data
 
 

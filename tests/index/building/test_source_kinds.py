@@ -4,6 +4,7 @@ import io
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import tarfile
 import threading
@@ -50,8 +51,14 @@ def patch() -> Iterator[pytest.MonkeyPatch]:
 
 
 @pytest.fixture(scope="module")
+def server(patch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
+    with object_store(patch) as store:
+        yield store
+
+
+@pytest.fixture(scope="module")
 def places(
-    tmp_path_factory: pytest.TempPathFactory, patch: pytest.MonkeyPatch
+    tmp_path_factory: pytest.TempPathFactory, server: ObjectStore
 ) -> Iterator[dict[str, str]]:
     """The sources of one collection, by kind, and the folder that all lie in."""
     root = tmp_path_factory.mktemp("sources")
@@ -59,8 +66,8 @@ def places(
     write_manifest(root / "manifest", files)
     write_shards(root / "tar", files)
     write_tables(root / "parquet", files)
-    with object_store(patch) as store, file_server(root) as url:
-        bucket = store.put(root)
+    with file_server(root) as url:
+        bucket = server.put(root)
         yield {
             "root": str(root),
             "folder": f"{root}/folder",
@@ -85,9 +92,12 @@ KINDS = [
 
 
 @pytest.fixture
-def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
-    with object_store(monkeypatch) as store:
-        yield store
+def store(server: ObjectStore) -> Iterator[ObjectStore]:
+    """The server, to be given a fault."""
+    forget()
+    yield server
+    server.fault = None
+    forget()
 
 
 def draw(folder: Path) -> list[Path]:
@@ -576,3 +586,24 @@ def test_no_source_at_all_is_named(tmp_path: Path) -> None:
         read_sources([f"{tmp_path}/*.tar"])
     with pytest.raises(TrainingError, match="no such file or folder"):
         list_pictures([f"{tmp_path}/x-{{0..3}}.tar"])
+
+
+@pytest.mark.parametrize("kind", ["tar", "parquet"])
+def test_a_shard_that_vanishes_ends_the_rebuild(places, tmp_path: Path, kind: str) -> None:
+    folder = tmp_path / "shards"
+    shutil.copytree(Path(places["root"]) / kind, folder)
+    exemplars = read_sources([folder])
+    [first, *_] = sorted(folder.iterdir())
+    first.unlink()
+    data = DataFolder(tmp_path / "data")
+    with pytest.raises(SourceError, match=rf"{first.name} is not there any more"):
+        rebuild(data, exemplars, FakeEmbedder(), RebuildOptions(canary_rate=0))
+    assert published_version(data.index) is None
+
+
+def test_cells_are_read_in_any_order(places: dict[str, str]) -> None:
+    cells = [one.picture for one in read_sources([places["parquet"]])]
+    whole = [cell.read() for cell in cells]
+    for order in (range(len(cells) - 1, -1, -1), [5, 3, 4, 0, 7, 1], [2, 2, 9]):
+        parquet._column.cache_clear()
+        assert [cells[place].read() for place in order] == [whole[place] for place in order]
