@@ -128,7 +128,7 @@ def test_abc_prints_the_numbers_of_its_report(
     with (folder / "ranks.csv").open() as file:
         assert {int(row["gallery"]) for row in csv.DictReader(file)} == galleries
     assert (folder / "run.json").is_file()
-    assert len(list((out / "features" / model).glob("*/style.npy"))) == 3
+    assert len(list((out / "features" / model).glob("*/style.f32"))) == 1
 
 
 def test_abc_keeps_its_results_in_the_data_folder(
