@@ -1,7 +1,7 @@
 """Settings chosen for a backbone from unlabelled images, beside the usual ones: docs/method.md.
 
     python -m tests.benchmarks.selection --shared DIR --cache DIR [--backbone NAME ...] \
-        [--vit FILE] [--json FILE] [--losses]
+        [--vit FILE] [--set NAME ...] [--axes principal] [--json FILE] [--losses]
 
 DIR holds eval, eval2 and weights as the evaluation sets come. For every backbone: the features of
 both galleries and their queries once; a selection on each gallery (with the concepts of its
@@ -28,7 +28,8 @@ from model.axes import principal_axes
 from model.backbone import Backbone, create_backbone, create_random_backbone
 from model.config import DescriptorConfig, SelectionConfig, TrainConfig
 from model.descriptors import DescriptorExtractor
-from model.features import build_feature_bank
+from model.engines import choose_engine
+from model.features import DescriptorModel, build_feature_bank
 from model.head import AttributionHead
 from model.selection.choose import told
 from model.selection.questions import (
@@ -60,64 +61,6 @@ class _Everything(CandidateReadings):
 
     def extra_repr(self) -> str:
         return f"everything {self.digest}"
-
-
-class _Onnx(torch.nn.Module):
-    """A backbone and its readings on ONNX Runtime, three times as fast as PyTorch on a CPU."""
-
-    def __init__(self, backbone: Backbone, readings: torch.nn.Module) -> None:
-        super().__init__()
-        import onnxruntime
-
-        self.network, self.config = backbone.network, backbone.config
-        self.preprocess = backbone.preprocess
-        size = backbone.config.input_size
-        with torch.inference_mode():
-            self._names = list(readings(backbone(torch.zeros(1, 3, size, size))))
-
-        class Both(torch.nn.Module):
-            def __init__(self) -> None:
-                super().__init__()
-                self.backbone, self.readings = backbone, readings
-
-            def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
-                return tuple(self.readings(self.backbone(pixels)).values())
-
-        with torch.no_grad():
-            program: Any = torch.onnx.export(
-                Both().eval(),
-                (torch.zeros(2, 3, size, size),),
-                dynamo=True,
-                dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=4096)},),
-                input_names=["pixels"],
-                verbose=False,
-            )
-        settings = onnxruntime.SessionOptions()
-        settings.intra_op_num_threads = settings.inter_op_num_threads = 1
-        self._session = onnxruntime.InferenceSession(
-            program.model_proto.SerializeToString(), settings, providers=["CPUExecutionProvider"]
-        )
-
-    def forward(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
-        found = self._session.run(None, {"pixels": pixels.contiguous().numpy()})
-        return {
-            name: torch.from_numpy(values.copy())
-            for name, values in zip(self._names, found, strict=True)
-        }
-
-
-class _Read(torch.nn.Module):
-    """Passes readings on that were computed with the backbone."""
-
-    def __init__(self, readings: torch.nn.Module) -> None:
-        super().__init__()
-        self.told = repr(readings)
-
-    def extra_repr(self) -> str:
-        return self.told
-
-    def forward(self, features: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        return features
 
 
 class _NoViews(RandomViews):
@@ -165,16 +108,17 @@ def bank(
     paths: list[Path], backbone: Backbone, extractor: torch.nn.Module, cache: Path, views: Any
 ) -> dict[str, np.ndarray]:
     """Features of pictures, kept in the cache: reading -> (N, 1 + V, D)."""
-    found: Any = build_feature_bank(
+    found = build_feature_bank(
         cache,
         local_files(paths),
-        _Onnx(backbone, extractor),  # type: ignore[arg-type]
-        _Read(extractor),  # type: ignore[arg-type]
+        backbone,
+        extractor,  # type: ignore[arg-type]
         views,
         device=CPU,
-        workers=1,  # type: ignore[arg-type]
+        engine="onnx",
+        workers=1,
     )
-    return dict(found.descriptors)
+    return {str(name): values for name, values in found.descriptors.items()}
 
 
 class Features:
@@ -233,14 +177,15 @@ def asked_about(
 ) -> Questions:
     """The questions of a selection; the gallery's features are those of the bank."""
     drawn = draw_gallery(own.pictures, own.of_path, config)
-    network = _Onnx(backbone, CandidateReadings(axes).eval())
+    model = DescriptorModel(backbone, CandidateReadings(axes)).eval()
+    _, network = choose_engine(model, "onnx", CPU)
     asked: dict[str, list[torch.Tensor]] = {}
     for changed in torch.utils.data.DataLoader(
         Pictures(drawn, backbone, config, clean=False), batch_size=None, num_workers=1
     ):
         with torch.inference_mode():
             for name, values in network(changed).items():
-                asked.setdefault(name, []).append(values)
+                asked.setdefault(str(name), []).append(values)
     rows = [place[Path(one.address)] for one in drawn]
     return questions_of(
         drawn,
@@ -303,91 +248,101 @@ def main() -> None:
     options.add_argument("--backbone", action="append", default=[])
     options.add_argument("--vit", type=Path)
     options.add_argument("--losses", action="store_true")
+    options.add_argument("--axes", choices=("fixed", "principal"), default="fixed")
     options.add_argument("--set", action="append", default=[], help="eval, eval2; default both")
     options.add_argument("--json", type=Path)
     arguments = options.parse_args()
     arguments.cache.mkdir(parents=True, exist_ok=True)
     sets = [Set(arguments.shared, name) for name in arguments.set or ("eval", "eval2")]
-    config, usual = SelectionConfig(), TrainConfig()
     report: list[dict[str, Any]] = []
     for name, create in backbones(arguments).items():
         if (arguments.backbone and name not in arguments.backbone) or (
             name == "vit_tiny" and not arguments.vit
         ):
             continue
-        backbone = create()
         if arguments.losses:
-            losses(backbone, sets[0], arguments.cache, name)
-            continue
-        axes = principal_axes(backbone, local_files(sets[0].paths), ALL_DEPTHS, device=CPU)
-        paths = list(dict.fromkeys(p for own in sets for p in own.paths + own.asked))
-        place = {path: number for number, path in enumerate(paths)}
-        none = _NoViews(0, backbone.config.input_size)
-        began = time.process_time()
-        read = bank(paths, backbone, _Everything(axes).eval(), arguments.cache, none)
-        print(f"{name}: {len(paths)} pictures, {time.process_time() - began:.0f} s", flush=True)
-        chosen = {}
-        for own in sets:
-            began = time.process_time()
-            asked = asked_about(backbone, axes, read, place, own, config)
-            seconds, began = time.process_time() - began, time.process_time()
-            choice = Search(asked, config, usual).run()
-            took = time.process_time() - began
-            assert choice is not None
-            chosen[own.name] = usual.model_copy(
-                update={
-                    "descriptors": choice.descriptors,
-                    "facets": choice.facets,
-                    "depths": choice.depths,
-                }
-            )
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-            print(
-                f"{name}, chosen on {own.name}: {told(chosen[own.name], usual)}\n"
-                f"    processor time: changed pictures {seconds:.0f} s, search {took:.0f} s; peak "
-                f"{peak:.1f} GiB",
-                flush=True,
-            )
-            report.append(
-                {
-                    "backbone": name,
-                    "chosen_on": own.name,
-                    "seconds": [seconds, took],
-                    "settings": chosen[own.name].model_dump(mode="json"),
-                    "curve": [point.as_dict() for point in choice.curve],
-                }
-            )
-        wide = len(axes) > 1  # a transformer: the usual settings had fixed directions
-        fixed = bank(paths, backbone, DescriptorExtractor(), arguments.cache, none) if wide else {}
-        for own in sets:
-            features = Features(read, place, own)
-            first = measured(f"{name}, {own.name}: usual", own, features, usual)
-            if fixed:
-                before = measured(
-                    f"{name}, {own.name}: usual, fixed directions",
-                    own,
-                    Features(fixed, place, own),
-                    FIXED,
-                )
-                show(before)
-                show(first, gain(first, before))
-                first = before
-            else:
-                show(first)
-            for where, settings in chosen.items():
-                if settings in (
-                    usual,
-                    *(chosen[n] for n in list(chosen)[: list(chosen).index(where)]),
-                ):
-                    print(f"{name}, {own.name}: chosen on {where}: as above or usual", flush=True)
-                    continue
-                row = measured(f"{name}, {own.name}: chosen on {where}", own, features, settings)
-                show(row, gain(row, first))
-                report.append({"row": row.name, "map": row.map, "gain": gain(row, first)})
+            losses(create(), sets[0], arguments.cache, name)
+        else:
+            report += compare(name, create(), sets, arguments)
     if arguments.json:
         arguments.json.write_text(json.dumps(report, indent=1) + "\n")
 
 
+def compare(
+    name: str, backbone: Backbone, sets: list[Set], arguments: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """One backbone's choices on each set, and its rows."""
+    axes: dict[int, torch.Tensor] = {}  # fixed directions
+    if arguments.axes == "principal":
+        axes = principal_axes(backbone, local_files(sets[0].paths), ALL_DEPTHS, device=CPU)
+    paths = list(dict.fromkeys(path for own in sets for path in own.paths + own.asked))
+    place = {path: number for number, path in enumerate(paths)}
+    none = _NoViews(0, backbone.config.input_size)
+    began = time.process_time()
+    read = bank(paths, backbone, _Everything(axes).eval(), arguments.cache, none)
+    print(f"{name}: {len(paths)} pictures, {time.process_time() - began:.0f} s", flush=True)
+    report: list[dict[str, Any]] = []
+    chosen: dict[str, TrainConfig] = {}
+    for own in sets:
+        settings, record = choose(backbone, axes, read, place, own)
+        chosen[own.name] = settings
+        print(
+            f"{name}, chosen on {own.name}: {told(settings, USUAL)}; {record['cost']}", flush=True
+        )
+        report.append({"backbone": name, "chosen_on": own.name, **record})
+    wide = len(axes) > 1  # a transformer: the usual settings have fixed directions
+    fixed = bank(paths, backbone, DescriptorExtractor(), arguments.cache, none) if wide else {}
+    for own in sets:
+        features = Features(read, place, own)
+        first = measured(f"{name}, {own.name}: usual", own, features, USUAL)
+        show(first)
+        if fixed:
+            other = Features(fixed, place, own)
+            first = measured(f"{name}, {own.name}: usual, fixed directions", own, other, FIXED)
+            show(first)
+        known = [USUAL]
+        for where, settings in chosen.items():
+            if settings in known:
+                print(f"{name}, {own.name}: chosen on {where}: as above", flush=True)
+                continue
+            known.append(settings)
+            row = measured(f"{name}, {own.name}: chosen on {where}", own, features, settings)
+            show(row, gain(row, first))
+            report.append({"row": row.name, "map": row.map, "gain": gain(row, first)})
+    return report
+
+
+def choose(
+    backbone: Backbone,
+    axes: Mapping[int, torch.Tensor],
+    read: Mapping[str, np.ndarray],
+    place: Mapping[Path, int],
+    own: Set,
+) -> tuple[TrainConfig, dict[str, Any]]:
+    """The settings that are chosen on one gallery, and their record."""
+    config = SelectionConfig()
+    began = time.process_time()
+    asked = asked_about(backbone, axes, read, place, own, config)
+    changed, began = time.process_time() - began, time.process_time()
+    choice = Search(asked, config, USUAL).run()
+    assert choice is not None
+    settings = USUAL.model_copy(
+        update={
+            "descriptors": choice.descriptors,
+            "facets": choice.facets,
+            "depths": choice.depths,
+        }
+    )
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    cost = (
+        f"processor time: changed pictures {changed:.0f} s, search "
+        f"{time.process_time() - began:.0f} s; peak {peak:.1f} GiB"
+    )
+    curve = [point.as_dict() for point in choice.curve]
+    return settings, {"cost": cost, "settings": settings.model_dump(mode="json"), "curve": curve}
+
+
+USUAL = TrainConfig()
 FIXED = TrainConfig().model_copy(update={"depths": {}})
 
 
