@@ -1,10 +1,10 @@
-"""Bounds on what a connection may cost before its request reaches the application.
+"""Bounds on what a connection may cost before and beside the application's work on its requests.
 
 Uvicorn and h11 limit the bytes of headers and trailers. They do not limit the time in which headers
-arrive, the number of idle connections, or how many chunks a body is made of: chunks of one byte
-keep the event loop busy for seconds. `BoundedConnection` stands between the transport and uvicorn's
-protocol, as one asyncio.Protocol before another, and `BoundedRequests` tells it when the
-application works on its request.
+arrive, the number of idle connections, how many chunks a body is made of, or how long a client may
+take to read: chunks of one byte keep the event loop busy for seconds. `BoundedConnection` stands
+between the transport and uvicorn's protocol, as one asyncio.Protocol before another, and
+`BoundedRequests` tells it what the server's parser found in a request.
 """
 
 import asyncio
@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from app.errors import RETRY_AFTER, MalformedRequestError, UnavailableError
@@ -24,9 +25,9 @@ from app.http.problems import problem_response
 LINES = 2_000  # of a request, and one more for each `LINE_BYTES`; a body of known length has none
 LINE_BYTES = 256
 SURPLUS = 50  # connections above the limit that are told so; more are closed without a word
-HEAD_END = b"\r\n\r\n"
-_CHUNKED = re.compile(rb"\r\ntransfer-encoding:", re.I)
-_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,15})[ \t]*\r\n", re.I)
+WRITE_SECONDS = 30.0  # without progress of the client's reading, as in deploy/nginx/nginx.conf
+_BLANK = re.compile(rb"\n\r?\n")  # ends a head; a line may end without \r, as h11 reads them
+_SEAM = 3  # bytes, of which the end of a head may lie in the data before
 
 _current: ContextVar["BoundedConnection | None"] = ContextVar("connection", default=None)
 
@@ -38,13 +39,11 @@ class Connections:
         most: limit of all connections.
         head_seconds: in which a request's line and headers must arrive, from the connection's begin
             or the first byte of a further request.
-        head_bytes: limit of their size, which the server's protocol applies.
     """
 
-    def __init__(self, most: int, head_seconds: float, head_bytes: int) -> None:
+    def __init__(self, most: int, head_seconds: float) -> None:
         self.most = most
         self.head_seconds = head_seconds
-        self.head_bytes = head_bytes
         self.open: set[BoundedConnection] = set()
         self.waiting: dict[BoundedConnection, None] = {}  # for a request; the longest first
 
@@ -62,8 +61,9 @@ class Connections:
 class BoundedConnection(asyncio.Protocol):
     """A connection that closes if its headers are late, or if its body has too many chunks.
 
-    A connection above the limit replaces the one that has waited longest for a request. If none
-    waits, `BoundedRequests` refuses its request.
+    A connection above the limit replaces the one that has waited longest for a request, or whose
+    request is answered and whose client goes on sending. If there is none, `BoundedRequests`
+    refuses its request.
 
     Args:
         inner: the server's protocol.
@@ -73,11 +73,14 @@ class BoundedConnection(asyncio.Protocol):
     def __init__(self, inner: asyncio.Protocol, connections: Connections) -> None:
         self._inner = inner
         self._connections = connections
-        self._busy = False  # the application works on a request
+        self._requests = 0  # that the application works on
+        self._answering = False  # an answer has begun
         self._late: asyncio.TimerHandle | None = None
-        self._head = bytearray()  # of the request that is expected
+        self._unread: asyncio.TimerHandle | None = None
+        self._seam = b""  # the last bytes that were passed on
+        self._held = bytearray()  # bytes behind a head, until the application begins
         self._known = 0  # bytes to come of a body of known length
-        self._counts = False  # every line, since it is not known where a request ends
+        self._ahead = 0  # other bytes that were passed on since the last head
         self._bytes = self._lines = 0  # of the present request, without a body of known length
         self.surplus = False
 
@@ -104,26 +107,41 @@ class BoundedConnection(asyncio.Protocol):
         self._inner.connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Pass bytes on, unless they have too many lines for their size."""
-        self._count(data)
-        if self._lines > LINES + self._bytes // LINE_BYTES:
-            self._refuse()
+        """Pass bytes on, unless they have too many lines for their size.
+
+        The bytes behind a head wait for the next turn of the event loop. The application has begun
+        by then, so that it is known whether they are a body of known length.
+        """
+        if self._held:
+            self._held += data
             return
-        _current.set(self)
-        if not self._busy:
+        if not self._requests:
             self._expect_head()
-        self._inner.data_received(data)
+            end = _BLANK.search(self._seam + data)
+            if end:
+                place = end.end() - len(self._seam)
+                self._held += data[place:]
+                self._pass_on(data[:place])  # this starts the application's task
+                self._ahead = 0
+                if self._held:
+                    asyncio.get_running_loop().call_soon(self._release)
+                return
+        self._pass_on(data)
 
     def eof_received(self) -> bool | None:
         """Pass on that the client sends no more."""
+        self._release()
         return self._inner.eof_received()
 
     def pause_writing(self) -> None:
-        """Pass on that the client does not read."""
+        """Close the connection once the client reads nothing for `WRITE_SECONDS`."""
+        self._watch_reading()
         self._inner.pause_writing()
 
     def resume_writing(self) -> None:
-        """Pass on that the client reads again."""
+        """Go on, since the client reads."""
+        if self._unread is not None:
+            self._unread.cancel()
         self._inner.resume_writing()
 
     def abort(self) -> None:
@@ -132,51 +150,54 @@ class BoundedConnection(asyncio.Protocol):
         self._forget()
 
     @contextmanager
-    def request(self) -> "Iterator[None]":
-        """Mark the connection as busy while the application works on a request."""
-        self._busy = True
+    def request(self, body: int) -> "Iterator[None]":
+        """Mark the connection as busy while the application works on a request.
+
+        Args:
+            body: length in bytes that the request's head tells, 0 if it tells none.
+        """
+        self._requests += 1
+        self._answering = False
+        self._known = max(0, body - self._ahead)  # of it, what came ahead is passed on already
         self._stop_waiting()
         try:
             yield
         finally:
-            self._busy = False
-            self._bytes = self._lines = self._known = 0
-            self._head.clear()
-            if self in self._connections.open:
-                self._wait()
+            self._requests -= 1
+            if not self._requests:
+                self._bytes = self._lines = self._known = 0
+                if self in self._connections.open:
+                    self._wait()
 
-    def _count(self, data: bytes) -> None:
-        """Count bytes and lines, except those of a body whose length the headers tell."""
-        if not (self._counts or self._busy or self._known):
-            begun = len(self._head)
-            self._head += data
-            end = self._head.find(HEAD_END, max(0, begun - len(HEAD_END)))
-            if end >= 0:
-                head = bytes(self._head[: end + len(HEAD_END)])
-                self._head.clear()
-                length = _LENGTH.search(head)
-                # A request that follows a chunked one at once cannot be told from its chunks.
-                self._counts = _CHUNKED.search(head) is not None
-                self._known = int(length[1]) if length and not self._counts else 0
-                beyond = data[len(head) - begun :]
-                self._add(data[: len(head) - begun])
-                data = beyond
-            elif len(self._head) > self._connections.head_bytes:
-                self._head.clear()  # the server's protocol refuses it
+    def answer(self, *, lingers: bool) -> None:
+        """Record that an answer has begun; a lingering one is followed by unwanted bytes only."""
+        self._answering = True
+        if lingers and self in self._connections.open:
+            self._wait()
+
+    def _release(self) -> None:
+        """Pass on what was held."""
+        held = bytes(self._held)
+        self._held.clear()
+        if held and not self._transport.is_closing():
+            self._pass_on(held)
+
+    def _pass_on(self, data: bytes) -> None:
         known = min(self._known, len(data))
         self._known -= known
-        data = data[known:]
-        if data and self._busy:
-            self._counts = True
-        self._add(data)
-
-    def _add(self, data: bytes) -> None:
-        self._bytes += len(data)
-        self._lines += data.count(b"\r\n")
+        self._ahead += len(data) - known
+        self._bytes += len(data) - known
+        self._lines += data.count(b"\n", known)
+        if self._lines > LINES + self._bytes // LINE_BYTES:
+            self._refuse()
+            return
+        self._seam = (self._seam + data)[-_SEAM:]
+        _current.set(self)
+        self._inner.data_received(data)
 
     def _refuse(self) -> None:
-        """Answer 400, unless an answer may have begun, and close the connection."""
-        if self._busy:
+        """Answer 400, unless an answer has begun, and close the connection."""
+        if self._requests and self._answering:
             self.abort()
             return
         response = problem_response(
@@ -184,8 +205,16 @@ class BoundedConnection(asyncio.Protocol):
         )
         headers = [*response.raw_headers, (b"connection", b"close")]
         lines = [b"HTTP/1.1 400 Bad Request", *(b"%s: %s" % header for header in headers)]
-        self._transport.write(b"\r\n".join(lines) + HEAD_END + bytes(response.body))
+        self._transport.write(b"\r\n".join(lines) + b"\r\n\r\n" + bytes(response.body))
         self._transport.close()
+
+    def _watch_reading(self, before: int | None = None) -> None:
+        unread = self._transport.get_write_buffer_size()
+        if before is not None and unread >= before:
+            self.abort()
+            return
+        loop = asyncio.get_running_loop()
+        self._unread = loop.call_later(WRITE_SECONDS, self._watch_reading, unread)
 
     def _wait(self) -> None:
         self._connections.waiting.setdefault(self)
@@ -204,6 +233,9 @@ class BoundedConnection(asyncio.Protocol):
 
     def _forget(self) -> None:
         self._stop_waiting()
+        self._held.clear()
+        if self._unread is not None:
+            self._unread.cancel()
         self._connections.open.discard(self)
 
 
@@ -220,9 +252,22 @@ class BoundedRequests:
         if connection is None:
             await self._app(scope, receive, send)
             return
-        with connection.request():
+        headers = Headers(scope=scope)
+        known = "transfer-encoding" not in headers
+        closing = False
+
+        async def tell(message: Message) -> None:
+            nonlocal closing
+            if message["type"] == "http.response.start":
+                closing = Headers(raw=message["headers"]).get("connection") == "close"
+                connection.answer(lingers=False)
+            else:
+                connection.answer(lingers=closing)
+            await send(message)
+
+        with connection.request(int(headers.get("content-length", 0)) if known else 0):
             app = self._refusal if connection.surplus else self._app
-            await app(scope, receive, send)
+            await app(scope, receive, tell)
 
 
 async def _too_many_connections(scope: Scope, receive: Receive, send: Send) -> None:

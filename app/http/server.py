@@ -45,7 +45,7 @@ def run_server(app: FastAPI, settings: Settings) -> None:
 def make_server(app: ASGIApp, settings: Settings) -> uvicorn.Server:
     """Return a uvicorn server for ``app``, not yet started."""
     most = min(settings.max_connections, _allowed_files() - OTHER_FILES)
-    connections = Connections(most, HEADER_SECONDS, HEADER_BYTES)
+    connections = Connections(most, HEADER_SECONDS)
     config = uvicorn.Config(
         BoundedRequests(app),
         host=settings.host,

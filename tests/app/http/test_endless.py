@@ -4,14 +4,15 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 
-from app.http import server
+from app.http import protocol, server
 from app.http.protocol import LINES
 from app.settings import Settings
 from tests.app.http.test_server import CLOSE, GET, form, listening, post, talk
@@ -22,6 +23,7 @@ ROOT = Path(__file__).parents[3]
 CHUNKED = b"POST /attribute HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
 LAST_GET = GET.replace(b"\r\n\r\n", b"\r\n" + CLOSE + b"\r\n")
 CONNECTIONS = 20
+LARGE = 32 * 2**20  # bytes of an answer
 ENOUGH = 64 * 2**20  # bytes that no connection may send
 
 LONG = b"a" * 2**18
@@ -29,6 +31,21 @@ ENDLESS = {
     "a trailer of one line": (CHUNKED + b"1\r\na\r\n0\r\nX: ", LONG),
     "a trailer of lines": (CHUNKED + b"1\r\na\r\n0\r\n", b"X: a\r\n" * 2**15),
     "chunks of a byte": (CHUNKED, b"1\r\na\r\n" * 2**15),
+    "chunks after a line that ends otherwise": (
+        CHUNKED.replace(b"Transfer", b"Content-Length: 999999999\r\nX: y\nTransfer"),
+        b"1\r\na\r\n" * 2**15,
+    ),
+    "chunks after a head without carriage returns": (
+        CHUNKED.replace(b"\r\n", b"\n").replace(b"Transfer", b"Content-Length: 9999999\nTransfer"),
+        b"1\r\na\r\n" * 2**15,
+    ),
+    "chunks after a body that came ahead": (
+        GET
+        + CHUNKED.replace(b"Transfer-Encoding: chunked", b"Content-Length: 200000")
+        + b"a" * 200_000
+        + CHUNKED,
+        b"1\r\na\r\n" * 2**15,
+    ),
     "a chunk's header": (CHUNKED, b"1" * 2**18),
     "a chunk's extension": (CHUNKED + b"1;", LONG),
     "a header": (b"GET / HTTP/1.1\r\nX: ", LONG),
@@ -48,6 +65,10 @@ def small_app() -> FastAPI:
     @app.post("/attribute")
     async def attribute(request: Request) -> dict[str, int]:
         return {"bytes": len(await request.body())}
+
+    @app.get("/large")
+    async def large() -> Response:
+        return Response(bytes(LARGE))
 
     @app.post("/early")
     async def early() -> dict[str, str]:
@@ -206,9 +227,76 @@ def test_too_many_chunks_are_refused_by_a_problem(port: int) -> None:
     assert b"malformed-request" in received
 
 
-def test_a_request_in_the_same_read_as_a_chunked_one_is_counted(port: int) -> None:
-    begin, more = ENDLESS["chunks of a byte"]
-    trailing = begin + b"1\r\na\r\n0\r\n\r\n"
-    fake = b"%x\r\nPOST / HTTP/1.1\r\ncontent-length: 999999999\r\n\r\n\r\n"
-    send_endlessly(port, trailing + begin + fake % 49, more)
-    assert talk(port, LAST_GET).startswith(b"HTTP/1.1 200 ")
+def test_too_many_chunks_get_an_answer_while_none_has_begun(port: int) -> None:
+    with socket.create_connection(("127.0.0.1", port), timeout=NEVER) as connection:
+        connection.sendall(CHUNKED + b"1\r\na\r\n" * LINES)
+        assert connection.recv(2**16).startswith(b"HTTP/1.1 400 ")
+
+
+def test_a_head_in_two_parts_of_which_one_came_ahead(port: int) -> None:
+    begin = CHUNKED.replace(b"\r\n\r\n", b"\r\nX: a")
+    with socket.create_connection(("127.0.0.1", port), timeout=NEVER) as connection:
+        connection.sendall(GET + begin)
+        assert connection.recv(2**16).startswith(b"HTTP/1.1 200 ")
+        connection.sendall(b"\r\nContent-Length: 999999999\r\n\r\n")
+        sent = 0
+        with suppress(OSError):
+            while sent < ENOUGH:
+                connection.sendall(b"1\r\na\r\n" * 2**15)
+                sent += 2**15
+        assert sent < ENOUGH
+
+
+def test_a_body_of_known_length_after_a_chunked_one(port: int) -> None:
+    chunked = CHUNKED + b"1\r\na\r\n0\r\n\r\n"
+    body = form(b"\r\n" * 100_000)
+    with socket.create_connection(("127.0.0.1", port), timeout=NEVER) as connection:
+        for request, size in ((chunked, 1), (post(body), len(body)), (chunked, 1)):
+            connection.sendall(request)
+            answer = b""
+            while b"}" not in answer:
+                answer += connection.recv(2**16)
+            assert b'{"bytes":%d}' % size in answer
+
+
+def test_heads_are_found_wherever_they_are_cut(port: int) -> None:
+    body = form(b"\r\n" * 3_000)
+    whole = post(body, more=CLOSE)
+    head = whole.index(b"\r\n\r\n")
+    for place in range(head - 1, head + 6):
+        received = talk(port, whole[:place], 0.01, whole[place:])
+        assert b'{"bytes":%d}' % len(body) in received
+
+
+def test_a_connection_that_goes_on_after_its_answer_gives_way(port: int) -> None:
+    early = post(b"", target=b"/early", length=1_000)
+    with ExitStack() as stack:
+        for _ in range(CONNECTIONS):
+            held = stack.enter_context(socket.create_connection(("127.0.0.1", port), NEVER))
+            held.sendall(early)
+            assert held.recv(2**16).startswith(b"HTTP/1.1 200 ")
+        assert talk(port, LAST_GET).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_client_that_does_not_read_is_closed(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[protocol.BoundedConnection] = []
+    monkeypatch.setattr(protocol, "WRITE_SECONDS", 0.1)
+    monkeypatch.setattr(protocol.BoundedConnection, "abort", closed.append)
+    with socket.create_connection(("127.0.0.1", port), timeout=NEVER) as connection:
+        connection.sendall(GET.replace(b"/health/live", b"/large"))
+        wait_until(lambda: closed)
+        monkeypatch.undo()
+        received = 0
+        while received < LARGE:
+            received += len(connection.recv(2**20))
+        assert len(set(closed)) == 1
+
+
+def test_a_client_that_reads_slowly_gets_all(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "WRITE_SECONDS", 0.2)
+    received = 0
+    with socket.create_connection(("127.0.0.1", port), timeout=NEVER) as connection:
+        connection.sendall(GET.replace(b"/health/live", b"/large"))
+        while received < LARGE:
+            received += len(connection.recv(2**20))
+            time.sleep(0.02)
