@@ -17,6 +17,7 @@ RAW_SUFFIXES = frozenset(
         ".rwl", ".sr2", ".srf", ".srw", ".x3f",
     }
 )  # fmt: skip
+PARQUET = ".parquet"
 HEAD = 512  # bytes that are enough to name a file
 
 _POINTERS = (

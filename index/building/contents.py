@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from index.building.manifests.reading import MANIFESTS
-from model.content import PICTURE_SUFFIXES
+from model.content import PARQUET, PICTURE_SUFFIXES
 from model.folders import (
     NOT_AN_IMAGE,
     Listing,
@@ -25,7 +25,6 @@ from model.folders import (
 )
 from model.regular_files import shown
 from model.sources.local import LocalFile, local_files
-from model.sources.parquet import PARQUET
 from model.sources.picture import Picture
 from model.sources.remote import RemoteFile, files_below
 from model.sources.tar import SHARD

@@ -17,14 +17,14 @@ from index.evaluation.abc_release import Split, locate
 from index.evaluation.abc_source import Progress, SplitFeatures, draw
 from index.evaluation.features import Features, ImageFeatures, embed_images
 from index.stores.vectors import Rows
-from model.content import HEAD
+from model.content import HEAD, PARQUET
 from model.errors import TrainingError
 from model.folders import Skipped, fault, not_an_image
 from model.images import DEFAULT_LIMITS, ImageLimits
 from model.regular_files import shown
 from model.sources.listing import list_pictures
 from model.sources.local import LocalFile, local_files
-from model.sources.parquet import PARQUET, image_column, open_table
+from model.sources.parquet import image_column, open_table
 from model.sources.picture import Picture
 from model.sources.places import file_at
 from model.sources.remote import is_url

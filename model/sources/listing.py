@@ -3,7 +3,7 @@
 from collections.abc import Hashable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
-from model.content import PICTURE_SUFFIXES
+from model.content import PARQUET, PICTURE_SUFFIXES
 from model.errors import SourceError, TrainingError
 from model.folders import (
     NOT_AN_IMAGE,
@@ -18,7 +18,6 @@ from model.folders import (
 )
 from model.regular_files import shown
 from model.sources.local import LocalFile
-from model.sources.parquet import PARQUET, Cell, image_column, open_table
 from model.sources.picture import Picture
 from model.sources.places import expand, local_path
 from model.sources.remote import RemoteFile, files_below, is_url, remote_file, shown_url
@@ -69,6 +68,9 @@ def pictures_in(shard: Picture, skip: Skip = ignore) -> list[Picture]:
         OSError: it cannot be read.
     """
     if shard.name.lower().endswith(PARQUET):
+        # Imported late, as Arrow is large and most commands need none of it.
+        from model.sources.parquet import Cell, image_column, open_table
+
         table = open_table(shard)
         column = image_column(table.schema_arrow)
         if column is None:
@@ -119,10 +121,12 @@ def _shard(shard: Picture, skip: Skip, path: Path) -> list[Picture]:
 def _in_folder(shard: Picture, skip: Skip) -> list[Picture]:
     """Returns the pictures of a shard in a folder, where a Parquet file may be something else."""
     try:
-        table = open_table(shard) if shard.name.lower().endswith(PARQUET) else None
-        if table and image_column(table.schema_arrow) is None:
-            skip(Skipped(shown(shard.address), NOT_AN_IMAGE))
-            return []
+        if shard.name.lower().endswith(PARQUET):
+            from model.sources.parquet import image_column, open_table
+
+            if image_column(open_table(shard).schema_arrow) is None:
+                skip(Skipped(shown(shard.address), NOT_AN_IMAGE))
+                return []
         return pictures_in(shard, skip)
     except OSError as error:
         reason = f"the file could not be read: {error.strerror or error}"

@@ -22,7 +22,6 @@ from model.errors import SourceError
 from model.regular_files import shown
 from model.sources.picture import Picture, Stamp, opened, present
 
-PARQUET = ".parquet"
 MAX_PAGE = 2**28  # bytes; a page holds one cell at least
 _HEADER = 2**16  # bytes read to find a page's header, which can hold the smallest and largest value
 _BUFFER = 2**20  # bytes of a column read at once

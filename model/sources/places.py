@@ -9,7 +9,6 @@ from pathlib import Path
 
 from model.errors import UndecodableImageError
 from model.sources.local import LocalFile
-from model.sources.parquet import Cell, image_column, open_table
 from model.sources.picture import Picture
 from model.sources.remote import RemoteFile, files_below, is_url
 from model.sources.tar import Member, find_shard, members
@@ -40,6 +39,8 @@ def picture_at(address: str) -> Picture:
         except OSError as error:
             raise UndecodableImageError(str(error)) from error
     if found := _IN_TABLE.fullmatch(address):
+        from model.sources.parquet import Cell  # imported late, as Arrow is large
+
         try:
             return Cell(file_at(found["table"]), _image_column(found["table"]), int(found["row"]))
         except OSError as error:
@@ -112,6 +113,8 @@ def _members(shard: str) -> dict[str, Member]:
 
 @lru_cache(maxsize=64)
 def _image_column(table: str) -> str:
+    from model.sources.parquet import image_column, open_table
+
     column = image_column(open_table(file_at(table)).schema_arrow)
     if column is None:
         raise UndecodableImageError(f"{table} has no column of images")
