@@ -14,6 +14,7 @@ cosine of 0.0005 at most on the test pictures, so that all may write into one ca
 
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -258,6 +259,8 @@ def _onnx(model: Model[Name], export: Path | None) -> Engine[Name]:
 
 
 def _openvino(model: Model[Name], export: Path | None) -> Engine[Name]:
+    # OpenVINO reports each import to its maker, unless this package of its own is missing.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     import openvino  # an extra
 
     core = openvino.Core()
