@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -17,6 +18,8 @@ from whence_client.models import RebuildStatus
 
 PROGRESS_SECONDS = 2  # between two of its reports
 STOP_SECONDS = 5.0  # to end after SIGTERM
+POLL_SECONDS = 0.1
+LEFT_SECONDS = 1.0  # to read the last lines after its end
 LINE_BYTES = 2**20  # longer lines are left out
 
 logger = logging.getLogger(__name__)
@@ -34,6 +37,12 @@ def rebuild_command(options: str, data: Path) -> list[str]:
     """
     program = [sys.executable, "-c", "from app.cli.main import main; main()"]
     return [*program, "rebuild", *shlex.split(options), "--data", str(data)]
+
+
+def _offer_to_the_kernel(process: int) -> None:
+    """Let Linux end this process first when memory runs out, not the server."""
+    with suppress(OSError):
+        Path(f"/proc/{process}/oom_score_adj").write_text("1000", encoding="ascii")
 
 
 class Rebuilds:
@@ -83,9 +92,7 @@ class Rebuilds:
         elif self._process.returncode is None:
             with suppress(ProcessLookupError):
                 self._process.terminate()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(STOP_SECONDS):
-                    await self._process.wait()
+            await asyncio.wait([self._following], timeout=STOP_SECONDS)
             with suppress(ProcessLookupError):
                 self._process.kill()
         with suppress(asyncio.CancelledError):
@@ -105,14 +112,23 @@ class Rebuilds:
                     "WHENCE_PROGRESS_SECONDS": str(PROGRESS_SECONDS),
                 },
                 limit=LINE_BYTES,
+                start_new_session=True,
             )
         except OSError as error:
             self._end("failed", f"it cannot be started: {error.strerror or error}")
             return
-        said, complained = await asyncio.gather(
-            self._follow(process.stdout), self._follow(process.stderr)
-        )
-        status = await process.wait()
+        _offer_to_the_kernel(process.pid)
+        streams = (process.stdout, process.stderr)
+        kept: tuple[list[str], list[str]] = ([], [])
+        following = asyncio.gather(*map(self._follow, streams, kept))
+        # Processes that it leaves behind keep its streams open, and process.wait() waits for these.
+        while (status := process.returncode) is None:
+            await asyncio.sleep(POLL_SECONDS)
+        await asyncio.wait([following], timeout=LEFT_SECONDS)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        await following
+        said, complained = kept
         if status == 0:
             self._end("succeeded", said[0] if said else None)
         elif status < 0:
@@ -136,17 +152,16 @@ class Rebuilds:
         level = logging.INFO if state == "succeeded" else logging.ERROR
         logger.log(level, "rebuild: %s: %s", state, message)
 
-    async def _follow(self, stream: asyncio.StreamReader | None) -> list[str]:
-        """Read a stream to its end; return its first and its last line that is not progress."""
+    async def _follow(self, stream: asyncio.StreamReader | None, kept: list[str]) -> None:
+        """Read a stream to its end; keep its first and its last line that is not progress."""
         assert stream is not None
-        kept: list[str] = []
         while True:
             try:
                 line = await stream.readline()
             except ValueError:  # longer than LINE_BYTES
                 continue
             if not line:
-                return kept
+                return
             text = printable(line.decode(errors="replace").strip())
             if text and not self._take_progress(text):
                 kept[1:] = [text]

@@ -314,7 +314,9 @@ class Settings(StoreSettings):
     @field_validator("rebuild_options")
     @classmethod
     def _check_options(cls, text: str | None) -> str | None:
-        shlex.split(text or "")  # a ValueError names what is wrong
+        options = shlex.split(text or "")  # a ValueError names what is wrong
+        if any(option.partition("=")[0] == "--every" for option in options):
+            raise ValueError("a rebuild with --every does not end: leave it out")
         return text
 
     @model_validator(mode="after")

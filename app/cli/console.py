@@ -19,6 +19,8 @@ from rich.text import Text
 
 from app.cli.progress import ProgressLines, lines_every
 from app.text import printable
+from model.errors import WhenceError
+from model.files import this_user
 
 if TYPE_CHECKING:
     from model.train import TrainingStep
@@ -51,6 +53,19 @@ def print_error(text: str, about: str = "") -> None:
     """Print an error in one line."""
     about = f"{printable(about)}: " if about else ""
     err.print(Text.assemble(about, ("error:", "bold red"), f" {printable(text)}"))
+
+
+def text_of(error: WhenceError | OSError) -> str:
+    """Return the text of an error that has a name, or of the operating system's with advice."""
+    if isinstance(error, WhenceError):
+        return str(error)
+    where = f"{error.filename}: " if error.filename else ""
+    advice = (
+        f"give {this_user()}, who runs this, access to it"
+        if isinstance(error, PermissionError)
+        else "check the path, its permissions and the disk space"
+    )
+    return f"{where}{error.strerror or error}; {advice}"
 
 
 def print_note(text: str) -> None:

@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from app.cli.attribute import attribute
-from app.cli.console import print_error
+from app.cli.console import print_error, text_of
 from app.cli.demo import demo
 from app.cli.evaluate import evaluate
 from app.cli.keys import keys
@@ -31,7 +31,6 @@ from app.cli.verify import verify
 from app.cli.verify_report import verify_report
 from app.text import PrintableFormatter, printable
 from model.errors import WhenceError
-from model.files import this_user
 
 
 class _Group(TyperGroup):
@@ -86,17 +85,8 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     try:
         cli()
-    except WhenceError as error:
-        print_error(str(error))
-        sys.exit(1)
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        advice = (
-            f"give {this_user()}, who runs this, access to it"
-            if isinstance(error, PermissionError)
-            else "check the path, its permissions and the disk space"
-        )
-        print_error(f"{where}{error.strerror or error}; {advice}")
+    except (WhenceError, OSError) as error:
+        print_error(text_of(error))
         sys.exit(1)
 
 

@@ -51,7 +51,8 @@ class ProgressLines:
         with self._lock:
             self._last = self._clock()
             current = self._stage
-            if current is None or current.name != stage:
+            begins_again = current and current.told and done < total
+            if current is None or current.name != stage or begins_again:
                 self._end(current)
                 current = self._stage = _Stage(stage, self._last, done, done, total)
             current.done, current.total, current.note = done, total, note

@@ -100,8 +100,8 @@ def rebuild(
         typer.Option(
             metavar="DURATION",
             parser=duration,
-            help="Look at the sources again after each 30s, 10m, 2h or 1d, until stopped; a "
-            "version is written only if something changed.",
+            help="Look at the sources again and again until stopped, with a pause such as 30s, "
+            "10m, 2h or 1d; a version is written only if something changed.",
         ),
     ] = None,
     json_file: JsonFile = None,

@@ -27,7 +27,7 @@ LINE_BYTES = 256
 SURPLUS = 50  # connections above the limit that are told so; more are closed without a word
 WRITE_SECONDS = 30.0  # without progress of the client's reading, as in deploy/nginx/nginx.conf
 _BLANK = re.compile(rb"\n\r?\n")  # ends a head; a line may end without \r, as h11 reads them
-_SEAM = 3  # bytes, of which the end of a head may lie in the data before
+_SEAM = 2  # bytes of a blank line that may have come before the rest of it
 
 _current: ContextVar["BoundedConnection | None"] = ContextVar("connection", default=None)
 
@@ -117,9 +117,8 @@ class BoundedConnection(asyncio.Protocol):
             return
         if not self._requests:
             self._expect_head()
-            end = _BLANK.search(self._seam + data)
-            if end:
-                place = end.end() - len(self._seam)
+            place = _end_of_head(self._seam, data)
+            if place:
                 self._held += data[place:]
                 self._pass_on(data[:place])  # this starts the application's task
                 self._ahead = 0
@@ -237,6 +236,14 @@ class BoundedConnection(asyncio.Protocol):
         if self._unread is not None:
             self._unread.cancel()
         self._connections.open.discard(self)
+
+
+def _end_of_head(seam: bytes, data: bytes) -> int:
+    """Return the place in ``data`` behind the first blank line that ends in it, 0 if none does."""
+    for blank in _BLANK.finditer(seam + data):
+        if blank.end() > len(seam):
+            return blank.end() - len(seam)
+    return 0
 
 
 class BoundedRequests:

@@ -16,7 +16,9 @@ Result = TypeVar("Result")
 
 
 class Queue:
-    """Counts the places of accepted, unanswered images; used on the event loop only.
+    """Counts the places of accepted, unanswered images.
+
+    Places are taken and given back on the event loop; any thread may record times.
 
     Args:
         capacity: number of places.
@@ -30,11 +32,11 @@ class Queue:
 
     @property
     def places(self) -> int:
-        """Return the number of places in use.
+        """Return how many places may be taken.
 
-        That is half of the capacity, or what is worked off in `longest_wait` if that is more. It is
-        less than the capacity where the work on an image takes longer than usual, since refusals,
-        or other processes, need the processor, too.
+        That is all of them, or, while working them off would take longer than `longest_wait`, as
+        many as are worked off in that time, and at least half. Work takes longer than usual beside
+        other processes, and beside many refusals.
         """
         if self.capacity * self.seconds <= self.longest_wait:
             return self.capacity
@@ -50,7 +52,7 @@ class Queue:
             seconds = math.ceil(max(1.0, self.taken * self.seconds))
             raise QueueFullError(
                 f"of the queue's {self.places} places {self.taken} are taken and this needs "
-                f"{places}; try again in {seconds} seconds",
+                f"{places}; try again in {seconds} second{'s' * (seconds > 1)}",
                 retry_after=seconds,
             )
 

@@ -45,6 +45,14 @@ async def running(program: str) -> AsyncIterator[Rebuilds]:
         await rebuilds.close()
 
 
+def is_running(process: int) -> bool:
+    """Return True unless a process has ended, waited for or not."""
+    try:
+        return ") Z " not in Path(f"/proc/{process}/stat").read_text()
+    except OSError:
+        return False
+
+
 async def ended(rebuilds: Rebuilds) -> None:
     await wait_in_loop_until(lambda: rebuilds.status.state != "running")
 
@@ -83,6 +91,24 @@ async def test_a_killed_rebuild_is_a_failure_and_another_one_starts() -> None:
         assert "signal 9" in (rebuilds.status.message or "")
         assert (await rebuilds.start()).state == "running"
         await ended(rebuilds)
+
+
+async def test_what_a_killed_rebuild_leaves_running_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rebuilding, "LEFT_SECONDS", 0.1)
+    number = tmp_path / "pid"
+    program = f"""
+import os, pathlib, signal, subprocess
+child = subprocess.Popen(["sleep", "600"])
+pathlib.Path({str(number)!r}).write_text(str(child.pid))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    async with running(program) as rebuilds:
+        await ended(rebuilds)
+        assert "signal 9" in (rebuilds.status.message or "")
+    left = int(number.read_text())
+    await wait_in_loop_until(lambda: not is_running(left))
 
 
 async def test_a_rebuild_that_ends_at_once_without_a_word() -> None:
@@ -140,6 +166,9 @@ async def test_options_are_read_as_in_a_shell(monkeypatch: pytest.MonkeyPatch) -
     ]  # fmt: skip
     monkeypatch.setenv("WHENCE_REBUILD_OPTIONS", "--source '/my images")
     with pytest.raises(SettingsError, match=r"WHENCE_REBUILD_OPTIONS: No closing quotation"):
+        read_settings()
+    monkeypatch.setenv("WHENCE_REBUILD_OPTIONS", "--source /images --every=10m")
+    with pytest.raises(SettingsError, match="does not end"):
         read_settings()
 
 

@@ -27,14 +27,17 @@ def test_durations(text: str, seconds: int) -> None:
     assert duration(text) == timedelta(seconds=seconds)
 
 
-@pytest.mark.parametrize("text", ["", "0s", "10", "m", "-5m", "1.5h", "10m5s", "9999999d", "∞s"])
+@pytest.mark.parametrize(
+    "text", ["", "0s", "10", "m", "-5m", "1.5h", "10m5s", "367d", "999999d", "∞s"]
+)
 def test_no_durations(text: str) -> None:
     with pytest.raises(typer.BadParameter, match="30s, 10m, 2h or 1d"):
         duration(text)
 
 
 def test_an_error_with_a_name_does_not_end_it(capsys: pytest.CaptureFixture[str]) -> None:
-    outcomes: list[Exception | None] = [None, RebuildError("the disk is full"), None]
+    share = OSError(5, "the share is gone")
+    outcomes: list[Exception | None] = [None, RebuildError("the disk is full"), share]
     pauses: list[float] = []
 
     def work() -> None:
@@ -48,6 +51,7 @@ def test_an_error_with_a_name_does_not_end_it(capsys: pytest.CaptureFixture[str]
     assert pauses == [600, 600, 600]
     said = capsys.readouterr().err
     assert "the disk is full" in said
+    assert "the share is gone; check the path" in said
     assert "the next look at the sources is in 0:10:00" in said
 
 

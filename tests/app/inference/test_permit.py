@@ -15,6 +15,7 @@ def test_a_queue_uses_half_of_its_places_while_work_takes_long() -> None:
         with pytest.raises(QueueFullError, match="of the queue's 16 places 16 are taken") as error:
             queue.require()
         assert error.value.retry_after == 16  # seconds: the time of 16 places
+        assert "try again in 16 seconds" in str(error.value)
         queue.seconds = 0.005
         queue.require(16)
 
