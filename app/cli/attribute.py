@@ -241,11 +241,11 @@ def _collect(
     counted = ", ".join(f"{count:,} {name}" for name, count in sorted(summary.verdicts.items()))
     out.print(f"{len(rows):,} images: {counted or 'none answered'}, {summary.failed:,} failed")
     out.print(
-        f"{summary.matched:,} have a concept with p <= 0.01; by chance alone at most "
-        f"{summary.expected:.1f} would"
+        f"{summary.matched:,} have a concept with p <= 0.01; expected without a source, "
+        f"about {summary.expected:.1f}"
     )
     for one in summary.concepts[:MAX_PRINTED]:
-        out.print(f"{one.pictures:7,}  {one.name}  (by chance as many: {one.p_value:.2g} at most)")
+        out.print(f"{one.pictures:7,}  {one.name}  (by chance as many: about {one.p_value:.2g})")
     if len(summary.concepts) > MAX_PRINTED:
         out.print(f"... and {len(summary.concepts) - MAX_PRINTED:,} more concepts")
     for row in [row for row in rows if "error" in row][:MAX_PRINTED]:

@@ -33,7 +33,11 @@ export function caveats(asked, ...more) {
   ];
   const row = ([key, value]) => [h("dt", {}, t(`identity.${key}`)), h("dd", {}, key === "time" ? value : h("code", {}, value))];
   const list = h("dl", { class: "identity small" }, rows.flatMap(row));
-  asked.identified = (hash) => sha256 || list.append(...row(["report", hash])); // once a report was made
+  let reported = sha256;
+  asked.identified = (hash) => {
+    if (!reported) list.append(...row(["report", hash])); // once a report was made
+    reported = hash;
+  };
   return h(
     "section",
     { class: "caveats" },

@@ -85,20 +85,26 @@ export function statement(answer) {
   if (value < 1) return say("against", { name: first, times: ratio(1 / value), support });
   const sentence = say("for", { name: first, times: ratio(value), support });
   if (names.length < 2) return sentence;
-  const shared = names.length > NAMED ? t("statement.many", { n: names.length }) : t("statement.shared", { names: list(names) });
-  return `${sentence} ${shared}`;
+  if (areAll(answer)) return `${sentence} ${names.length > NAMED ? t("statement.many", { n: names.length }) : t("statement.shared", { names: list(names) })}`;
+  return `${sentence} ${names.length > NAMED ? t("statement.many_open", { n: names.length }) : t("statement.shared_open", { names: names.join(", ") })}`;
 }
 
 /** The concepts that share the evidence. */
 export const candidates = (answer) => answer.concepts.filter(({ id }) => answer.candidates.includes(id));
 
+/** True if the listed candidates are certainly all that share the evidence: an answer may list fewer. */
+function areAll(answer) {
+  const shared = candidates(answer);
+  const held = shared.reduce((sum, { share }) => sum + share, 0);
+  return shared.length < answer.concepts.length || held >= CREDIBLE * (1 - answer.no_source_share) - 1e-9;
+}
+
 /** The concepts that the headline names. Several are named only if they are certainly all that share the evidence. */
 export function named(answer) {
+  if (answer.verdict === "attributed") return answer.concepts.slice(0, 1); // at a high rate even without support
   const shared = candidates(answer);
   if (answer.verdict !== "uncertain") return shared.slice(0, 1);
-  const held = shared.reduce((sum, { share }) => sum + share, 0);
-  const whole = shared.length < answer.concepts.length || held >= CREDIBLE * (1 - answer.no_source_share) - 1e-9;
-  return whole && shared.length > 1 && shared.length <= NAMED ? shared : [];
+  return areAll(answer) && shared.length > 1 && shared.length <= NAMED ? shared : [];
 }
 
 /** The finding: a headline with its names apart, the degree of support, and sentences. */

@@ -14,7 +14,8 @@ from urllib.parse import urlsplit
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from app.reports.texts import TEXTS, chance, facets, ratio, say
-from index.answering.calibration import CREDIBLE, MIN_SUPPORT
+from index.answering.calibration import MIN_SUPPORT
+from index.answering.support import are_all
 
 if TYPE_CHECKING:
     from app.reports.report import Report, ReportedAnswer
@@ -77,15 +78,16 @@ def named_concepts(
     """Return the concepts that the headline names; `words.js` names the same on the page.
 
     Several are named only if they are certainly all that share the evidence: an answer may list
-    fewer concepts than share it.
+    fewer concepts than share it. At a high false-attribution rate an attributed answer names the
+    first concept even without support.
     """
+    if answer.verdict == "attributed":
+        return answer.concepts[:1]
     shared = answer.concepts[: len(answer.candidates)]
     if answer.verdict != "uncertain":
         return shared[:1]
-    held = sum(concept.share for concept in shared)
-    whole = (
-        len(shared) < len(answer.concepts) or held >= CREDIBLE * (1 - answer.no_source_share) - 1e-9
-    )
+    shares = [concept.share for concept in answer.concepts]
+    whole = are_all(len(shared), shares, answer.no_source_share)
     return shared if whole and 2 <= len(shared) <= NAMED else []
 
 

@@ -13,7 +13,7 @@ from index.answering.attribution import Attributor
 from index.answering.calibration import Calibration
 from index.answering.ranking import Ranking
 from index.answering.squares import embed_squares
-from index.answering.support import statement, support_for
+from index.answering.support import are_all, statement, support_for
 from index.answering.together import LEVEL, attribute_together, control_statement
 from model.errors import ImageError
 from model.images import ImageLimits, decode_image
@@ -374,7 +374,13 @@ def _statement(report: AnyReport) -> str:
     first = answer.concepts[0]
     named = {concept.id: concept.name for concept in answer.concepts}
     names = [named.get(candidate, "") for candidate in answer.candidates]
-    text = statement(names or [first.name], first.likelihood_ratio, images=images)
+    shares = [concept.share for concept in answer.concepts]
+    text = statement(
+        names or [first.name],
+        first.likelihood_ratio,
+        images=images,
+        all_named=are_all(len(names), shares, answer.no_source_share),
+    )
     if isinstance(first, GroupConcept) and first.control:
         text += f" {control_statement(images, first.control.p_value)}"
     return text

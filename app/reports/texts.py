@@ -66,10 +66,15 @@ TEXTS = {
     "method_2": "How alike the image is to a concept is compared with how alike {count} test "
     "images are, made from this collection with their own source removed: the likelihood ratio "
     "says how much likelier such a likeness is if the image draws on the concept, and its words "
-    "are those of the ENFSI guideline for evaluative reporting (2015).",
-    "method_3_one": "Of the image and of each exemplar the central square was compared.",
-    "method_3": "Of the image {count} overlapping squares were compared, and the best one counts "
-    "for each concept, which the ratio allows for; of each exemplar the central square.",
+    "are those of the ENFSI guideline for evaluative reporting (2015). p is counted up to the "
+    "upper quartile of the test images' scores; above, it comes from an exponential tail fitted to "
+    "them.",
+    "the_image": "the image",
+    "the_part": "the part that was asked about",
+    "method_3_one": "Of {whole} and of each exemplar the central square was compared.",
+    "method_3": "Of {whole} {count} squares were compared, and the best one counts for each "
+    "concept, which the ratio allows for; of each exemplar the central square.",
+    "method_gaps": "Nothing between the squares was compared.",
     "limits": "What this report does not say",
     "division": _of_page("weight.title"),
     "no_source_share": "No source in this collection",
@@ -110,9 +115,12 @@ TEXTS = {
     "source, describes each of these images and each exemplar of the collection by what is shown "
     "(subject) and by how it is made (style).",
     "group_method_2": "How alike the images are to a concept on average is compared with how alike "
-    "{count} groups of as many test images are, made from this collection with their own source "
-    "removed: the likelihood ratio says how much likelier such a likeness is if the images draw on "
-    "the concept, and its words are those of the ENFSI guideline for evaluative reporting (2015).",
+    "{count} test groups are: groups of two and of four altered views of one work of this "
+    "collection each, with their own source removed; figures for other sizes are derived from "
+    "these. The likelihood ratio says how much likelier such a likeness is if the images draw on "
+    "the concept, and its words are those of the ENFSI guideline for evaluative reporting (2015). "
+    "p is counted up to the upper quartile of the test groups' scores; above, it comes from an "
+    "exponential tail fitted to them.",
     "group_method_3": "Of each image the outlined squares were compared, and their mean counts; of "
     "each exemplar the central square.",
     "chance_none": "none of {count} test images matched this strongly",

@@ -507,8 +507,8 @@ class GroupEvidence(Wire):
     calibration: str = Field(description="Identifies the calibration of scores to p-values.")
     test_groups: int = Field(
         ge=0,
-        description="Test groups of the calibration for this number of images, each of one source "
-        "and asked without it.",
+        description="Test groups of the calibration: groups of two and of four altered views of "
+        "one work each, asked without their source; other sizes are derived from these.",
     )
     images_sha256: list[str] = Field(
         description="SHA-256 of each uploaded file, hexadecimal, in the order they came."

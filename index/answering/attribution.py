@@ -10,7 +10,7 @@ from PIL import Image
 from index.answering.calibration import DEFAULT_RATE, Verdict
 from index.answering.ranking import CONCEPTS, DEPTH, Embeddings, RankedConcept, Ranking
 from index.answering.squares import best_of, embed_squares
-from index.answering.support import statement
+from index.answering.support import are_all, statement
 from index.building.embedding import ImageEmbedder
 from index.catalog import Concept, Exemplar
 from index.layout import DataFolder
@@ -75,7 +75,12 @@ class Attribution:
         named = {found.concept.id: found.concept.name for found in self.concepts}
         names = [named[candidate] for candidate in self.candidates]
         first = self.concepts[0]
-        return statement(names or [first.concept.name], first.likelihood_ratio)
+        shares = [found.share for found in self.concepts]
+        return statement(
+            names or [first.concept.name],
+            first.likelihood_ratio,
+            all_named=are_all(len(names), shares, self.no_source_share),
+        )
 
 
 class Attributor:

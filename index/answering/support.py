@@ -9,6 +9,8 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
+from index.answering.calibration import CREDIBLE
+
 Support = Literal[
     "none",
     "weak",
@@ -51,13 +53,30 @@ def times(ratio: float) -> str:
     return f"{math.floor(whole / step + 0.5) * step:,}"
 
 
-def statement(names: Sequence[str], ratio: float, *, images: int = 1) -> str:
+def are_all(candidates: int, shares: Sequence[float], no_source_share: float) -> bool:
+    """Return True if the listed candidates are certainly all concepts that share the evidence.
+
+    An answer may list fewer concepts than share it. `words.js` decides the same on the page.
+
+    Args:
+        candidates: number of the listed concepts that share the evidence.
+        shares: of the listed concepts, best first.
+        no_source_share: of the image having no source in the index.
+    """
+    held = sum(shares[:candidates])
+    return candidates < len(shares) or held >= CREDIBLE * (1 - no_source_share) - 1e-9
+
+
+def statement(
+    names: Sequence[str], ratio: float, *, images: int = 1, all_named: bool = True
+) -> str:
     """Return a sentence on the first concept, and another if others share the evidence.
 
     Args:
         names: the first concept, then others that share the evidence with it.
         ratio: the first concept's likelihood ratio.
         images: number of images that the ratio is of, together.
+        all_named: the names are certainly all concepts that share the evidence (`are_all`).
     """
     one = images == 1
     if not names:
@@ -80,7 +99,10 @@ def statement(names: Sequence[str], ratio: float, *, images: int = 1) -> str:
         )
     shared = ""
     if len(names) > NAMED:
-        shared = f" {len(names)} concepts share this evidence."
+        least = "" if all_named else "At least "
+        shared = f" {least}{len(names)} concepts share this evidence."
+    elif len(names) > 1 and not all_named:
+        shared = f" {', '.join(names)} and perhaps others share this evidence."
     elif len(names) > 1:
         shared = f" {', '.join(names[:-1])} and {names[-1]} share this evidence."
     return (

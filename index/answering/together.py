@@ -27,7 +27,7 @@ from index.answering.ranking import (
     notable_facets,
     rivals_mean,
 )
-from index.answering.support import statement
+from index.answering.support import are_all, statement
 from index.catalog import Concept
 from model.config import Facet
 
@@ -118,7 +118,13 @@ class GroupAttribution:
         first = self.concepts[0]
         named = {found.concept.id: found.concept.name for found in self.concepts}
         names = [named[candidate] for candidate in self.candidates] or [first.concept.name]
-        text = statement(names, first.likelihood_ratio, images=self.images)
+        shares = [found.share for found in self.concepts]
+        text = statement(
+            names,
+            first.likelihood_ratio,
+            images=self.images,
+            all_named=are_all(len(self.candidates), shares, self.no_source_share),
+        )
         if first.control is None:
             return text
         return f"{text} {control_statement(self.compared, first.control.p_value)}"

@@ -301,6 +301,7 @@ def test_every_verdict_is_said_in_words(whole: Gallery) -> None:
     two = [concept["id"] for concept in record["answer"]["concepts"][:2]]
     for verdict, candidates, words in (
         ("attributed", two[:1], "Closest match:"),
+        ("attributed", [], "Closest match:"),  # at a high rate, without support
         ("uncertain", two, "Closest matches:"),
         ("uncertain", two[:1], "Several concepts match about as closely"),
         ("no_match", two[:1], "this does not"),

@@ -33,7 +33,9 @@ def _log_all(caplog: pytest.LogCaptureFixture) -> None:
 # Ids
 
 
-@pytest.mark.parametrize("given", ["abcdefgh", "f7ae3e61-13fe-49f3-8959-0eba22f74202", "1-5759e988-bd862e3f", "a" * 64])
+@pytest.mark.parametrize(
+    "given", ["abcdefgh", "f7ae3e61-13fe-49f3-8959-0eba22f74202", "1-5759e988-bd862e3f", "a" * 64]
+)
 def test_a_caller_s_id_is_kept(client: TestClient, given: str) -> None:
     response = client.get("/health/live", headers={ID: given})
     assert response.headers[ID] == given

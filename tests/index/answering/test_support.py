@@ -53,3 +53,7 @@ def test_concepts_that_share_the_evidence_are_named_up_to_three() -> None:
     assert statement(["A", "B"], 20).endswith("A and B share this evidence.")
     assert statement(["A", "B", "C"], 20).endswith("A, B and C share this evidence.")
     assert statement(["A", "B", "C", "D"], 20).endswith("4 concepts share this evidence.")
+    many = statement(["A", "B", "C", "D"], 20, all_named=False)
+    assert many.endswith("At least 4 concepts share this evidence.")
+    two = statement(["A", "B"], 20, all_named=False)
+    assert two.endswith("A, B and perhaps others share this evidence.")
