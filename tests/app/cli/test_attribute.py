@@ -1,6 +1,7 @@
 """``whence attribute`` on folders: files of answers, a summary, and runs that are continued."""
 
 import csv
+import dataclasses
 import io
 import json
 import math
@@ -10,7 +11,7 @@ import pytest
 
 from app.cli import ask
 from app.cli import attribute as command
-from app.reports.collection import binomial_tail
+from app.reports.collection import binomial_tail, summarise, write_html
 from model.errors import WhenceError
 from tests.app.cli.test_main import run
 from tests.app.conftest import shade
@@ -48,8 +49,13 @@ def test_a_folder_is_answered_row_by_row(served, folder: Path, tmp_path: Path, c
     assert [row["image"] for row in table] == [row["image"] for row in answers]
     assert {row["concept_id"] for row in table if not row["error"]} == {"emerald"}
     page = files["html"].read_text()
-    assert "Emerald" in page
+    assert "Closest matches of 10 pictures" in page
     assert "<script" not in page
+    row = next(row for row in answers if "error" not in row)
+    for verdict, named in (("attributed", True), ("no_match", False)):
+        rows = [{**row, "verdict": verdict}]
+        write_html(files["html"], rows, dataclasses.replace(summarise(rows), concepts=()))
+        assert ("Emerald" in files["html"].read_text()) is named
 
 
 def test_a_part_of_each_image_can_be_asked_about(
