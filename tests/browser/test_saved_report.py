@@ -180,7 +180,7 @@ def test_after_a_reload_the_report_wants_the_same_file(
     page.get_by_label("Keep them when the page is reloaded").check()
     until(page, "JSON.parse(sessionStorage.getItem('whence-answers')).length === 1")
     page.reload()
-    expect(page.get_by_text("choose the same file again")).to_be_visible()
+    expect(page.get_by_text("choose the same files again")).to_be_visible()
     with page.expect_file_chooser() as chooser:
         page.get_by_role("button", name="as JSON").click()
     chooser.value.set_files(images("strange.png"))
