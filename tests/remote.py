@@ -85,6 +85,7 @@ def times(count: int, status: str, body: bytes = b"") -> Fault:
         start(status, [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))])
         return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
 
+    fault.left = left  # type: ignore[attr-defined]
     return fault
 
 
@@ -99,6 +100,7 @@ def cut_off(count: int) -> Fault:
             return [body[: len(body) // 2]]
         return [body]
 
+    fault.left = left  # type: ignore[attr-defined]
     return fault
 
 

@@ -19,7 +19,7 @@ from model.sources.picture import Picture
 from model.sources.tar import Member, members, not_a_picture
 
 CONCEPTS = ("concept", "label", "artist")  # columns that name a concept, the first that is there
-_SIDE_FILES = ("json", "cls", "txt")  # of a picture's key, in a shard
+_SIDE_FILES = (".json", ".cls", ".txt")  # of a picture's name, in a shard
 MAX_SIDE_FILE = 2**24  # bytes
 MAX_CAPTION = 200  # characters of a text that can name a concept
 
@@ -44,9 +44,10 @@ def read_tar(
 ) -> Iterator[Labelled]:
     """Yield the labelled pictures of a tar shard in WebDataset's naming, in its order.
 
-    The files of one key belong together: ``a/0001.jpg`` with ``a/0001.json``, ``a/0001.cls`` or
-    ``a/0001.txt``. The concept is, of these, the first that is there: a value in the JSON, the
-    content of the ``.cls``, the folder of the picture in the shard, a short ``.txt``.
+    The files of one name belong together: ``a/0001.jpg`` with ``a/0001.json``, ``a/0001.cls`` or
+    ``a/0001.txt``. A name ends at its last dot; if nothing of that name lies beside the picture, at
+    its first, as in ``0001.seg.png``. The concept is, of these, the first that is there: a value in
+    the JSON, the content of the ``.cls``, the folder of the picture in the shard, a short ``.txt``.
 
     Args:
         shard: the tar.
@@ -58,18 +59,17 @@ def read_tar(
         SourceError: it is no tar, is damaged or cut short, or a file beside a picture is.
         OSError: it cannot be read.
     """
-    pictures: list[tuple[str, Member]] = []
-    beside: dict[str, dict[str, str]] = {}
+    pictures: list[Member] = []
+    beside = _SideFiles()
     for member in members(shard):
-        key, suffix = _key(member.path)
-        if suffix in _SIDE_FILES and member.regular:
-            beside.setdefault(key, {})[suffix] = _text(member)
+        if PurePosixPath(member.path).suffix.lower() in _SIDE_FILES and member.regular:
+            beside.add(member)
         elif reason := not_a_picture(member):
             skip(Skipped(shown(member.address), reason))
         else:
-            pictures.append((key, member))
-    for key, member in pictures:
-        told = beside.get(key, {})
+            pictures.append(member)
+    for member in pictures:
+        told = beside.of(member)
         place = shown(member.address)
         values = _json(place, told["json"], known) if "json" in told else {}
         chosen = _concept_column(values, column)
@@ -146,11 +146,44 @@ def read_parquet(
             yield Labelled(cell, concept, Record(record.place, checked(others, record.place)))
 
 
-def _key(path: str) -> tuple[str, str]:
-    """Returns a member's key, which ends at the first dot of its file name, and its last suffix."""
-    folder, mark, name = path.rpartition("/")
-    stem, _, suffixes = name.partition(".")
-    return folder + mark + stem, suffixes.rpartition(".")[2].lower()
+class _SideFiles:
+    """The texts that lie beside pictures in a shard."""
+
+    def __init__(self) -> None:
+        self._named: dict[tuple[str, str], str] = {}  # (name to its last dot, suffix) -> text
+        self._keyed: dict[tuple[str, str], list[str]] = {}  # (name to its first dot, suffix)
+
+    def add(self, member: Member) -> None:
+        """Read a text."""
+        path = PurePosixPath(member.path)
+        suffix = path.suffix.lower()
+        self._named[str(path.with_suffix("")), suffix] = text = _text(member)
+        self._keyed.setdefault((_key(path), suffix), []).append(text)
+
+    def of(self, picture: Member) -> dict[str, str]:
+        """Return a picture's texts by their suffix, without its dot.
+
+        Raises:
+            SourceError: several could be meant.
+        """
+        path = PurePosixPath(picture.path)
+        found = {}
+        for suffix in _SIDE_FILES:
+            text = self._named.get((str(path.with_suffix("")), suffix))
+            others = self._keyed.get((_key(path), suffix), [])
+            if text is None and len(others) > 1:
+                raise SourceError(
+                    f"{shown(picture.address)}: several {suffix} files beside it begin with "
+                    f"{_key(path)!r}; name its own {path.with_suffix(suffix).name}"
+                )
+            if text is not None or others:
+                found[suffix[1:]] = others[0] if text is None else text
+        return found
+
+
+def _key(path: PurePosixPath) -> str:
+    """Return a path to the first dot of its file name."""
+    return str(path.with_name(path.name.partition(".")[0] or path.name))
 
 
 def _text(member: Member) -> str:
@@ -163,7 +196,7 @@ def _text(member: Member) -> str:
 
 def _json(place: str, text: str, known: Sequence[str]) -> dict[str, Any]:
     try:
-        found = json.loads(text)
+        found = json.loads(text, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise SourceError(f"the JSON beside {place} cannot be read ({error})") from error
     if not isinstance(found, dict):
@@ -176,6 +209,10 @@ def _json(place: str, text: str, known: Sequence[str]) -> dict[str, Any]:
     values = {name: value for name, value in named.items() if value is not None}
     checked(values, place)
     return values
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no value of JSON")
 
 
 def _concept_column(values: Mapping[str, Any], column: str | None) -> str | None:

@@ -22,7 +22,7 @@ from model.sources.local import LocalFile
 from model.sources.parquet import image_column, open_table
 from model.sources.picture import Picture
 from model.sources.places import expand, local_path
-from model.sources.remote import HTTP, RemoteFile, is_url, remote_file, shown_url
+from model.sources.remote import HTTP, RemoteFile, forget, is_url, remote_file, shown_url
 from model.sources.tar import SHARD, find_shard
 
 COLUMNS = ("path", "concept")
@@ -104,6 +104,7 @@ def read_sources(
         SourceError: a source is missing, empty, malformed or not readable, or one name is given to
             two concepts.
     """
+    forget()
     names = _Names()
     reader = _Reader(each_image_a_concept, concept_column, report or _silent, names)
     found: list[_Found] = []
@@ -378,16 +379,27 @@ def manifest_picture(manifest: Picture, path: str) -> Picture:
         return LocalFile(manifest_path(manifest.path, path))
     assert isinstance(manifest, RemoteFile)
     own = urlsplit(manifest.url)
+    if ".." in path.split("/"):
+        raise SourceError(
+            f"manifest {manifest.address} names {shown_url(path) if is_url(path) else path}: a "
+            "path with .. may lead out of its place"
+        )
     if not is_url(path) and not path.startswith("/"):
         folder = manifest.url.partition("?")[0].rpartition("/")[0]
         return RemoteFile(f"{folder}/{quote(path) if own.scheme in HTTP else path}")
-    other = urlsplit(path)
-    if (other.scheme, other.netloc) != (own.scheme, own.netloc):
+    if _root(path) != _root(manifest.url):
         raise SourceError(
             f"manifest {manifest.address} names {shown_url(path)}, which is not of its own server; "
             "copy the manifest to this machine if its addresses are to be trusted"
         )
     return RemoteFile(path)
+
+
+def _root(url: str) -> tuple[str, str, str]:
+    """Return the server or bucket of a URL; of ``hf://`` the repository."""
+    parts = urlsplit(url)
+    inner = "/".join(parts.path.split("/")[:3]) if parts.scheme == "hf" else ""
+    return parts.scheme, parts.netloc, inner
 
 
 class _Names:

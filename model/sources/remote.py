@@ -22,7 +22,7 @@ from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
 from model.errors import SourceError
 from model.sources.local import LocalFile
@@ -127,8 +127,19 @@ def shown_url(url: str) -> str:
     it: eight digits of their hash stand for them.
     """
     parts = urlsplit(url)
+    if not _has_port(parts):  # a password with a slash, for example, would be shown
+        return f"{parts.scheme}://..."
     query = f"query-{hashlib.sha256(parts.query.encode()).hexdigest()[:8]}" if parts.query else ""
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, query, ""))
+
+
+def _has_port(parts: SplitResult) -> bool:
+    """Return False if the part of a URL before its path ends with a port that is no number."""
+    try:
+        parts.port  # noqa: B018 - it is read for its error
+    except ValueError:
+        return False
+    return True
 
 
 def name_of(url: str) -> str:
@@ -275,7 +286,20 @@ def _folder(process: int) -> Path:
     return folder
 
 
+def forget() -> None:
+    """Forget what was read of files, which may have changed since, and remove copies."""
+    _block.cache_clear()
+    _takes_ranges.cache_clear()
+    for copy in _copies.values():
+        copy.unlink(missing_ok=True)
+    _copies.clear()
+
+
 def _filesystem(url: str) -> Any:
+    if not _has_port(urlsplit(url)):
+        raise SourceError(
+            "a URL's port is no number; write / and # in a user's name or password as %2F and %23"
+        )
     return _driver(_scheme(url), os.getpid())
 
 

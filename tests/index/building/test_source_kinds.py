@@ -9,6 +9,7 @@ import signal
 import tarfile
 import threading
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -19,7 +20,7 @@ import torch
 from index.building import rebuild as rebuild_module
 from index.building.embedding_cache import EmbeddingCache
 from index.building.rebuild import RebuildOptions, rebuild
-from index.building.source import SourceExemplar, read_sources
+from index.building.source import SourceExemplar, manifest_picture, read_sources
 from index.layout import DataFolder
 from index.snapshot import open_published, published_version
 from index.verify import verify
@@ -266,7 +267,7 @@ def test_a_killed_rebuild_goes_on(
 
 @pytest.mark.parametrize(
     "fault",
-    [times(3, "503 Slow Down", BUSY), times(2, "500 Oops"), cut_off(2)],
+    [partial(times, 3, "503 Slow Down", BUSY), partial(times, 2, "500 Oops"), partial(cut_off, 2)],
     ids=["busy", "broken", "cut off"],
 )
 @pytest.mark.parametrize("kind", ["tar", "parquet", "folder"])
@@ -274,8 +275,9 @@ def test_what_passes_is_tried_again(
     places: dict[str, str], expected: dict[str, bytes], store: ObjectStore, tmp_path, kind, fault
 ) -> None:
     url = store.put(Path(places["root"]) / kind, f"{kind}/")
-    store.fault = fault
+    store.fault = met = fault()
     assert built(tmp_path, read_sources([url])) == expected
+    assert met.left == [0]
 
 
 def test_an_answer_that_does_not_come_is_named(
@@ -463,6 +465,19 @@ def test_a_shards_labels_come_from_json_then_cls_then_its_folders(tmp_path: Path
         "._f.png": "a hidden file",
         "g.bin": "not an image",
     }
+    numbered: dict[str, bytes] = {}
+    for number in (1, 2):
+        numbered[f"frame.000{number}.png"] = encoded(number)
+        numbered[f"frame.000{number}.json"] = json.dumps({"label": f"L{number}"}).encode()
+    shard_of_numbers = write_tar(tmp_path / "numbers.tar", numbered)
+    assert named([shard_of_numbers]) == {"L1": ["frame.0001.png"], "L2": ["frame.0002.png"]}
+    del numbered["frame.0001.json"]
+    numbered["frame.0003.json"] = b"{}"
+    with pytest.raises(SourceError, match=r"several \.json files beside it"):
+        named([write_tar(tmp_path / "unclear.tar", numbered)])
+    odd = {"a.png": encoded(0), "a.json": b'{"label": "Ada", "score": NaN}'}
+    with pytest.raises(SourceError, match="NaN is no value of JSON"):
+        named([write_tar(tmp_path / "odd.tar", odd)])
     assert named([shard], concept_column="year") == {
         "1843": ["a.png"], "Bea": ["b.large.png"], "Cleo": ["c.png"], "Dora": ["d.png"],
     }  # fmt: skip
@@ -551,6 +566,7 @@ def test_a_manifest_here_may_name_urls_and_one_elsewhere_only_its_own_server(
         "here": "s3://pictures/set/a.png",
         "local": "/etc/a.png",
         "far": "http://x/a.png",
+        "above": "../a.png",
     }.items():
         (folder / f"{name}.csv").write_text(f"path,concept\n{path},Ada\n")
     bucket = store.put(folder, "set/")
@@ -559,6 +575,11 @@ def test_a_manifest_here_may_name_urls_and_one_elsewhere_only_its_own_server(
     for name in ("local", "far"):
         with pytest.raises(SourceError, match="not of its own server"):
             read_sources([f"{bucket}/{name}.csv"])
+    with pytest.raises(SourceError, match=r"a path with \.\. may lead out"):
+        read_sources([f"{bucket}/above.csv"])
+    other = remote.RemoteFile("hf://datasets/alice/set/list.csv")
+    with pytest.raises(SourceError, match="not of its own server"):
+        manifest_picture(other, "hf://datasets/bob/private/a.jpg")
 
 
 def test_secrets_of_an_address_are_not_shown() -> None:
@@ -567,6 +588,9 @@ def test_secrets_of_an_address_are_not_shown() -> None:
     assert file.address.startswith("https://example.org/a%20b.tar?query-")
     assert not {"me", "pw", "secret"} & set(file.address.replace("@", "/").split("/"))
     assert "secret" not in file.address
+    with pytest.raises(SourceError, match="port is no number") as error:
+        read_sources(["https://me:pa/ss@example.org/x.tar"])
+    assert "ss@" not in str(error.value)
 
 
 def test_an_index_of_remote_exemplars_is_verified_only_if_asked(
