@@ -13,7 +13,7 @@ import { reports } from "./reports.js";
 import { rights } from "./rights.js";
 import { settings } from "./settings.js";
 import { rich, t } from "./texts.js";
-import { bytes, candidates, chanceNodes, decimal, degree, exactPercent, headline, list, named, percent, ratio, significant } from "./words.js";
+import { bytes, candidates, chanceNodes, decimal, degree, exactPercent, headline, list, percent, ratio, significant, stated } from "./words.js";
 
 const EAGER = 30; // pictures of an answer that are fetched before they are near the screen
 const views = new WeakMap(); // entry -> its view
@@ -138,8 +138,8 @@ function showAnswer(view) {
   const { answer } = entry;
   const strong = candidates(answer);
   const rest = answer.concepts.filter((concept) => !strong.includes(concept));
-  const headlined = named(answer);
-  const fits = (concept) => settings.facet === "any" || concept.found_by.includes(settings.facet) || headlined.includes(concept);
+  const told = stated(answer);
+  const fits = (concept) => settings.facet === "any" || concept.found_by.includes(settings.facet) || told.includes(concept);
   const shown = strong.filter(fits);
   const hidden = strong.length - shown.length;
   const pairs = shown.flatMap((concept) => concept.exemplars.map((hit) => ({ query: entry, concept, hit })));

@@ -99,6 +99,12 @@ function areAll(answer) {
   return shared.length < answer.concepts.length || held >= CREDIBLE * (1 - answer.no_source_share) - 1e-9;
 }
 
+/** The concepts that the sentences of the finding name. */
+export function stated(answer) {
+  const shared = candidates(answer);
+  return shared.length > NAMED ? shared.slice(0, 1) : shared;
+}
+
 /** The concepts that the headline names. Several are named only if they are certainly all that share the evidence. */
 export function named(answer) {
   if (answer.verdict === "attributed") return answer.concepts.slice(0, 1); // at a high rate even without support

@@ -600,6 +600,11 @@ def test_the_facet_never_hides_what_the_headline_names(page: Page, images: Image
     page.set_input_files("#file", images("strange.png"))
     expect(page.get_by_role("heading", level=1)).to_have_text(AMBER)
     expect(page.locator(".card h3").first).to_contain_text("Amber Vale")
+    first, second = body["concepts"][:2]
+    second["found_by"] = ["subject"]
+    body |= {"verdict": "uncertain", "candidates": [first["id"], second["id"]]}
+    page.set_input_files("#file", images("strange.png"))
+    expect(page.locator(".card h3")).to_have_count(2)
 
 
 def test_the_page_speaks_another_language(page: Page, images: Images) -> None:
