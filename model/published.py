@@ -21,7 +21,7 @@ DATA_FIELDS = ("mean", "std", "input_size", "crop_pct", "interpolation")
 
 @dataclass(frozen=True)
 class Published:
-    """What a config.json of timm says, and the file of the weights."""
+    """The content of a config.json of timm, and the file of the weights."""
 
     architecture: str
     options: dict[str, object]  # of timm.create_model

@@ -62,7 +62,7 @@ class RequestModel(BaseModel):
 
 
 class ListParameters(RequestModel):
-    """How much an answer lists."""
+    """Parameters of the length of an answer."""
 
     top_k: int = Field(
         5,

@@ -1,4 +1,4 @@
-"""What a source folder holds, here or at a URL: concepts' folders, loose images, shards."""
+"""Reads what a source folder holds, here or at a URL: concepts' folders, loose images, shards."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -35,7 +35,7 @@ _PART = re.compile(r"(train|training|val|valid|validation|dev|test|testing)", re
 
 @dataclass
 class Contents:
-    """What a source folder holds.
+    """The contents of a source folder.
 
     Attributes:
         pictures: each with the name of the folder that is its concept.
