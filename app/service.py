@@ -140,7 +140,7 @@ class Service:
         queue = self.pipeline.queue
         explained = self._settings.max_explained if explain else 0
         places = min(1 + explained, queue.capacity)
-        at_once = min(images, max(1, queue.places // 2 // places))
+        at_once = queue.share(images, places)
         with ExitStack() as resources:
             resources.enter_context(queue.hold(at_once * places))
             attributor = resources.enter_context(self.served.lease())

@@ -42,6 +42,17 @@ class Queue:
             return self.capacity
         return max(math.ceil(self.capacity / 2), int(self.longest_wait / self.seconds))
 
+    def share(self, images: int, places: int) -> int:
+        """Return how many images of one request may be processed at the same time.
+
+        They take at most half of the places that may be taken, so that other requests find some.
+
+        Args:
+            images: of the request.
+            places: that each of them takes.
+        """
+        return min(images, max(1, self.places // 2 // places))
+
     def require(self, places: int = 1) -> None:
         """Raise an error unless so many places are free.
 

@@ -31,3 +31,14 @@ def test_one_request_may_take_more_than_half_of_an_empty_queue() -> None:
     queue.longest_wait, queue.seconds = 0.25, 1.0
     with queue.hold(6), pytest.raises(QueueFullError):
         queue.require()
+
+
+@pytest.mark.parametrize("seconds", [0.001, 0.02, 1.0])
+def test_a_large_request_leaves_room_for_others(seconds: float) -> None:
+    queue = Queue(32)
+    queue.longest_wait, queue.seconds = 0.25, seconds
+    with queue.hold(queue.share(64, 1)):
+        queue.require(queue.places // 2)
+    assert queue.share(64, 7) * 7 <= queue.places // 2
+    assert queue.share(64, 40) == 1
+    assert queue.share(2, 1) == 2
