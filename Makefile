@@ -1,9 +1,6 @@
 # Development commands. PYTHON selects the interpreter (3.11 to 3.13): make demo PYTHON=python3.12
 
 PYTHON ?= python3
-# Processes that run tests. A file's tests run in one of them.
-PROCESSES ?= 2
-PYTEST := pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 BIN := .venv/bin
 UV := build/lock/bin/uv
 
@@ -25,14 +22,14 @@ demo: .venv/.installed  ## Train on a small gallery, serve it and send a query
 	$(BIN)/whence demo
 
 test: .venv/.installed  ## Run the tests
-	$(BIN)/python -m $(PYTEST)
+	$(BIN)/python -m pytest
 
 test-fast: .venv/.installed  ## Run the tests that need no browser, Ray, Milvus, nginx or long work
-	$(BIN)/python -m $(PYTEST) -m 'not slow'
+	$(BIN)/python -m pytest -m 'not slow'
 
 # An environment with the lowest versions that pyproject.toml allows.
 test-lowest: build/lowest/.installed  ## Run the tests with the lowest allowed versions
-	PYTHONPATH=.:client build/lowest/bin/python -m $(PYTEST) tests/app tests/client tests/index tests/model
+	PYTHONPATH=.:client build/lowest/bin/python -m pytest tests/app tests/client tests/index tests/model
 
 build/lowest/.installed: pyproject.toml constraints-lowest.txt
 	$(PYTHON) -m venv build/lowest
