@@ -10,11 +10,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from app.reports.templating import environment
 
 Row = Mapping[str, Any]  # "image", "bytes", "modified", and an answer's fields or "error"
 
-TEMPLATES = Path(__file__).parent / "templates"
 LEVEL = 0.01  # p-value up to which a picture counts as drawing on a concept
 COLUMNS = (
     "image", "verdict", "concept", "concept_id", "score", "share", "p_value", "found_by",
@@ -239,11 +238,4 @@ def write_html(path: Path, rows: Sequence[Row], summary: Summary) -> None:
 
 @cache
 def _template() -> Any:
-    templates = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return templates.get_template("collection.html")
+    return environment().get_template("collection.html")

@@ -7,12 +7,12 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment
 
+from app.reports.templating import TEMPLATES, environment
 from app.reports.texts import TEXTS, chance, facets, ratio, say
 from index.answering.calibration import MIN_SUPPORT
 from index.answering.support import are_all
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from app.reports.together import GroupReport, ReportedGroup
     from whence_client.models import GroupConcept, RankedConcept
 
-TEMPLATES = Path(__file__).parent / "templates"
 PAGES = {"whence-report/3": "report.html", "whence-group-report/2": "group_report.html"}
 PARTS = ("base.html", "parts.html", "report.css")
 DATA_ID = "whence-report"  # of the element in the HTML that holds the JSON
@@ -126,13 +125,7 @@ def web_link(url: str | None) -> str | None:
 
 @cache
 def _templates() -> Environment:
-    templates = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    templates = environment()
     templates.filters |= {
         "facets": facets,
         "percent": percent,

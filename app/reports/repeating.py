@@ -59,6 +59,13 @@ def check_scores(
     return _group_scores(report, record, attributor, limits)
 
 
+def _outcome(report: Report | GroupReport, wrong: Sequence[str], again: str) -> Finding:
+    """Return the finding on an answer that was computed again; ``again`` begins its sentence."""
+    verdict = report.answer.verdict.replace("_", " ")
+    text = f"{again} the same answer: {verdict}, {len(report.answer.concepts)} concepts"
+    return Finding("scores", not wrong, "; ".join(wrong) or text)
+
+
 def _scores(
     report: Report, record: dict[str, Any], attributor: Attributor, limits: ImageLimits
 ) -> Finding:
@@ -91,12 +98,7 @@ def _scores(
         limits=limits,
     )
     wrong = list(_differences(report, record, repeated, attributor))
-    verdict = report.answer.verdict.replace("_", " ")
-    text = (
-        f"the image embedded again gives the same answer: {verdict}, "
-        f"{len(report.answer.concepts)} concepts"
-    )
-    return Finding("scores", not wrong, "; ".join(wrong) or text)
+    return _outcome(report, wrong, "the image embedded again gives")
 
 
 def _region(report: Report) -> Region | None:
@@ -228,12 +230,7 @@ def _group_scores(
         limits=limits,
     )
     wrong = list(_group_differences(report, record, repeated, attributor))
-    verdict = report.answer.verdict.replace("_", " ")
-    text = (
-        f"the images embedded again give the same answer: {verdict}, "
-        f"{len(report.answer.concepts)} concepts"
-    )
-    return Finding("scores", not wrong, "; ".join(wrong) or text)
+    return _outcome(report, wrong, "the images embedded again give")
 
 
 def _rankings(
