@@ -5,7 +5,7 @@ BIN := .venv/bin
 UV := build/lock/bin/uv
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-fast test-lowest lint check format docs screenshots lock clean
+.PHONY: help venv demo test test-core test-service test-fast test-lowest lint check format docs screenshots lock clean
 
 help:  ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,8 +21,17 @@ venv: .venv/.installed  ## Install Whence and its development tools into .venv
 demo: .venv/.installed  ## Train on a small gallery, serve it and send a query
 	$(BIN)/whence demo
 
-test: .venv/.installed  ## Run the tests
-	$(BIN)/python -m pytest
+# The tests use one thread each: two processes take half the time of one.
+CORE := tests/index tests/model tests/browser
+
+test: .venv/.installed  ## Run the tests, in two processes
+	$(MAKE) --no-print-directory --jobs=2 --keep-going test-core test-service
+
+test-core: .venv/.installed
+	$(BIN)/python -m pytest $(CORE)
+
+test-service: .venv/.installed
+	$(BIN)/python -m pytest $(addprefix --ignore=,$(CORE))
 
 test-fast: .venv/.installed  ## Run the tests that need no browser, Ray, Milvus, nginx or long work
 	$(BIN)/python -m pytest -m 'not slow'

@@ -38,15 +38,6 @@ async def get_heatmaps(service: Annotated[Service, Depends(get_service)]) -> Hea
     return service.pipeline.heatmaps
 
 
-async def require_place(service: Annotated[Service, Depends(get_service)]) -> None:
-    """Refuse an upload while the queue is full, before its key and body are read.
-
-    Raises:
-        QueueFullError: the queue is full.
-    """
-    service.pipeline.queue.require()
-
-
 async def get_attributor(
     service: Annotated[Service, Depends(get_service)],
 ) -> AsyncIterator[Attributor]:

@@ -9,7 +9,7 @@ from importlib import metadata
 from fastapi import Depends, FastAPI
 
 from app.auth.security import Authenticator, require_attribute
-from app.deps import require_place
+from app.http.admission import Admission
 from app.http.body_limit import BodyLimit, UploadMemory
 from app.http.cors import add_cors
 from app.http.cross_site import CrossSiteCheck
@@ -145,6 +145,7 @@ def create_app(
         seconds=settings.upload_seconds,
     )
     app.add_middleware(HeadAsGet)
+    app.add_middleware(Admission, uploads=UPLOADS)
     add_cors(app, settings.cors_origins)
     app.add_middleware(CrossSiteCheck, origins=settings.cors_origins)
     app.add_middleware(HostCheck, listed=settings.allowed_hosts, bound=settings.host)
@@ -152,10 +153,7 @@ def create_app(
     app.add_middleware(Telemetry, metrics=registry)
     app.add_middleware(RootPath, root_path=settings.root_path)  # the last is the outermost
     add_problem_handlers(app)
-    for routes in (attribute, together, report):
-        order = [Depends(require_place), Depends(require_attribute)]  # the first is the cheapest
-        app.include_router(routes.router, dependencies=order)
-    for routes in (concepts, exemplars, samples):
+    for routes in (attribute, together, report, concepts, exemplars, samples):
         app.include_router(routes.router, dependencies=[Depends(require_attribute)])
     app.include_router(concepts.collection, dependencies=[Depends(require_attribute)])
     for routes in (admin, health, heatmaps, limits, metrics, page):

@@ -252,7 +252,7 @@ class Settings(StoreSettings):
         0,
         ge=0,
         description="Limit of accepted images that are not answered yet; further requests get 429. "
-        "0 means four batches.",
+        "0 means five batches.",
     )
     upload_memory: int = Field(
         512 * 2**20,

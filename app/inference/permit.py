@@ -35,12 +35,12 @@ class Queue:
         """Return how many places may be taken.
 
         That is all of them, or, while working them off would take longer than `longest_wait`, as
-        many as are worked off in that time, and at least half. Work takes longer than usual beside
-        other processes, and beside many refusals.
+        many as are worked off in that time, and at least a third. Work takes longer than usual
+        beside other processes, and beside many refusals.
         """
         if self.capacity * self.seconds <= self.longest_wait:
             return self.capacity
-        return max(math.ceil(self.capacity / 2), int(self.longest_wait / self.seconds))
+        return max(math.ceil(self.capacity / 3), int(self.longest_wait / self.seconds))
 
     def share(self, images: int, places: int) -> int:
         """Return how many images of one request may be processed at the same time.

@@ -26,8 +26,8 @@ from whence_client.models import AttributeParameters, ListParameters
 
 CPU_BATCH = 8  # images in one forward pass; larger ones are not faster on a CPU
 DEVICE_BATCH = 64
-LONGEST_WAIT = 0.25  # seconds in a full queue; see `Queue.places`
-BATCHES = 4  # in the queue: one in decoding, in embedding and in the search, and one of a burst
+LONGEST_WAIT = 0.4  # seconds in a full queue; see `Queue.places`
+BATCHES = 5  # in the queue: one in decoding, in embedding and in the search, and two of a burst
 
 logger = logging.getLogger(__name__)
 

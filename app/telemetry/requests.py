@@ -1,6 +1,7 @@
 """Middleware that gives every request an id, metrics and one line in the log."""
 
 import logging
+import random
 import re
 import time
 import uuid
@@ -66,7 +67,7 @@ class Telemetry:
             return
         began = time.perf_counter()
         given = Headers(scope=scope).get(REQUEST_ID, "")
-        request_id = given if ACCEPTED_ID.fullmatch(given) else str(uuid.uuid4())
+        request_id = given if ACCEPTED_ID.fullmatch(given) else _new_id()
         scope.setdefault("state", {})["request_id"] = request_id
         # Not unbound at the end: a request is a task of its own, and lines logged after this
         # returns, such as an unexpected error's traceback, need the id as well.
@@ -113,8 +114,19 @@ class Telemetry:
         logger.info("request", extra={k: v for k, v in line.items() if v is not None})
 
 
+def _new_id() -> str:
+    """Return a UUID of version 4, which need not be secret.
+
+    `uuid.uuid4` asks the system for random bytes and gives up the interpreter's lock meanwhile; on
+    a busy server the event loop then waits for the lock.
+    """
+    return str(uuid.UUID(int=random.getrandbits(128), version=4))
+
+
 def route_of(scope: Scope) -> str:
     """Returns the template of the matching route, or "unmatched"."""
+    if path := scope["state"].get("route"):  # refused before routing
+        return str(path)
     if path := getattr(scope.get("route"), "path", None):
         return str(path)
     if "app_root_path" in scope:  # below a mount

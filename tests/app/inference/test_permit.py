@@ -4,20 +4,20 @@ from app.errors import QueueFullError
 from app.inference.permit import Queue
 
 
-def test_a_queue_uses_half_of_its_places_while_work_takes_long() -> None:
+def test_a_queue_uses_a_part_of_its_places_while_work_takes_long() -> None:
     queue = Queue(32)
     queue.longest_wait = 0.25
     assert queue.places == 32  # before the first measurement
-    for seconds, places in ((0.005, 32), (0.010, 25), (0.015, 16), (1.0, 16)):
+    for seconds, places in ((0.005, 32), (0.010, 25), (0.015, 16), (1.0, 11)):
         queue.seconds = seconds
         assert queue.places == places
-    with queue.hold(16):
-        with pytest.raises(QueueFullError, match="of the queue's 16 places 16 are taken") as error:
+    with queue.hold(11):
+        with pytest.raises(QueueFullError, match="of the queue's 11 places 11 are taken") as error:
             queue.require()
-        assert error.value.retry_after == 16  # seconds: the time of 16 places
-        assert "try again in 16 seconds" in str(error.value)
+        assert error.value.retry_after == 11  # seconds: the time of 11 places
+        assert "try again in 11 seconds" in str(error.value)
         queue.seconds = 0.005
-        queue.require(16)
+        queue.require(21)
 
 
 def test_a_queue_of_a_fixed_size_uses_all_of_it() -> None:
