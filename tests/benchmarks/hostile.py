@@ -13,9 +13,11 @@ before the application sees it, being no HTTP, is counted apart; that is uvicorn
 plain text, without the proxy, and with it for control characters in a header's value.
 
 Beside the attacks an honest client asks twice a second, one image after the other, and another asks
-for the server's health four times a second. They did so for a minute before the attacks: the calm
-times. Attacks and honest requests have different keys. `--rate` spaces the attacks, so that the two
-do not merely share out the cores; 0 sends them as fast as they are answered.
+for the server's health four times a second, both in a process of their own. They did so for a
+minute before the attacks: the calm times. Attacks and honest requests have different keys.
+Attackers have machines of their own: the threads that make the attacks yield the cores to the
+server (niceness 10). `--rate` spaces the attacks, schemathesis's too, so that the two do not
+merely share out the cores; 0 sends them as fast as they are answered.
 
 Memory of the server and of its decoding processes, file descriptors and threads are sampled each
 second. Prints JSON; exit status 1 if the server crashed, answered 500 or not at all, refused in
@@ -57,6 +59,7 @@ from index.building.rebuild import RebuildOptions, rebuild
 from index.building.source import read_sources
 from index.layout import DataFolder
 from model.checkpoint import load_embedder
+from tests.benchmarks.honest import honest_clients, quantile
 from tests.benchmarks.malice import PATIENCE, Attack, Attacker, seeds
 from tests.benchmarks.pictures import draw_pictures, save_small_model
 from tests.proxy import proxy
@@ -120,6 +123,11 @@ class Tally:
 
 
 PROBLEM = httpx.Headers({"content-type": "application/problem+json", "retry-after": "5"})
+
+
+def yield_cores() -> None:
+    """Lower the priority of this thread, and of no other."""
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
 
 
 # Sockets
@@ -224,93 +232,37 @@ def unchunked(data: bytes) -> bytes:
     return content
 
 
-async def attack_all(port: int, attacks: Iterator[Attack], tally: Tally, rate: float) -> None:
-    """All of them, a fixed number at a time, and at most ``rate`` a second."""
-    began, sent = time.monotonic(), 0
+class Pace:
+    """At most ``rate`` turns a second; 0: no limit."""
+
+    def __init__(self, rate: float) -> None:
+        self._every = 1 / rate if rate else 0.0
+        self._next = time.monotonic()
+
+    def wait(self) -> float:
+        """The seconds until the next turn, which is then taken."""
+        self._next += self._every
+        return max(0.0, self._next - time.monotonic()) if self._every else 0.0
+
+
+async def attack_all(port: int, attacks: Iterator[Attack], tally: Tally, pace: Pace) -> None:
+    """All of them, a fixed number at a time."""
+    yield_cores()
 
     async def work() -> None:
-        nonlocal sent
         for attack in attacks:
-            sent += 1
-            if rate:
-                await asyncio.sleep(began + sent / rate - time.monotonic())
+            await asyncio.sleep(pace.wait())
             await send(port, attack, tally)
 
     await asyncio.gather(*(work() for _ in range(IN_FLIGHT)))
 
 
-# Honest clients
-
-
-@dataclass
-class Asked:
-    """What honest clients saw: seconds until the answer, and what went wrong."""
-
-    seconds: list[float] = field(default_factory=list)
-    health: list[float] = field(default_factory=list)
-    failures: list[str] = field(default_factory=list)
-
-    def report(self) -> dict[str, Any]:
-        times, health = np.array(self.seconds), np.array(self.health)
-        return {
-            "requests": len(times),
-            "failed": len(self.failures),
-            "first_failures": self.failures[:5],
-            "p50_ms": round(1000 * float(np.median(times))),
-            "p99_ms": round(1000 * float(np.quantile(times, 0.99))),
-            "longest_ms": round(1000 * float(times.max())),
-            "health_asked": len(health),
-            "health_longest_ms": round(1000 * float(health.max())),
-        }
-
-
-@contextlib.contextmanager
-def honest_clients(url: str, key: str, images: list[bytes]) -> Iterator[Asked]:
-    """Ask for images and for health while the block runs."""
-    asked, stop = Asked(), threading.Event()
-
-    def ask(method: str, path: str, every: float, into: list[float], **options: Any) -> None:
-        with httpx.Client(timeout=PATIENCE, trust_env=False, headers={"X-A": "b"}) as client:
-            for number in itertools.count():
-                if "headers" in options:
-                    options["files"] = {"image": images[number % len(images)]}
-                began = time.perf_counter()
-                try:
-                    status = client.request(method, url + path, **options).status_code
-                    fault = "" if status == 200 else f"{path}: {status}"
-                except httpx.HTTPError as error:
-                    fault = f"{path}: {type(error).__name__}"
-                if fault:
-                    asked.failures.append(fault)
-                else:
-                    into.append(time.perf_counter() - began)
-                if stop.wait(every):
-                    return
-
-    bearer = {"Authorization": f"Bearer {key}"}
-    threads = [
-        threading.Thread(
-            target=ask,
-            args=("POST", "/attribute", 0.5, asked.seconds),
-            kwargs={"headers": bearer},
-        ),
-        threading.Thread(target=ask, args=("GET", "/health/live", 0.25, asked.health)),
-    ]
-    for thread in threads:
-        thread.start()
-    try:
-        yield asked
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
-
-
 # schemathesis
 
 
-def generate(url: str, keys: list[str], count: int, seed: int, tally: Tally) -> None:
+def generate(url: str, keys: list[str], count: int, seed: int, tally: Tally, pace: Pace) -> None:
     """Requests from the description, in turn of each operation, valid and not."""
+    yield_cores()
     schema = schemathesis.openapi.from_url(f"{url}/openapi.json")
     operations = [found.ok() for found in schema.get_all_operations()]
     turns = [(o, mode) for o in operations for mode in GenerationMode]
@@ -320,7 +272,7 @@ def generate(url: str, keys: list[str], count: int, seed: int, tally: Tally) -> 
         if left <= 0:
             break
         rules = documented[operation.label]
-        ask(url, operation, mode, min(CHUNK, left), seed + turn, keys, rules, tally)
+        ask(url, operation, mode, min(CHUNK, left), seed + turn, keys, rules, tally, pace)
 
 
 def ask(
@@ -332,6 +284,7 @@ def ask(
     keys: list[str],
     documented: set[int],
     tally: Tally,
+    pace: Pace,
 ) -> None:
     """``size`` generated requests to one operation."""
     made = 0
@@ -349,6 +302,7 @@ def ask(
     def try_case(case: Any) -> None:
         nonlocal made
         made += 1
+        time.sleep(pace.wait())
         key = keys[made % len(keys)]
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         tally.sent["generated"] += 1
@@ -503,8 +457,10 @@ def main() -> int:
         watcher = threading.Thread(target=watch, args=(server, tally, stop))
         generated = int(options.generated * options.requests)
         every = [*keys[:2], "wrong", ""]
+        share = options.generated
+        paces = Pace((1 - share) * options.rate), Pace(share * options.rate)
         generator = threading.Thread(
-            target=generate, args=(url, every, generated, options.seed, tally)
+            target=generate, args=(url, every, generated, options.seed, tally, paces[1])
         )
         began = time.monotonic()
         watcher.start()
@@ -512,7 +468,7 @@ def main() -> int:
         rng, count = random.Random(options.seed), options.requests - generated
         attacks = (attacker.attack(rng) for _ in range(count))
         with honest_clients(url, honest_key, images) as attacked:
-            asyncio.run(attack_all(port, attacks, tally, options.rate))
+            asyncio.run(attack_all(port, attacks, tally, paces[0]))
             generator.join()
         seconds = time.monotonic() - began
         time.sleep(2)
@@ -540,7 +496,7 @@ def main() -> int:
         "calm": calm.report(),
         "attacked": attacked.report(),
         "honest_p99_ratio": round(
-            float(np.quantile(attacked.seconds, 0.99) / np.quantile(calm.seconds, 0.99)), 2
+            quantile(attacked.seconds, 0.99) / quantile(calm.seconds, 0.99), 2
         ),
         "faults": len(tally.faults),
         "first_faults": tally.faults[:20],
