@@ -366,7 +366,7 @@ def test_a_batch_takes_half_of_the_queue_at_most(
         assert held(client) == 0
 
 
-def test_by_default_four_batches_are_taken(
+def test_by_default_five_batches_are_taken(
     serve: Callable[..., TestClient], embedder: Held, query: bytes, check_problem: CheckProblem
 ) -> None:
     embedder.let.set()
@@ -374,11 +374,11 @@ def test_by_default_four_batches_are_taken(
         app = client.app
         assert isinstance(app, FastAPI)
         queue = app.state.service.pipeline.queue
-        with queue.hold(7):
+        with queue.hold(9):
             assert ask(client, query).status_code == 200
-        with queue.hold(8):
+        with queue.hold(10):
             refused = check_problem(ask(client, query), 429, "queue-full")
-    assert "8 places" in refused["detail"]
+    assert "10 places" in refused["detail"]
 
 
 def test_nothing_is_embedded_beside_an_explanation(
