@@ -19,6 +19,7 @@ from whence_client.models import (
     ExemplarHit,
     ExemplarRecord,
     FacetScores,
+    GroupAnswer,
     GroupConcept,
     GroupEvidence,
     GroupExemplarHit,
@@ -27,6 +28,7 @@ from whence_client.models import (
     ImagePart,
     MoreThanControl,
     RankedConcept,
+    SeenImage,
     TakedownDetail,
     TimingMs,
     TogetherResponse,
@@ -91,21 +93,54 @@ def evidence_of(snapshot: "Snapshot", image_sha256: str, created_at: "datetime")
     )
 
 
-def together_response(job: "GroupJob") -> TogetherResponse:
-    """Convert an answered group of images."""
-    attribution, snapshot = job.attribution, job.attributor.snapshot
-    return TogetherResponse(
-        id=job.id,
+def group_answer(
+    attribution: "GroupAttribution",
+    snapshot: "Snapshot",
+    *,
+    images_sha256: Sequence[str],
+    control_sha256: Sequence[str],
+    created_at: "datetime",
+    answer_id: str,
+) -> GroupAnswer:
+    """Convert an answer to a group of images, given the SHA-256 of its files."""
+    return GroupAnswer(
+        id=answer_id,
         verdict=attribution.verdict,
         concepts=[group_concept(concept) for concept in attribution.concepts],
         no_source_share=attribution.no_source_share,
         unlisted_share=attribution.unlisted_share,
         candidates=list(attribution.candidates),
         statement=attribution.statement,
-        control=control_summary(attribution, [image.sha256 for image in job.control]),
-        evidence=group_evidence_of(
-            snapshot, [image.sha256 for image in job.images], job.created_at
-        ),
+        control=control_summary(attribution, control_sha256),
+        evidence=group_evidence_of(snapshot, images_sha256, created_at),
+    )
+
+
+def answer_to(job: "GroupJob") -> GroupAnswer:
+    """Convert the answer of a group's job."""
+    return group_answer(
+        job.attribution,
+        job.attributor.snapshot,
+        images_sha256=[image.sha256 for image in job.images],
+        control_sha256=[image.sha256 for image in job.control],
+        created_at=job.created_at,
+        answer_id=job.id,
+    )
+
+
+def together_response(job: "GroupJob") -> TogetherResponse:
+    """Convert an answered group of images."""
+    return TogetherResponse(
+        **dict(answer_to(job)),
+        seen=[
+            SeenImage(
+                width=image.size[0],
+                height=image.size[1],
+                compared=[area(part) for part in image.compared],
+                preview=data_url(image.preview) if image.preview else None,
+            )
+            for image in job.images
+        ],
         timing_ms=timing_ms(job.seconds()),
     )
 

@@ -1,7 +1,8 @@
 """Regions of an image: the part that is asked about, and the squares in which it is read.
 
 A backbone sees the central square of its input. An image that is much longer than wide, or wider
-than long, is therefore read in several overlapping squares along its longer side.
+than long, is therefore read in several squares along its longer side. They overlap up to a ratio of
+about 6:1; of a still longer image the gaps between them are not read.
 """
 
 import math

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import anyio.to_thread
@@ -127,8 +127,16 @@ class Pipeline:
         images: Sequence[bytes],
         control: Sequence[bytes],
         parameters: ListParameters,
+        previews: Collection[int] = (),
     ) -> GroupJob:
         """Answer for a group of uploaded images, compared with a control group if there is one.
+
+        Args:
+            permit: of the request.
+            images: the uploaded files of the group.
+            control: those of the control group.
+            parameters: of the request.
+            previews: numbers of the group's images, from 1, whose previews are made.
 
         Raises:
             ImageError: an image cannot be decoded, or is outside the limits; the message names it.
@@ -140,7 +148,8 @@ class Pipeline:
 
         async def rank(name: str, image: bytes, place: int, count: int) -> ImageJob:
             async with turns:
-                job = group.image(permit.deadline)
+                with_preview = name == GROUP and place in previews
+                job = group.image(permit.deadline, with_preview=with_preview)
                 try:
                     await self.process(job, image)
                 except ImageError as error:

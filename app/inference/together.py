@@ -45,9 +45,16 @@ class GroupJob:
     total: float = 0.0  # seconds
     _began: float = field(default_factory=time.perf_counter)
 
-    def image(self, deadline: Deadline) -> ImageJob:
+    def image(self, deadline: Deadline, *, with_preview: bool = False) -> ImageJob:
         """Return the job of another image, which is ranked but not answered by itself."""
-        return ImageJob(self.attributor, deadline, self.top_k, self.exemplars, together=True)
+        return ImageJob(
+            self.attributor,
+            deadline,
+            self.top_k,
+            self.exemplars,
+            together=True,
+            with_preview=with_preview,
+        )
 
     def answer(self) -> None:
         """Answer, once all images are ranked."""

@@ -8,9 +8,10 @@ from pydantic import BaseModel
 from app.errors import AnswerGoneError, OtherImageError
 from app.inference.expiring import ExpiringStore
 from app.reports.report import Parameters, ReportedAnswer
-from app.reports.together import NamedFile, ReportedGroup
+from app.reports.together import NamedFile
 from index.answering.attribution import Attributor
 from index.snapshot import Snapshot
+from whence_client.models import GroupAnswer
 
 MAX_BYTES = 16 * 2**20  # of all kept answers; one has about 6 kB
 
@@ -66,7 +67,7 @@ class KeptGroup(Kept):
 
     KIND = "group"
 
-    answer: ReportedGroup
+    answer: GroupAnswer
     names: list[str | None]
     control_names: list[str | None]
 

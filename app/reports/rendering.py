@@ -19,8 +19,8 @@ from index.answering.support import are_all
 
 if TYPE_CHECKING:
     from app.reports.report import Report, ReportedAnswer
-    from app.reports.together import GroupReport, ReportedGroup
-    from whence_client.models import GroupConcept, RankedConcept
+    from app.reports.together import GroupReport
+    from whence_client.models import GroupAnswer, GroupConcept, RankedConcept
 
 PAGES = {"whence-report/3": "report.html", "whence-group-report/2": "group_report.html"}
 PARTS = ("base.html", "parts.html", "report.css")
@@ -72,7 +72,7 @@ def shown_pictures(record: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, A
 
 
 def named_concepts(
-    answer: "ReportedAnswer | ReportedGroup",
+    answer: "ReportedAnswer | GroupAnswer",
 ) -> "list[RankedConcept] | list[GroupConcept]":
     """Return the concepts that the headline names; `words.js` names the same on the page.
 

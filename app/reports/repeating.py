@@ -8,7 +8,8 @@ from typing import Any
 
 from app.reports.reading import AnyReport
 from app.reports.report import UNSIGNED, Report, make_report
-from app.reports.together import GroupReport, NamedFile, group_report_on, reported_group
+from app.reports.together import GroupReport, NamedFile, group_report_on
+from app.schemas import group_answer
 from index.answering.attribution import Attributor
 from index.answering.calibration import Calibration
 from index.answering.ranking import Ranking
@@ -206,7 +207,7 @@ def _group_scores(
     )
     top_k = min(parameters.top_k, shown.concept_count())
     rankings = _rankings([*images, *control], attributor, top_k, limits)
-    answer = reported_group(
+    answer = group_answer(
         attribute_together(
             attributor,
             rankings[: len(images)],

@@ -1,7 +1,6 @@
 """Reports on a body of work: one answer to several images, its evidence, and a hash over all."""
 
 from collections.abc import Sequence
-from datetime import datetime
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from pydantic import AwareDatetime, Field
@@ -21,22 +20,12 @@ from app.reports.report import (
 )
 from app.reports.signing import Signature
 from app.reports.texts import LIMIT_OF_GROUPS, LIMITS
-from app.schemas import area, control_summary, group_concept, group_evidence_of
+from app.schemas import area
 from index.answering.attribution import Attributor
-from index.answering.calibration import Verdict
 from index.answering.squares import compared
-from index.answering.together import GroupAttribution
-from index.snapshot import Snapshot
 from model.images import DEFAULT_LIMITS, ImageLimits
 from model.regions import parts_of
-from whence_client.models import (
-    Area,
-    ControlSummary,
-    Fraction,
-    GroupConcept,
-    GroupEvidence,
-    Wire,
-)
+from whence_client.models import Area, GroupAnswer, Wire
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -58,20 +47,6 @@ class GroupImage(Query):
     compared: list[Area] = Field(min_length=1, description="What the model saw of the image.")
 
 
-class ReportedGroup(Wire):
-    """The answer as `POST /attribute/together` gives it; how long it took is no evidence."""
-
-    id: str = Field(description="Random; the same in the answer that was shown.")
-    verdict: Verdict = Field(description="The answer in one word.")
-    concepts: list[GroupConcept] = Field(description="The most plausible concepts, best first.")
-    no_source_share: Fraction = Field(description="The part for no source in the index.")
-    unlisted_share: Fraction = Field(description="What concepts beyond those listed take.")
-    candidates: list[str] = Field(description="Ids of the concepts that share the evidence.")
-    statement: str = Field(description="The evidence for the first concept in a sentence.")
-    control: ControlSummary | None = Field(description="The comparison with the control group.")
-    evidence: GroupEvidence = Field(description="What the answer rests on.")
-
-
 class GroupReport(Wire):
     """A report on a body of work.
 
@@ -86,7 +61,7 @@ class GroupReport(Wire):
     control: list[GroupImage] = Field(
         description="The images they are compared with, pair by pair."
     )
-    answer: ReportedGroup = Field(description="The answer.")
+    answer: GroupAnswer = Field(description="The answer.")
     exemplars: dict[str, ReportedExemplar] = Field(description="By id: all that are named.")
     index: ReportedIndex = Field(description="The index that was searched.")
     calibration: ReportedCalibration = Field(description="How scores became a verdict.")
@@ -102,31 +77,8 @@ class GroupReport(Wire):
         return [*self.images, *self.control]
 
 
-def reported_group(
-    attribution: GroupAttribution,
-    snapshot: Snapshot,
-    *,
-    images_sha256: Sequence[str],
-    control_sha256: Sequence[str],
-    created_at: datetime,
-    answer_id: str,
-) -> ReportedGroup:
-    """Convert an answer to the form in which reports hold it."""
-    return ReportedGroup(
-        id=answer_id,
-        verdict=attribution.verdict,
-        concepts=[group_concept(concept) for concept in attribution.concepts],
-        no_source_share=attribution.no_source_share,
-        unlisted_share=attribution.unlisted_share,
-        candidates=list(attribution.candidates),
-        statement=attribution.statement,
-        control=control_summary(attribution, control_sha256),
-        evidence=group_evidence_of(snapshot, images_sha256, created_at),
-    )
-
-
 def group_report_on(
-    answer: ReportedGroup,
+    answer: GroupAnswer,
     attributor: Attributor,
     images: Sequence[NamedFile],
     control: Sequence[NamedFile],

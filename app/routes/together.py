@@ -1,7 +1,7 @@
 """``POST /attribute/together``: one answer to several images that share a source."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any
 
@@ -17,10 +17,10 @@ from app.inference.permit import Permit
 from app.inference.together import CONTROL, GROUP, GroupJob
 from app.reports.kept import AnswerStore, KeptGroup
 from app.reports.report import Parameters
-from app.reports.together import GroupReport, NamedFile, group_report_on, reported_group
+from app.reports.together import GroupReport, NamedFile, group_report_on
 from app.routes.attribute import IMAGE, REFUSALS_OF_ONE, check_caps
 from app.routes.report import FormatParameter, check_size, report_file
-from app.schemas import together_response
+from app.schemas import answer_to, together_response
 from app.service import Service
 from app.settings import Settings
 from index.answering.attribution import Attributor
@@ -77,8 +77,9 @@ async def attribute_together(
     default a request may have 64 MiB. An answer with `keep` can be reported on by its id.
     """
     files = await _read(request, parameters, settings)
+    previews = _numbers(parameters.previews, len(files[GROUP]))
     async with service.permit(request, images=sum(map(len, files.values()))) as permit:
-        job = await _answer(permit, files, parameters, service)
+        job = await _answer(permit, files, parameters, service, previews)
     if parameters.keep:
         service.answers.keep(_kept(job, parameters, files))
     response.headers["Cache-Control"] = "no-store"
@@ -164,35 +165,39 @@ async def _read(
     return files
 
 
+def _numbers(text: str, images: int) -> set[int]:
+    """Parse the numbers of images that previews are asked of.
+
+    Raises:
+        InvalidRequestError: there is no image of a number.
+    """
+    numbers = {int(number) for number in text.split(",")} if text else set()
+    if unknown := sorted(numbers - set(range(1, images + 1))):
+        detail = f"names image {unknown[0]}, and {images} were sent; the first is 1"
+        raise InvalidRequestError(Fault(place="query", name="previews", detail=detail))
+    return numbers
+
+
 async def _answer(
     permit: Permit,
     files: Mapping[str, Sequence[NamedImage]],
     parameters: ListParameters,
     service: Service,
+    previews: Collection[int] = (),
 ) -> GroupJob:
-    """Answer for the files, given by field."""
+    """Answer for the files, given by field; with previews of the images of some numbers."""
     images, control = ([image.data for image in files[name]] for name in (GROUP, CONTROL))
-    return await permit.run(
-        service.pipeline.attribute_together(permit, images, control, parameters)
-    )
+    work = service.pipeline.attribute_together(permit, images, control, parameters, previews)
+    return await permit.run(work)
 
 
 def _kept(
     job: GroupJob, parameters: ListParameters, files: Mapping[str, Sequence[NamedImage]]
 ) -> KeptGroup:
-    """Return an answered group as `AnswerStore` keeps it."""
-    snapshot = job.attributor.snapshot
-    answer = reported_group(
-        job.attribution,
-        snapshot,
-        images_sha256=[image.sha256 for image in job.images],
-        control_sha256=[image.sha256 for image in job.control],
-        created_at=job.created_at,
-        answer_id=job.id,
-    )
+    """Return the answer to a group as `AnswerStore` keeps it."""
     return KeptGroup.of(
-        snapshot,
-        answer=answer,
+        job.attributor.snapshot,
+        answer=answer_to(job),
         parameters=Parameters(top_k=parameters.top_k, exemplars=parameters.exemplars),
         names=[image.name for image in files[GROUP]],
         control_names=[image.name for image in files[CONTROL]],

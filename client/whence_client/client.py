@@ -7,11 +7,13 @@ takedown that cannot have been carried out.
 """
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, Literal, Self, TypeVar
 from urllib.parse import quote
 from uuid import uuid4
 
@@ -43,6 +45,8 @@ TIMEOUT, CONNECT_TIMEOUT = 60.0, 5.0  # seconds
 RETRIES = 4
 
 Box = tuple[int, int, int, int]  # x, y, width, height in pixels
+ReportFormat = Literal["html", "json"]
+Language = Literal["en", "de"]
 Files = list[tuple[str, tuple[str, bytes]]]  # form fields: name, file name, bytes
 T = TypeVar("T")
 Model = TypeVar("Model", bound=BaseModel)
@@ -60,12 +64,15 @@ class _Call(Generic[T]):
     control: Sequence[ImageInput] = ()
     body: dict[str, Any] | None = None
     repeatable: bool = True
+    named: bool = False  # files are sent with their names
 
     def files(self) -> Files:
         """Read and encode the images as form fields; this can take long."""
         fields = {"image": self.images, "control": self.control}
         return [
-            (name, ("image", image_bytes(image))) for name, some in fields.items() for image in some
+            (name, (_name_of(image) if self.named else "image", image_bytes(image)))
+            for name, some in fields.items()
+            for image in some
         ]
 
     def request(
@@ -96,9 +103,13 @@ class _Calls:
         explain: bool,
         metadata: bool,
         region: Box | None,
+        keep: bool,
     ) -> _Call[AttributionResponse]:
         parameters = _attribution(top_k, exemplars, explain, metadata, region)
-        return _Call("POST", "/attribute", _as(AttributionResponse), parameters, [image])
+        if keep:
+            parameters["keep"] = True
+        parse = _as(AttributionResponse)
+        return _Call("POST", "/attribute", parse, parameters, [image], named=keep)
 
     @staticmethod
     def batch(
@@ -109,16 +120,47 @@ class _Calls:
 
     @staticmethod
     def together(
-        images: Sequence[ImageInput], control: Sequence[ImageInput], top_k: int, exemplars: int
+        images: Sequence[ImageInput],
+        control: Sequence[ImageInput],
+        top_k: int,
+        exemplars: int,
+        keep: bool,
     ) -> _Call[TogetherResponse]:
-        return _Call(
-            "POST",
-            "/attribute/together",
-            _as(TogetherResponse),
-            {"top_k": top_k, "exemplars": exemplars},
-            images,
-            control,
-        )
+        parameters: dict[str, Any] = {"top_k": top_k, "exemplars": exemplars}
+        if keep:
+            parameters["keep"] = True
+        parse = _as(TogetherResponse)
+        path = "/attribute/together"
+        return _Call("POST", path, parse, parameters, images, control, named=keep)
+
+    @staticmethod
+    def report(
+        image: ImageInput,
+        top_k: int,
+        exemplars: int,
+        region: Box | None,
+        answer: str,
+        form: ReportFormat,
+        language: Language,
+    ) -> _Call[bytes]:
+        parameters = _reporting(top_k, exemplars, answer, form, language)
+        if region is not None:
+            parameters["region"] = ",".join(map(str, region))
+        return _Call("POST", "/attribute/report", _bytes, parameters, [image], named=True)
+
+    @staticmethod
+    def report_together(
+        images: Sequence[ImageInput],
+        control: Sequence[ImageInput],
+        top_k: int,
+        exemplars: int,
+        answer: str,
+        form: ReportFormat,
+        language: Language,
+    ) -> _Call[bytes]:
+        parameters = _reporting(top_k, exemplars, answer, form, language)
+        path = "/attribute/together/report"
+        return _Call("POST", path, _bytes, parameters, images, control, named=True)
 
     @staticmethod
     def concepts(q: str, offset: int, limit: int) -> _Call[ConceptList]:
@@ -213,6 +255,7 @@ class Whence:
         explain: bool = False,
         metadata: bool = False,
         region: Box | None = None,
+        keep: bool = False,
     ) -> AttributionResponse:
         """Rank the source concepts that one image comes from.
 
@@ -223,8 +266,38 @@ class Whence:
             explain: add heatmaps.
             metadata: add the exemplars' metadata.
             region: x, y, width and height of a part of the upright image to ask about, in pixels.
+            keep: let the server keep the answer and the file's name for a time, for `report`.
         """
-        return self._send(_Calls.attribute(image, top_k, exemplars, explain, metadata, region))
+        return self._send(
+            _Calls.attribute(image, top_k, exemplars, explain, metadata, region, keep)
+        )
+
+    def report(
+        self,
+        image: ImageInput,
+        *,
+        top_k: int = TOP_K,
+        exemplars: int = EXEMPLARS,
+        region: Box | None = None,
+        answer: str = "",
+        form: ReportFormat = "html",
+        language: Language = "en",
+    ) -> bytes:
+        """Return an evidence report on one image, as the bytes of a file.
+
+        Args:
+            image: a path, bytes or a PIL image. The report names the file of a path.
+            top_k: concepts to list, at most.
+            exemplars: exemplars to list for each concept, at most.
+            region: x, y, width and height of a part of the upright image to ask about, in pixels.
+            answer: `id` of an answer to this image with ``keep``, which the report is then on;
+                the parameters above are then without effect.
+            form: ``html`` or ``json``.
+            language: of the HTML page.
+        """
+        return self._send(
+            _Calls.report(image, top_k, exemplars, region, answer, form, language)
+        )
 
     def attribute_many(
         self,
@@ -255,6 +328,7 @@ class Whence:
         control: Iterable[ImageInput] = (),
         top_k: int = TOP_K,
         exemplars: int = EXEMPLARS,
+        keep: bool = False,
     ) -> TogetherResponse:
         """Rank the source concepts of 2 to 64 images that share a source, in one answer.
 
@@ -264,8 +338,39 @@ class Whence:
                 the same prompts and seeds without an artist's name.
             top_k: largest number of concepts to list.
             exemplars: largest number of exemplars to list for each concept.
+            keep: let the server keep the answer and the files' names for a time, for
+                `report_together`.
         """
-        return self._send(_Calls.together(list(images), list(control), top_k, exemplars))
+        return self._send(_Calls.together(list(images), list(control), top_k, exemplars, keep))
+
+    def report_together(
+        self,
+        images: Iterable[ImageInput],
+        *,
+        control: Iterable[ImageInput] = (),
+        top_k: int = TOP_K,
+        exemplars: int = EXEMPLARS,
+        answer: str = "",
+        form: ReportFormat = "html",
+        language: Language = "en",
+    ) -> bytes:
+        """Return an evidence report on a body of work, as the bytes of a file.
+
+        Args:
+            images: as for `attribute_together`. The report names the files of paths.
+            control: as for `attribute_together`.
+            top_k: largest number of concepts to list.
+            exemplars: largest number of exemplars to list for each concept.
+            answer: `id` of an answer to these images with ``keep``, which the report is then on;
+                they may then come in any order, and the parameters above are without effect.
+            form: ``html`` or ``json``.
+            language: of the HTML page.
+        """
+        return self._send(
+            _Calls.report_together(
+                list(images), list(control), top_k, exemplars, answer, form, language
+            )
+        )
 
     def concepts(self, q: str = "", *, offset: int = 0, limit: int = 50) -> ConceptList:
         """List a page of the concepts whose name contains ``q``."""
@@ -362,9 +467,25 @@ class AsyncWhence:
         explain: bool = False,
         metadata: bool = False,
         region: Box | None = None,
+        keep: bool = False,
     ) -> AttributionResponse:
         """Rank the source concepts that one image comes from, as `Whence.attribute` does."""
-        call = _Calls.attribute(image, top_k, exemplars, explain, metadata, region)
+        call = _Calls.attribute(image, top_k, exemplars, explain, metadata, region, keep)
+        return await self._send(call)
+
+    async def report(
+        self,
+        image: ImageInput,
+        *,
+        top_k: int = TOP_K,
+        exemplars: int = EXEMPLARS,
+        region: Box | None = None,
+        answer: str = "",
+        form: ReportFormat = "html",
+        language: Language = "en",
+    ) -> bytes:
+        """Return an evidence report on one image, as `Whence.report` does."""
+        call = _Calls.report(image, top_k, exemplars, region, answer, form, language)
         return await self._send(call)
 
     async def attribute_many(
@@ -394,9 +515,28 @@ class AsyncWhence:
         control: Iterable[ImageInput] = (),
         top_k: int = TOP_K,
         exemplars: int = EXEMPLARS,
+        keep: bool = False,
     ) -> TogetherResponse:
         """Rank the source concepts of images together, as `Whence.attribute_together` does."""
-        return await self._send(_Calls.together(list(images), list(control), top_k, exemplars))
+        call = _Calls.together(list(images), list(control), top_k, exemplars, keep)
+        return await self._send(call)
+
+    async def report_together(
+        self,
+        images: Iterable[ImageInput],
+        *,
+        control: Iterable[ImageInput] = (),
+        top_k: int = TOP_K,
+        exemplars: int = EXEMPLARS,
+        answer: str = "",
+        form: ReportFormat = "html",
+        language: Language = "en",
+    ) -> bytes:
+        """Return an evidence report on a body of work, as `Whence.report_together` does."""
+        call = _Calls.report_together(
+            list(images), list(control), top_k, exemplars, answer, form, language
+        )
+        return await self._send(call)
 
     async def concepts(self, q: str = "", *, offset: int = 0, limit: int = 50) -> ConceptList:
         """List a page of the concepts whose name contains ``q``."""
@@ -564,6 +704,22 @@ def _attribution(
     if region is not None:
         parameters["region"] = ",".join(map(str, region))
     return parameters
+
+
+def _reporting(
+    top_k: int, exemplars: int, answer: str, form: ReportFormat, language: Language
+) -> dict[str, Any]:
+    parameters: dict[str, Any] = {"top_k": top_k, "exemplars": exemplars, "format": form}
+    if answer:
+        parameters["answer"] = answer
+    if language != "en":  # older servers refuse the parameter
+        parameters["language"] = language
+    return parameters
+
+
+def _name_of(image: ImageInput) -> str:
+    """Return the name of an image's file, or ``image``."""
+    return Path(image).name if isinstance(image, str | os.PathLike) else "image"
 
 
 def _as(model: type[Model]) -> Callable[[httpx.Response], Model]:

@@ -88,6 +88,13 @@ class TogetherParameters(ListParameters):
     """Query parameters of ``POST /attribute/together``."""
 
     keep: bool = _KEEP
+    previews: str = Field(
+        "",
+        pattern=r"^([0-9]{1,3}(,[0-9]{1,3})*)?$",
+        description="Numbers of images, from 1, such as `2,5`: add a small JPEG of each of these, "
+        "for viewers that cannot show its format.",
+        examples=["2,5"],
+    )
 
 
 class AttributeParameters(ListParameters):
@@ -387,8 +394,9 @@ class AttributionResponse(Wire):
     )
     compared: list[Area] = Field(
         description="What the model saw of the image. One central square of an image up to a ratio "
-        "of 4:3; of a longer one up to 7 overlapping squares, from left or top on, of which each "
-        "concept is judged by its best."
+        "of 4:3; of a longer one up to 7 squares, from left or top on, of which each concept is "
+        "judged by its best. Up to about 6:1 they overlap; of a still longer image the gaps between "
+        "them are not compared."
     )
     evidence: Evidence = Field(description="What the answer rests on.")
     preview: str | None = Field(
@@ -516,8 +524,24 @@ class GroupEvidence(Wire):
     created_at: AwareDatetime = Field(description="When this answer was made, UTC.")
 
 
-class TogetherResponse(Wire):
-    """The one answer to a group of images, taken as works that share a source."""
+class SeenImage(Wire):
+    """An image of a group, as the model saw it."""
+
+    width: int = Field(ge=1, description="Width of the upright image, in pixels.")
+    height: int = Field(ge=1, description="Height of the upright image, in pixels.")
+    compared: list[Area] = Field(
+        description="What the model saw of it, as `compared` in the answer to one image; of several "
+        "squares the mean counts."
+    )
+    preview: str | None = Field(
+        None,
+        description="If `previews` names the image: the upright image as a `data:` URL of a JPEG of "
+        "at most 1024 pixels.",
+    )
+
+
+class GroupAnswer(Wire):
+    """The one answer to a group of images, as it is kept and reported on."""
 
     id: str = Field(
         description="Random; names this answer in `POST /attribute/together/report?answer=`."
@@ -544,6 +568,12 @@ class TogetherResponse(Wire):
         description="The comparison with the control group; null without one."
     )
     evidence: GroupEvidence = Field(description="What the answer rests on.")
+
+
+class TogetherResponse(GroupAnswer):
+    """The one answer to a group of images, taken as works that share a source."""
+
+    seen: list[SeenImage] = Field(description="The images, in the order they came.")
     timing_ms: TimingMs = Field(
         description="Where the time went: sums over the images, but `total` by the clock."
     )

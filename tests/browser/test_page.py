@@ -742,7 +742,7 @@ def test_figures_are_the_same_on_the_page_and_in_the_report(page: Page) -> None:
 def test_several_are_named_only_if_they_are_all(page: Page) -> None:
     """An answer may list fewer concepts than share the evidence; the report says the same."""
     from app.reports.rendering import named_concepts
-    from app.reports.together import ReportedGroup
+    from whence_client.models import GroupAnswer
 
     def answer(shares: list[float], candidates: int) -> dict[str, object]:
         concepts = [{"id": str(n), "share": share} for n, share in enumerate(shares)]
@@ -766,7 +766,7 @@ def test_several_are_named_only_if_they_are_all(page: Page) -> None:
         script = "async (answer) => (await import('/static/words.js')).named(answer).length"
         assert page.evaluate(script, told) == count
         concepts = [SimpleNamespace(**one) for one in told["concepts"]]  # type: ignore[attr-defined]
-        reported = ReportedGroup.model_construct(**{**told, "concepts": concepts})  # type: ignore[arg-type]
+        reported = GroupAnswer.model_construct(**{**told, "concepts": concepts})  # type: ignore[arg-type]
         assert len(named_concepts(reported)) == count
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import json
 import socket
 import threading
 import time
@@ -20,6 +21,8 @@ from PIL import Image
 
 from app.auth.keys import KeyFile
 from app.main import create_app
+from app.reports.reading import read_report
+from app.reports.report import content_hash
 from app.settings import Settings
 from index.answering.attribution import Attributor
 from tests.app.conftest import shade
@@ -166,6 +169,53 @@ def test_the_asynchronous_client_does_the_same(served) -> None:
             assert (await whence.reload()).index_version
             with pytest.raises(ServerError, match="404"):
                 await whence.concept("nobody")
+
+    asyncio.run(ask())
+
+
+def test_reports_are_files_on_the_answers_that_were_given(served, tmp_path: Path) -> None:
+    app, key = served
+    works = [tmp_path / "first.png", tmp_path / "zweites Bild ü.png"]
+    for number, path in enumerate(works):
+        shade("Emerald", number).save(path)
+
+    def check(content: bytes, answer: Any, names: list[str | None]) -> None:
+        report, record = read_report(content.decode())
+        assert content_hash(record) == report.sha256
+        assert report.answer.id == answer.id
+        assert [file.name for file in report.files] == names
+
+    with TestClient(app) as inner, Whence(URL, key=key, transport=Bridge(inner)) as whence:
+        answer = whence.attribute(works[0], keep=True, region=(4, 4, 32, 32))
+        check(whence.report(works[0], answer=answer.id), answer, ["first.png"])
+        whole = whence.report(works[0].read_bytes(), form="json", top_k=2, region=(0, 0, 32, 32))
+        told = json.loads(whole)
+        assert (told["parameters"]["top_k"], told["query"]["name"]) == (2, "image")
+        assert told["answer"]["region"]["width"] == 32
+        group = whence.attribute_together(works, keep=True)
+        html = whence.report_together(works[::-1], answer=group.id)
+        check(html, group, ["first.png", "zweites Bild ü.png"])
+        assert b'lang="en"' in html
+        assert b'lang="de"' in whence.report_together(works, answer=group.id, language="de")
+        with pytest.raises(ServerError, match="other files") as refused:
+            whence.report_together([works[0], works[0]], answer=group.id)
+        assert refused.value.status == 409
+        named = Image.open(works[0])
+        unnamed = whence.attribute_together([named, works[1].read_bytes()], control=works)
+        assert [image.width for image in unnamed.seen] == [named.width] * 2
+        assert unnamed.control
+
+    async def ask() -> None:
+        async with (
+            app.router.lifespan_context(app),
+            AsyncWhence(URL, key=key, transport=httpx.ASGITransport(app)) as whence,
+        ):
+            answer = await whence.attribute(works[1], keep=True)
+            html = await whence.report(works[1], answer=answer.id)
+            check(html, answer, ["zweites Bild ü.png"])
+            group = await whence.attribute_together(works, keep=True)
+            data = await whence.report_together(works, answer=group.id, form="json")
+            check(data, group, ["first.png", "zweites Bild ü.png"])
 
     asyncio.run(ask())
 
