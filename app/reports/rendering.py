@@ -3,39 +3,38 @@
 import base64
 import hashlib
 import json
-import math
 import re
 from collections.abc import Iterator, Mapping
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from jinja2 import Environment
 
+from app.reports.finding import headline, statement_in
 from app.reports.templating import TEMPLATES, environment
-from app.reports.texts import TEXTS, chance, facets, ratio, say
+from app.reports.texts import Texts, fingerprint, texts
 from index.answering.calibration import MIN_SUPPORT
-from index.answering.support import are_all
+from whence_client.models import Language
 
 if TYPE_CHECKING:
-    from app.reports.report import Report, ReportedAnswer
+    from app.reports.report import Report
     from app.reports.together import GroupReport
-    from whence_client.models import GroupAnswer, GroupConcept, RankedConcept
+    from whence_client.models import GroupConcept, RankedConcept
 
 PAGES = {"whence-report/3": "report.html", "whence-group-report/2": "group_report.html"}
 PARTS = ("base.html", "parts.html", "report.css")
 DATA_ID = "whence-report"  # of the element in the HTML that holds the JSON
 PICTURE_ID = "picture-"  # begins the id of an image in the HTML whose bytes the JSON there lacks
 HASH = re.compile(r"[0-9a-f]{64}")
-NAMED = 3  # candidates that a headline names, at most
 
 
-def as_html(report: "Report | GroupReport") -> str:
-    """Return a report as one page.
+def as_html(report: "Report | GroupReport", language: Language = "en") -> str:
+    """Return a report as one page in a language; its data do not depend on that.
 
     The same report gives the same page, byte for byte, as long as `layout` is the same.
     """
-    templates = _templates()
+    templates, say = _templates(language), texts(language).say
     page_id = say("id", id=report.sha256 if HASH.fullmatch(report.sha256) else "")
     style = templates.get_template("report.css").render(page_id=page_id, page_of=say("pages"))
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
@@ -48,8 +47,6 @@ def as_html(report: "Report | GroupReport") -> str:
     return templates.get_template(PAGES[report.format]).render(
         report=report,
         record=record,
-        data_id=DATA_ID,
-        picture_id=PICTURE_ID,
         style=style,
         style_sha256=digest,
     )
@@ -71,48 +68,12 @@ def shown_pictures(record: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, A
         yield name, exemplar["thumbnail"]
 
 
-def named_concepts(
-    answer: "ReportedAnswer | GroupAnswer",
-) -> "list[RankedConcept] | list[GroupConcept]":
-    """Return the concepts that the headline names; `words.js` names the same on the page.
-
-    Several are named only if they are certainly all that share the evidence: an answer may list
-    fewer concepts than share it. At a high false-attribution rate an attributed answer names the
-    first concept even without support.
-    """
-    if answer.verdict == "attributed":
-        return answer.concepts[:1]
-    shared = answer.concepts[: len(answer.candidates)]
-    if answer.verdict != "uncertain":
-        return shared[:1]
-    shares = [concept.share for concept in answer.concepts]
-    whole = are_all(len(shared), shares, answer.no_source_share)
-    return shared if whole and 2 <= len(shared) <= NAMED else []
-
-
 @cache
 def layout() -> str:
     """Return the identity of all that turns a report into a page."""
     names = (*PAGES.values(), *PARTS)
     content = b"".join((TEMPLATES / name).read_bytes() for name in names)
-    return hashlib.sha256(content + json.dumps(TEXTS).encode()).hexdigest()[:12]
-
-
-def facet_scores(concept: "RankedConcept | GroupConcept") -> str:
-    """Return a concept's scores in each facet, each after a comma."""
-    scores = {"subject": concept.facets.subject, "style": concept.facets.style}
-    return "".join(
-        say("facet_score", facet=facet, value=f"{score:.2f}")
-        for facet, score in scores.items()
-        if score is not None
-    )
-
-
-def percent(share: float) -> str:
-    """Return a share in words, never rounded to all or nothing, as `words.js` does."""
-    if 0 < share < 0.005:
-        return "under 1%"
-    return "over 99%" if 0.995 <= share < 1 else f"{math.floor(100 * share + 0.5)}%"
+    return hashlib.sha256(content + fingerprint().encode()).hexdigest()[:12]
 
 
 def web_link(url: str | None) -> str | None:
@@ -124,19 +85,38 @@ def web_link(url: str | None) -> str | None:
 
 
 @cache
-def _templates() -> Environment:
+def _templates(language: Language) -> Environment:
+    words = texts(language)
     templates = environment()
     templates.filters |= {
-        "facets": facets,
-        "percent": percent,
-        "ratio": ratio,
+        "degree": words.degree,
+        "limit": words.limit,
+        "moment": words.moment,
+        "number": words.number,
+        "percent": words.percent,
+        "ratio": words.ratio,
         "web_link": web_link,
     }
     templates.globals |= {
-        "chance": chance,
-        "facet_scores": facet_scores,
+        "chance": words.chance,
+        "data_id": DATA_ID,
+        "facet_scores": partial(_facet_scores, words),
+        "headline": lambda answer: headline(answer, words),
+        "language": language,
         "min_support": MIN_SUPPORT,
-        "named_concepts": named_concepts,
-        "say": say,
+        "picture_id": PICTURE_ID,
+        "resembles": words.resembles,
+        "say": words.say,
+        "statement": lambda answer: statement_in(answer, words),
     }
     return templates
+
+
+def _facet_scores(words: Texts, concept: "RankedConcept | GroupConcept") -> str:
+    """Return a concept's scores in each facet, each after a comma."""
+    scores = {"subject": concept.facets.subject, "style": concept.facets.style}
+    return "".join(
+        words.say("facet_score", facet=words.say(f"name_{facet}"), value=words.number(score, ".2f"))
+        for facet, score in scores.items()
+        if score is not None
+    )

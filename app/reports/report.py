@@ -16,7 +16,7 @@ from pydantic import AfterValidator, AwareDatetime, Field
 from app.inference.expiring import random_id
 from app.reports.rendering import layout
 from app.reports.signing import Signature, sign
-from app.reports.texts import LIMITS
+from app.reports.texts import texts
 from app.schemas import area, evidence_of, exemplar_detail, metadata_texts, ranked_concept
 from index.answering.attribution import Attribution, Attributor
 from index.answering.calibration import Verdict
@@ -305,7 +305,7 @@ def report_on(
             rate=attributor.rate,
             null_queries=len(snapshot.calibration.null_scores),
         ),
-        limits=list(LIMITS),
+        limits=list(texts("en").limits),
     )
     return report.model_copy(update=hash_and_signature(report, key))
 

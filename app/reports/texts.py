@@ -1,188 +1,134 @@
-"""The texts of evidence reports, by name; `say` fills in what they name in braces.
+"""The texts of evidence reports, from one catalogue for each language.
 
-Findings have the words of the page, from its English catalogue.
+A report's data are the same in every language: their fixed sentences are English. The page of a
+report shows them in its language. Findings and figures have the words of the page that asks, from
+its catalogue of the same language.
 """
 
+import hashlib
 import json
+import math
 import re
 from collections.abc import Sequence
+from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from index.answering.support import times
+from index.answering.support import Support, degree, times
+from whence_client.models import Facet, Language
 
-CATALOGUE = Path(__file__).parents[1] / "page" / "texts" / "en.json"
+CATALOGUES = Path(__file__).parent / "catalogues"
+OF_PAGE = Path(__file__).parents[1] / "page" / "texts"
+LANGUAGES: tuple[Language, ...] = get_args(Language)
+# Texts of the page that reports use, by the beginnings of their keys.
+SHARED = (
+    "chance.", "hit.similarity_", "percent.", "resembles.", "rights.none", "statement.",
+    "support.", "verdict.closest", "verdict.none", "verdict.several", "weight.title",
+)  # fmt: skip
 DEFINED = re.compile(r"\[\[\w+\|([^]]+)\]\]")  # words that open a definition on the page
 
 
-def _of_page(key: str) -> str:
-    """Return a text of the page, without its links to definitions."""
-    text = _PAGE[key]
-    return DEFINED.sub(r"\1", text if isinstance(text, str) else text["other"])
-
-
-_PAGE: dict[str, str | dict[str, str]] = json.loads(CATALOGUE.read_text(encoding="utf-8"))
-
-TEXTS = {
-    "title": "Evidence report",
-    "id": "Report {id}",
-    "pages": "of",  # "2 of 5" at the foot of every printed page
-    "file": "File",
-    "no_file_name": "name not given",
-    "answer": "Answer",
-    "files": "Files",
-    "files_of": "{count} images, one body of work; their names and SHA-256 are listed below",
-    "sha256": "SHA-256",
-    "time": "Answered",
-    "finding": "Finding",
-    "closest": _of_page("verdict.closest") + " {name}",
-    "closest_of": _of_page("verdict.closest_of") + " {names}",
-    "several": _of_page("verdict.several"),
-    "no_match": _of_page("verdict.none"),
-    "support": "Support: {degree}",
-    "likelihood_ratio": "likelihood ratio {ratio}",
-    "below_rate": "This collection calls a match what reaches p = {rate}; this does not.",
-    "no_source": "The nearest concepts are listed below. Do not read them as sources.",
-    "query": "The image in question, {width} x {height} pixels",
-    "query_alt": "The image in question",
-    "one_square": "Outlined: what was compared.",
-    "squares": "Outlined: the {count} squares that were compared; the bold one gave the evidence "
-    "for {name}.",
-    "region": "Dashed: the part that was asked about.",
-    "best_exemplar": "Best exemplar of {name}",
-    "nearest_exemplar": "Nearest exemplar, of {name}; it is no evidence of a source",
-    "exemplar_alt": "Exemplar {number} of {name}",
-    "exemplar_square": "Outlined: what was compared of it.",
-    "similarity": "Similarity {value} in {facet}",
-    "facet_subject": "what is shown",
-    "facet_style": "how it is made",
-    "resembles": "Resembles in {facets}.",
-    "no_license": _of_page("rights.none"),
-    "no_exemplar": "The answer names no exemplar.",
-    "method": "How it was found",
-    "method_1": "A neural network, trained without any pair of a generated image and its source, "
-    "describes this image and each exemplar of the collection by what is shown (subject) and by "
-    "how it is made (style).",
-    "method_2": "How alike the image is to a concept is compared with how alike {count} test "
-    "images are, made from this collection with their own source removed: the likelihood ratio "
-    "says how much likelier such a likeness is if the image draws on the concept, and its words "
-    "are those of the ENFSI guideline for evaluative reporting (2015). p is counted up to the "
-    "upper quartile of the test images' scores; above, it comes from an exponential tail fitted to "
-    "them.",
-    "the_image": "the image",
-    "the_part": "the part that was asked about",
-    "method_3_one": "Of {whole} and of each exemplar the central square was compared.",
-    "method_3": "Of {whole} {count} squares were compared, and the best one counts for each "
-    "concept, which the ratio allows for; of each exemplar the central square.",
-    "method_gaps": "Nothing between the squares was compared.",
-    "limits": "What this report does not say",
-    "division": _of_page("weight.title"),
-    "no_source_share": "No source in this collection",
-    "unlisted_share": "Concepts not listed here",
-    "evidence": "Evidence",
-    "p": "p = {p}",
-    "p_of_squares": "p = {p} for the best of {count} squares",
-    "figures": "{p}; {chance}. Likelihood ratio {ratio}; support: {degree}. Relative "
-    "weight {share}. Score {score}{facets}.",
-    "facet_score": ", {facet} {value}",
-    "square_of": "Its evidence comes from the square at {x}, {y} with a side of {side} pixels.",
-    "on_page_1": "Its best exemplar is shown at the top.",
-    "appendix": "Appendix: weaker candidates",
-    "nearest": "Appendix: nearest concepts",
-    "appendix_note": "Nothing supports these concepts as sources by themselves. They are listed "
-    "so that the answer is complete.",
-    "rests_on": "What it rests on",
-    "checking": "How to check it",
-    "check_html": "This HTML file holds its data, and can be verified: whence verify-report FILE "
-    "--data DIR. A printed copy or a PDF cannot be verified; keep the HTML file.",
-    "signed": "Signed (Ed25519) with the private key to this public key:",
-    "check_signature": "Whose key that is, the file does not show. Compare it with the public key "
-    "that its owner published: whence verify-report FILE --public-key KEY.",
-    "unsigned": "This report is not signed.",
-    "image_alt": "Image {number} of the body of work",
-    "image_of": "Image {number} of {count}, {name}.",
-    "all_images": "All are listed below.",
-    "images": "The images in question",
-    "control_images": "The images that they are compared with, pair by pair",
-    "image_on_page_1": "Shown at the top.",
-    "part_of": "Part of the evidence for {name}",
-    "ratio_alone": "Likelihood ratio alone",
-    "to_image": "to image {number}",
-    "groups": "from {count} groups of test images",
-    "control_difference": "Compared pair by pair with the control images: difference "
-    "{difference}, p = {p}.",
-    "group_method_1": "A neural network, trained without any pair of a generated image and its "
-    "source, describes each of these images and each exemplar of the collection by what is shown "
-    "(subject) and by how it is made (style).",
-    "group_method_2": "How alike the images are to a concept on average is compared with how alike "
-    "{count} test groups are: groups of two and of four altered views of one work of this "
-    "collection each, with their own source removed; figures for other sizes are derived from "
-    "these. The likelihood ratio says how much likelier such a likeness is if the images draw on "
-    "the concept, and its words are those of the ENFSI guideline for evaluative reporting (2015). "
-    "p is counted up to the upper quartile of the test groups' scores; above, it comes from an "
-    "exponential tail fitted to them.",
-    "group_method_3": "Of each image the outlined squares were compared, and their mean counts; of "
-    "each exemplar the central square.",
-    "chance_none": "none of {count} test images matched this strongly",
-    "chance_some": "unrelated test images scored this high in {found} of {count}",
-    "chance_none_squares": "none of {count} test images, each compared in one square, matched as "
-    "strongly as the best of {squares} squares here",
-    "chance_some_squares": "{found} of {count} unrelated test images, each compared in one square, "
-    "scored as high as the best of {squares} squares here",
-    "chance_unknown": "the collection is too small to say how often unrelated images score as high",
-    "nothing_listed": "No concept was listed.",
-}
-
-LIMITS = (
-    "This report is evidence of similarity. It does not prove that an image was used to train a "
-    "model, nor that one image was copied from another.",
-    "It does not name the generator that made the image.",
-    "It knows the works of one collection, in the version named here, and nothing beyond it. Two "
-    "artists who work alike are alike to it.",
-    "A likelihood ratio compares two propositions: that the image draws on a concept, and that its "
-    "source is not in this collection. How likely each was beforehand is not for it to say.",
-    "The test images are like those of the collection, changed by cropping, colour and "
-    "compression; for images of a very different kind the figures can be off.",
-    "A file's name is as the sender gave it with the question. The time is that of the server's "
-    "clock.",
-    "The hash covers the files, their names, the answer, its time and all that it rests on. It "
-    "detects accidental change; anyone can recompute it. Who made a report only a signature shows, "
-    "and only to those who know whose key it is.",
-    "A printed copy or a PDF cannot be verified. The HTML file can.",
-)
-
-LIMIT_OF_GROUPS = (
-    "The images are taken to share one source. Images of several sources are one body of work only "
-    "in part, and their joint ratio says less about each of them."
-)
-
-
-def say(name: str, /, **values: Any) -> str:
-    """Return a text with its values filled in."""
-    return TEXTS[name].format(**values)
-
-
-def chance(found: int, count: int, squares: int = 1) -> str:
-    """Return how often test images without a source score as high.
+class Texts:
+    """The texts and the forms of numbers of a language.
 
     Args:
-        found: test images that score at least as high, each in one square.
-        count: test images in all.
-        squares: of the image in question, of which the best one scores so high.
+        language: of the texts.
     """
-    if not count:
-        return say("chance_unknown")
-    name = "chance_some" if found else "chance_none"
-    if squares > 1:
-        name += "_squares"
-    return say(name, found=f"{found:,}", count=f"{count:,}", squares=squares)
+
+    def __init__(self, language: Language) -> None:
+        own = json.loads((CATALOGUES / f"{language}.json").read_text(encoding="utf-8"))
+        page = json.loads((OF_PAGE / f"{language}.json").read_text(encoding="utf-8"))
+        shared = {key: text for key, text in page.items() if key.startswith(SHARED)}
+        self.language = language
+        self.catalogue: dict[str, Any] = {**own, **shared}
+        self.limits: tuple[str, ...] = tuple(own["limits"])
+        self.group_limits = (*self.limits, str(own["limit_of_groups"]))
+        thousands, point = own["marks"]
+        self._marks = str.maketrans({",": thousands, ".": point})
+
+    def say(self, name: str, /, **values: Any) -> str:
+        """Return a text with its values filled in; ``n`` chooses between singular and plural."""
+        text = self.catalogue[name]
+        if isinstance(text, dict):
+            text = text.get("one" if values.get("n") == 1 else "other", text["other"])
+        shown = {
+            key: self.number(value) if isinstance(value, int) else value
+            for key, value in values.items()
+        }
+        return DEFINED.sub(r"\1", text).format(**shown)
+
+    def number(self, value: float, form: str = ",") -> str:
+        """Return a number in a format of Python's, with this language's marks."""
+        return format(value, form).translate(self._marks)
+
+    def ratio(self, likelihood_ratio: float) -> str:
+        """Return a likelihood ratio to two digits; `words.js` says the same on the page."""
+        if likelihood_ratio >= 1:
+            return times(likelihood_ratio).translate(self._marks)
+        return f"1/{self.ratio(1 / likelihood_ratio)}"
+
+    def percent(self, share: float) -> str:
+        """Return a share in words, never rounded to all or nothing, as `words.js` does."""
+        if 0 < share < 0.005:
+            return self.say("percent.under")
+        if 0.995 <= share < 1:
+            return self.say("percent.over")
+        return self.say("percent", n=math.floor(100 * share + 0.5))
+
+    def degree(self, support: Support) -> str:
+        """Return a degree of support in a word or two."""
+        return self.say(f"degree_{support.replace(' ', '_')}")
+
+    def support(self, likelihood_ratio: float) -> str:
+        """Return the degree of a ratio for the likelier proposition, such as ``weak support``."""
+        return self.say(f"support.{degree(likelihood_ratio).replace(' ', '_')}")
+
+    def listed(self, names: Sequence[str]) -> str:
+        """Return names joined by commas and a word."""
+        if len(names) < 2:
+            return "".join(names)
+        return self.say("list", some=", ".join(names[:-1]), last=names[-1])
+
+    def moment(self, when: datetime, form: str = "%H:%M:%S") -> str:
+        """Return a date and a time, UTC."""
+        when = when.astimezone(UTC)
+        month = self.catalogue["months"][when.month - 1]
+        date = self.say("date", day=when.day, month=month, year=str(when.year))
+        return self.say("moment", date=date, time=when.strftime(form))
+
+    def chance(self, found: int, count: int, squares: int = 1) -> str:
+        """Return how often test images without a source score as high.
+
+        Args:
+            found: test images that score at least as high, each in one square.
+            count: test images in all.
+            squares: of the image in question, of which the best one scores so high.
+        """
+        if not count:
+            return self.say("chance.unknown")
+        name = "chance.some" if found else "chance.none"
+        if squares > 1:
+            name += "_squares"
+        return self.say(name, n=found, of=count, squares=squares)
+
+    def resembles(self, facets: Sequence[Facet]) -> str:
+        """Return a sentence on the facets that hold the evidence."""
+        return self.say(f"resembles.{'_'.join(sorted(facets, reverse=True))}")
+
+    def limit(self, text: str) -> str:
+        """Return a fixed statement of a report's data in this language; others as they are."""
+        english = texts("en").group_limits
+        return self.group_limits[english.index(text)] if text in english else text
 
 
-def facets(names: Sequence[str]) -> str:
-    """Return the words for facets, joined."""
-    return " and ".join(say(f"facet_{name}") for name in names)
+@cache
+def texts(language: Language) -> Texts:
+    """Return the texts of a language."""
+    return Texts(language)
 
 
-def ratio(likelihood_ratio: float) -> str:
-    """Return a likelihood ratio to two digits; `words.js` says the same on the page."""
-    return times(likelihood_ratio) if likelihood_ratio >= 1 else f"1/{times(1 / likelihood_ratio)}"
+def fingerprint() -> str:
+    """Return the SHA-256, hexadecimal, of all texts in all languages."""
+    content = json.dumps([texts(language).catalogue for language in LANGUAGES])
+    return hashlib.sha256(content.encode()).hexdigest()

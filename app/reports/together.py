@@ -19,7 +19,7 @@ from app.reports.report import (
     reported_index,
 )
 from app.reports.signing import Signature
-from app.reports.texts import LIMIT_OF_GROUPS, LIMITS
+from app.reports.texts import texts
 from app.schemas import area
 from index.answering.attribution import Attributor
 from index.answering.squares import compared
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 FORMAT: Final = "whence-group-report/2"
-GROUP_LIMITS = (*LIMITS, LIMIT_OF_GROUPS)
 
 
 class NamedFile(NamedTuple):
@@ -128,6 +127,6 @@ def group_report_on(
             rate=attributor.rate,
             null_queries=len(snapshot.calibration.of_size(len(images)).null_scores),
         ),
-        limits=list(GROUP_LIMITS),
+        limits=list(texts("en").group_limits),
     )
     return report.model_copy(update=hash_and_signature(report, key))

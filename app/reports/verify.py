@@ -15,8 +15,8 @@ from app.reports.rendering import as_html, layout
 from app.reports.repeating import Finding, check_scores
 from app.reports.report import Picture, Query, Report, ReportError, content_hash, preview_of
 from app.reports.signing import SigningError, is_signed, public_text
-from app.reports.texts import LIMITS
-from app.reports.together import GROUP_LIMITS, GroupReport
+from app.reports.texts import LANGUAGES, texts
+from app.reports.together import GroupReport
 from app.schemas import exemplar_detail, exemplar_hit, metadata_texts
 from index.answering.attribution import Attributor, ExemplarEvidence
 from index.answering.calibration import Calibration
@@ -188,9 +188,9 @@ def _signature(
 
 
 def _is_page_of(report: AnyReport, text: str) -> bool:
-    """Return True if rendering the report's data gives the page."""
+    """Return True if rendering the report's data in a language gives the page."""
     try:
-        return as_html(report) == text
+        return any(as_html(report, language) == text for language in LANGUAGES)
     except (TemplateError, ArithmeticError):
         return False
 
@@ -198,7 +198,8 @@ def _is_page_of(report: AnyReport, text: str) -> bool:
 def _statements(report: AnyReport) -> Finding:
     """Check the fixed statements and the times of a report."""
     wrong = ""
-    limits = LIMITS if isinstance(report, Report) else GROUP_LIMITS
+    said = texts("en")
+    limits = said.limits if isinstance(report, Report) else said.group_limits
     if report.limits != list(limits):
         wrong = "what the report does not say is worded otherwise than reports word it"
     elif report.created_at != report.answer.evidence.created_at:

@@ -19,7 +19,7 @@ from app.reports.report import Report, as_json, report_on
 from app.reports.together import GroupReport
 from app.routes.attribute import IMAGE, REFUSALS_OF_ONE, check_caps, kept_answer, upload
 from app.settings import Settings
-from whence_client.models import AttributeParameters, Fault, RequestModel
+from whence_client.models import AttributeParameters, Fault, Language, RequestModel
 
 router = APIRouter(tags=["attribution"])
 
@@ -32,6 +32,11 @@ class FormatParameter(RequestModel):
 
     format: ReportFormat = Field(
         "html", description="`html`: a page to read and print; `json`: the same as data."
+    )
+    language: Language = Field(
+        "en",
+        description="Language of the page: English or German. The data, and so the hash, are the "
+        "same in both.",
     )
 
 
@@ -83,14 +88,18 @@ async def report(
             kept = kept_answer(job, parameters, name)
         make = partial(_report, image, parameters.answer, kept, permit, service.answers, request)
         evidence = await permit.run(anyio.to_thread.run_sync(make))
-    return await report_file(evidence, parameters.format, "whence-report")
+    return await report_file(evidence, parameters, "whence-report")
 
 
-async def report_file(evidence: Report | GroupReport, form: ReportFormat, prefix: str) -> Response:
+async def report_file(
+    evidence: Report | GroupReport, parameters: FormatParameter, prefix: str
+) -> Response:
     """Return a report as a file, whose name begins with ``prefix``."""
-    write = as_html if form == "html" else as_json
+    form, language = parameters.format, parameters.language
+    write = partial(as_html, language=language) if form == "html" else as_json
     file = await anyio.to_thread.run_sync(write, evidence)
-    saved_as = f"{prefix}-{evidence.sha256[:12]}.{form}"
+    ending = form if form == "json" or language == "en" else f"{language}.{form}"
+    saved_as = f"{prefix}-{evidence.sha256[:12]}.{ending}"
     return Response(
         file.encode(),
         media_type=MEDIA_TYPES[form],

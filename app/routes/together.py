@@ -139,7 +139,7 @@ async def report_together(
             )
         make = partial(_report, kept, permit.attributor, images, control, request)
         report = await permit.run(anyio.to_thread.run_sync(make))
-    return await report_file(report, parameters.format, "whence-group")
+    return await report_file(report, parameters, "whence-group")
 
 
 async def _read(

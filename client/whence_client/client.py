@@ -29,6 +29,7 @@ from whence_client.models import (
     ConceptDetail,
     ConceptList,
     ExemplarRecord,
+    Language,
     Problem,
     Ready,
     RebuildStatus,
@@ -46,7 +47,6 @@ RETRIES = 4
 
 Box = tuple[int, int, int, int]  # x, y, width, height in pixels
 ReportFormat = Literal["html", "json"]
-Language = Literal["en", "de"]
 Files = list[tuple[str, tuple[str, bytes]]]  # form fields: name, file name, bytes
 T = TypeVar("T")
 Model = TypeVar("Model", bound=BaseModel)

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 
 Facet = Literal["subject", "style"]
+Language = Literal["en", "de"]  # of a report's page
 Verdict = Literal["attributed", "uncertain", "no_match"]
 Support = Literal[
     "none", "weak", "moderate", "moderately strong", "strong", "very strong", "extremely strong"
