@@ -5,7 +5,8 @@ import { patiently, upload } from "./api.js";
 import { check } from "./limits.js";
 import { settings } from "./settings.js";
 
-const KEPT = 200; // answers of a tab
+export const AT_ONCE = 1000; // images that are given at once, at most
+const KEPT = 2 * AT_ONCE; // images of a tab
 const RANDOM = 12; // bytes of the address of an image that has no answer yet
 
 /** Things by their addresses, which change once: when an answer gives its id. */
@@ -55,8 +56,21 @@ function address() {
 /** An entry for an image to ask about, or about a part of it: [x, y, width, height] in pixels. */
 export function create(file, { remark = "", region = null } = {}) {
   const url = URL.createObjectURL(file);
-  const entry = { id: address(), file, name: file.name, bytes: file.size, url, remark, region, state: "new", watchers: new Set() };
-  entry.shape = shapeOf(url);
+  let shape = null; // of thousands of files, those are read that are asked about
+  const entry = {
+    id: address(),
+    file,
+    name: file.name,
+    bytes: file.size,
+    url,
+    remark,
+    region,
+    state: "new",
+    watchers: new Set(),
+    get shape() {
+      return (shape ??= shapeOf(url));
+    },
+  };
   add(entry);
   return entry;
 }
@@ -70,7 +84,9 @@ export function add(entry) {
 
 function forget(entry) {
   entry.stop?.abort();
+  entry.forgotten = true;
   if (entry.file) URL.revokeObjectURL(entry.url);
+  if (entry.preview) URL.revokeObjectURL(entry.preview);
   entries.remove(entry);
 }
 
@@ -109,12 +125,21 @@ export async function run(entry) {
     const { body } = await patiently(send, { onWait, signal });
     const answer = JSON.parse(await body.text());
     entries.rename(entry, answer.id);
-    if (answer.preview) entry.preview = answer.preview;
+    see(entry, answer);
     tell(entry, { state: "done", answer });
   } catch (error) {
     tell(entry, { state: "failed", problem: error });
   }
   tellAnswered(entry);
+}
+
+/** Take up what the server saw of an image: {width, height, compared, preview}. */
+export function see(entry, seen) {
+  entry.seen = seen;
+  if (!seen.preview) return;
+  const jpeg = Uint8Array.from(atob(seen.preview.split(",")[1]), (one) => one.charCodeAt(0));
+  seen.preview = null; // the browser keeps a blob out of the page's memory
+  entry.preview = URL.createObjectURL(new Blob([jpeg], { type: "image/jpeg" }));
 }
 
 /** The picture to show for an entry. */

@@ -149,7 +149,7 @@ function stage(frame) {
   return place;
 }
 
-async function show() {
+function show() {
   const { query, concept, hit } = pairs[current];
   const { heatmaps } = hit;
   const gone = h("p", { class: "small", role: "status" });
@@ -208,8 +208,7 @@ async function show() {
   back.disabled = current === 0;
   on.disabled = current === pairs.length - 1;
   if (focused?.disabled) (focused === on ? back : on).focus();
-  const compared = source.answer?.compared ?? [];
-  const size = source.answer?.width ? source.answer : await source.shape;
-  const best = compared.length > 1 ? concept.square : null;
-  if (size && compared.length && !isWhole(compared, size)) mine.append(outlines(compared, size, { region: source.region, best }));
+  const { seen, region } = source;
+  const best = seen?.compared.length > 1 ? concept.square : null; // of a body of work the mean counts
+  if (seen && !isWhole(seen.compared, seen)) mine.append(outlines(seen.compared, seen, { region, best }));
 }

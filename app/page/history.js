@@ -25,8 +25,9 @@ export function restore() {
   }
   const revive = (record) => ({ ...record, file: null, url: record.picture, shape: Promise.resolve(record.size), watchers: new Set() });
   for (const record of records) {
-    if (record.entries) addGroup({ ...record, state: "together", entries: record.entries.map((one) => ({ ...revive(one), state: "new" })) });
-    else add({ ...revive(record), state: "done" });
+    const { answer, entries } = record;
+    if (entries) addGroup({ ...record, state: "together", entries: entries.map((one, place) => ({ ...revive(one), state: "new", seen: answer.seen?.[place] })) });
+    else add({ ...revive(record), state: "done", seen: answer });
   }
 }
 
@@ -51,7 +52,7 @@ async function keep() {
   const records = await Promise.all(
     answered().map(async (asked) => ({
       id: asked.id,
-      answer: { ...asked.answer, preview: null },
+      answer: asked.answer,
       ...(asked.entries ? { entries: await Promise.all(asked.entries.map((one) => recordOf(one, SIDE_OF_MANY))) } : await recordOf(asked, SIDE)),
     })),
   );

@@ -77,7 +77,10 @@ export async function checkAll(entries) {
 
 async function kindOf(file) {
   if (RAW.test(file.name)) return "raw";
-  const head = [...new Uint8Array(await file.slice(0, HEAD).arrayBuffer())];
+  const read = await file.slice(0, HEAD).arrayBuffer().catch(() => {
+    throw refusal("unreadable");
+  });
+  const head = [...new Uint8Array(read)];
   return OTHERS.find(([, is]) => is(head))?.[0] ?? null;
 }
 

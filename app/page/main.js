@@ -3,7 +3,7 @@
 import { answerView, forgetViews, redraw } from "./answer.js";
 import { getJson } from "./api.js";
 import { installAsk, notice, showSamples } from "./ask.js";
-import { addressOf, create, run } from "./asked.js";
+import { addressOf, AT_ONCE, create, run } from "./asked.js";
 import { conceptsView, conceptView } from "./browse.js";
 import { closeCompare, leftCompare } from "./compare.js";
 import { h, speak } from "./dom.js";
@@ -11,8 +11,8 @@ import { restore, showHistory } from "./history.js";
 import { limits } from "./limits.js";
 import { plainTitle, titleOf } from "./problem.js";
 import { installSettings, redrawSettings, setLimits } from "./settings.js";
-import { createGroup, forgetGroups, forgetGroupViews, groupView } from "./several.js";
-import { t, translate } from "./texts.js";
+import { createGroup, forgetGroups, forgetGroupViews, groupTitle, groupView } from "./several.js";
+import { rich, t, translate } from "./texts.js";
 import { count, date, headline } from "./words.js";
 
 const at = (id) => document.getElementById(id);
@@ -107,15 +107,20 @@ function go(hash) {
   show();
 }
 
-/** Give the view that is shown another title, and go to its heading. */
 function entitle(title) {
   here.title = title;
   document.title = `${title} · Whence`;
+}
+
+/** Give the view that is shown another title, and go to its heading. */
+function present(title) {
+  entitle(title);
   document.querySelector("#view h1")?.focus({ preventScroll: true });
 }
 
 /** Ask about images that were given at once. */
 function give(files) {
+  if (files.length > AT_ONCE) return home(), notice(...rich("ask.too_many", { n: files.length, most: AT_ONCE }));
   if (files.length > 1) return go(`#/several/${createGroup(files)}`);
   begin(create(files[0]));
 }
@@ -171,7 +176,8 @@ document.addEventListener("ask-again", ({ detail: asked }) => {
   if (asked.entries) go(`#/several/${createGroup(files)}`);
   else begin(create(files[0], { region: asked.region }));
 });
-document.addEventListener("group-asked", ({ detail: group }) => here.entry === group && entitle(groupView(group.id).title));
+document.addEventListener("group-asked", ({ detail: group }) => here.entry === group && present(groupTitle(group)));
+document.addEventListener("group-counted", ({ detail: group }) => here.entry === group && entitle(groupTitle(group)));
 document.addEventListener("history-cleared", () => {
   forgetGroups();
   left.clear();
@@ -184,7 +190,7 @@ document.addEventListener("answered", ({ detail: asked }) => {
   const title = asked.problem ? plainTitle(asked.problem) : headline(asked.answer);
   if (!asked.problem) speak(title);
   showHistory(true, asked.id);
-  entitle(title);
+  present(title);
 });
 show();
 showIndex();

@@ -5,7 +5,7 @@ import { patiently, upload } from "./api.js";
 import { h } from "./dom.js";
 import { printReport } from "./print.js";
 import { detailOf, titleOf } from "./problem.js";
-import { rich, t } from "./texts.js";
+import { language, rich, t } from "./texts.js";
 
 const DATA = /id="whence-report">(.*?)<\/script>/s;
 
@@ -74,21 +74,23 @@ export function reports(entry) {
   );
 }
 
-/** A report as {body, name}; fetched once for each format. */
+/** A report as {body, name}; fetched once for each format and language. */
 async function fetchReport(asked, format, onWait) {
   asked.reports ??= {};
-  if (!asked.reports[format]) {
+  const form = format === "json" ? { format } : { format, language };
+  const kind = Object.values(form).join();
+  if (!asked.reports[kind]) {
     const files = filesOf(asked) ?? (await chooseFiles(Boolean(asked.entries)));
-    const query = new URLSearchParams({ answer: asked.answer.id, format });
+    const query = new URLSearchParams({ answer: asked.answer.id, ...form });
     const path = asked.entries ? "attribute/together/report" : "attribute/report";
     const found = await patiently(() => upload(`${path}?${query}`, files), { onWait });
     const text = await found.body.text();
     asked.sha256 = JSON.parse(format === "json" ? text : DATA.exec(text)[1]).sha256;
     asked.given = files; // the server found them to be the same
-    asked.reports[format] = found;
+    asked.reports[kind] = found;
     asked.identified?.(asked.sha256);
   }
-  return asked.reports[format];
+  return asked.reports[kind];
 }
 
 /** Let the reader choose the images again: after a reload the page has no copy of them. */

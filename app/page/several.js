@@ -4,10 +4,13 @@ import { Addresses, create, pictureOf } from "./asked.js";
 import { h } from "./dom.js";
 import { knownLimits } from "./limits.js";
 import { plainTitle } from "./problem.js";
-import { askEach, tableView } from "./table.js";
+import { isWhole, outlines } from "./region.js";
+import { askEach, counted, tableView } from "./table.js";
 import { t } from "./texts.js";
 import { askTogether, togetherView } from "./together.js";
 import { headline } from "./words.js";
+
+const SHOWN = 24; // images of a strip
 
 const groups = new Addresses();
 
@@ -26,7 +29,10 @@ export function forgetGroups() {
 }
 
 /** The groups that have an answer as one body of work. */
-export const bodiesOfWork = () => groups.all().filter(({ answer }) => answer);
+export const bodiesOfWork = () => groups.all().filter((group) => group.answer && !isForgotten(group));
+
+/** True if the tab has given up images of a group, to take others. */
+const isForgotten = ({ entries }) => entries.some(({ forgotten }) => forgotten);
 
 /** Build the views anew, in another language. */
 export function forgetGroupViews() {
@@ -36,14 +42,15 @@ export function forgetGroupViews() {
 /** The view of a group and its title; nothing if there is none of that address. */
 export function groupView(id) {
   const group = groups.find(id);
-  if (!group) return null;
+  if (!group || isForgotten(group)) return null;
   group.view ??= build(group);
   return { view: group.view, title: groupTitle(group), entry: group };
 }
 
 /** The title of a group's tab. */
-function groupTitle({ state, answer, problem, entries }) {
-  if (state !== "together") return t("several.title", { n: entries.length });
+export function groupTitle({ state, answer, problem, entries }) {
+  if (state === "new") return t("several.title", { n: entries.length });
+  if (state === "each") return counted(entries);
   return answer ? headline(answer) : problem ? plainTitle(problem) : t("asking.title");
 }
 
@@ -69,7 +76,17 @@ function build(group) {
   return place;
 }
 
-const strip = (entries) => h("ul", { class: "strip" }, entries.map((entry) => h("li", {}, thumbnail(entry))));
+function strip(entries) {
+  const more = entries.length - SHOWN;
+  return h("ul", { class: "strip" }, entries.slice(0, SHOWN).map((entry) => h("li", {}, framed(entry))), more > 0 ? h("li", { class: "small" }, t("several.not_shown", { n: more })) : null);
+}
+
+/** A thumbnail; with the outlines of what was compared, once that is known. */
+function framed(entry) {
+  const { seen } = entry;
+  if (!seen) return thumbnail(entry);
+  return h("span", { class: "frame", "--ratio": seen.width / seen.height }, thumbnail(entry), isWhole(seen.compared, seen) ? null : outlines(seen.compared, seen));
+}
 
 function thumbnail(entry) {
   const image = h("img", { src: pictureOf(entry), alt: "", loading: "lazy" });

@@ -2,21 +2,35 @@
 
 import { run } from "./asked.js";
 import { breakable, h, speak } from "./dom.js";
-import { titleOf } from "./problem.js";
+import { plainTitle, titleOf } from "./problem.js";
 import { t } from "./texts.js";
 import { chance, degree, headline, named } from "./words.js";
 
-const isOver = ({ state }) => ["done", "failed"].includes(state);
+const isStopped = ({ state, problem }) => state === "failed" && problem.name === "AbortError";
+const statusOf = (entry) => (isStopped(entry) ? "stopped" : { done: "answered", failed: "failed" }[entry.state] ?? "waiting");
+const isOver = (entry) => ["answered", "failed"].includes(statusOf(entry));
+
+/** True if asking about an image can still give an answer. */
+const canBeAsked = ({ state, problem }) => state !== "done" && !(state === "failed" && problem.passing === false);
+
+/** How many images are answered and how many failed, in words. */
+export function counted(entries) {
+  const n = entries.filter(({ state }) => state === "done").length;
+  const failed = entries.filter(isOver).length - n;
+  return t(failed ? "several.counts_failed" : "several.counts", { n, of: entries.length, failed });
+}
 
 /** Ask about a group's images, one after another. */
 export async function askEach(group) {
-  group.stopped = false;
-  group.update?.();
-  for (const entry of group.entries) {
-    if (group.stopped) return;
-    if (entry.state !== "done") await run(entry);
+  Object.assign(group, { running: true, stopped: false });
+  group.update();
+  for (const entry of group.entries.filter(canBeAsked)) {
+    if (group.stopped || entry.forgotten) break;
+    await run(entry);
   }
-  speak(t("several.finished"));
+  group.running = false;
+  group.update();
+  speak(counted(group.entries));
 }
 
 /** The parts of the table's view, which are changed in place as answers come: a focus stays where it is. */
@@ -31,18 +45,19 @@ export function tableView(group, heading, thumbnail) {
 
   group.update = () => {
     const over = entries.filter(isOver).length;
-    const left = entries.some(({ state }) => state !== "done");
-    const working = over < entries.length && !group.stopped;
-    status.textContent = t(working ? "several.progress" : "several.over", { n: over, of: entries.length });
+    const working = group.running && !group.stopped;
+    const counts = counted(entries);
+    status.textContent = working ? t("several.so_far", { counts }) : `${counts}.`;
     bar.value = over;
     bar.hidden = !working;
     if (over) csv.removeAttribute("aria-disabled");
     else csv.setAttribute("aria-disabled", "true");
     const focused = document.activeElement;
     stop.hidden = !working;
-    resume.hidden = working || !left || !group.stopped;
+    resume.hidden = working || !entries.some(canBeAsked);
     if ([stop, resume].includes(focused) && focused.hidden) [stop, resume, csv].find(({ hidden }) => !hidden).focus();
     rows.forEach(({ update }) => update());
+    document.dispatchEvent(new CustomEvent("group-counted", { detail: group }));
   };
   if (!group.watching) entries.forEach(({ watchers }) => watchers.add(() => group.update()));
   group.watching = true; // whichever view is the latest
@@ -84,7 +99,7 @@ function row(entry, thumbnail) {
     element.className = state;
     const parts = {
       done: () => [h("a", { href: `#/answers/${entry.id}` }, answerOf(answer))],
-      failed: () => [h("span", { class: "wrong" }, entry.problem.name === "AbortError" ? t("asking.stopped") : titleOf(entry.problem), " ", h("a", { href: `#/answers/${entry.id}` }, t("several.more")))],
+      failed: () => [h("span", { class: "wrong" }, isStopped(entry) ? t("asking.stopped") : titleOf(entry.problem), " ", h("a", { href: `#/answers/${entry.id}` }, t("several.more")))],
       working: () => [t("asking.comparing")],
       new: () => [t("several.waiting")],
     }[state]();
@@ -100,17 +115,20 @@ function answerOf(answer) {
   return names.length ? names.map(({ name }, place) => [place ? ", " : "", breakable(name)]) : headline(answer);
 }
 
-const COLUMNS = ["file", "sha256", "verdict", "headline", "closest", "support", "likelihood_ratio", "p_value", "scored_as_high", "test_images", "squares", "answer", "created_at", "index", "model", "error"];
+const COLUMNS = ["file", "status", "sha256", "verdict", "headline", "closest", "support", "likelihood_ratio", "p_value", "scored_as_high", "test_images", "squares", "answer", "created_at", "index", "model", "error"];
 
 /** The table as a CSV file (RFC 4180), with a byte order mark for spreadsheets. */
 function saveCsv(entries) {
   if (!entries.some(isOver)) return;
-  const lines = entries.filter(isOver).map(({ name, answer, problem, state }) => {
-    if (state === "failed") return [name, ...Array(COLUMNS.length - 2).fill(""), problem.name === "AbortError" ? t("asking.stopped") : `${problem.title}: ${problem.detail}`];
+  const lines = entries.map((entry) => {
+    const { name, answer, problem } = entry;
+    const status = statusOf(entry);
+    const error = status === "failed" ? `${plainTitle(problem)}: ${problem.detail ?? problem.message}` : "";
+    if (status !== "answered") return [name, status, ...Array(COLUMNS.length - 3).fill(""), error];
     const [best] = answer.concepts;
     const { image_sha256, test_images, created_at, index_version, model_id } = answer.evidence;
     const closest = named(answer).map((concept) => concept.name).join("; "); // none where nothing matches
-    return [name, image_sha256, answer.verdict, headline(answer), closest, best?.support, best?.likelihood_ratio, best?.p_value, best?.scored_as_high, test_images, answer.compared.length, answer.id, created_at, index_version, model_id, ""];
+    return [name, status, image_sha256, answer.verdict, headline(answer), closest, best?.support, best?.likelihood_ratio, best?.p_value, best?.scored_as_high, test_images, answer.compared.length, answer.id, created_at, index_version, model_id, ""];
   });
   const text = [COLUMNS, ...lines].map((cells) => cells.map(cell).join(",")).join("\r\n");
   const url = URL.createObjectURL(new Blob(["\ufeff", text, "\r\n"], { type: "text/csv" }));

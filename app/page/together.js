@@ -1,7 +1,7 @@
 // One answer to a body of work: asking for it, its finding, and what each image contributes.
 
 import { patiently, upload } from "./api.js";
-import { pictureOf, tellAnswered } from "./asked.js";
+import { pictureOf, see, tellAnswered } from "./asked.js";
 import { bystanders } from "./bystanders.js";
 import { compare } from "./compare.js";
 import { breakable, h } from "./dom.js";
@@ -9,6 +9,7 @@ import { caveats, finding } from "./finding.js";
 import { checkAll } from "./limits.js";
 import { picture } from "./picture.js";
 import { problemView } from "./problem.js";
+import { isWhole } from "./region.js";
 import { reports } from "./reports.js";
 import { rights } from "./rights.js";
 import { settings } from "./settings.js";
@@ -30,12 +31,16 @@ export async function askTogether(group, renamed) {
   try {
     await checkAll(group.entries);
     const query = new URLSearchParams({ top_k: settings.concepts, exemplars: settings.exemplars, keep: true });
+    const shapes = await Promise.all(group.entries.map(({ shape }) => shape));
+    const previews = shapes.flatMap((shape, place) => (shape ? [] : place + 1));
+    if (previews.length) query.set("previews", previews);
     const files = group.entries.map(({ file }) => file);
     const onProgress = (part) => tell(part < 1 ? t("asking.sending_part", { part: percent(part) }) : t("asking.comparing"));
     const onWait = (left) => tell(left ? t("busy.wait", { n: left }) : t("busy.again"));
     const { body } = await patiently(() => upload(`attribute/together?${query}`, files, { signal, onProgress }), { signal, onWait });
     const answer = JSON.parse(await body.text());
     renamed(answer.id);
+    answer.seen.forEach((seen, place) => see(group.entries[place], seen));
     group.answer = answer;
   } catch (error) {
     group.problem = error;
@@ -66,6 +71,7 @@ function answered(group, strip) {
   return [
     finding(answer, t("together.all", { n: entries.length })),
     strip(entries),
+    entries.some(({ seen }) => seen && !isWhole(seen.compared, seen)) ? h("p", { class: "small" }, t("together.compared")) : null,
     reports(group),
     ...(strong.length ? [h("h2", {}, t("cards.title")), h("ol", { class: "cards" }, strong.map((concept) => card(concept, group, pairs)))] : []),
     ...bystanders(rest, answer),

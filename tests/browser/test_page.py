@@ -3,6 +3,7 @@
 import base64
 import re
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import parse_qs, urlsplit
@@ -10,6 +11,8 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
 
+from app.reports.verify import verify_report
+from index.layout import DataFolder
 from tests.browser.conftest import CONCEPTS, SIDE, Site, Watch, give, ready
 
 Images = Callable[[str], Path]
@@ -607,7 +610,9 @@ def test_the_facet_never_hides_what_the_headline_names(page: Page, images: Image
     expect(page.locator(".card h3")).to_have_count(2)
 
 
-def test_the_page_speaks_another_language(page: Page, images: Images) -> None:
+def test_the_page_and_its_report_speak_another_language(
+    page: Page, site: Site, images: Images, tmp_path: Path
+) -> None:
     give(page, images("known.png"))
     page.get_by_role("button", name="Settings").click()
     page.get_by_label("Language").select_option("de")
@@ -620,6 +625,13 @@ def test_the_page_speaks_another_language(page: Page, images: Images) -> None:
     assert re.search(r"\d,\d", figures)
     assert not re.search(r"\d\.\d", figures)
     assert page.evaluate("document.documentElement.lang") == "de"
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Bericht speichern").click()
+    assert download.value.suggested_filename.endswith(".de.html")
+    file = tmp_path / "report.html"
+    download.value.save_as(file)
+    assert "Belegbericht" in file.read_text(encoding="utf-8")
+    assert verify_report(file, DataFolder(site.data), embedder=FakeEmbedder()).complete
     page.reload()
     expect(page.get_by_role("link", name="Sammlung")).to_be_visible()
     expect(page.get_by_role("alert")).to_contain_text("nicht mehr in diesem Tab")
@@ -724,24 +736,26 @@ def test_the_policy_holds_against_what_is_slipped_in(page: Page, watch: object) 
 
 
 def test_figures_are_the_same_on_the_page_and_in_the_report(page: Page) -> None:
-    from app.reports.rendering import percent
-    from app.reports.texts import ratio
+    from app.reports.texts import LANGUAGES, texts
 
-    shares = [0, 0.001, 0.005, 0.125, 0.5, 0.985, 0.9949, 0.996, 1]
-    said = page.evaluate(
-        "async (values) => values.map((await import('/static/words.js')).percent)", shares
-    )
-    assert said == [percent(share) for share in shares]
-    ratios = [1 / 1500, 0.4, 1, 2, 9.94, 9.96, 42.4, 1499, 123456]
-    said = page.evaluate(
-        "async (values) => values.map((await import('/static/words.js')).ratio)", ratios
-    )
-    assert said == [ratio(value) for value in ratios]
+    say = "async ([name, values]) => values.map((await import('/static/words.js'))[name])"
+    for language in LANGUAGES:
+        speak = "async (code) => (await import('/static/texts.js')).speakIn(code)"
+        page.evaluate(speak, language)
+        shares = [0, 0.001, 0.005, 0.125, 0.5, 0.985, 0.9949, 0.996, 1]
+        own = texts(language)
+        assert page.evaluate(say, ["percent", shares]) == [own.percent(one) for one in shares]
+        ratios = [1 / 1500, 0.4, 1, 2, 9.94, 9.96, 42.4, 1499, 123456]
+        assert page.evaluate(say, ["ratio", ratios]) == [own.ratio(one) for one in ratios]
+        times = ["2026-03-05T07:08:09Z", "2026-12-31T23:59:59.999Z"]
+        moments = [datetime.fromisoformat(one) for one in times]
+        said = page.evaluate(say, ["utc", times])
+        assert [re.sub(" (at|um) ", ", ", one) for one in said] == [own.moment(one) for one in moments]
 
 
 def test_several_are_named_only_if_they_are_all(page: Page) -> None:
     """An answer may list fewer concepts than share the evidence; the report says the same."""
-    from app.reports.rendering import named_concepts
+    from app.reports.finding import named_concepts
     from whence_client.models import GroupAnswer
 
     def answer(shares: list[float], candidates: int) -> dict[str, object]:

@@ -36,7 +36,8 @@ def test_several_images_become_a_table_and_a_csv(
     expect(heading).to_have_text("4 images")
     expect(page.get_by_text("one by one, or as one body of work?")).to_be_visible()
     page.get_by_role("button", name="Ask one by one").click()
-    expect(page.get_by_text("4 of 4 answered.")).to_be_visible()
+    expect(page.get_by_text("3 of 4 answered, 1 failed.")).to_be_visible()
+    expect(page).to_have_title("3 of 4 answered, 1 failed · Whence")
     rows = page.locator("tbody tr")
     expect(rows).to_have_count(4)
     expect(rows.nth(0)).to_contain_text("Amber Vale")
@@ -49,6 +50,7 @@ def test_several_images_become_a_table_and_a_csv(
     found = rows_of(tmp_path / "answers.csv")
     assert [row["file"] for row in found] == ["known.png", "words.png", "shared.png", "strange.png"]
     assert [row["verdict"] for row in found] == ["attributed", "", "uncertain", "no_match"]
+    assert [row["status"] for row in found] == ["answered", "failed", "answered", "answered"]
     assert found[0]["closest"] == "Amber Vale"
     assert found[2]["closest"] == "Painter 0003; Painter 0004; Painter 0005"
     assert found[3]["closest"] == ""  # the nearest concept is no match
@@ -85,6 +87,7 @@ def test_asking_one_by_one_can_be_stopped_and_continued(page: Page, images: Imag
     expect(page.get_by_text("0 of 2 answered…")).to_be_visible()
     page.get_by_role("button", name="Stop").click()
     expect(page.locator("tbody tr").first).to_contain_text("Stopped")
+    expect(page.get_by_text("0 of 2 answered.")).to_be_visible()
     page.unroute(re.compile(r"/attribute\?"))
     page.get_by_role("button", name="Continue").click()
     expect(page.get_by_text("2 of 2 answered.")).to_be_visible()
@@ -132,6 +135,87 @@ def test_several_images_have_one_answer_together(
         chooser.value.set_files([copy, images("known.png")])
     download.value.save_as(tmp_path / "again.json")
     assert json.loads((tmp_path / "again.json").read_text(encoding="utf-8")) == told
+
+
+def test_an_image_of_a_body_of_work_is_shown_with_what_was_compared(
+    page: Page, images: Images
+) -> None:
+    """A TIFF, which browsers cannot show, and a long picture, which is read in squares."""
+    give(page, images("known.png"), images("known.tiff"), images("long.png"))
+    expect(page.locator(".strip .missing")).to_have_count(1)
+    with page.expect_response(re.compile("/attribute/together")) as answered:
+        page.get_by_role("button", name="Ask as one body of work").click()
+    assert parse_qs(urlsplit(answered.value.url).query)["previews"] == ["2"]
+    seen = answered.value.json()["seen"]
+    assert [bool(one["preview"]) for one in seen] == [False, True, False]
+    strip = page.locator(".several > .strip")
+    expect(strip.locator(".missing")).to_have_count(0)
+    shows(strip.locator("img").nth(1))
+    expect(page.get_by_text("Only what is outlined was compared")).to_be_visible()
+    expect(strip.locator(".outlines")).to_have_count(1)  # of the others all was compared
+    drawn = strip.locator("li").nth(2)
+    path = drawn.locator(".edge").get_attribute("d") or ""
+    assert path.count("M") == len(seen[2]["compared"]) > 1
+    assert drawn.locator(".outlines").bounding_box() == drawn.locator("img").bounding_box()
+    shows(page.locator(".card tbody img").nth(1))
+    # The exemplar is as near to all three: the first is shown. The third has its outlines, too.
+    page.evaluate("document.querySelector('.hit').click()")
+    dialog = page.get_by_role("dialog")
+    shows(dialog.locator(".stage img").first)
+    page.keyboard.press("Escape")
+    page.get_by_label("Keep them when the page is reloaded").check()
+    until(page, "JSON.parse(sessionStorage.getItem('whence-answers')).length === 1")
+    page.reload()
+    expect(strip.locator(".outlines")).to_have_count(1)
+    shows(strip.locator("img").nth(1))
+
+
+def test_the_outlines_of_a_body_of_work_are_drawn_in_the_viewer(page: Page, images: Images) -> None:
+    give(page, images("long.png"), images("strange.png"))
+    page.get_by_role("button", name="Ask as one body of work").click()
+    page.locator(".hit").first.click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog.locator("figcaption").first).to_have_text("long.png")
+    expect(dialog.locator(".outlines")).to_have_count(1)
+    expect(dialog.locator(".outlines .best")).to_have_count(0)
+
+
+def test_hundreds_of_files_are_a_table_and_lose_no_answer(page: Page, images: Images) -> None:
+    """Empty files fail on the page, so that few requests are sent."""
+    give(page, images("known.png"), *[images("empty.png")] * 299)
+    expect(page.locator(".strip img, .strip .missing")).to_have_count(24)
+    expect(page.get_by_text("and 276 more")).to_be_visible()
+    page.get_by_role("button", name="Ask one by one").click()
+    expect(page.get_by_text("1 of 300 answered, 299 failed.")).to_be_visible()
+    expect(page.locator("tbody tr")).to_have_count(300)
+    expect(page.get_by_role("button", name="Continue")).to_be_hidden()  # all would fail again
+    page.locator("tbody tr").first.get_by_role("link").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text(AMBER)
+    shows(page.locator(".query img").first)
+
+
+def test_too_many_files_are_refused_before_anything_is_sent(page: Page, images: Images) -> None:
+    sent: list[str] = []
+    page.on("request", lambda request: sent.append(request.url))
+    page.set_input_files("#file", [images("known.png")] * 1001)
+    alert = page.get_by_role("alert")
+    expect(alert).to_contain_text("These are 1,001 files, and this page asks about at most 1,000")
+    expect(alert.locator("code")).to_have_text("whence attribute FOLDER --csv answers.csv")
+    assert page.url.endswith(("#/", "/"))
+    assert not [url for url in sent if "/attribute" in url]
+
+
+def test_a_file_that_is_gone_is_said_to_be_unreadable(
+    page: Page, images: Images, tmp_path: Path, watch: Watch
+) -> None:
+    watch.errors_expected = True
+    gone = tmp_path / "gone.png"
+    gone.write_bytes(images("known.png").read_bytes())
+    give(page, gone, images("known.png"))
+    gone.unlink()
+    page.get_by_role("button", name="Ask one by one").click()
+    expect(page.get_by_text("1 of 2 answered, 1 failed.")).to_be_visible()
+    expect(page.locator("tbody tr").first).to_contain_text("The file cannot be read")
 
 
 def test_a_focus_in_the_table_stays_while_answers_come(page: Page, images: Images) -> None:

@@ -222,6 +222,20 @@ def test_a_forged_report_with_a_right_hash_is_found_out(
     assert where in {finding.name for finding in found.findings if finding.passed is False}
 
 
+def test_a_page_in_german_has_the_same_data_and_is_verified(
+    client: TestClient, answer: dict[str, Any], record: dict[str, Any], data: DataFolder, tmp_path: Path
+) -> None:
+    page = report(client, answer, format="html", language="de").text
+    assert read_report(page)[1] == record
+    shown = re.sub(r"<(script|style).*?</\1>|<[^>]+>", " ", page, flags=re.DOTALL)
+    for words in ("Werkgruppe", "Die fraglichen Bilder", "Paarweise mit 6 Vergleichsbildern"):
+        assert words in shown
+    assert " the " not in shown
+    assert verify(page, data, tmp_path).complete
+    found = verify(page.replace("Werkgruppe", "Gruppe", 1), data, tmp_path)
+    assert "page" in {finding.name for finding in found.findings if finding.passed is False}
+
+
 def test_a_page_that_shows_something_else_is_found_out(
     client: TestClient, answer: dict[str, Any], data: DataFolder, tmp_path: Path
 ) -> None:

@@ -25,7 +25,7 @@ from app.reports.reading import read_report
 from app.reports.rendering import as_html, layout, web_link
 from app.reports.report import Report, ReportError, content_hash
 from app.reports.signing import read_public_key
-from app.reports.texts import chance
+from app.reports.texts import texts
 from app.reports.verify import ReportVerification, verify_report
 from app.settings import Settings
 from index.answering.attribution import Attributor, open_attributor
@@ -324,13 +324,13 @@ def test_every_verdict_is_said_in_words(whole: Gallery) -> None:
 @pytest.mark.parametrize(
     ("found", "count", "words"),
     [
-        (0, 1500, "none of 1,500 test images matched this strongly"),
-        (12, 1500, "unrelated test images scored this high in 12 of 1,500"),
-        (0, 0, "the collection is too small to say how often unrelated images score as high"),
+        (0, 1500, "None of 1,500 test images matched this strongly."),
+        (1, 1500, "1 of 1,500 unrelated test images scored this high."),
+        (0, 0, "The collection is too small to tell how high unrelated images score."),
     ],
 )
 def test_chances_are_said_in_words(found: int, count: int, words: str) -> None:
-    assert chance(found, count) == words
+    assert texts("en").chance(found, count) == words
 
 
 def test_the_count_of_a_long_image_tells_its_squares(whole: Gallery) -> None:
@@ -339,7 +339,7 @@ def test_the_count_of_a_long_image_tells_its_squares(whole: Gallery) -> None:
     canvas.paste(patches(3, side=64), (128, 0))
     text = Reader(whole.report(encode(canvas), format="html").text).text
     assert "each compared in one square" in text
-    assert "best of 5 squares here" in text
+    assert "best of the 5 squares here" in text
     assert "matched this strongly" not in text
     assert "scored this high" not in text
 
@@ -392,7 +392,7 @@ def test_a_region_is_told_drawn_and_verified(whole: Gallery) -> None:
     canvas.paste(patches(3, side=64), (30, 20))
     response = whole.report(encode(canvas), region="30,20,64,64")
     assert "Dashed: the part that was asked about." in response.text
-    assert "the part at 30, 20 of 64 x 64 pixels" in response.text
+    assert "the part of 64 x 64 pixels, 30 from the left and 20 from the top" in response.text
     assert whole.verify(response.content).complete
     record = whole.report(encode(canvas), region="30,20,64,64", format="json").json()
     for region in (None, {"x": 0, "y": 0, "width": 64, "height": 64},
@@ -409,9 +409,29 @@ def test_what_is_no_web_address_is_no_link(url: str | None) -> None:
 # Verifying
 
 
-@pytest.mark.parametrize("form", ["json", "html"])
+def test_the_page_is_german_and_the_data_are_not(whole: Gallery, record: dict[str, Any]) -> None:
+    response = whole.report(language="de")
+    assert response.headers["content-disposition"].endswith('.de.html"')
+    text = Reader(response.text).text
+    for words in (
+        f"Nächste Übereinstimmung: {NASTY}", "Stützung: ", "Likelihood-Quotient",
+        "Ähnlichkeit 1,000 im Motiv", "Er beweist nicht", "nominale Rate 10\u00a0%",
+    ):  # fmt: skip
+        assert words in text
+    for words in (" the ", " and ", "{", "Exemplars", "support"):
+        assert words not in text.partition("whence verify-report")[0]
+    report = Report.model_validate(record)
+    assert Reader(as_html(report, "de")).elements[0][1] == {"lang": "de"}
+    english, german = (read_report(as_html(report, one))[1] for one in ("en", "de"))
+    assert english == german
+    assert german["sha256"] == record["sha256"]
+
+
+@pytest.mark.parametrize("form", ["json", "html", "de"])
 def test_a_report_as_written_passes(whole: Gallery, form: str) -> None:
-    found = whole.verify(whole.report(format=form).content)
+    asked = {"language": form} if form == "de" else {"format": form}
+    form = "html" if form == "de" else form
+    found = whole.verify(whole.report(**asked).content)
     assert found.passed, found
     assert found.complete
     pages = {"page"} if form == "html" else set()

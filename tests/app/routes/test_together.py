@@ -1,7 +1,9 @@
 """One answer to a body of work: the route and its limits, and the same answer by the client."""
 
 import asyncio
+import base64
 import hashlib
+import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +13,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from PIL import Image
 
 from app.reports.report import content_hash
 from index.answering.attribution import Attributor
@@ -57,6 +60,23 @@ def test_a_group_gets_one_answer(client: TestClient, attributor: Attributor) -> 
     evidence = answer["evidence"]
     assert evidence["images_sha256"] == [hashlib.sha256(one).hexdigest() for one in EMERALDS]
     assert evidence["calibration"] == attributor.snapshot.calibration_id
+
+
+def test_it_tells_what_was_compared_of_each_image(
+    client: TestClient, check_problem: CheckProblem
+) -> None:
+    long = encode(shade("Emerald", 0).resize((192, 48)))
+    answer = send(client, [EMERALDS[0], long], [EMERALDS[1], EMERALDS[2]], previews="2").json()
+    first, second = answer["seen"]
+    assert (second["width"], second["height"]) == (192, 48)
+    assert (len(first["compared"]), first["preview"]) == (1, None)
+    assert len(second["compared"]) == 7
+    start, _, data = second["preview"].partition(",")
+    assert start == "data:image/jpeg;base64"
+    assert Image.open(io.BytesIO(base64.b64decode(data))).size == (192, 48)
+    check_problem(send(client, EMERALDS[:2], previews="1,3"), 422, "invalid-request")
+    check_problem(send(client, EMERALDS[:2], previews="0"), 422, "invalid-request")
+    check_problem(send(client, EMERALDS[:2], previews="one"), 422, "invalid-request")
 
 
 def test_one_image_of_another_source_speaks_less(client: TestClient) -> None:
