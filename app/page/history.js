@@ -2,7 +2,7 @@
 
 import { add, addressOf, all, forgetAll, pictureOf } from "./asked.js";
 import { h } from "./dom.js";
-import { addGroup, bodiesOfWork } from "./several.js";
+import { addGroup, bodiesOfWork, groupTitle, tables } from "./several.js";
 import { t } from "./texts.js";
 import { headline } from "./words.js";
 
@@ -85,7 +85,7 @@ function small(url, side) {
 
 /** Draw the strip; `visible` on the views that it belongs to. */
 export function showHistory(visible, current = null) {
-  const done = answered().reverse();
+  const done = [...tables(), ...answered().reverse()];
   const focused = place.contains(document.activeElement) ? document.activeElement : null;
   place.hidden = !visible || !done.length;
   if (place.hidden) return;
@@ -101,10 +101,10 @@ export function showHistory(visible, current = null) {
           {},
           h(
             "a",
-            { href: addressOf(asked), "aria-current": asked.id === current ? "page" : null, title: headline(asked.answer) },
+            { href: addressOf(asked), "aria-current": asked.id === current ? "page" : null, title: titleOf(asked) },
             h("img", { src: pictureOf(asked.entries?.[0] ?? asked), alt: "", loading: "lazy" }),
             asked.entries ? h("span", { class: "badge", "aria-hidden": "true" }, asked.entries.length) : null,
-            h("span", { class: "unseen" }, `${asked.entries ? t("several.title", { n: asked.entries.length }) : asked.name || t("query.pasted")}: ${headline(asked.answer)}`),
+            h("span", { class: "unseen" }, `${asked.entries ? t("several.title", { n: asked.entries.length }) : asked.name || t("query.pasted")}: ${titleOf(asked)}`),
           ),
         ),
       ),
@@ -113,10 +113,25 @@ export function showHistory(visible, current = null) {
       "div",
       { class: "row" },
       h("label", { class: "option" }, box, t("history.keep")),
-      h("button", { type: "button", class: "quiet", onclick: clear }, t("history.clear")),
+      clearing(),
     ),
   );
   if (focused) [...place.querySelectorAll(focused.localName)].find(({ href }) => href === focused.href)?.focus({ preventScroll: true });
+}
+
+const titleOf = (asked) => (asked.entries ? groupTitle(asked) : headline(asked.answer));
+
+/** The button that forgets all, once the reader has confirmed it. */
+function clearing() {
+  const button = (look, onclick, key) => h("button", { type: "button", class: look, onclick }, t(key));
+  const turn = (sure) => {
+    question.hidden = !sure;
+    begin.hidden = sure;
+    (sure ? question.querySelector("button") : begin).focus();
+  };
+  const begin = button("quiet", () => turn(true), "history.clear");
+  const question = h("span", { class: "row", hidden: true }, t("history.sure"), button("", clear, "history.clear_all"), button("quiet", () => turn(false), "part.cancel"));
+  return [begin, question];
 }
 
 function clear() {

@@ -11,7 +11,7 @@ import { restore, showHistory } from "./history.js";
 import { limits } from "./limits.js";
 import { plainTitle, titleOf } from "./problem.js";
 import { installSettings, redrawSettings, setLimits } from "./settings.js";
-import { createGroup, forgetGroups, forgetGroupViews, groupTitle, groupView } from "./several.js";
+import { createGroup, forgetGroups, forgetGroupViews, groupTitle, groupView, tables } from "./several.js";
 import { rich, t, translate } from "./texts.js";
 import { count, date, headline } from "./words.js";
 
@@ -151,6 +151,7 @@ addEventListener("popstate", () => {
   notice();
   show();
 });
+addEventListener("beforeunload", (event) => tables().some(({ running }) => running) && event.preventDefault());
 document.querySelector(".skip").addEventListener("click", (event) => {
   event.preventDefault(); // the address is taken by the views
   at("main").focus();

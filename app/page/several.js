@@ -31,6 +31,9 @@ export function forgetGroups() {
 /** The groups that have an answer as one body of work. */
 export const bodiesOfWork = () => groups.all().filter((group) => group.answer && !isForgotten(group));
 
+/** The groups that were asked about one by one. */
+export const tables = () => groups.all().filter((group) => group.state === "each" && !isForgotten(group));
+
 /** True if the tab has given up images of a group, to take others. */
 const isForgotten = ({ entries }) => entries.some(({ forgotten }) => forgotten);
 

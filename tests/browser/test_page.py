@@ -14,6 +14,7 @@ from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
 from app.reports.verify import verify_report
 from index.layout import DataFolder
 from tests.browser.conftest import CONCEPTS, SIDE, Site, Watch, give, ready
+from tests.fakes import FakeEmbedder
 
 Images = Callable[[str], Path]
 AMBER = re.compile(r"^Closest match: Amber Vale, [a-z ]+ support$")
@@ -466,7 +467,13 @@ def test_answers_of_the_tab_are_kept_if_wanted(page: Page, images: Images) -> No
     strip.last.click()
     expect(page.get_by_role("heading", level=1)).to_have_text(AMBER)
     shows(page.locator(".query .frame > img"))
-    page.get_by_role("button", name="Clear", exact=True).click()
+    clear = page.get_by_role("button", name="Clear", exact=True)
+    clear.click()
+    page.get_by_role("button", name="Cancel").click()
+    expect(clear).to_be_focused()
+    expect(page.get_by_role("heading", level=1)).to_have_text(AMBER)
+    clear.click()
+    page.get_by_role("button", name="Clear them").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("Where does this image come from?")
     expect(page.locator("#history")).to_be_hidden()
     assert page.evaluate("sessionStorage.length") == 0

@@ -62,6 +62,9 @@ def test_several_images_become_a_table_and_a_csv(
     assert page.url.endswith(found[0]["answer"])
     page.go_back()
     expect(rows).to_have_count(4)
+    page.get_by_role("link", name="Ask about another image").click()
+    page.get_by_role("link", name="4 images: 3 of 4 answered, 1 failed").click()
+    expect(rows).to_have_count(4)
 
 
 def test_a_cell_that_a_spreadsheet_would_compute_is_text(
