@@ -96,8 +96,11 @@ async def report_file(
 ) -> Response:
     """Return a report as a file, whose name begins with ``prefix``."""
     form, language = parameters.format, parameters.language
-    write = partial(as_html, language=language) if form == "html" else as_json
-    file = await anyio.to_thread.run_sync(write, evidence)
+
+    def write() -> str:
+        return as_html(evidence, language) if form == "html" else as_json(evidence)
+
+    file = await anyio.to_thread.run_sync(write)
     ending = form if form == "json" or language == "en" else f"{language}.{form}"
     saved_as = f"{prefix}-{evidence.sha256[:12]}.{ending}"
     return Response(

@@ -295,9 +295,7 @@ class Whence:
             form: ``html`` or ``json``.
             language: of the HTML page.
         """
-        return self._send(
-            _Calls.report(image, top_k, exemplars, region, answer, form, language)
-        )
+        return self._send(_Calls.report(image, top_k, exemplars, region, answer, form, language))
 
     def attribute_many(
         self,

@@ -396,8 +396,8 @@ class AttributionResponse(Wire):
     compared: list[Area] = Field(
         description="What the model saw of the image. One central square of an image up to a ratio "
         "of 4:3; of a longer one up to 7 squares, from left or top on, of which each concept is "
-        "judged by its best. Up to about 6:1 they overlap; of a still longer image the gaps between "
-        "them are not compared."
+        "judged by its best. Up to about 6:1 they overlap; of a still longer image the gaps "
+        "between them are not compared."
     )
     evidence: Evidence = Field(description="What the answer rests on.")
     preview: str | None = Field(
@@ -531,13 +531,13 @@ class SeenImage(Wire):
     width: int = Field(ge=1, description="Width of the upright image, in pixels.")
     height: int = Field(ge=1, description="Height of the upright image, in pixels.")
     compared: list[Area] = Field(
-        description="What the model saw of it, as `compared` in the answer to one image; of several "
-        "squares the mean counts."
+        description="What the model saw of it, as `compared` in the answer to one image; of "
+        "several squares the mean counts."
     )
     preview: str | None = Field(
         None,
-        description="If `previews` names the image: the upright image as a `data:` URL of a JPEG of "
-        "at most 1024 pixels.",
+        description="If `previews` names the image: the upright image as a `data:` URL of a JPEG "
+        "of at most 1024 pixels.",
     )
 
 

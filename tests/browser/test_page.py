@@ -757,7 +757,9 @@ def test_figures_are_the_same_on_the_page_and_in_the_report(page: Page) -> None:
         times = ["2026-03-05T07:08:09Z", "2026-12-31T23:59:59.999Z"]
         moments = [datetime.fromisoformat(one) for one in times]
         said = page.evaluate(say, ["utc", times])
-        assert [re.sub(" (at|um) ", ", ", one) for one in said] == [own.moment(one) for one in moments]
+        assert [re.sub(" (at|um) ", ", ", one) for one in said] == [
+            own.moment(one) for one in moments
+        ]
 
 
 def test_several_are_named_only_if_they_are_all(page: Page) -> None:

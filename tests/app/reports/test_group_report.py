@@ -223,7 +223,11 @@ def test_a_forged_report_with_a_right_hash_is_found_out(
 
 
 def test_a_page_in_german_has_the_same_data_and_is_verified(
-    client: TestClient, answer: dict[str, Any], record: dict[str, Any], data: DataFolder, tmp_path: Path
+    client: TestClient,
+    answer: dict[str, Any],
+    record: dict[str, Any],
+    data: DataFolder,
+    tmp_path: Path,
 ) -> None:
     page = report(client, answer, format="html", language="de").text
     assert read_report(page)[1] == record

@@ -15,7 +15,9 @@ from index.answering.together import control_statement
 from whence_client.models import GroupAnswer, GroupConcept
 
 ENGLISH = texts("en")
-USED = re.compile(r"""\bsay\(["']([\w.]+)["'](?: ~)?|["']([\w.]+)["'] (?:if|else)|else ["']([\w.]+)["']""")
+USED = re.compile(
+    r"""\bsay\(["']([\w.]+)["'](?: ~)?|["']([\w.]+)["'] (?:if|else)|else ["']([\w.]+)["']"""
+)
 
 
 def holes(text: Any) -> list[str]:
@@ -37,7 +39,9 @@ def test_the_templates_hold_no_words_and_ask_for_texts_that_are_there() -> None:
     for name in (*PAGES.values(), *PARTS):
         source = (TEMPLATES / name).read_text(encoding="utf-8")
         asked = {key for keys in USED.findall(source) for key in keys if key}
-        assert {key for key in asked if not any(one.startswith(key) for one in ENGLISH.catalogue)} == set()
+        assert {
+            key for key in asked if not any(one.startswith(key) for one in ENGLISH.catalogue)
+        } == set()
         if name.endswith(".html"):
             shown = re.sub(r"\{%.*?%\}|\{\{.*?\}\}|<style>.*?</style>|<[^>]*>", " ", source)
             assert set(re.findall(r"[A-Za-z]{2,}", shown)) <= {"Whence", "SHA", "doctype", "html"}
