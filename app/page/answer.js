@@ -8,7 +8,7 @@ import { caveats, finding } from "./finding.js";
 import { hintFor } from "./limits.js";
 import { keepRatio, picture } from "./picture.js";
 import { plainTitle, problemView } from "./problem.js";
-import { isWhole, outlines, selection } from "./region.js";
+import { haveGaps, isWhole, outlines, selection } from "./region.js";
 import { reports } from "./reports.js";
 import { rights } from "./rights.js";
 import { settings } from "./settings.js";
@@ -70,7 +70,7 @@ function build(entry, askPart) {
     tools.replaceChildren(
       ...[
         entry.region ? h("p", { class: "small" }, t("part.asked", { x: entry.region[0], y: entry.region[1], width: entry.region[2], height: entry.region[3] })) : null,
-        drawn ? h("p", { class: "small" }, t("query.compared", { n: compared.length }), best ? ` ${t("query.best", { name: best.name })}` : "") : null,
+        drawn ? h("p", { class: "small" }, t("query.compared", { n: compared.length }), best ? ` ${t("query.best", { name: best.name })}` : "", haveGaps(compared) ? ` ${t("query.gaps")}` : "") : null,
         entry.file && ["done", "failed"].includes(entry.state) ? h("button", { type: "button", onclick: select }, t("part.select")) : null,
       ].filter(Boolean),
     );

@@ -12,6 +12,9 @@ export function isWhole(squares, { width, height }) {
   return squares.length === 1 && squares[0].width * squares[0].height >= WHOLE * width * height;
 }
 
+/** True if the squares leave parts of the picture between them. */
+export const haveGaps = ([first, second]) => Boolean(second) && (second.x > first.x + first.width || second.y > first.y + first.height);
+
 /**
  * Outlines of squares over a whole picture: [{x, y, width, height}] in its pixels.
  * `region`: the part that was asked about, dashed; `best`: the square that the evidence is from, bold.

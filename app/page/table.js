@@ -89,12 +89,14 @@ function stopAll(group) {
 /** A row, and what changes it when its image's state has changed. */
 function row(entry, thumbnail) {
   const [found, support, unrelated] = [0, 0, 0].map(() => h("td"));
-  const element = h("tr", {}, h("th", { scope: "row" }, h("span", { class: "who" }, thumbnail(entry), h("span", { class: "file" }, entry.name || t("query.pasted")))), found, support, unrelated);
+  const who = h("span", { class: "who" }, thumbnail(entry), h("span", { class: "file" }, entry.name || t("query.pasted")));
+  const element = h("tr", {}, h("th", { scope: "row" }, who), found, support, unrelated);
   let shown = null;
   const update = () => {
     const { answer, state } = entry;
     if (state === shown) return;
     shown = state;
+    if (entry.preview) who.firstChild.replaceWith(thumbnail(entry)); // of what the browser cannot show
     const best = answer?.concepts[0];
     element.className = state;
     const parts = {
