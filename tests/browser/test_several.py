@@ -50,7 +50,12 @@ def test_several_images_become_a_table_and_a_csv(
         page.get_by_role("button", name="Save as CSV").click()
     download.value.save_as(tmp_path / "answers.csv")
     found = rows_of(tmp_path / "answers.csv")
-    assert [row["file"] for row in found] == ["known.tiff", "words.png", "shared.png", "strange.png"]
+    assert [row["file"] for row in found] == [
+        "known.tiff",
+        "words.png",
+        "shared.png",
+        "strange.png",
+    ]
     assert [row["verdict"] for row in found] == ["attributed", "", "uncertain", "no_match"]
     assert [row["status"] for row in found] == ["answered", "failed", "answered", "answered"]
     assert found[0]["closest"] == "Amber Vale"
