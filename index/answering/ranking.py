@@ -17,15 +17,15 @@ exactly, so a sum does not depend on the search that found the candidates.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from index.answering.neighbours import Neighbours
-from index.stores.lists import wants_inverted
-from index.stores.vectors import Floats, Mask, Rows, VectorStore
+from index.stores.lists import is_large
+from index.stores.vectors import Floats, Mask, Rows, Scan, VectorStore, Visible
 from model.config import Facet
 
 Embeddings = Mapping[Facet, Floats]  # facet -> (N, D) of unit norm
@@ -36,6 +36,8 @@ DEPTH = 200  # nearest exemplars of each facet whose concepts are candidates
 CONCEPTS = 8  # fewest candidates
 MAX_COMPLETED = 64  # in a large index, exemplars of a concept whose exemplars are all compared
 MAX_ADDED = 1024  # most exemplars compared to complete such concepts
+DEEPER = 4  # a further round's depth, relative to the one before
+MAX_DEEPER = 16  # in a large index, exemplars that a facet finds of a concept in a further round
 BLOCK = 2**25  # most cosines computed at once
 RIVALS = slice(2, CONCEPTS)  # ranks of the concepts whose mean is subtracted
 DECAY = 0.7  # weight of an exemplar relative to the one before
@@ -96,6 +98,24 @@ class Ranking(Sequence[RankedConcept]):
         scores: Doubles = self.sums - self.rival
         return scores
 
+    def in_order(self) -> "Ranking":
+        """Return the same concepts, best first, those of equal sums by number, with their rivals."""
+        order = np.lexsort((self.numbers, -self.sums))
+        best = (
+            {facet: np.maximum.reduceat(level, self.starts) for facet, level in self.levels.items()}
+            if len(order)
+            else {facet: np.empty(0) for facet in self.levels}
+        )
+        return replace(
+            self,
+            numbers=self.numbers[order],
+            sums=self.sums[order],
+            starts=self.starts[order],
+            sizes=self.sizes[order],
+            rivals={facet: rivals_mean(np.sort(one)[::-1]) for facet, one in best.items()},
+            rival=rivals_mean(self.sums[order]),
+        )
+
     def __len__(self) -> int:
         return len(self.numbers)
 
@@ -137,24 +157,20 @@ class _Compared:
     Args:
         cosines: (N,) of every exemplar.
         cohort: (C,) the rows of the cohort.
-        hidden: (H,) hidden rows.
     """
 
-    def __init__(self, cosines: Floats, cohort: Rows, hidden: Rows) -> None:
+    def __init__(self, cosines: Floats, cohort: Rows) -> None:
         self._cosines = cosines
         self._cohort = cohort
-        self._hidden = hidden
 
-    def nearest(self, depth: int, passed: Rows) -> Rows:
-        """Return the ``depth`` nearest exemplars without ``passed`` and hidden ones."""
-        distances = -self._cosines
-        distances[self._hidden] = np.inf
-        distances[passed] = np.inf
-        if depth < len(distances):
+    def nearest(self, depth: int, visible: Visible) -> Rows:
+        """Return the ``depth`` nearest visible exemplars, best first."""
+        distances = np.where(visible, -self._cosines, np.inf)
+        rows = np.arange(len(visible))
+        if depth < len(visible):
             rows = np.argpartition(distances, depth - 1)[:depth]
-        else:
-            rows = np.arange(len(distances))
-        return rows[np.isfinite(distances[rows])]
+        rows = rows[visible[rows]]
+        return rows[np.argsort(distances[rows])]
 
     def cosines(self, rows: Rows) -> Floats:
         """Return the exact cosines (R,) of exemplars."""
@@ -165,45 +181,25 @@ class _Compared:
         return self._cosines[self._cohort]
 
 
-class _Searched:
-    """A query's cosines by searches of a vector store, in one facet.
+class _Scanned:
+    """A query's cosines by a scan of a vector store, in one facet.
 
     Args:
         store: the exemplars' vectors.
         facet: to search.
         query: (D,) unit vector.
         cohort: (C, D) the cohort's vectors.
-        hidden: (H,) hidden rows.
-        hits: (K,) the nearest visible exemplars, best first, from the first search.
+        scan: of the query.
     """
 
     def __init__(
-        self,
-        store: VectorStore,
-        facet: Facet,
-        query: Floats,
-        cohort: Floats,
-        hidden: Rows,
-        hits: Rows,
+        self, store: VectorStore, facet: Facet, query: Floats, cohort: Floats, scan: Scan
     ) -> None:
         self._store = store
         self._facet = facet
         self._query = query
         self._cohort = cohort
-        self._hidden = hidden
-        self._hits: Rows | None = hits[hits >= 0]
-
-    def nearest(self, depth: int, passed: Rows) -> Rows:
-        """Return the ``depth`` nearest exemplars without ``passed`` and hidden ones.
-
-        The first call uses the hits of the first search.
-        """
-        if self._hits is not None:
-            hits, self._hits = self._hits, None
-            return (hits[~np.isin(hits, passed)] if len(passed) else hits)[:depth]
-        mask = Mask(np.union1d(self._hidden, passed), self._store.count)
-        rows: Rows = self._store.search(self._facet, self._query[None], depth, mask)[1][0]
-        return rows[rows >= 0]
+        self.nearest = scan.nearest
 
     def cosines(self, rows: Rows) -> Floats:
         """Return the exact cosines (R,) of exemplars."""
@@ -217,7 +213,7 @@ class _Searched:
         return inner_products(self._query, self._cohort)
 
 
-Views = Mapping[Facet, _Compared | _Searched]
+Views = Mapping[Facet, _Compared | _Scanned]
 
 
 class Ranker:
@@ -241,9 +237,11 @@ class Ranker:
     ) -> None:
         self._vectors = vectors
         self._concept_of_row: Numbers = np.asarray(concept_of_row, dtype=np.int32)
-        self._hidden: Rows = np.empty(0, dtype=np.int64) if hidden is None else hidden
+        if hidden is None:
+            hidden = np.empty(0, dtype=np.int64)
         visible = np.ones(len(self._concept_of_row), np.bool_)
-        visible[self._hidden] = False
+        visible[hidden] = False
+        self._mask = Mask(hidden, len(visible)) if len(hidden) else None
         members = _members(visible[cohort.rows])
         self._cohort_rows = cohort.rows[members]
         self._cohort = {facet: matrix[members] for facet, matrix in cohort.vectors.items()}
@@ -257,12 +255,9 @@ class Ranker:
         self._neighbours = neighbours
         self._visible = visible
         every = np.arange(len(visible))
-        absent = self._absent if len(self._hidden) else None
+        absent = self._absent if len(hidden) else None
         self._usual = {facet: neighbours.usual(facet, every, absent) for facet in neighbours.lists}
-        self._large = any(
-            wants_inverted("auto", vectors.count, vectors.dimension(facet))
-            for facet in cohort.vectors
-        )
+        self._large = any(is_large(vectors, facet) for facet in cohort.vectors)
 
     def rank(
         self,
@@ -304,102 +299,142 @@ class Ranker:
 
     def _views(
         self, facet: Facet, queries: Floats, depth: int
-    ) -> Sequence[_Compared] | Sequence[_Searched]:
+    ) -> Sequence[_Compared] | Sequence[_Scanned]:
         """Return the view of each of the queries (Q, D) in one facet."""
         every = self._vectors.compare(facet, queries)
         if every is not None:
-            return [_Compared(one, self._cohort_rows, self._hidden) for one in every]
-        mask = Mask(self._hidden, self._vectors.count) if len(self._hidden) else None
-        hits = self._vectors.search(facet, queries, depth, mask)[1]
-        cohort, hidden = self._cohort[facet], self._hidden
+            return [_Compared(one, self._cohort_rows) for one in every]
+        scans = self._vectors.scan(facet, queries, depth, self._mask)
         return [
-            _Searched(self._vectors, facet, query, cohort, hidden, rows)
-            for query, rows in zip(queries, hits, strict=True)
+            _Scanned(self._vectors, facet, query, self._cohort[facet], scan)
+            for query, scan in zip(queries, scans, strict=True)
         ]
 
     def _rank_one(self, query: Views, excluded: Numbers, depth: int, concepts: int) -> Ranking:
-        """Rank one query's candidates.
+        """Rank one query's candidates."""
+        cohort = {facet: view.cohort().astype(np.float64) for facet, view in query.items()}
+        if len(excluded):
+            members = _members(~np.isin(self._concept_of_row[self._cohort_rows], excluded))
+            cohort = {facet: cosines[members] for facet, cosines in cohort.items()}
+        found = self._find(query, excluded, depth, concepts)
+        return self._score(query, found, cohort, excluded)
 
-        If the nearest exemplars are of too few concepts, the search is repeated without the
-        concepts found so far, with twice the depth each time. So a few large concepts cost a few
-        searches. No search depends on the number of concepts wanted, so that the first concepts
-        and their scores do not, either.
+    def _find(self, query: Views, excluded: Numbers, depth: int, concepts: int) -> list[Rows]:
+        """Return exemplars of the candidates, as found in each round, by row.
+
+        If the nearest exemplars are of too few concepts, there is another round without the
+        concepts found so far, `DEEPER` times as deep. So a few large concepts cost one more round.
+        No round depends on the number of concepts wanted, so that the first concepts and their
+        scores do not, either.
         """
-        concepts_of_cohort = self._concept_of_row[self._cohort_rows]
-        members = _members(~np.isin(concepts_of_cohort, excluded))
-        cohort = {facet: view.cohort()[members] for facet, view in query.items()}
         there = self._concepts - int(np.count_nonzero(self._sizes(excluded)))
-        known, scored = excluded, list[Ranking]()
+        visible = self._without(self._visible, excluded) if len(excluded) else self._visible
+        found: list[Rows] = []
+        left = min(concepts, there)
         while True:
-            passed = self._rows(known)
-            found = np.unique(np.concatenate([v.nearest(depth, passed) for v in query.values()]))
-            scored.append(self._score(query, found, cohort, excluded))
-            known = np.concatenate([known, scored[-1].numbers])
-            enough = len(known) - len(excluded) >= min(concepts, there)
-            if enough or depth >= len(self._concept_of_row):
-                return _joined(scored)
-            depth *= 2
+            nearest = [view.nearest(depth, visible) for view in query.values()]
+            if found and self._large:
+                nearest = [self._few_of_each(rows) for rows in nearest]
+            found.append(np.unique(np.concatenate(nearest)))
+            numbers = np.unique(self._concept_of_row[found[-1]])
+            left -= len(numbers)
+            if left <= 0 or depth >= len(visible):
+                return found
+            visible = self._without(visible, numbers)
+            depth *= DEEPER
+
+    def _without(self, visible: Visible, numbers: Numbers) -> Visible:
+        """Return the visible rows (N,) without those of some concepts."""
+        visible = visible.copy()
+        visible[self._rows(numbers)] = False
+        return visible
+
+    def _few_of_each(self, rows: Rows) -> Rows:
+        """Return the first `MAX_DEEPER` exemplars of each concept of ``rows``, best first."""
+        concepts = self._concept_of_row[rows]
+        order = np.argsort(concepts, kind="stable")
+        starts = np.flatnonzero(np.diff(concepts[order], prepend=-1))
+        place = np.arange(len(rows)) - np.repeat(starts, np.diff(starts, append=len(rows)))
+        return rows[order[place < MAX_DEEPER]]
 
     def _score(
-        self, query: Views, found: Rows, cohort: Mapping[Facet, Floats], excluded: Numbers
+        self,
+        query: Views,
+        found: Sequence[Rows],
+        cohort: Mapping[Facet, Doubles],
+        excluded: Numbers,
     ) -> Ranking:
-        """Score the concepts of the exemplars ``found`` (F,), in the order of their numbers.
+        """Rank the concepts of the exemplars found in each round.
 
         In a small index all exemplars of these concepts are compared. In a large one the exemplars
-        found are compared and rank the concepts; in this order, concepts of up to `MAX_COMPLETED`
-        exemplars are completed, by at most `MAX_ADDED` exemplars in all.
+        found are compared, and concepts of up to `MAX_COMPLETED` exemplars are completed, by at
+        most `MAX_ADDED` exemplars in all: those of the first round first, and of these the best by
+        the exemplars found.
         """
-        numbers, counts = np.unique(self._concept_of_row[found], return_counts=True)
+        rows = np.concatenate(found)
+        concepts = self._concept_of_row[rows]
+        order = np.argsort(concepts, kind="stable")
+        starts = np.flatnonzero(np.diff(concepts[order], prepend=-1))
+        numbers = concepts[order[starts]]
         sizes = self._sizes(numbers)
         if not self._large:
-            return self._compare(query, self._rows(numbers), sizes, sizes, cohort, excluded)
-        rows = found[np.argsort(self._concept_of_row[found], kind="stable")]
-        ranking = self._compare(query, rows, counts, sizes, cohort, excluded)
-        order = np.lexsort((numbers, -ranking.scores))
-        missing = np.where(sizes <= MAX_COMPLETED, sizes - counts, 0)[order]
-        chosen = np.sort(order[(missing > 0) & (np.cumsum(missing) <= MAX_ADDED)])
-        if not len(chosen):
-            return ranking
-        whole = self._rows(numbers[chosen])
-        rows = np.union1d(rows, whole)
-        rows = rows[np.argsort(self._concept_of_row[rows], kind="stable")]
-        counts[chosen] = sizes[chosen]
-        return self._compare(query, rows, counts, sizes, cohort, excluded)
+            rows = self._rows(numbers)
+            similarities = {facet: view.cosines(rows) for facet, view in query.items()}
+            return self._compare(similarities, rows, sizes, sizes, cohort, excluded).in_order()
+        counts = np.diff(starts, append=len(rows))
+        rounds = np.repeat(np.arange(len(found)), [len(part) for part in found])[order[starts]]
+        rows = rows[order]
+        similarities = {facet: view.cosines(rows) for facet, view in query.items()}
+        missing = np.where(sizes <= MAX_COMPLETED, sizes - counts, 0)
+        chosen = missing > 0
+        if missing.sum() > MAX_ADDED:
+            sums = self._compare(similarities, rows, counts, sizes, cohort, excluded).sums
+            first = np.lexsort((numbers, -sums, rounds))
+            chosen[first] &= np.cumsum(missing[first]) <= MAX_ADDED
+        if chosen.any():
+            added = np.setdiff1d(self._rows(numbers[chosen]), rows, assume_unique=True)
+            rows = np.concatenate([rows, added])
+            order = np.argsort(self._concept_of_row[rows], kind="stable")
+            rows = rows[order]
+            similarities = {
+                facet: np.concatenate([cosines, query[facet].cosines(added)])[order]
+                for facet, cosines in similarities.items()
+            }
+            counts = np.where(chosen, sizes, counts)
+        return self._compare(similarities, rows, counts, sizes, cohort, excluded).in_order()
 
     def _compare(
         self,
-        query: Views,
+        similarities: Mapping[Facet, Floats],
         rows: Rows,
         counts: Rows,
         sizes: Rows,
-        cohort: Mapping[Facet, Floats],
+        cohort: Mapping[Facet, Doubles],
         excluded: Numbers,
     ) -> Ranking:
-        """Score concepts by some of their exemplars.
+        """Score concepts by some of their exemplars, in the order of the concepts' numbers.
 
         Args:
-            query: each facet's view.
+            similarities: facet -> (R,) exact cosines of the exemplars.
             rows: (R,) the exemplars, grouped by concept.
             counts: (C,) number of these for each concept, at least 1.
             sizes: (C,) number of exemplars of each concept in the index.
             cohort: facet -> the cohort's cosines.
             excluded: concepts to leave out.
         """
-        similarities = {facet: view.cosines(rows) for facet, view in query.items()}
         usual = self._usual_similarities(rows, excluded)
         levels: dict[Facet, Doubles] = {}
         near: list[Doubles] = []
         background: list[Doubles] = []
-        large = counts.max(initial=0) > COUNTED or sizes.max(initial=0) > COUNTED
+        large = sizes.max(initial=0) > COUNTED
         for facet, cosines in similarities.items():
-            reference = cohort[facet].astype(np.float64)
-            mean, deviation = cohort_moments(reference)
+            mean, deviation = cohort_moments(cohort[facet])
             levels[facet] = (cosines - mean) / deviation
             # Without neighbours the usual level is the cohort's mean.
             level = (usual[facet] - mean) / deviation
             near.append(np.where(np.isnan(level), 0.0, level))
             if large:
-                background.append(np.sort((reference - mean) / deviation))
+                background.append(np.sort((cohort[facet] - mean) / deviation))
         evidence = combine(levels)
         sums = score_concepts(
             np.array(list(levels.values())),
@@ -438,34 +473,6 @@ class Ranker:
     def _sizes(self, numbers: Numbers) -> Rows:
         sizes: Rows = self._starts[numbers + 1] - self._starts[numbers]
         return sizes
-
-
-def _joined(parts: Sequence[Ranking]) -> Ranking:
-    """Join rankings into one, best first, concepts of equal sums by number."""
-    numbers = np.concatenate([part.numbers for part in parts])
-    sums = np.concatenate([part.sums for part in parts])
-    sizes = np.concatenate([part.sizes for part in parts])
-    order = np.lexsort((numbers, -sums))
-    starts = np.cumsum(sizes) - sizes
-    facets = list(parts[0].levels)
-    levels = {f: np.concatenate([part.levels[f] for part in parts]) for f in facets}
-    return Ranking(
-        numbers[order],
-        sums[order],
-        starts[order],
-        sizes[order],
-        np.concatenate([part.rows for part in parts]),
-        {f: np.concatenate([part.similarities[f] for part in parts]) for f in facets},
-        levels,
-        np.concatenate([part.evidence for part in parts]),
-        {
-            f: rivals_mean(np.sort(np.maximum.reduceat(level, starts))[::-1])
-            if len(starts)
-            else 0.0
-            for f, level in levels.items()
-        },
-        rivals_mean(sums[order]),
-    )
 
 
 def _members(kept: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -1,6 +1,5 @@
 """The exemplars' vectors as FAISS files in the version's folder, mapped into memory."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,25 +8,33 @@ import faiss
 import numpy as np
 
 from index.errors import SnapshotError
-from index.stores.inverted import choose_probes, read_inverted, write_inverted
-from index.stores.lists import wants_inverted
+from index.stores.inverted import (
+    MIN_CODES_PER_HIT,
+    ListScan,
+    choose_probes,
+    lists_for,
+    read_inverted,
+    write_inverted,
+)
+from index.stores.lists import is_large, wants_inverted
 from index.stores.vectors import (
     Floats,
     IndexType,
     Mask,
     Rows,
+    Scan,
     StoreAccess,
     VectorStore,
     VectorWriter,
     checked_queries,
     checked_vectors,
     require_all,
+    scan_by_searches,
 )
 from model.config import Facet
 
 EXTRA_CANDIDATES = 64  # codes ranked exactly beyond the k that are asked for
 MIN_PRODUCT_QUERIES = 16  # queries from which on a matrix product is fastest
-MIN_CODES_PER_HIT = 8  # in the probed lists together
 
 
 @dataclass(frozen=True)
@@ -137,9 +144,9 @@ class FaissStore:
         self, inverted: Inverted, facet: Facet, queries: Floats, k: int, mask: Mask | None
     ) -> tuple[Floats, Rows]:
         chosen = {"sel": _selector(mask)} if mask else {}
-        enough = math.ceil(MIN_CODES_PER_HIT * k * inverted.index.nlist / self.count)
+        lists = lists_for(inverted.index, inverted.probes, k)
         # nprobe is a parameter of the search, since other threads use the index, too.
-        parameters = faiss.SearchParametersIVF(nprobe=max(inverted.probes, enough), **chosen)  # type: ignore[call-arg]
+        parameters = faiss.SearchParametersIVF(nprobe=lists, **chosen)  # type: ignore[call-arg]
         candidates = inverted.index.search(queries, k + EXTRA_CANDIDATES, params=parameters)[1]
         similarities = np.full((len(queries), k), -1, dtype=np.float32)
         rows = np.full((len(queries), k), -1, dtype=np.int64)
@@ -149,6 +156,19 @@ class FaissStore:
             best = np.argsort(-exact, kind="stable")[:k]
             similarities[i, : len(best)], rows[i, : len(best)] = exact[best], near[best]
         return similarities, rows
+
+    def scan(
+        self, facet: Facet, queries: Floats, depth: int, mask: Mask | None = None
+    ) -> Sequence[Scan]:
+        """See `VectorStore.scan`."""
+        if inverted := self._inverted.get(facet):
+            queries = self._checked(facet, queries)
+            return [ListScan(inverted.index, inverted.probes, query) for query in queries]
+        return scan_by_searches(self, facet, queries, depth, mask)
+
+    def inverted(self, facet: Facet) -> bool:
+        """See `VectorStore.inverted`."""
+        return facet in self._inverted
 
     def vectors(self, facet: Facet, rows: Rows) -> Floats:
         """See `VectorStore.vectors`."""
@@ -161,9 +181,9 @@ class FaissStore:
 
     def compare(self, facet: Facet, queries: Floats) -> Floats | None:
         """See `VectorStore.compare`."""
-        every = self._vectors[facet]
-        if facet in self._inverted or wants_inverted("auto", *every.shape):
+        if is_large(self, facet):
             return None
+        every = self._vectors[facet]
         queries = self._checked(facet, queries)
         if len(queries) < MIN_PRODUCT_QUERIES:
             return np.stack([inner_products(query, every) for query in queries])

@@ -5,9 +5,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from index.stores.vectors import IndexType, Rows
+from index.stores.vectors import IndexType, Rows, VectorStore
+from model.config import Facet
 
 EXACT_FLOATS = 40_000_000  # floats in a facet's vectors up to which search is exact: some 5 ms
+COMPARED_FLOATS = 40_000_000  # up to which a query is compared with all vectors that are exact
 NEIGHBOURS = 10
 RECALL = 0.993  # at NEIGHBOURS, on queries used while building; other queries get 0.99
 
@@ -17,6 +19,12 @@ def wants_inverted(index_type: IndexType, count: int, dimension: int) -> bool:
     if index_type == "auto":
         return count * dimension > EXACT_FLOATS
     return index_type == "ivf"
+
+
+def is_large(vectors: VectorStore, facet: Facet) -> bool:
+    """Return True if a facet's vectors are too many to compare a query with all of them."""
+    floats = vectors.count * vectors.dimension(facet)
+    return vectors.inverted(facet) or floats > COMPARED_FLOATS
 
 
 def list_count(count: int) -> int:

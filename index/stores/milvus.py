@@ -35,6 +35,7 @@ from index.stores.vectors import (
     IndexType,
     Mask,
     Rows,
+    Scan,
     StoreAccess,
     VectorStore,
     VectorWriter,
@@ -42,6 +43,7 @@ from index.stores.vectors import (
     checked_vectors,
     read_erased,
     require_all,
+    scan_by_searches,
 )
 from model.config import Facet
 from model.files import sync_to_disk
@@ -521,6 +523,16 @@ class MilvusStore:
             np.take_along_axis(similarities, order, axis=1),
             np.take_along_axis(rows, order, axis=1),
         )
+
+    def scan(
+        self, facet: Facet, queries: Floats, depth: int, mask: Mask | None = None
+    ) -> Sequence[Scan]:
+        """See `VectorStore.scan`."""
+        return scan_by_searches(self, facet, queries, depth, mask)
+
+    def inverted(self, facet: Facet) -> bool:
+        """See `VectorStore.inverted`."""
+        return facet in self._probes
 
     def vectors(self, facet: Facet, rows: Rows) -> Floats:
         """See `VectorStore.vectors`."""

@@ -6,7 +6,7 @@ Engines are in modules of their own, and `index.stores.registry` finds them by a
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +20,7 @@ from model.config import Facet
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
+Visible = NDArray[np.bool_]  # of all rows: True for those that a search may find
 
 IndexType = Literal["auto", "exact", "ivf"]
 
@@ -46,6 +47,13 @@ class Mask:
     def bitmap(self) -> NDArray[np.uint8]:
         """Return the visible rows as bits, (count / 8, rounded up), the lowest bit first."""
         return np.packbits(self.visible, bitorder="little")
+
+
+class Scan(Protocol):
+    """Finds the nearest rows of one query, again with fewer visible rows."""
+
+    def nearest(self, depth: int, visible: Visible) -> Rows:
+        """Return the ``depth`` nearest visible rows, best first; fewer if no more are found."""
 
 
 class VectorStore(Protocol):
@@ -87,6 +95,21 @@ class VectorStore(Protocol):
             similarities (Q, k) and rows (Q, k); row -1 where an approximate search found fewer.
         """
 
+    def scan(
+        self, facet: Facet, queries: Floats, depth: int, mask: Mask | None = None
+    ) -> Sequence[Scan]:
+        """Begin a scan for each query.
+
+        Args:
+            facet: facet whose vectors are searched.
+            queries: (Q, D) unit vectors.
+            depth: number of rows that will be asked for first.
+            mask: hides rows of this first time; `Scan.nearest` is told the visible rows.
+        """
+
+    def inverted(self, facet: Facet) -> bool:
+        """Return True if a facet is searched by an inverted file."""
+
     def vectors(self, facet: Facet, rows: Rows) -> Floats:
         """Return the (R, D) vectors of rows (R,), exactly as written."""
 
@@ -95,6 +118,42 @@ class VectorStore(Protocol):
 
     def compare(self, facet: Facet, queries: Floats) -> Floats | None:
         """Return the exact inner products (Q, N) with all rows; None if a search costs less."""
+
+
+class _Searches:
+    """A scan by searches, each with a mask.
+
+    Args:
+        store: to search.
+        facet: to search.
+        query: (D,) unit vector.
+        hits: (K,) rows found by the first search, best first.
+    """
+
+    def __init__(self, store: VectorStore, facet: Facet, query: Floats, hits: Rows) -> None:
+        self._store = store
+        self._facet = facet
+        self._query = query
+        self._hits: Rows | None = hits[hits >= 0]
+
+    def nearest(self, depth: int, visible: Visible) -> Rows:
+        """See `Scan.nearest`. The first call uses the hits of the first search."""
+        if self._hits is not None:
+            hits, self._hits = self._hits, None
+            return hits[visible[hits]][:depth]
+        mask = Mask(np.flatnonzero(~visible), len(visible))
+        rows: Rows = self._store.search(self._facet, self._query[None], depth, mask)[1][0]
+        return rows[rows >= 0]
+
+
+def scan_by_searches(
+    store: VectorStore, facet: Facet, queries: Floats, depth: int, mask: Mask | None
+) -> Sequence[Scan]:
+    """Return `VectorStore.scan` of a store whose searches have no state; one search begins all."""
+    hits = store.search(facet, queries, depth, mask)[1]
+    return [
+        _Searches(store, facet, query, rows) for query, rows in zip(queries, hits, strict=True)
+    ]
 
 
 class VectorWriter(Protocol):

@@ -14,7 +14,8 @@ from index.answering.ranking import (
     score_concepts,
     standardise,
 )
-from index.stores.faiss_files import FaissStore, write_vectors
+from index.stores.faiss_files import FaissStore, inverted_name, write_vectors
+from index.stores.inverted import write_inverted
 from model.config import Facet
 from tests.fakes import neighbours_of
 
@@ -181,6 +182,60 @@ def test_equal_concepts_are_ranked_by_their_number(world: World) -> None:
     for ranked in world.rank(depth=COUNT):
         numbers = [concept.number for concept in ranked]
         assert numbers.index(4) == numbers.index(0) + 1
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Ranker, np.ndarray, Vectors]:
+    """A ranker with inverted files, of 12 concepts of 300 exemplars and 100 of 5, and queries."""
+    folder = tmp_path_factory.mktemp("large")
+    sizes = [300] * 12 + [5] * 100
+    concepts = np.random.default_rng(0).permutation(np.repeat(np.arange(len(sizes)), sizes))
+    centres, spread = vectors(len(sizes), seed=1), vectors(len(concepts), seed=2)
+    rows = {f: centres[f][concepts] + 0.3 * spread[f] for f in WIDTHS}
+    rows = {f: x / np.linalg.norm(x, axis=1, keepdims=True) for f, x in rows.items()}
+    for facet, matrix in rows.items():
+        write_vectors(folder, facet, matrix)
+        write_inverted(folder / inverted_name(facet), matrix)
+    store = FaissStore.open(folder, list(WIDTHS), dict.fromkeys(WIDTHS, 8))
+    members = np.arange(0, len(concepts), 8)
+    cohort = Cohort(members, {f: x[members] for f, x in rows.items()})
+    hidden = np.flatnonzero(concepts == 3)
+    ranker = Ranker(store, concepts, cohort, neighbours_of(rows, concepts), hidden)
+    return ranker, concepts, {f: x[::97] for f, x in rows.items()}
+
+
+def test_a_large_index_deepens_until_there_are_enough_concepts(large) -> None:
+    ranker, concepts, queries = large
+    for wanted in (8, 40, 111, 500):
+        for ranked in ranker.rank(queries, concepts=wanted):
+            assert len(np.unique(ranked.numbers)) == len(ranked) >= min(wanted, 111)
+            assert 3 not in ranked.numbers
+            assert np.all(np.diff(ranked.scores) <= 0)
+            for place, number in enumerate(ranked.numbers.tolist()):
+                rows = ranked[place].rows
+                assert len(np.unique(rows)) == len(rows)
+                assert (concepts[rows] == number).all()
+                assert len(rows) == 5 or np.count_nonzero(concepts == number) == 300
+
+
+def test_in_a_large_index_sums_do_not_depend_on_how_many_concepts_are_wanted(large) -> None:
+    ranker, concepts, queries = large
+    few, many = (list(ranker.rank(queries, concepts=wanted)) for wanted in (8, 100))
+    for one, other in zip(few, many, strict=True):
+        sums = dict(zip(other.numbers.tolist(), other.sums.tolist(), strict=True))
+        assert [sums[number] for number in one.numbers.tolist()] == one.sums.tolist()
+        assert one.numbers[0] == other.numbers[0]
+    own = [number for number in concepts[::97].tolist() if number != 3]
+    best = [one.numbers[0] for one, n in zip(few, concepts[::97].tolist(), strict=True) if n != 3]
+    assert np.mean(np.array(own) == best) > 0.9
+
+
+def test_similarities_in_a_large_index_are_exact(large) -> None:
+    ranker, _, queries = large
+    for facet, matrix in queries.items():
+        exact = ranker._vectors.vectors(facet, np.arange(len(ranker._visible)))
+        for query, ranked in zip(matrix, ranker.rank(queries), strict=True):
+            assert ranked.similarities[facet] == pytest.approx(exact[ranked.rows] @ query, abs=1e-5)
 
 
 def test_standardised_similarities_do_not_care_how_close_everything_is() -> None:

@@ -107,6 +107,34 @@ def test_an_approximate_search_that_finds_too_few_says_so(folder: Path) -> None:
     assert (similarities[rows == -1] == -1).all()
 
 
+def test_a_scan_goes_deeper_among_fewer_rows_and_finds_none_twice(
+    store: FaissStore, exact: FaissStore
+) -> None:
+    hits = wanted = 0
+    for query in near_each_other(3, 40):
+        visible = np.arange(COUNT) % 3 > 0
+        [scan] = store.scan("subject", query[None], K)
+        for depth in (K, 2 * K, 8 * K, COUNT):
+            found = scan.nearest(depth, visible)
+            assert len(found) == len(np.unique(found)) == min(depth, visible.sum())
+            assert visible[found].all()
+            hidden = Mask(np.flatnonzero(~visible), COUNT)
+            truth = exact.search("subject", query[None], depth, hidden)[1][0]
+            hits += len(np.intersect1d(found, truth))
+            wanted += len(truth)
+            visible[truth[:K]] = False
+    assert hits >= 0.98 * wanted
+
+
+def test_a_scan_reads_on_until_it_has_enough_visible_rows(store: FaissStore) -> None:
+    [query] = near_each_other(3, 1)
+    [scan] = store.scan("subject", query[None], K)
+    visible = np.zeros(COUNT, np.bool_)
+    visible[::50] = True
+    assert len(scan.nearest(COUNT // 50, visible)) == COUNT // 50
+    assert len(scan.nearest(K, np.zeros(COUNT, np.bool_))) == 0
+
+
 def test_size_decides_unless_told() -> None:
     assert not wants_inverted("auto", EXACT_FLOATS // 768, 768)
     assert wants_inverted("auto", EXACT_FLOATS // 768 + 1, 768)
