@@ -67,8 +67,14 @@ def decode_image(
     """
     if not data:
         raise UndecodableImageError("the image is empty: 0 bytes were given")
-    pixels, size = decoders().decode(data, limits, min_decode_side, check)
-    return DecodedImage(pixels, hashlib.sha256(data).hexdigest(), size)
+    hashed: list[str] = []  # by this process, while the other one decodes
+
+    def hash_once() -> None:
+        if not hashed:
+            hashed.append(hashlib.sha256(data).hexdigest())
+
+    pixels, size = decoders().decode(data, limits, min_decode_side, check, hash_once)
+    return DecodedImage(pixels, hashed[0], size)
 
 
 def read_image(

@@ -1,4 +1,6 @@
-"""Messages between a process and its decoding processes: JSON after its length, then bytes.
+"""Messages between a process and its decoding processes: JSON after its length.
+
+Encoded images and pixels lie in shared memory.
 
 Pickle would let a process that an image has taken over run code in its parent.
 """
@@ -15,6 +17,7 @@ PIXEL = 4  # bytes of a pixel in shared memory: Pillow's own layout of RGB, copi
 LAYOUT = "RGBX"
 MAX_PIXELS = 2**32  # of one image
 SHARED_BYTES = PIXEL * MAX_PIXELS  # of the shared file, which takes as much memory as was written
+KEPT_BYTES = 16 * 2**20  # of shared memory that both processes keep, with its pages, between images
 
 
 def pack(message: Mapping[str, Any]) -> bytes:

@@ -1,8 +1,8 @@
 """Decode images in processes of their own, which can be stopped, and which hold no secret.
 
 A few processes decode ordinary images. Others, fewer and of a lower priority, decode large ones,
-so that these cost ordinary ones no time. Encoded bytes go over a socket, and pixels come back in
-shared memory. `model.decoding.worker` runs in each.
+so that these cost ordinary ones no time. Encoded images and pixels go through shared memory, which
+is kept between images; a socket carries short messages. `model.decoding.worker` runs in each.
 """
 
 import atexit
@@ -29,7 +29,15 @@ from PIL import Image
 from model import errors
 from model.cores import available_cores
 from model.decoding.limits import ImageLimits
-from model.decoding.messages import LAYOUT, MAX_PIXELS, PIXEL, SHARED_BYTES, pack, read
+from model.decoding.messages import (
+    KEPT_BYTES,
+    LAYOUT,
+    MAX_PIXELS,
+    PIXEL,
+    SHARED_BYTES,
+    pack,
+    read,
+)
 from model.errors import (
     DecodersUnavailableError,
     ImageError,
@@ -39,12 +47,12 @@ from model.errors import (
 
 Decoded = tuple[Image.Image, tuple[int, int]]
 Check = Callable[[], None]  # raises an error to end a decoding
+Meanwhile = Callable[[], None]  # called while a process decodes
 
 LIGHT_PIXELS = 5_000_000  # of an ordinary image; JPEGs are three times as large
 PIXELS = 100_000_000  # of all large images that are decoded at the same time
 LARGE_NICENESS = 10
 POLL = 0.1  # seconds between two calls of `Check`
-KEPT_BYTES = 16 * 2**20  # of a process's shared memory that stay mapped
 # Of the environment: the language, and where libraries lie. No secret is passed on.
 PASSED_ON = ("LANG", "LC_ALL", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 ENVIRONMENT = {
@@ -59,6 +67,10 @@ OUT_OF_TIME = {signal.SIGPROF, signal.SIGALRM}
 FROM_OUTSIDE = {signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 
 logger = logging.getLogger(__name__)
+
+
+def _unchecked() -> None:
+    pass
 
 
 class _EndedError(Exception):
@@ -85,12 +97,14 @@ class _Process:
     def __init__(self, niceness: int) -> None:
         self._ready = False
         with contextlib.ExitStack() as on_error:
+            self._encoded = on_error.enter_context(_SharedBytes())
             self._shared = on_error.enter_context(_SharedPixels())
             self._connection, theirs = socket.socketpair()
             on_error.callback(self._connection.close)
             self._connection.settimeout(POLL)
             with theirs:
-                numbers = (theirs.fileno(), self._shared.descriptor, os.getpid(), niceness)
+                shared = (self._encoded.descriptor, self._shared.descriptor)
+                numbers = (theirs.fileno(), *shared, os.getpid(), niceness)
                 self._process = subprocess.Popen(  # noqa: S603 - this interpreter
                     [sys.executable, "-I", "-S", "-c", PROGRAM.format(path=_import_path())]
                     + [str(number) for number in numbers],
@@ -99,12 +113,14 @@ class _Process:
                     stderr=subprocess.DEVNULL,
                     cwd="/",
                     env=_environment(),
-                    pass_fds=numbers[:2],
+                    pass_fds=numbers[:3],
                     process_group=0,  # Ctrl-C ends the command, and that ends this process
                 )
             self._resources = on_error.pop_all()
 
-    def ask(self, request: Mapping[str, Any], data: bytes, check: Check) -> dict[str, Any]:
+    def ask(
+        self, request: Mapping[str, Any], data: bytes, check: Check, meanwhile: Meanwhile
+    ) -> dict[str, Any]:
         """Send a request and the encoded image, and return the reply.
 
         Raises:
@@ -115,9 +131,12 @@ class _Process:
             if not self._ready:
                 _note_missing(read(lambda count: self._receive(count, check)).get("missing"))
                 self._ready = True
+            self._encoded.write(data)
             self._send(pack({**request, "bytes": len(data)}), check)
-            self._send(data, check)
-            return read(lambda count: self._receive(count, check))
+            meanwhile()
+            reply = read(lambda count: self._receive(count, check))
+            self._encoded.shrink(len(data))
+            return reply
         except (OSError, EOFError, TypeError, ValueError) as error:
             raise _EndedError(self.stop(), began=self._ready) from error
 
@@ -178,6 +197,33 @@ class _Process:
         return received
 
 
+class _SharedBytes:
+    """Memory that this process writes and a decoding process reads; a context manager.
+
+    It is a file without a name, so that nothing is left when both processes have ended.
+    """
+
+    def __init__(self) -> None:
+        self.descriptor = _nameless_file("encoded", 0)
+
+    def __enter__(self) -> "_SharedBytes":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.descriptor)
+
+    def write(self, data: bytes) -> None:
+        """Write an encoded image at the beginning."""
+        view, place = memoryview(data), 0
+        while place < len(data):
+            place += os.pwrite(self.descriptor, view[place:], place)
+
+    def shrink(self, length: int) -> None:
+        """Give back the memory of a large image."""
+        if length > KEPT_BYTES:
+            os.ftruncate(self.descriptor, 0)
+
+
 class _SharedPixels:
     """Memory that a decoding process writes and this process reads; a context manager.
 
@@ -186,12 +232,7 @@ class _SharedPixels:
     """
 
     def __init__(self) -> None:
-        if hasattr(os, "memfd_create"):
-            self.descriptor = os.memfd_create("pixels", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        else:
-            with tempfile.TemporaryFile() as file:
-                self.descriptor = os.dup(file.fileno())
-        os.ftruncate(self.descriptor, SHARED_BYTES)  # takes no memory until it is written
+        self.descriptor = _nameless_file("pixels", SHARED_BYTES)
         if hasattr(fcntl, "F_ADD_SEALS"):
             seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
             fcntl.fcntl(self.descriptor, fcntl.F_ADD_SEALS, seals)
@@ -220,6 +261,17 @@ class _SharedPixels:
             if hasattr(mmap, "MADV_REMOVE"):
                 mapped.madvise(mmap.MADV_REMOVE)  # gives the memory back
             return image
+
+
+def _nameless_file(purpose: str, size: int) -> int:
+    """Return the descriptor of a file in memory, which takes no memory until it is written."""
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create(purpose, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    else:
+        with tempfile.TemporaryFile() as file:
+            descriptor = os.dup(file.fileno())
+    os.ftruncate(descriptor, size)
+    return descriptor
 
 
 def _image(mapped: mmap.mmap, width: int, height: int) -> Image.Image:
@@ -355,23 +407,37 @@ class Decoders:
         """
         self._light.fill()
 
-    def decode(self, data: bytes, limits: ImageLimits, side: int | None, check: Check) -> Decoded:
+    def decode(
+        self,
+        data: bytes,
+        limits: ImageLimits,
+        side: int | None,
+        check: Check,
+        meanwhile: Meanwhile,
+    ) -> Decoded:
         """Decode an image to mode RGB; see `model.images.decode_image`.
+
+        Args:
+            data: the encoded image.
+            limits: on its size and its decoding.
+            side: `min_decode_side`.
+            check: called about ten times a second.
+            meanwhile: called while a process decodes, at least once.
 
         Returns:
             The image, and its width and height at full size.
         """
         request = {"task": "decode", "side": side, "light": LIGHT_PIXELS}
-        found = self._ask(self._light, 0, request, data, limits, check)
+        found = self._ask(self._light, 0, request, data, limits, check, meanwhile)
         if isinstance(found, int):  # a large image
             request["light"] = None
-            found = self._ask(self._heavy, found, request, data, limits, check)
+            found = self._ask(self._heavy, found, request, data, limits, check, meanwhile)
         assert isinstance(found, tuple)
         return found
 
     def read(self, task: str, data: bytes, limits: ImageLimits) -> Any:
         """Return the result of a function of `model.decoding.decoder` that reads a header."""
-        return self._ask(self._light, 0, {"task": task}, data, limits, _unchecked)
+        return self._ask(self._light, 0, {"task": task}, data, limits)
 
     def close(self) -> None:
         """End the idle processes."""
@@ -390,7 +456,8 @@ class Decoders:
         request: Mapping[str, Any],
         data: bytes,
         limits: ImageLimits,
-        check: Check,
+        check: Check = _unchecked,
+        meanwhile: Meanwhile = _unchecked,
     ) -> Any:
         """Returns the reply's value, an image, or an int: the pixels of an image for large ones.
 
@@ -407,7 +474,7 @@ class Decoders:
                 check()
                 process = lane.take()
                 try:
-                    reply = process.ask({**request, "limits": numbers}, data, check)
+                    reply = process.ask({**request, "limits": numbers}, data, check, meanwhile)
                     result = _result(process, reply, decodes=request["task"] == "decode")
                 except _EndedError as ended:
                     if attempt == 1 and (-ended.status in FROM_OUTSIDE or not ended.began):
@@ -491,10 +558,6 @@ def _import_path() -> list[str]:
 
 def _environment() -> dict[str, str]:
     return {name: os.environ[name] for name in PASSED_ON if name in os.environ} | ENVIRONMENT
-
-
-def _unchecked() -> None:
-    pass
 
 
 _decoders: Decoders | None = None

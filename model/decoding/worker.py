@@ -4,6 +4,7 @@ It holds no secret, opens no file and has no connection but that to its parent. 
 when an image takes more time than it may.
 """
 
+import mmap
 import os
 import socket
 import sys
@@ -14,7 +15,8 @@ from PIL import Image
 from model.decoding import decoder
 from model.decoding.jpeg import is_jpeg
 from model.decoding.limits import ImageLimits
-from model.decoding.messages import LAYOUT, MAX_PIXELS, PIXEL, SHARED_BYTES, pack, read
+from model.decoding.memory import pixels_of
+from model.decoding.messages import KEPT_BYTES, MAX_PIXELS, PIXEL, SHARED_BYTES, pack, read
 from model.decoding.sandbox import (
     Memory,
     lift_time_limit,
@@ -25,7 +27,7 @@ from model.decoding.sandbox import (
 from model.errors import ImageError, ImageTooCostlyError
 
 MAX_TEXT = 2_000  # characters of an error, which may quote the file
-BAND = 2**18  # bytes of pixels that are copied at once; they fit a processor's cache
+BLOCK = 15 * 2**20  # bytes of pixels that Pillow certainly holds in one block
 BASE_MEMORY = 160 * 2**20  # bytes for any image
 PIXEL_MEMORY = 32  # bytes a pixel: a few copies, on the way from its mode to RGB
 COPIES = 4  # of the samples as their decoder holds them
@@ -65,11 +67,11 @@ def allowance(pixels: int, stored: int, seconds: float) -> Allowance:
 
 def main() -> None:
     """Decode images until the parent closes the connection."""
-    connection, pixels, parent, niceness = map(int, sys.argv[1:])
+    connection, encoded, pixels, parent, niceness = map(int, sys.argv[1:])
     prefer_for_killing()
     os.nice(niceness)
     Image.init()  # loads all of Pillow's decoders, while files can still be opened
-    worker = Worker(socket.socket(fileno=connection), pixels, Memory())
+    worker = Worker(socket.socket(fileno=connection), encoded, pixels, Memory())
     worker.run(restrict(parent, SHARED_BYTES))
 
 
@@ -78,13 +80,18 @@ class Worker:
 
     Args:
         connection: to the parent.
-        pixels: descriptor of the shared memory.
+        encoded: descriptor of the shared memory of encoded images.
+        pixels: descriptor of the shared memory of pixels.
         memory: of this process; None limits neither its memory nor its time.
     """
 
-    def __init__(self, connection: socket.socket, pixels: int, memory: Memory | None) -> None:
+    def __init__(
+        self, connection: socket.socket, encoded: int, pixels: int, memory: Memory | None
+    ) -> None:
         self._connection = connection
+        self._encoded = encoded
         self._pixels = pixels
+        self._kept = mmap.mmap(pixels, KEPT_BYTES)
         self._memory = memory
 
     def run(self, missing: list[str]) -> None:
@@ -102,11 +109,11 @@ class Worker:
             self._connection.sendall(pack(reply))
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Receive an encoded image, and return the reply to a request."""
+        """Read an encoded image, and return the reply to a request."""
         size, limits = request["bytes"], ImageLimits(*request["limits"])
         try:
             self._limit(limits.seconds * (1 + size / MORE_TIME_BYTES), BASE_MEMORY + 4 * size)
-            data = self._receive(size)
+            data = _read(self._encoded, size)
             if request["task"] == "decode":
                 return {"value": self._decode(data, request, limits)}
             return {"value": getattr(decoder, request["task"])(data)}
@@ -137,11 +144,21 @@ class Worker:
                 self._limit(*allowance(pixels, stored, limits.seconds))
 
         image, size = decoder.decode(data, check, request["side"])
-        rows = max(1, BAND // (PIXEL * image.width))
-        for top in range(0, image.height, rows):
-            band = image.crop((0, top, image.width, min(top + rows, image.height)))
-            os.pwrite(self._pixels, band.tobytes("raw", LAYOUT), top * image.width * PIXEL)
+        self._share(image)
         return [*image.size, *size]
+
+    def _share(self, image: Image.Image) -> None:
+        """Copy an image of mode RGB to the shared pixels, in one piece where Pillow holds it so."""
+        line = image.width * PIXEL
+        rows = max(1, BLOCK // line)
+        for top in range(0, image.height, rows):
+            bottom = min(top + rows, image.height)
+            band = image if image.height <= rows else image.crop((0, top, image.width, bottom))
+            with pixels_of(band) as pixels:
+                if line * bottom <= KEPT_BYTES:
+                    self._kept[line * top : line * bottom] = pixels
+                else:
+                    _write(self._pixels, memoryview(pixels), line * top)
 
     def _limit(self, seconds: float, memory: int) -> None:
         if self._memory:
@@ -156,6 +173,24 @@ class Worker:
                 raise EOFError
             received += more
         return received
+
+
+def _read(descriptor: int, size: int) -> bytes:
+    """Read the first bytes of a file."""
+    data = os.pread(descriptor, size, 0)
+    while len(data) < size:  # Linux reads 2 GiB at most
+        more = os.pread(descriptor, size - len(data), len(data))
+        if not more:
+            raise EOFError
+        data += more
+    return data
+
+
+def _write(descriptor: int, data: memoryview, place: int) -> None:
+    """Write bytes to a file at a place."""
+    while len(data):
+        written = os.pwrite(descriptor, data, place)
+        data, place = data[written:], place + written
 
 
 if __name__ == "__main__":

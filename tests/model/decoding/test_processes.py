@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 
 from model.decoding import decoder
+from model.decoding.messages import KEPT_BYTES
 from model.decoding.processes import Decoders
 from model.decoding.worker import Worker
 from model.errors import (
@@ -86,6 +88,24 @@ def test_pixels_of_a_large_image_arrive_whole() -> None:
     for seed in (1, 2):
         image = noise(2_500, 2_200, seed)
         assert np.array_equal(decode_image(encode(image, "BMP")).pixels, image)
+
+
+def test_pixels_arrive_whole_however_many_blocks_pillow_holds_them_in(own: Decoders) -> None:
+    """Up to 15 MiB at once, then in bands, of which the last lie beyond the memory that is kept."""
+    for width, height in ((1, 5_000), (5_000, 1), (1_024, 3_840), (1_024, 3_841), (1_025, 4_200)):
+        image = noise(width, height)
+        data = encode(image, "BMP")
+        assert np.array_equal(decode_image(data, ImageLimits(min_side=1)).pixels, image)
+
+
+def test_a_long_file_leaves_nothing_of_itself_to_the_next(own: Decoders) -> None:
+    small, short = encode(noise()), encode(noise())[:-40]
+    for data in (small + bytes(KEPT_BYTES), small, short, small):
+        if data is short:
+            with pytest.raises(UndecodableImageError):
+                decode_image(data)
+        else:
+            assert decode_image(data).pixels.size == (64, 64)
 
 
 def test_headers_are_read_there_too() -> None:
@@ -197,11 +217,12 @@ def test_an_image_that_takes_too_much_memory_is_named(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(decoder, "decode", decode)
     ours, theirs = socket.socketpair()
-    with ours, theirs:
-        ours.sendall(b"data")
+    with ours, theirs, tempfile.TemporaryFile() as encoded:
+        encoded.write(b"data")
+        encoded.flush()
         limits = (100, 100, 1, 3.0)
         request = {"task": "decode", "bytes": 4, "limits": limits, "light": None, "side": None}
-        worker = Worker(theirs, -1, memory=None)
+        worker = Worker(theirs, encoded.fileno(), -1, memory=None)
         reply = worker.answer(request)
     assert reply["error"] == "ImageTooCostlyError"
     assert "memory" in reply["message"]
