@@ -19,13 +19,9 @@ from model.config import BackboneConfig
 from model.errors import BackboneError
 from model.hub import WEIGHTS, hub_file
 from model.published import find_published
+from model.squares import Square
 from model.weight_files import PREFIX_OPTION, Report, fit_weights, load_weights
 
-RESAMPLING = {
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-}
 DATA_OPTIONS = frozenset({"mean", "std", "input_size", "crop_pct", "interpolation"})
 # Options that decide on weights: create_backbone does, and it runs no code of a file.
 RESERVED_OPTIONS = frozenset(
@@ -69,28 +65,24 @@ class Backbone(nn.Module):
         """Returns the shorter side of a resized image, before the central crop, in pixels."""
         return math.floor(self.config.input_size / self.config.crop_pct)
 
+    @property
+    def square(self) -> Square:
+        """Return the square of an image that the network reads."""
+        return Square(self.config.input_size, self.resized_side, self.config.interpolation)
+
     def preprocess(self, image: Image.Image) -> torch.Tensor:
         """Convert an RGB image to the network's input: (3, S, S) float32.
 
-        The result equals that of timm's own transform to within two levels of 255. Unlike timm's,
-        this resizes only the region that the central crop keeps.
+        The result equals that of timm's own transform to within two levels of 255.
         """
-        config, size, short = self.config, self.config.input_size, self.resized_side
-        width, height = image.size
-        if width <= height:
-            resized = short, int(short * height / width)
-        else:
-            resized = int(short * width / height), short
-        left, top = (round((side - size) / 2) for side in resized)
-        across, down = width / resized[0], height / resized[1]
-        picture = image.resize(
-            (size, size),
-            RESAMPLING[config.interpolation],
-            box=(left * across, top * down, (left + size) * across, (top + size) * down),
-        )
+        return self.normalise(self.square.of(image))
+
+    def normalise(self, square: Image.Image) -> torch.Tensor:
+        """Convert an RGB image of the input's size, from `square`: (3, S, S) float32."""
+        config = self.config
         # (S, S, 3) of bytes -> (3, S, S) of floats. In NumPy: PyTorch would start threads for it,
         # on every thread that decodes.
-        pixels = np.asarray(picture).transpose(2, 0, 1).astype(np.float32, order="C")
+        pixels = np.asarray(square).transpose(2, 0, 1).astype(np.float32, order="C")
         mean, std = (
             np.float32(255) * np.asarray(values, np.float32)[:, None, None]
             for values in (config.mean, config.std)

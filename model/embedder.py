@@ -17,6 +17,7 @@ from model.engines import batch_limit, choose_engine, export_path, precision
 from model.errors import ModelError
 from model.explain import Patches, facet_contributions
 from model.head import AttributionHead
+from model.squares import Square
 
 # Decoding a JPEG at a fraction of its size blurs what a resize would have kept. Measured on real
 # pictures: at twice the resized side embeddings stray to a cosine of 0.997, at four times 0.9997.
@@ -122,6 +123,15 @@ class Embedder:
     def min_decode_side(self) -> int:
         """Return the shorter side in pixels to which images may be decoded reduced."""
         return OVERSAMPLING * self._model.backbone.resized_side
+
+    @property
+    def square(self) -> Square:
+        """Return the square of an image that the backbone reads."""
+        return self._model.backbone.square
+
+    def normalise(self, square: Image.Image) -> torch.Tensor:
+        """Convert a `square` to pixels, as `preprocess` does."""
+        return self._model.backbone.normalise(square)
 
     def preprocess(self, image: Image.Image) -> torch.Tensor:
         """Convert an RGB image to pixels, (3, S, S) float32; safe to run on another thread."""

@@ -16,7 +16,9 @@ from model.decoding.limits import DEFAULT_LIMITS, ImageLimits
 from model.decoding.processes import decoders
 from model.decoding.tiff import is_tiff
 from model.errors import ImageError, UndecodableImageError
+from model.regions import parts_of
 from model.regular_files import read_file
+from model.squares import Square
 
 __all__ = [
     "DECODING", "DEFAULT_LIMITS", "FORMATS", "DecodedImage", "ImageLimits", "begins_image",
@@ -31,7 +33,8 @@ HEADER = 65_536  # bytes that contain the size
 class DecodedImage:
     """A decoded image and the hash of its encoded bytes."""
 
-    pixels: Image.Image  # mode RGB, upright, sRGB; smaller than ``size`` if decoded reduced
+    pixels: Image.Image  # mode RGB, upright, sRGB; smaller than ``size`` if decoded reduced; or
+    # a column of squares, if these were asked for
     sha256: str  # of the encoded bytes
     size: tuple[int, int]  # width and height of the upright image at full size
 
@@ -41,6 +44,7 @@ def decode_image(
     limits: ImageLimits = DEFAULT_LIMITS,
     *,
     min_decode_side: int | None = None,
+    square: Square | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> DecodedImage:
     """Decode one image: first frame, upright, alpha over white, 8-bit sRGB.
@@ -54,6 +58,8 @@ def decode_image(
         limits: limits on its size and its decoding.
         min_decode_side: pixels on the shorter side that the caller needs. A JPEG whose half,
             quarter or eighth still has them is decoded at that size, in a fraction of the time.
+        square: of the parts of the image that a network reads. Only these squares are returned, as
+            a `Square.column`.
         check: called about ten times a second; an error that it raises ends the decoding.
 
     Raises:
@@ -73,12 +79,18 @@ def decode_image(
         if not hashed:
             hashed.append(hashlib.sha256(data).hexdigest())
 
-    pixels, size = decoders().decode(data, limits, min_decode_side, check, hash_once)
+    pixels, size = decoders().decode(data, limits, min_decode_side, square, check, hash_once)
+    if square and pixels.size != (square.side, square.side * len(parts_of(size))):
+        raise UndecodableImageError("the image could not be decoded: its decoder failed")
     return DecodedImage(pixels, hashed[0], size)
 
 
 def read_image(
-    path: Path, limits: ImageLimits = DEFAULT_LIMITS, *, min_decode_side: int | None = None
+    path: Path,
+    limits: ImageLimits = DEFAULT_LIMITS,
+    *,
+    min_decode_side: int | None = None,
+    square: Square | None = None,
 ) -> DecodedImage:
     """Read and decode an image file; see `decode_image`.
 
@@ -92,7 +104,7 @@ def read_image(
         raise UndecodableImageError(
             f"the file could not be read: {error.strerror or error}"
         ) from error
-    return decode_image(data, limits, min_decode_side=min_decode_side)
+    return decode_image(data, limits, min_decode_side=min_decode_side, square=square)
 
 
 def read_size(file: BinaryIO, limits: ImageLimits = DEFAULT_LIMITS) -> tuple[int, int]:

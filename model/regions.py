@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from PIL import Image
 
+from model.decoding.limits import DEFAULT_LIMITS, ImageLimits
 from model.errors import RegionError, RegionTooSmallError
-from model.images import DEFAULT_LIMITS, ImageLimits
 
 ORDINARY = (4, 3)  # longer to shorter side up to which an image is read once
 MOST = 7  # squares of one image

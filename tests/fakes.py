@@ -28,6 +28,7 @@ class FakeEmbedder:
     input_size = 32
     min_decode_side = 10_000
     grid = 4
+    square = None
 
     def preprocess(self, image: Image.Image) -> torch.Tensor:
         small = image.resize((self.grid, self.grid), Image.Resampling.BOX)

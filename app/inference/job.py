@@ -28,6 +28,7 @@ from model.errors import ImageError
 from model.explain import Patches
 from model.images import DEFAULT_LIMITS, DecodedImage, ImageLimits, read_image
 from model.regions import Region, crops, parts_of
+from model.squares import Square
 
 FILES = 8  # in one forward pass of `answer_files`
 DECODERS = 2  # threads of `answer_files`
@@ -110,12 +111,12 @@ class ImageJob:
         """Return what the model sees of the parts, in pixels of the upright image."""
         return compared(self.attributor.embedder, self.parts)
 
-    def decode(self, decode: Callable[[int | None], DecodedImage]) -> None:
+    def decode(self, decode: Callable[[int | None, Square | None], DecodedImage]) -> None:
         """Decode and preprocess the image.
 
         Args:
             decode: decodes the image, given the embedder's `min_decode_side`, or None to decode it
-                at full size.
+                at full size, and the embedder's `square`, or None to return the whole image.
 
         Raises:
             ImageError: it cannot be decoded, or it or the region is outside the limits.
@@ -123,14 +124,19 @@ class ImageJob:
         self.end("queue")
         embedder = self.attributor.embedder
         # A region of an image that was decoded reduced could have too few pixels.
-        image = decode(None if self.region else embedder.min_decode_side)
+        whole = self.region or self.with_preview
+        square = None if whole else embedder.square
+        image = decode(None if self.region else embedder.min_decode_side, square)
         self.sha256, self.size = image.sha256, image.size
         if self.region:
             self.region.check(self.size, self.limits)
         self.parts = parts_of(self.size, self.region)
-        self.pixels = [
-            embedder.preprocess(part) for part in crops(image.pixels, self.size, self.parts)
-        ]
+        if square:
+            self.pixels = [embedder.normalise(part) for part in square.split(image.pixels)]
+        else:
+            self.pixels = [
+                embedder.preprocess(part) for part in crops(image.pixels, self.size, self.parts)
+            ]
         if self.with_preview:
             self.preview = preview_jpeg(image.pixels)
         self.end("decode")
@@ -252,7 +258,9 @@ def decode_files(
     def decode(path: Path) -> ImageJob | ImageError:
         job = new_job()
         try:
-            job.decode(lambda side: read_image(path, limits, min_decode_side=side))
+            job.decode(
+                lambda side, square: read_image(path, limits, min_decode_side=side, square=square)
+            )
         except ImageError as error:
             return error
         return job

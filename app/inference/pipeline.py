@@ -191,7 +191,11 @@ class Pipeline:
     def _decode(self, job: ImageJob, image: bytes) -> None:
         job.deadline.check()
         limits, check = self._settings.image_limits, job.deadline.check
-        job.decode(lambda side: decode_image(image, limits, min_decode_side=side, check=check))
+        job.decode(
+            lambda side, square: decode_image(
+                image, limits, min_decode_side=side, square=square, check=check
+            )
+        )
 
     def _embed(self, jobs: list[ImageJob]) -> None:
         embed(jobs)

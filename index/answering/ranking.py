@@ -37,11 +37,13 @@ CONCEPTS = 8  # fewest candidates
 MAX_COMPLETED = 64  # in a large index, exemplars of a concept whose exemplars are all compared
 MAX_ADDED = 1024  # most exemplars compared to complete such concepts
 DEEPER = 4  # a further round's depth, relative to the one before
-MAX_DEEPER = 16  # in a large index, exemplars that a facet finds of a concept in a further round
 BLOCK = 2**25  # most cosines computed at once
 RIVALS = slice(2, CONCEPTS)  # ranks of the concepts whose mean is subtracted
 DECAY = 0.7  # weight of an exemplar relative to the one before
 COUNTED = 8  # most exemplars that count
+MAX_DEEPER = (
+    COUNTED  # exemplars that a further round finds of a concept and facet, in a large index
+)
 FACET_WEIGHTS: Mapping[Facet, float] = {"subject": 1.0, "style": 1.2}
 NOTABLE = 0.25  # part of a concept's lead from which on a facet is in `found_by`
 
@@ -99,7 +101,7 @@ class Ranking(Sequence[RankedConcept]):
         return scores
 
     def in_order(self) -> "Ranking":
-        """Return the same concepts, best first, those of equal sums by number, with their rivals."""
+        """Return the concepts best first, those of equal sums by number, with their rivals."""
         order = np.lexsort((self.numbers, -self.sums))
         best = (
             {facet: np.maximum.reduceat(level, self.starts) for facet, level in self.levels.items()}

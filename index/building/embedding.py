@@ -19,6 +19,7 @@ from model.explain import Patches
 from model.images import DEFAULT_LIMITS, ImageLimits
 from model.preparing import prepare_batches
 from model.sources.picture import Picture, decode_picture
+from model.squares import Square
 from model.views import RandomViews
 
 BATCH = 32
@@ -38,6 +39,13 @@ class ImageEmbedder(Protocol):
     @property
     def min_decode_side(self) -> int:
         """Return the shorter side in pixels to which images may be decoded reduced."""
+
+    @property
+    def square(self) -> Square | None:
+        """Return the square of an image that `preprocess` reads; None if it reads all of it."""
+
+    def normalise(self, square: Image.Image) -> torch.Tensor:
+        """Return the pixels of a `square` for `embed_pixels`."""
 
     def preprocess(self, image: Image.Image) -> torch.Tensor:
         """Return the pixels of an RGB image for `embed_pixels`."""

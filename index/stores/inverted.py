@@ -85,7 +85,7 @@ class ListScan:
         self._index = index
         self._probes = probes
         self._query = query[None]
-        # The lists in order, of which the first ``_read`` are read, and their centres' similarities.
+        # The lists in order and their centres' similarities; the first ``_read`` are read.
         self._lists: Rows = np.empty(0, dtype=np.int64)
         self._centres: Floats = np.empty(0, dtype=np.float32)
         self._read = 0
@@ -94,13 +94,14 @@ class ListScan:
 
     def nearest(self, depth: int, visible: Visible) -> Rows:
         """See `index.stores.vectors.Scan.nearest`; the rows are ordered by their codes."""
-        lists = lists_for(self._index, self._probes, depth)
+        every = self._index.nlist
+        lists = self._read or min(every, lists_for(self._index, self._probes, depth))
         while True:
-            self._read_lists(min(lists, self._index.nlist))
+            self._read_lists(lists)
             kept = np.flatnonzero(visible[self._rows])
-            if len(kept) >= depth or lists >= self._index.nlist:
+            if len(kept) >= depth or lists == every:
                 break
-            lists *= 2
+            lists = min(every, 2 * lists)
         distances = -self._cosines[kept]
         if len(kept) > depth:
             best = np.argpartition(distances, depth - 1)[:depth]

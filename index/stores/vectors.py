@@ -151,9 +151,7 @@ def scan_by_searches(
 ) -> Sequence[Scan]:
     """Return `VectorStore.scan` of a store whose searches have no state; one search begins all."""
     hits = store.search(facet, queries, depth, mask)[1]
-    return [
-        _Searches(store, facet, query, rows) for query, rows in zip(queries, hits, strict=True)
-    ]
+    return [_Searches(store, facet, query, rows) for query, rows in zip(queries, hits, strict=True)]
 
 
 class VectorWriter(Protocol):

@@ -1,4 +1,4 @@
-"""The memory of a Pillow image, without a copy, by the Arrow C data interface that Pillow exports."""
+"""The memory of a Pillow image without a copy, by the Arrow C data interface."""
 
 import ctypes
 from collections.abc import Iterator

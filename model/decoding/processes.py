@@ -44,6 +44,7 @@ from model.errors import (
     ImageTooCostlyError,
     UndecodableImageError,
 )
+from model.squares import Square
 
 Decoded = tuple[Image.Image, tuple[int, int]]
 Check = Callable[[], None]  # raises an error to end a decoding
@@ -149,9 +150,12 @@ class _Process:
         try:
             width, height, *full = map(int, sizes)  # type: ignore[call-overload]
             full_width, full_height = full
-            return self._shared.image(width, height), (full_width, full_height)
+            image = self._shared.image(width, height)
+            if min(full) >= 1:
+                return image, (full_width, full_height)
         except (TypeError, ValueError) as error:
             raise _EndedError(self.stop(), began=True) from error
+        raise _EndedError(self.stop(), began=True)
 
     def stop(self) -> int:
         """End the process, if it has not ended, and return its exit status."""
@@ -412,6 +416,7 @@ class Decoders:
         data: bytes,
         limits: ImageLimits,
         side: int | None,
+        square: Square | None,
         check: Check,
         meanwhile: Meanwhile,
     ) -> Decoded:
@@ -421,13 +426,14 @@ class Decoders:
             data: the encoded image.
             limits: on its size and its decoding.
             side: `min_decode_side`.
+            square: of `decode_image`.
             check: called about ten times a second.
             meanwhile: called while a process decodes, at least once.
 
         Returns:
             The image, and its width and height at full size.
         """
-        request = {"task": "decode", "side": side, "light": LIGHT_PIXELS}
+        request = {"task": "decode", "side": side, "square": square, "light": LIGHT_PIXELS}
         found = self._ask(self._light, 0, request, data, limits, check, meanwhile)
         if isinstance(found, int):  # a large image
             request["light"] = None

@@ -25,6 +25,7 @@ from model.decoding.sandbox import (
     restrict,
 )
 from model.errors import ImageError, ImageTooCostlyError
+from model.squares import Square
 
 MAX_TEXT = 2_000  # characters of an error, which may quote the file
 BLOCK = 15 * 2**20  # bytes of pixels that Pillow certainly holds in one block
@@ -144,6 +145,8 @@ class Worker:
                 self._limit(*allowance(pixels, stored, limits.seconds))
 
         image, size = decoder.decode(data, check, request["side"])
+        if request["square"]:
+            image = Square(*request["square"]).column(image, size)
         self._share(image)
         return [*image.size, *size]
 

@@ -1,18 +1,20 @@
 """Cost of decoding in other processes, and of colour management.
 
-    python -m tests.benchmarks.decoding [--seconds 6] [--threads N]
+    python -m tests.benchmarks.decoding [--seconds 3] [--threads N]
 
 Two comparisons, each of two ways that take turns on the same pictures:
 
 - `decode_image`, which decodes in processes of its own, with `model.decoding.decoder` called in a
-  thread of this process. Seconds of one caller are medians; the throughput is that of as many
-  threads as there are cores. Processor time is that of this process and of its decoding
+  thread of this process: for the squares that a network reads, as a request needs them, and for the
+  whole image, as a rebuild does. Seconds of one caller are medians; the throughput is that of as
+  many threads as there are cores. Processor time is that of this process and of its decoding
   processes; other work on the machine changes it little.
 - `model.decoding.decoder` with decoding by Pillow alone, which knows no colour profile (version 1
   of `model.images.DECODING`).
 
-Prints JSON: for each kind of picture the milliseconds of both ways and their ratio. Exit status 1 if
-a picture of `ORDINARY` takes `MORE_MS` longer in processes, or their throughput is under `RATIO`.
+Prints JSON: for each kind of picture the milliseconds of both ways and the ratio of their
+throughputs. Exit status 1 if the squares of a picture of `ORDINARY` take `MORE_MS` longer in
+processes, or their throughput is under `RATIO`.
 """
 
 import argparse
@@ -35,8 +37,11 @@ from model.cores import available_cores
 from model.decoding import decoder
 from model.decoding.colour import PRIMARIES, rgb_profile
 from model.images import DEFAULT_LIMITS, decode_image
+from model.regions import crops, parts_of
+from model.squares import Square
 
-SIDE = 256 * 4  # pixels that a backbone of 256 needs of a JPEG
+SQUARE = Square(224, 256, "bicubic")
+SIDE = 4 * SQUARE.resized  # pixels that a backbone needs of a JPEG
 ROUNDS = 8
 MORE_MS, RATIO = 0.5, 0.95
 ORDINARY = ("JPEG 512 x 512", "JPEG 1024 x 768", "JPEG 2048 x 1536")
@@ -59,15 +64,26 @@ def encoded(width: int, height: int, kind: str, **options: object) -> bytes:
     return buffer.getvalue()
 
 
-def by_processes(data: bytes) -> object:
-    """Decode as the server does."""
+def whole_by_processes(data: bytes) -> object:
+    """Decode as a rebuild does."""
     return decode_image(data, min_decode_side=SIDE)
 
 
-def in_thread(data: bytes) -> object:
+def whole_in_thread(data: bytes) -> decoder.Decoded:
     """Decode and hash in the calling thread."""
     hashlib.sha256(data).hexdigest()
     return decoder.decode(data, lambda w, h, _=4: DEFAULT_LIMITS.check(w, h), SIDE)
+
+
+def squares_by_processes(data: bytes) -> object:
+    """Decode as the server does."""
+    return SQUARE.split(decode_image(data, min_decode_side=SIDE, square=SQUARE).pixels)
+
+
+def squares_in_thread(data: bytes) -> object:
+    """Decode, hash and cut in the calling thread."""
+    pixels, size = whole_in_thread(data)
+    return [SQUARE.of(part) for part in crops(pixels, size, parts_of(size))]
 
 
 def by_pillow(data: bytes) -> object:
@@ -144,10 +160,32 @@ def _rate(way: Decode, data: bytes, seconds: float, threads: int) -> float:
     return max(1, sum(counts)) / (time.monotonic() - began)
 
 
+def compare(
+    processes: Decode, thread: Decode, data: bytes, options: argparse.Namespace
+) -> dict[str, float]:
+    """Return the cost of decoding in processes beside that in a thread."""
+    ways = (processes, thread)
+    for way in ways:
+        way(data)
+    there, here = latency(ways, data, options.seconds)
+    rates = throughput(ways, data, options.seconds, options.threads)
+    there_used, here_used = processor_time(ways, data, options.seconds)
+    return {
+        "processes_ms": round(there, 3),
+        "thread_ms": round(here, 3),
+        "more_ms": round(there - here, 3),
+        "processes_processor_ms": round(there_used, 3),
+        "thread_processor_ms": round(here_used, 3),
+        "throughput": round(statistics.median(a / b for a, b in rates), 3),
+        "processes_per_second": round(statistics.median(a for a, _ in rates), 1),
+        "thread_per_second": round(statistics.median(b for _, b in rates), 1),
+    }
+
+
 def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--seconds", type=float, default=6, help="for each kind of picture")
+    parser.add_argument("--seconds", type=float, default=3, help="for each figure")
     parser.add_argument("--threads", type=int, default=available_cores())
     options = parser.parse_args()
     profile = rgb_profile(PRIMARIES[12], None)
@@ -161,32 +199,21 @@ def main() -> int:
         "PNG 1024 x 768": encoded(1024, 768, "PNG"),
         "WebP 1024 x 768": encoded(1024, 768, "WEBP", quality=85),
     }
-    missed = []
     result: dict[str, object] = {
         "machine": f"{platform.node()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}",
         "threads": options.threads,
     }
+    missed = []
     for name, data in kinds.items():
-        for way in (by_processes, in_thread, by_pillow):
-            way(data)
-        there, here, plain = latency((by_processes, in_thread, by_pillow), data, options.seconds)
-        rates = throughput((by_processes, in_thread), data, options.seconds, options.threads)
-        there_used, here_used = processor_time((by_processes, in_thread), data, options.seconds)
-        ratio = statistics.median(a / b for a, b in rates)
-        if name in ORDINARY and (there - here > MORE_MS or ratio < RATIO):
+        squares = compare(squares_by_processes, squares_in_thread, data, options)
+        if name in ORDINARY and (squares["more_ms"] > MORE_MS or squares["throughput"] < RATIO):
             missed.append(name)
+        by_pillow(data)
+        plain, here = latency((by_pillow, whole_in_thread), data, options.seconds)
         result[name] = {
             "bytes": len(data),
-            "processes_processor_ms": round(there_used, 3),
-            "thread_processor_ms": round(here_used, 3),
-            "more_processor_ms": round(there_used - here_used, 3),
-            "processes_ms": round(there, 3),
-            "thread_ms": round(here, 3),
-            "more_ms": round(there - here, 3),
-            "throughput_ratio": round(ratio, 3),
-            "throughput_per_second": [
-                round(statistics.median(r), 1) for r in zip(*rates, strict=True)
-            ],
+            "squares": squares,
+            "whole": compare(whole_by_processes, whole_in_thread, data, options),
             "pillow_ms": round(plain, 3),
             "colour_management_ratio": round(here / plain, 3),
         }

@@ -219,15 +219,12 @@ def test_a_large_index_deepens_until_there_are_enough_concepts(large) -> None:
 
 
 def test_in_a_large_index_sums_do_not_depend_on_how_many_concepts_are_wanted(large) -> None:
-    ranker, concepts, queries = large
+    ranker, _, queries = large
     few, many = (list(ranker.rank(queries, concepts=wanted)) for wanted in (8, 100))
     for one, other in zip(few, many, strict=True):
         sums = dict(zip(other.numbers.tolist(), other.sums.tolist(), strict=True))
         assert [sums[number] for number in one.numbers.tolist()] == one.sums.tolist()
         assert one.numbers[0] == other.numbers[0]
-    own = [number for number in concepts[::97].tolist() if number != 3]
-    best = [one.numbers[0] for one, n in zip(few, concepts[::97].tolist(), strict=True) if n != 3]
-    assert np.mean(np.array(own) == best) > 0.9
 
 
 def test_similarities_in_a_large_index_are_exact(large) -> None:
