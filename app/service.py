@@ -12,6 +12,7 @@ import anyio
 import anyio.to_thread
 from starlette.requests import Request
 
+from app.auth.security import caller_of
 from app.errors import ReloadError
 from app.inference.deadline import Deadline
 from app.inference.permit import Permit
@@ -130,8 +131,8 @@ class Service:
         """Return a permit: places in the queue, a lease of the served index, and a deadline.
 
         The request's body has been read. An exemplar to explain costs about as much as a query, so
-        each takes a place. A request takes at most half of the queue, or the places of one image;
-        its other images wait.
+        each takes a place. The requests of one caller take at most half of the queue, or the
+        places of one image; other images of a request wait.
 
         Raises:
             QueueFullError: there are not enough places.
@@ -141,11 +142,12 @@ class Service:
         explained = self._settings.max_explained if explain else 0
         places = min(1 + explained, queue.capacity)
         at_once = queue.share(images, places)
+        caller = caller_of(request.scope)
         with ExitStack() as resources:
-            resources.enter_context(queue.hold(at_once * places))
+            resources.enter_context(queue.hold(at_once * places, caller))
             attributor = resources.enter_context(self.served.lease())
             deadline = Deadline(self._settings.deadline_seconds)
-            return Permit(request, attributor, deadline, at_once, resources.pop_all())
+            return Permit(request, attributor, deadline, at_once, caller, resources.pop_all())
 
     async def reload(self) -> tuple[str | None, str]:
         """Load the published version, even if it seems to be served already.

@@ -7,37 +7,42 @@ runs in parallel with the next batch's forward pass.
 import asyncio
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Generic, Protocol, TypeVar
 
 from app.inference.deadline import Deadline
+from app.inference.turns import Turns
 from model.errors import WhenceError
 
 THREADS = 2  # one for the forward pass, one for the search of the batch before
 
 
-class HasDeadline(Protocol):
+class Asked(Protocol):
     """A job for the batcher."""
 
     @property
     def deadline(self) -> Deadline:
         """Return the job's deadline."""
 
+    @property
+    def caller(self) -> str | None:
+        """Return the caller whose request the job belongs to."""
 
-Job = TypeVar("Job", bound=HasDeadline)
+
+Job = TypeVar("Job", bound=Asked)
 Entry = tuple[Job, "Future[None]"]
 
 
 class Batcher(Generic[Job]):
     """Collects jobs into batches and runs ``forward`` and then ``search`` on each batch.
 
-    A batch begins as soon as there is a job and the previous forward pass has ended. It waits for
-    more jobs only while some are `expected`, for at most ``wait`` seconds: a lone request never
-    waits. Jobs past their deadline are dropped. If a batch fails, each of its jobs is retried
-    alone, so that one job cannot make the others fail.
+    A batch begins as soon as there is a job and the previous forward pass has ended. It takes jobs
+    in turn of their callers, so that many jobs of one caller delay no other. It waits for more jobs
+    only while some are `expected`, for at most ``wait`` seconds: a lone request never waits. Jobs
+    past their deadline are dropped. If a batch fails, each of its jobs is retried alone, so that
+    one job cannot make the others fail.
 
     Args:
         forward: processes a batch in place, under `forward_lock`.
@@ -60,7 +65,7 @@ class Batcher(Generic[Job]):
         self._size, self._wait = size, wait
         self._shared_errors = shared_errors
         self.forward_lock = threading.Lock()
-        self._queue: deque[Entry[Job]] = deque()
+        self._queue: Turns[Entry[Job]] = Turns()
         self._changed = threading.Condition()  # guards the queue and the two below
         self._expected = 0
         self._closing = False
@@ -114,7 +119,7 @@ class Batcher(Generic[Job]):
         """
         done: Future[None] = Future()
         with self._changed:
-            self._queue.append((job, done))
+            self._queue.append(job.caller, (job, done))
             self._changed.notify_all()
         await asyncio.wrap_future(done)
 
@@ -142,8 +147,8 @@ class Batcher(Generic[Job]):
     def _wait_for_jobs(self) -> bool:
         """Block until there is a job; return False if the batcher is closing instead."""
         with self._changed:
-            self._changed.wait_for(lambda: self._queue or self._closing)
-            return bool(self._queue)
+            self._changed.wait_for(lambda: len(self._queue) or self._closing)
+            return len(self._queue) > 0
 
     def _next_batch(self) -> list[Entry[Job]]:
         """Take the next jobs, and fail those past their deadline."""

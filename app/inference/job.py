@@ -43,6 +43,7 @@ class ImageJob:
         deadline: no step begins after it.
         top_k: largest number of concepts in the answer.
         exemplars: largest number of exemplars listed for each concept.
+        caller: who sent the request, as `app.auth.security.caller_of` names them.
         explained: largest number of exemplars to explain.
         together: the image is ranked only, for an answer to a group of images.
         region: part of the image to answer about, in pixels of the upright image.
@@ -68,6 +69,7 @@ class ImageJob:
     deadline: Deadline
     top_k: int
     exemplars: int
+    caller: str | None = None
     explained: int = 0
     region: Region | None = None
     limits: ImageLimits = DEFAULT_LIMITS

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+from collections import Counter
 from collections.abc import Coroutine, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, Self, TypeVar
@@ -18,7 +19,9 @@ Result = TypeVar("Result")
 class Queue:
     """Counts the places of accepted, unanswered images.
 
-    Places are taken and given back on the event loop; any thread may record times.
+    One caller may take half of the places, so that others find some; this machine may take all,
+    since a proxy here stands for many callers. Places are taken and given back on the event loop;
+    any thread may record times.
 
     Args:
         capacity: number of places.
@@ -28,6 +31,7 @@ class Queue:
         self.capacity = capacity
         self.longest_wait = math.inf  # seconds
         self.taken = 0
+        self._by_caller: Counter[str] = Counter()
         self.seconds = 0.0  # of work per place, a moving average
 
     @property
@@ -60,26 +64,51 @@ class Queue:
             QueueFullError: fewer places are free.
         """
         if self.taken + places > max(self.places, places):
-            seconds = math.ceil(max(1.0, self.taken * self.seconds))
-            raise QueueFullError(
+            raise self._full(
                 f"of the queue's {self.places} places {self.taken} are taken and this needs "
-                f"{places}; try again in {seconds} second{'s' * (seconds > 1)}",
-                retry_after=seconds,
+                f"{places}",
+                self.taken,
             )
 
     @contextmanager
-    def hold(self, places: int) -> Iterator[None]:
+    def hold(self, places: int, caller: str | None = None) -> Iterator[None]:
         """Take places for the block.
 
+        Args:
+            places: number of places.
+            caller: who takes them; None for this machine.
+
         Raises:
-            QueueFullError: fewer places are free.
+            QueueFullError: fewer places are free, or the caller would take more than half of them.
         """
         self.require(places)
+        if caller:
+            self._require_share(places, caller)
+            self._by_caller[caller] += places
         self.taken += places
         try:
             yield
         finally:
             self.taken -= places
+            if caller:
+                self._by_caller[caller] -= places
+                if not self._by_caller[caller]:
+                    del self._by_caller[caller]  # the number of callers is not bounded
+
+    def _require_share(self, places: int, caller: str) -> None:
+        taken, share = self._by_caller[caller], self.places // 2
+        if taken + places > max(share, places):
+            raise self._full(
+                f"one caller may take {share} of the queue's places; this caller has {taken} and "
+                f"needs {places} more",
+                taken,
+            )
+
+    def _full(self, reason: str, ahead: int) -> QueueFullError:
+        seconds = math.ceil(max(1.0, ahead * self.seconds))
+        return QueueFullError(
+            f"{reason}; try again in {seconds} second{'s' * (seconds > 1)}", retry_after=seconds
+        )
 
     def record(self, seconds: float) -> None:
         """Record the seconds of work on a place."""
@@ -97,6 +126,7 @@ class Permit:
         attributor: of the leased index version.
         deadline: of the request.
         at_once: number of the request's images that may be processed at the same time.
+        caller: who sent the request; None for this machine.
         resources: the places and the lease, released by closing it.
     """
 
@@ -106,8 +136,10 @@ class Permit:
         attributor: Attributor,
         deadline: Deadline,
         at_once: int,
+        caller: str | None,
         resources: ExitStack,
     ) -> None:
+        self.caller = caller
         self.attributor = attributor
         self.deadline = deadline
         self.at_once = at_once

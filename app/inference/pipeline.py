@@ -108,6 +108,7 @@ class Pipeline:
             permit.deadline,
             parameters.top_k,
             parameters.exemplars,
+            permit.caller,
             self._settings.max_explained if parameters.explain else 0,
             region_of(parameters),
             self._settings.image_limits,
@@ -143,7 +144,7 @@ class Pipeline:
             ClientGoneError, DeadlineError: the answer is no longer needed.
             VectorStoreUnavailableError: the index's vector store is unavailable.
         """
-        group = GroupJob(permit.attributor, parameters.top_k, parameters.exemplars)
+        group = GroupJob(permit.attributor, parameters.top_k, parameters.exemplars, permit.caller)
         turns = asyncio.Semaphore(permit.at_once)
 
         async def rank(name: str, image: bytes, place: int, count: int) -> ImageJob:

@@ -27,6 +27,7 @@ class GroupJob:
         attributor: answers.
         top_k: largest number of concepts in the answer.
         exemplars: largest number of exemplars listed for each concept.
+        caller: as of `ImageJob`.
         images: the group's jobs, ranked.
         control: those of the control group.
         id: identifies the answer; random.
@@ -37,6 +38,7 @@ class GroupJob:
     attributor: Attributor
     top_k: int
     exemplars: int
+    caller: str | None = None
     images: Sequence[ImageJob] = ()
     control: Sequence[ImageJob] = ()
     id: str = field(default_factory=random_id)
@@ -52,6 +54,7 @@ class GroupJob:
             deadline,
             self.top_k,
             self.exemplars,
+            self.caller,
             together=True,
             with_preview=with_preview,
         )

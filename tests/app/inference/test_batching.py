@@ -22,6 +22,7 @@ class Number:
 
     number: int
     deadline: Deadline = field(default_factory=lambda: Deadline(math.inf))
+    caller: str | None = None
     doubled: int = 0
 
 
@@ -48,8 +49,10 @@ class Work:
             job.doubled = 2 * job.number
 
 
-async def double(batcher: Numbers, number: int, deadline: Deadline | None = None) -> int:
-    job = Number(number, deadline or Deadline(math.inf))
+async def double(
+    batcher: Numbers, number: int, deadline: Deadline | None = None, caller: str | None = None
+) -> int:
+    job = Number(number, deadline or Deadline(math.inf), caller)
     await batcher.submit(job)
     return job.doubled
 
@@ -109,6 +112,23 @@ def test_what_waits_is_worked_on_together_and_in_order() -> None:
 
     run(work, scenario)
     assert work.batches == [[0], [1, 2, 3, 4], [5, 6, 7]]
+
+
+def test_many_jobs_of_one_caller_do_not_delay_another() -> None:
+    work = Work()
+
+    async def scenario(batcher: Numbers) -> None:
+        work.go_on.clear()
+        first = asyncio.create_task(double(batcher, 0))
+        await wait_in_loop_until(work.began.is_set)
+        jobs = [(n, "many") for n in range(1, 8)] + [(100, "one")]
+        others = [asyncio.create_task(double(batcher, n, caller=who)) for n, who in jobs]
+        await wait_in_loop_until(lambda: batcher.waiting == 8)
+        work.go_on.set()
+        await asyncio.gather(first, *others)
+
+    run(work, scenario)
+    assert work.batches == [[0], [1, 100, 2, 3], [4, 5, 6, 7]]
 
 
 def test_a_lone_job_does_not_wait_for_company() -> None:

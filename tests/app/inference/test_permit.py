@@ -42,3 +42,16 @@ def test_a_large_request_leaves_room_for_others(seconds: float) -> None:
     assert queue.share(64, 5) * 5 <= queue.places // 2
     assert queue.share(64, 40) == 1
     assert queue.share(2, 1) == 2
+
+
+def test_one_caller_takes_half_of_the_places() -> None:
+    queue = Queue(8)
+    with queue.hold(4, "key a"), queue.hold(1, "key b"):
+        with pytest.raises(QueueFullError, match="one caller may take 4 of the queue's places"):
+            queue.hold(1, "key a").__enter__()
+        with queue.hold(3):  # this machine may be a proxy of many
+            assert queue.taken == 8
+    with queue.hold(4, "key a"):  # its places were given back
+        assert queue.taken == 4
+    with queue.hold(6, "key a"):  # one image with explanations may need more than half
+        assert queue.taken == 6

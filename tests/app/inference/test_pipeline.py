@@ -70,7 +70,7 @@ def jobs_waiting(app: FastAPI) -> list[ImageJob]:
     """The jobs that no batch has taken yet, once there is one."""
     batcher = app.state.service.pipeline._batcher
     wait_until(lambda: batcher.waiting)
-    return [job for job, _ in batcher._queue]
+    return [job for jobs in batcher._queue._by_caller.values() for job, _ in jobs]
 
 
 def ask(client: TestClient, data: bytes, **parameters: int) -> httpx.Response:
