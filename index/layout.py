@@ -65,6 +65,11 @@ class DataFolder:
         """Return the folder of models exported for engines; may be deleted at any time."""
         return self.root / "cache" / "engines"
 
+    @property
+    def listings(self) -> Path:
+        """Return the path of what shards at URLs hold; may be deleted at any time."""
+        return self.root / "cache" / "listings.sqlite"
+
     def embeddings(self, model_id: str) -> Path:
         """Return the path of a model's embedding cache; may be deleted at any time."""
         return self.root / "cache" / model_id / "embeddings.sqlite"

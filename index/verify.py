@@ -175,7 +175,10 @@ def _embedded_again(
     wrong: list[str] = []
     lowest = 1.0
     for exemplar in _exemplars(snapshot, order):
-        cosines = _cosines(snapshot, embedder, exemplar, remote)
+        try:
+            cosines = _cosines(snapshot, embedder, exemplar, remote)
+        except SourceError as error:
+            return Check("embeddings", False, f"not checked to the end: {error}")
         if isinstance(cosines, str):
             left_out[cosines] += 1
             continue
@@ -210,12 +213,20 @@ def _exemplars(snapshot: Snapshot, rows: Sequence[int]) -> Iterator[Exemplar]:
 def _cosines(
     snapshot: Snapshot, embedder: ImageEmbedder, exemplar: Exemplar, remote: bool
 ) -> Sequence[float] | str:
-    """Return the cosine for each facet, or the reason why an exemplar is left out."""
+    """Return the cosine for each facet, or the reason why an exemplar is left out.
+
+    Raises:
+        SourceError: the server of an exemplar's URL fails, or refuses access.
+    """
     if is_url(exemplar.path) and not remote:
         return AWAY
     try:
         image = decode_picture(picture_at(exemplar.path), ANY_SIZE)
-    except (ImageError, SourceError):
+    except ImageError:
+        return CHANGED
+    except SourceError:  # of a shard of this machine that is gone or damaged
+        if is_url(exemplar.path):
+            raise
         return CHANGED
     if image.sha256 != exemplar.sha256:
         return CHANGED

@@ -17,7 +17,8 @@ RAW_SUFFIXES = frozenset(
         ".rwl", ".sr2", ".srf", ".srw", ".x3f",
     }
 )  # fmt: skip
-PARQUET = ".parquet"
+TAR, PARQUET = ".tar", ".parquet"
+SHARDS = (TAR, PARQUET)  # files that hold many pictures
 HEAD = 512  # bytes that are enough to name a file
 
 _POINTERS = (

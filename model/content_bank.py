@@ -34,6 +34,13 @@ CREATE TABLE IF NOT EXISTS arrays (
     shape TEXT NOT NULL      -- of a row, as JSON
 ) WITHOUT ROWID;
 """
+VERSION = 1
+FORGET_REFUSALS = """
+BEGIN IMMEDIATE;
+DELETE FROM images WHERE row IS NULL;
+PRAGMA user_version = 1;
+COMMIT;
+"""
 WAIT = 60.0  # seconds for another process's addition
 BLOCK = 10_000  # images in a query
 
@@ -58,6 +65,10 @@ class ContentBank:
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = NORMAL")
             self._db.executescript(SCHEMA)
+            [version] = self._db.execute("PRAGMA user_version").fetchone()
+            if version < VERSION:
+                # Earlier versions also kept images that had failed for a passing reason.
+                self._db.executescript(FORGET_REFUSALS)
         except sqlite3.DatabaseError as error:
             raise TrainingError(
                 f"{folder / INDEX} cannot be used ({error}): delete {folder}, and all in it is "
@@ -104,7 +115,7 @@ class ContentBank:
             raise
 
     def refuse(self, reasons: Mapping[str, str]) -> None:
-        """Record images that have no row, each with the reason."""
+        """Record images that have no row, each with the reason, which their content alone gives."""
         self._db.executemany(
             "INSERT OR IGNORE INTO images VALUES (?, NULL, ?)", list(reasons.items())
         )

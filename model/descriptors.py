@@ -17,11 +17,12 @@ Style transfer copies how channels vary together over the picture (Gram matrices
 import hashlib
 import math
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 
 import torch
 from torch import nn
 
-from model.backbone import BackboneFeatures
+from model.backbone import Backbone, BackboneFeatures, backbone_digest
 from model.config import DEPTHS, Descriptor, Facet
 from model.config import FACETS as USUAL_FACETS
 
@@ -101,6 +102,47 @@ class DescriptorExtractor(nn.Module):
         # Positions before channels: as the backbone lays its maps out.
         projected: torch.Tensor = stage.float().permute(0, 2, 3, 1) @ axes
         return projected.permute(0, 3, 1, 2)
+
+
+class DescriptorModel(nn.Module):
+    """Computes the raw descriptors of images, for an engine: an `engines.Model` without heads.
+
+    One export of it serves training and every model that training makes of the same backbone.
+    """
+
+    centred = True  # raw descriptors have a large mean, which hides that they differ
+
+    def __init__(self, backbone: Backbone, extractor: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.extractor = extractor
+
+    @property
+    def input_size(self) -> int:
+        """Returns the side of the backbone's input, in pixels."""
+        return self.backbone.config.input_size
+
+    @cached_property
+    def outputs(self) -> tuple[Descriptor, ...]:
+        """Returns the names of the descriptors, in the order in which they are computed."""
+        device = next(self.parameters()).device
+        with torch.inference_mode():
+            return tuple(self(torch.zeros(1, 3, self.input_size, self.input_size, device=device)))
+
+    def forward(self, pixels: torch.Tensor) -> dict[Descriptor, torch.Tensor]:
+        """Compute descriptors: (B, 3, S, S) pixels -> (B, D) each."""
+        return self.describe(self.backbone(pixels))
+
+    def describe(self, features: BackboneFeatures) -> dict[Descriptor, torch.Tensor]:
+        """Compute descriptors of backbone features: (B, D) each."""
+        descriptors: dict[Descriptor, torch.Tensor] = self.extractor(features)
+        return descriptors
+
+
+def identity_of(model: DescriptorModel) -> str:
+    """Returns a hash of all that decides the descriptors of given pixels."""
+    text = f"{backbone_digest(model.backbone)}/{model.extractor!r}"
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
 def signed_root(values: torch.Tensor) -> torch.Tensor:

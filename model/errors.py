@@ -3,6 +3,7 @@
     WhenceError
     ├── ImageError                 an image that cannot be used
     │   ├── UndecodableImageError      its bytes are not a whole image
+    │   │   └── UnreadableImageError       its bytes cannot be read, or its decoder failed, now
     │   ├── UnsupportedImageError      not an accepted format
     │   ├── ImageTooLargeError         more pixels (or frames' worth of them) than allowed
     │   ├── ImageTooSmallError         too few pixels to describe
@@ -37,7 +38,13 @@ class WhenceError(Exception):
 
 
 class ImageError(WhenceError):
-    """An image that cannot be used."""
+    """An image that cannot be used.
+
+    Attributes:
+        lasting: the same bytes are refused at every later try, too, so that it need not be made.
+    """
+
+    lasting: bool = True
 
 
 class UndecodableImageError(ImageError):
@@ -49,6 +56,12 @@ class UndecodableImageError(ImageError):
     example = (
         "the image could not be decoded (image file is truncated); it may be cut short or damaged"
     )
+
+
+class UnreadableImageError(UndecodableImageError):
+    """The bytes cannot be read now, or the process that decodes them failed."""
+
+    lasting = False
 
 
 class UnsupportedImageError(ImageError):
@@ -105,8 +118,12 @@ class RegionTooSmallError(ImageError):
 
 
 class ImageTooCostlyError(ImageError):
-    """The image takes more time or memory to decode than images of its size may take."""
+    """The image takes more time or memory to decode than images of its size may take.
 
+    Both depend on what else the machine does.
+    """
+
+    lasting = False
     status = 413
     type = "image-too-costly"
     title = "The image costs too much to decode"

@@ -5,25 +5,23 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
-from torch import nn
 
-from model.backbone import Backbone, BackboneFeatures, backbone_digest
+from model.backbone import Backbone
 from model.config import Descriptor, EngineName
 from model.content_bank import ContentBank
-from model.descriptors import DescriptorExtractor
+from model.descriptors import DescriptorExtractor, DescriptorModel, identity_of
 from model.engines import Engine, batch_limit, choose_engine, export_path, is_bfloat16
 from model.errors import ImageError, TrainingError
 from model.images import DECODING, DEFAULT_LIMITS, ImageLimits
 from model.preparing import prepare_batches
 from model.sources.hashes import hash_pictures
-from model.sources.picture import Picture, decode_picture
+from model.sources.picture import Picture, Refusal, decode_picture
 from model.views import RandomViews
 
 Progress = Callable[[int, int], None]  # (done, total)
@@ -35,7 +33,7 @@ class FeatureBank:
 
     Attributes:
         descriptors: per descriptor an (N, 1 + V, D) float32 memory map.
-        unreadable: the images that could not be read; they have no row.
+        unreadable: the images that could not be read now or ever; they have no row.
     """
 
     descriptors: dict[Descriptor, NDArray[np.float32]]
@@ -43,38 +41,6 @@ class FeatureBank:
 
     def __len__(self) -> int:
         return len(next(iter(self.descriptors.values())))
-
-
-class DescriptorModel(nn.Module):
-    """Computes the raw descriptors of images, for an engine: an `engines.Model` without heads."""
-
-    centred = True  # raw descriptors have a large mean, which hides that they differ
-
-    def __init__(self, backbone: Backbone, extractor: nn.Module) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.extractor = extractor
-
-    @property
-    def input_size(self) -> int:
-        """Returns the side of the backbone's input, in pixels."""
-        return self.backbone.config.input_size
-
-    @cached_property
-    def outputs(self) -> tuple[Descriptor, ...]:
-        """Returns the names of the descriptors, in the order in which they are computed."""
-        device = next(self.parameters()).device
-        with torch.inference_mode():
-            return tuple(self(torch.zeros(1, 3, self.input_size, self.input_size, device=device)))
-
-    def forward(self, pixels: torch.Tensor) -> dict[Descriptor, torch.Tensor]:
-        """Compute descriptors: (B, 3, S, S) pixels -> (B, D) each."""
-        return self.describe(self.backbone(pixels))
-
-    def describe(self, features: BackboneFeatures) -> dict[Descriptor, torch.Tensor]:
-        """Compute descriptors of backbone features: (B, D) each."""
-        descriptors: dict[Descriptor, torch.Tensor] = self.extractor(features)
-        return descriptors
 
 
 def build_feature_bank(
@@ -142,8 +108,9 @@ def build_feature_bank(
             for row, item in zip(rows, batch, strict=True):
                 sha256 = hashes[row]
                 assert sha256
-                if item is None:
-                    bank.refuse({sha256: "it cannot be decoded"})
+                if isinstance(item, Refusal):
+                    if item.lasting:  # else another run may read it
+                        bank.refuse({sha256: item.reason})
                 elif item[0] == sha256:  # else it changed, and another image would have its place
                     readable[sha256] = item[1]
             if readable:
@@ -219,16 +186,12 @@ class _Views:
         self._preprocess = backbone.preprocess
         self._views = views
 
-    def __call__(self, picture: Picture) -> tuple[str, torch.Tensor] | None:
-        """Read, decode, augment and preprocess one image; safe in several threads.
-
-        Returns:
-            None if it is unreadable.
-        """
+    def __call__(self, picture: Picture) -> tuple[str, torch.Tensor] | Refusal:
+        """Read, decode, augment and preprocess one image; safe in several threads."""
         try:
             image = decode_picture(picture, self._limits)
-        except ImageError:
-            return None
+        except ImageError as error:
+            return Refusal(str(error), error.lasting)
         views = [image.pixels, *self._views(image.pixels, image.sha256)]
         # In NumPy: PyTorch would start threads for it, on every thread that prepares.
         pixels = np.stack([self._preprocess(view).numpy() for view in views])
@@ -252,12 +215,6 @@ def _read(
             )
         result[name] = values.cpu().numpy().reshape(*pixels.shape[:2], -1)
     return result
-
-
-def identity_of(model: DescriptorModel) -> str:
-    """Returns a hash of all that decides the descriptors of given pixels."""
-    text = f"{backbone_digest(model.backbone)}/{model.extractor!r}"
-    return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
 def _key(identity: str, views: RandomViews, limits: ImageLimits, *, bfloat16: bool) -> str:

@@ -15,7 +15,7 @@ from model.decoding.formats import FORMATS, begins_image
 from model.decoding.limits import DEFAULT_LIMITS, ImageLimits
 from model.decoding.processes import decoders
 from model.decoding.tiff import is_tiff
-from model.errors import ImageError, UndecodableImageError
+from model.errors import ImageError, UndecodableImageError, UnreadableImageError
 from model.regions import parts_of
 from model.regular_files import read_file
 from model.squares import Square
@@ -101,7 +101,7 @@ def read_image(
     try:
         data = read_file(path)
     except OSError as error:
-        raise UndecodableImageError(
+        raise UnreadableImageError(
             f"the file could not be read: {error.strerror or error}"
         ) from error
     return decode_image(data, limits, min_decode_side=min_decode_side, square=square)

@@ -1,6 +1,7 @@
 """Servers of this machine that hold sources: an S3 API, and HTTP without ranges; with faults."""
 
 import contextlib
+import hashlib
 import http.server
 import logging
 import threading
@@ -67,6 +68,11 @@ class ObjectStore:
                 self._client.put_object(Bucket=BUCKET, Key=key, Body=path.read_bytes())
         return f"s3://{BUCKET}/{prefix}".rstrip("/")
 
+    def write(self, key: str, data: bytes) -> str:
+        """Upload one object; return its URL."""
+        self._client.put_object(Bucket=BUCKET, Key=key, Body=data)
+        return f"s3://{BUCKET}/{key}"
+
     def close(self) -> None:
         """Stop the server."""
         self._server.shutdown()
@@ -123,7 +129,7 @@ def object_store(patch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
 def forget() -> None:
     """Let the next read connect anew."""
     remote._driver.cache_clear()
-    remote._block.cache_clear()
+    remote.forget()
     parquet._column.cache_clear()
     s3fs.S3FileSystem.clear_instance_cache()
 
@@ -147,3 +153,72 @@ def file_server(folder: Path) -> Iterator[str]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+class RangeServer:
+    """Serves files from memory by HTTP with ranges.
+
+    Attributes:
+        files: content by path; the hash of a file is its ETag.
+        ranges: answer ranges, not whole files.
+        etags: tell the ETags.
+        fault: changes the body of each answer.
+        asked: path and range of each GET.
+    """
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+        self.ranges = self.etags = True
+        self.fault: Callable[[bytes], bytes] | None = None
+        self.asked: list[str] = []
+        outer = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_HEAD(self) -> None:
+                self._answer(body=False)
+
+            def do_GET(self) -> None:
+                outer.asked.append(f"{self.path} {self.headers.get('Range', '')}".strip())
+                self._answer(body=True)
+
+            def _answer(self, *, body: bool) -> None:
+                data = outer.files.get(self.path)
+                if data is None:
+                    self.send_response(404)
+                    self.send_header("Content-Length", "0")
+                    self.end_headers()
+                    return
+                own, asked = data, self.headers.get("Range")
+                if asked and outer.ranges:
+                    first, _, last = asked.removeprefix("bytes=").partition("-")
+                    data = data[int(first) : int(last) + 1 if last else None]
+                    self.send_response(206)
+                    end = int(first) + len(data) - 1
+                    self.send_header("Content-Range", f"bytes {first}-{end}/{len(own)}")
+                else:
+                    self.send_response(200)
+                if body and outer.fault:
+                    data = outer.fault(data)
+                if outer.etags:
+                    self.send_header("ETag", f'"{hashlib.sha256(own).hexdigest()}"')
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                if body:
+                    self.wfile.write(data)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self._thread = threading.Thread(target=self._server.serve_forever)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop the server."""
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()

@@ -22,6 +22,7 @@ from app.cli.priority import begin_long_work
 from app.cli.skipped import LINES, skipped_lines
 from index.evaluation.metrics import AbcProtocol
 from model.saved import latest_model
+from model.sources.listings import Listings
 
 if TYPE_CHECKING:
     from index.evaluation.abc import AbcResult
@@ -116,8 +117,8 @@ def abc_command(
         from model.checkpoint import load_embedder
 
         assert root
-        images = list_distractors(distractors or (), limit)
         own = data_folder(data)
+        images = list_distractors(distractors or (), limit, Listings(own.listings))
         models = own.models
         source = ImageSource(
             root,

@@ -101,8 +101,9 @@ Images = Annotated[
     list[str],
     typer.Option(
         metavar="PATH|URL",
-        help="Image file, tar shard, Parquet file with images, or folder of these at any depth, "
-        "here or at a URL (s3, gs, hf, http, https); repeatable.",
+        help="Image file, tar shard, Parquet file with images, manifest with a column path or "
+        "file_name, or folder of images and shards at any depth, here or at a URL (s3, gs, hf, "
+        "http, https); repeatable.",
     ),
 ]
 JsonFile = Annotated[

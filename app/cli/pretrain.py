@@ -1,6 +1,7 @@
 """``whence pretrain``: pre-train a small backbone on unlabelled images."""
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,6 +31,7 @@ from index.takedowns.training_filter import leave_out_withdrawn_references
 from index.takedowns.witnesses import attest
 from model.config import PretrainConfig
 from model.regular_files import shown
+from model.sources.listings import Listings
 
 if TYPE_CHECKING:
     from model.pretraining.pretrain import EpochReport
@@ -92,11 +94,14 @@ def pretrain(
 ) -> None:
     """Pre-train a small backbone, alone or by distillation, on images that are not withdrawn."""
     begin_long_work(nice)
+    from index.building.pictures import list_images
     from model.backbone import create_backbone, create_random_backbone, parse_options
     from model.pretraining.pretrain import pretrain as run_pretraining
     from model.pretraining.shards import Collection, collect_images
 
-    found = collect_images(images, image_limits(max_pixels, max_side))
+    folder = DataFolder(data)
+    listed = partial(list_images, listings=Listings(folder.listings))
+    found = collect_images(images, image_limits(max_pixels, max_side), listed=listed)
     print_skipped(found.skipped)
     config = PretrainConfig(
         seed=seed,
@@ -121,7 +126,6 @@ def pretrain(
             revision=teacher_revision,
             report=print_note,
         )
-    folder = DataFolder(data)
     takedowns = TakedownLog(folder.takedowns).read()
     with stages() as report:
         kept, withdrawn = leave_out_withdrawn_references(

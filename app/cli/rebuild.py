@@ -30,6 +30,7 @@ from index.defaults import CANARY_RATE, KEEP
 from index.stores.vectors import IndexType
 from model.folders import Skipped
 from model.saved import latest_model
+from model.sources.listings import Listings
 from model.sources.remote import is_url, shown_url
 
 if TYPE_CHECKING:
@@ -50,7 +51,11 @@ def rebuild(
         str | None, typer.Option(metavar="ID", help="Trained model; default the latest.")
     ] = None,
     each_image_a_concept: Annotated[
-        bool, typer.Option(help="Take a source folder's loose images, each as its own concept.")
+        bool,
+        typer.Option(
+            help="Take a source folder's loose images, and images of shards without a label, each "
+            "as its own concept."
+        ),
     ] = False,
     concept_column: Annotated[
         str | None,
@@ -142,6 +147,7 @@ def rebuild(
             concept_column=concept_column,
             report=print_note,
             skip=skipped.append,
+            listings=Listings(folder.listings),
         )
         name = model or latest_model(folder.models)
         embedder = embedder_of(name)

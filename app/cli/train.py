@@ -30,7 +30,7 @@ from index.takedowns.training_filter import leave_out_withdrawn
 from index.takedowns.witnesses import attest
 from model.folders import Skipped
 from model.regular_files import shown
-from model.sources.listing import list_pictures
+from model.sources.listings import Listings
 
 
 def train(
@@ -84,6 +84,7 @@ def train(
     """Train aligned and disentangled embeddings on unlabelled images, without withdrawn ones."""
     begin_long_work(nice)
     limits = image_limits(max_pixels, max_side)
+    from index.building.pictures import list_images
     from index.building.source import read_sources
     from model.backbone import parse_options
     from model.config import SelectionConfig
@@ -95,10 +96,12 @@ def train(
     settings = named_settings(setting) if setting else None
     if concepts and not select:
         raise typer.BadParameter("--concepts helps to choose settings: add --select")
-    exemplars = read_sources(concepts) if concepts else []
+    folder = DataFolder(data)
+    listings = Listings(folder.listings)
+    exemplars = read_sources(concepts, listings=listings) if concepts else []
     known = {item.picture.address: item.concept.id for item in exemplars}
     skipped: list[Skipped] = []
-    pictures = list_pictures(images, skipped.append)
+    pictures = list_images(images, skipped.append, listings)
     network = choose_backbone(
         backbone,
         weights=weights,
@@ -106,7 +109,6 @@ def train(
         revision=hub_revision,
         report=print_note,
     )
-    folder = DataFolder(data)
     takedowns = TakedownLog(folder.takedowns).read()
     with stages() as report:
         pictures, withdrawn = leave_out_withdrawn(

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from index.building.manifests.reading import MANIFESTS
-from model.content import PARQUET, PICTURE_SUFFIXES
+from model.content import PICTURE_SUFFIXES, SHARDS
 from model.folders import (
     NOT_AN_IMAGE,
     Listing,
@@ -27,8 +27,8 @@ from model.regular_files import shown
 from model.sources.local import LocalFile, local_files
 from model.sources.picture import Picture
 from model.sources.remote import RemoteFile, files_below
-from model.sources.tar import SHARD
 
+BESIDE_PICTURES = "a shard beside folders of pictures: name it as a source of its own"
 METADATA = "metadata"  # a manifest of this name describes the images of its folder
 _PART = re.compile(r"(train|training|val|valid|validation|dev|test|testing)", re.I)
 
@@ -42,9 +42,10 @@ class Contents:
         empty: names of folders without images.
         loose: images directly in the folder.
         shards: tar and Parquet files directly in it, or, if it has no pictures, at any depth.
-        description: a manifest ``metadata.csv`` (or of another format) in it.
-        parts: folders ``train``, ``test`` and the like, by name, if there are no others; all else
-            is empty then.
+        description: a manifest ``metadata.csv`` (or of another format) in it, whose records name
+            images of the folder and of those below it.
+        parts: folders ``train``, ``test`` and the like, by name, if there are no others; then there
+            are no pictures beside theirs.
     """
 
     pictures: list[tuple[str, Picture]] = field(default_factory=list)
@@ -66,14 +67,36 @@ def local_contents(folder: Path, skip: Skip) -> Contents:
         OSError: it cannot be read.
     """
     listing = list_folder(folder, skip)
-    if parts := _parts(listing):
-        return Contents(parts={part.name: local_contents(part, skip) for part in parts})
-    found = Contents(description=next(map(LocalFile, filter(_describes, listing.files)), None))
-    found.shards = local_files(filter(_is_shard, listing.files))
-    others = [file for file in listing.files if not _is_shard(file)]
-    if found.description:  # which is not one of the files that are skipped
-        others = [file for file in others if not _describes(file)]
+    found = Contents(shards=local_files(filter(_is_shard, listing.files)))
+    others: list[Path] = []
+    for file in listing.files:
+        if not _describes(file):
+            others += [file] * (not _is_shard(file))
+        elif found.description:
+            skip(Skipped(shown(file), _described_by(found.description)))
+        else:
+            found.description = LocalFile(file)
     found.loose = local_files(only_images(others, skip))
+    if not found.loose and (parts := _parts(listing)):
+        found.parts = {part.name: local_contents(part, skip) for part in parts}
+        return found
+    deep: list[Skipped] = []  # shards
+
+    def note(one: Skipped) -> None:
+        shard = one.reason.startswith(NOT_AN_IMAGE) and _is_shard(PurePosixPath(one.path))
+        (deep.append if shard else skip)(one)
+
+    _add_folders(found, folder, listing, note)
+    if not (found.pictures or found.loose):
+        found.shards = local_files(filter(_is_shard, list_files(folder)))
+    else:
+        for one in deep:
+            skip(Skipped(one.path, BESIDE_PICTURES))
+    return found
+
+
+def _add_folders(found: Contents, folder: Path, listing: Listing, skip: Skip) -> None:
+    """Add the pictures of a folder's sub-folders, each with its sub-folder's name."""
     # A link to the source or to a folder above it would make one concept of all that lies there.
     around = {**folders_above(folder), identity(folder): folder}
     for below in sorted(listing.folders + listing.links):
@@ -88,9 +111,6 @@ def local_contents(folder: Path, skip: Skip) -> Contents:
         found.pictures += ((below.name, LocalFile(image)) for image in images)
         if not images:
             found.empty.append(below.name)
-    if not (found.pictures or found.loose or found.shards):
-        found.shards = local_files(filter(_is_shard, list_files(folder)))
-    return found
 
 
 def remote_contents(url: str, skip: Skip) -> Contents:
@@ -111,14 +131,18 @@ def remote_contents(url: str, skip: Skip) -> Contents:
             skip(Skipped(file.address, reason))
         else:
             used.append((path, file))
-    tops = sorted({path.parts[0] for path, _ in used})
-    if tops and all(map(is_part, tops)) and all(len(path.parts) > 1 for path, _ in used):
+    own = [(path, file) for path, file in used if len(path.parts) == 1]
+    below = [(path, file) for path, file in used if len(path.parts) > 1]
+    tops = sorted({path.parts[0] for path, _ in below})
+    if tops and all(map(is_part, tops)) and not any(_is_picture(path) for path, _ in own):
         parts = {
-            top: [(path.relative_to(top), file) for path, file in used if path.parts[0] == top]
+            top: [(path.relative_to(top), file) for path, file in below if path.parts[0] == top]
             for top in tops
         }
         if all(_stands_alone(path for path, _ in files) for files in parts.values()):
-            return Contents(parts={top: _sorted_out(files, skip) for top, files in parts.items()})
+            found = _sorted_out(own, skip)
+            found.parts = {top: _sorted_out(files, skip) for top, files in parts.items()}
+            return found
     return _sorted_out(used, skip)
 
 
@@ -135,15 +159,21 @@ def _sorted_out(files: Sequence[tuple[PurePosixPath, RemoteFile]], skip: Skip) -
         if _is_shard(path):
             (found.shards if loose else deep).append(file)
         elif loose and _describes(path):
-            found.description = found.description or file
-        elif path.suffix.lower() not in PICTURE_SUFFIXES:
+            if found.description:
+                skip(Skipped(file.address, _described_by(found.description)))
+            else:
+                found.description = file
+        elif not _is_picture(path):
             skip(Skipped(file.address, NOT_AN_IMAGE))
         elif loose:
             found.loose.append(file)
         else:
             found.pictures.append((path.parts[0], file))
-    if not (found.pictures or found.loose or found.shards):
-        found.shards = deep
+    if not (found.pictures or found.loose):
+        found.shards += deep
+    else:
+        for shard in deep:
+            skip(Skipped(shard.address, BESIDE_PICTURES))
     return found
 
 
@@ -151,8 +181,6 @@ def _parts(listing: Listing) -> list[Path]:
     """Returns the folders ``train``, ``test`` and the like if a folder has no others."""
     folders = sorted(listing.folders + listing.links)
     if not folders or not all(is_part(folder.name) for folder in folders):
-        return []
-    if only_images(file for file in listing.files if not _is_shard(file)):
         return []
     try:
         if all(_stands_alone_here(list_folder(folder)) for folder in folders):
@@ -175,11 +203,19 @@ def _stands_alone(paths: Iterable[PurePosixPath]) -> bool:
     loose = [path for path in paths if len(path.parts) == 1]
     if any(_describes(path) or _is_shard(path) for path in loose):
         return True
-    return len(loose) < len(paths) and not any(p.suffix.lower() in PICTURE_SUFFIXES for p in loose)
+    return len(loose) < len(paths) and not any(map(_is_picture, loose))
+
+
+def _is_picture(file: PurePosixPath) -> bool:
+    return file.suffix.lower() in PICTURE_SUFFIXES
 
 
 def _is_shard(file: PurePosixPath | Path) -> bool:
-    return file.suffix.lower() in {SHARD, PARQUET} and not _describes(file)
+    return file.suffix.lower() in SHARDS and not _describes(file)
+
+
+def _described_by(description: Picture) -> str:
+    return f"{description.name} describes its folder already"
 
 
 def _describes(file: PurePosixPath | Path) -> bool:

@@ -1,27 +1,31 @@
 """Labels of pictures in shards: WebDataset's files of one key, and columns of Parquet files."""
 
 import json
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from index.building.manifests.parquet_records import holds_bytes, plain
+from index.building.manifests.parquet_records import holds_bytes, json_values
 from index.building.manifests.records import Columns, Record, RecordError, checked
 from model.errors import SourceError
 from model.folders import Skip, Skipped
 from model.regular_files import shown
-from model.sources.parquet import Cell, image_column, refusing, require_small_pages
-from model.sources.picture import Picture
-from model.sources.tar import Member, members, not_a_picture
+from model.sources.listings import Listings
+from model.sources.parquet import Cell, image_column, read_columns, refusing
+from model.sources.picture import Picture, require_version
+from model.sources.remote import RemoteFile
+from model.sources.tar import SIDE_FILES, Member, members, not_a_picture
 
 CONCEPTS = ("concept", "label", "artist")  # columns that name a concept, the first that is there
-_SIDE_FILES = (".json", ".cls", ".txt")  # of a picture's name, in a shard
 MAX_SIDE_FILE = 2**24  # bytes
 MAX_CAPTION = 200  # characters of a text that can name a concept
+MAX_LABEL = 1000  # characters of a concept's text
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,13 @@ class Labelled:
 
 
 def read_tar(
-    shard: Picture, skip: Skip, known: Sequence[str], column: str | None = None
+    shard: Picture,
+    skip: Skip,
+    known: Sequence[str],
+    column: str | None = None,
+    listings: Listings | None = None,
+    *,
+    each: bool = False,
 ) -> Iterator[Labelled]:
     """Yield the labelled pictures of a tar shard in WebDataset's naming, in its order.
 
@@ -54,6 +64,8 @@ def read_tar(
         skip: called with everything that is not used.
         known: columns with a meaning, for the JSON's names.
         column: the name in the JSON that gives the concept; by default the first of `CONCEPTS`.
+        listings: keeps the members of a shard at a URL.
+        each: make a concept of each picture without a label, ``<shard>/<its name>``.
 
     Raises:
         SourceError: it is no tar, is damaged or cut short, or a file beside a picture is.
@@ -61,8 +73,8 @@ def read_tar(
     """
     pictures: list[Member] = []
     beside = _SideFiles()
-    for member in members(shard):
-        if PurePosixPath(member.path).suffix.lower() in _SIDE_FILES and member.regular:
+    for member in members(shard, listings):
+        if PurePosixPath(member.path).suffix.lower() in SIDE_FILES and member.regular:
             beside.add(member)
         elif reason := not_a_picture(member):
             skip(Skipped(shown(member.address), reason))
@@ -74,11 +86,14 @@ def read_tar(
         values = _json(place, told["json"], known) if "json" in told else {}
         chosen = _concept_column(values, column)
         concept = (Record(place, values).text(chosen) or "") if chosen else ""
-        folder = PurePosixPath(member.path).parent.name
-        caption = told.get("txt", "").strip()
-        if len(caption) > MAX_CAPTION or "\n" in caption:
-            caption = ""
-        concept = concept or told.get("cls", "").strip() or folder.strip(".") or caption
+        folder = PurePosixPath(member.path).parent.name.strip(".")
+        if not concept and "cls" in told:
+            concept = _label(told["cls"])
+        if not (concept or folder) and "txt" in told:
+            concept = _caption(told["txt"])
+        concept = concept or folder
+        if not concept and each:
+            concept = f"{_stem(shard)}/{PurePosixPath(member.path).stem}"
         if not concept:
             skip(Skipped(place, "its shard gives it no label"))
             continue
@@ -88,10 +103,14 @@ def read_tar(
 
 def read_parquet(
     file: Picture,
+    version: str,
     table: pq.ParquetFile,
     skip: Skip,
     known: Sequence[str],
     column: str | None = None,
+    listings: Listings | None = None,
+    *,
+    each: bool = False,
 ) -> Iterator[Labelled]:
     """Yield the labelled pictures of a Parquet file with a column of encoded images, by rows.
 
@@ -99,13 +118,16 @@ def read_parquet(
 
     Args:
         file: the Parquet file.
+        version: text of its stamp, from before it was opened.
         table: the same, opened.
         skip: called with each row that is not used.
         known: columns with a meaning.
         column: the column that gives the concept; by default the first of `CONCEPTS`.
+        listings: keeps the labels of a file at a URL.
+        each: make a concept of each picture without a label, ``<file>/<row>``.
 
     Raises:
-        SourceError: it is damaged or cut short, or has no such column.
+        SourceError: it is damaged or cut short, has no such column, or changes meanwhile.
         OSError: it cannot be read.
     """
     images = image_column(table.schema_arrow)
@@ -114,53 +136,111 @@ def read_parquet(
     headings = [field.name for field in own]
     names = dict(zip(headings, Columns([*known, *CONCEPTS]).names(headings, "schema"), strict=True))
     chosen = _concept_column(dict.fromkeys(names.values()), column)
-    if chosen is None:
+    if chosen is None and not each:
         raise SourceError(
             f"{shown(file.address)} has no column {column or ', '.join(CONCEPTS)} that names the "
             f"concepts; it has {', '.join(names.values()) or 'none'} beside its images: choose one "
             "with --concept-column"
         )
     classes = _class_names(table.schema_arrow)
+    kept: list[_Row] = []
     row = 0
-    for group in range(table.metadata.num_row_groups):
-        with refusing(file):
-            require_small_pages(file, table, group, headings)
-            read = table.read_row_group(group, columns=headings, use_threads=False)
-            values = {heading: _column(read[heading], classes.get(heading)) for heading in headings}
-        for place in range(table.metadata.row_group(group).num_rows):
-            cell = Cell(file, images, row)
+    for batch in _batches(file, table, headings):
+        columns = {
+            names[heading]: _column(batch.column(heading), classes.get(heading))
+            for heading in headings
+        }
+        for place in range(batch.num_rows):
             record = Record(
                 f"row {row}",
-                {
-                    names[heading]: value
-                    for heading, found in values.items()
-                    if (value := found[place]) is not None
-                },
+                {name: cells[place] for name, cells in columns.items() if cells[place] is not None},
             )
-            row += 1
-            concept = record.text(chosen)
-            if not concept:
-                skip(Skipped(shown(cell.address), f"it has no {chosen}"))
-                continue
+            concept = record.text(chosen) if chosen else None
+            if concept is None and each:
+                concept = f"{_stem(file)}/{row}"
             others = {name: value for name, value in record.values.items() if name != chosen}
-            yield Labelled(cell, concept, Record(record.place, checked(others, record.place)))
+            told: _Row = (concept, checked(others, record.place))
+            if concept is None:
+                told = (None, f"it has no {chosen}")
+            if listings:
+                kept.append(told)
+            yield from _labelled(Cell(file, version, images, row), told, skip)
+            row += 1
+    require_version(file, version)
+    if listings and isinstance(file, RemoteFile):
+        listings.keep(file, _kind(column, each), [images, *kept])
+
+
+def kept_labels(
+    file: Picture, skip: Skip, column: str | None, listings: Listings | None, *, each: bool = False
+) -> Iterator[Labelled] | None:
+    """Returns the pictures that `read_parquet` yields of a file at a URL, from what was kept of it.
+
+    Args:
+        file: the Parquet file.
+        skip: as for `read_parquet`.
+        column: as for `read_parquet`.
+        listings: kept its labels.
+        each: as for `read_parquet`.
+
+    Returns:
+        None if nothing is kept of it, or of another version of it.
+    """
+    if not (listings and isinstance(file, RemoteFile)):
+        return None
+    file = file.described()
+    kept = listings.get(file, _kind(column, each))
+    if kept is None:
+        return None
+    images, *rows = kept
+    version = file.stamp.text
+    return chain.from_iterable(
+        _labelled(Cell(file, version, images, row), told, skip) for row, told in enumerate(rows)
+    )
+
+
+_Row = tuple[str | None, Any]  # the concept and the other values; or None and why it is not used
+
+
+def _labelled(cell: Cell, told: _Row, skip: Skip) -> Iterator[Labelled]:
+    concept, rest = told
+    if concept is None:
+        skip(Skipped(shown(cell.address), rest))
+    else:
+        yield Labelled(cell, concept, Record(f"row {cell.row}", rest))
+
+
+def _kind(column: str | None, each: bool) -> str:
+    """Return the kind of listings of labels; another number for another content of their rows."""
+    return f"labels 1 {'each ' * each}{column or ''}"
+
+
+def _stem(shard: Picture) -> str:
+    return PurePosixPath(shard.name).stem
+
+
+def _batches(
+    file: Picture, table: pq.ParquetFile, columns: Sequence[str]
+) -> Iterator[pa.RecordBatch]:
+    with refusing(file):
+        yield from read_columns(file, table, columns)
 
 
 class _SideFiles:
     """The texts that lie beside pictures in a shard."""
 
     def __init__(self) -> None:
-        self._named: dict[tuple[str, str], str] = {}  # (name to its last dot, suffix) -> text
-        self._keyed: dict[tuple[str, str], list[str]] = {}  # (name to its first dot, suffix)
+        self._named: dict[tuple[str, str], _Text] = {}  # (name to its last dot, suffix) -> text
+        self._keyed: dict[tuple[str, str], list[_Text]] = {}  # (name to its first dot, suffix)
 
     def add(self, member: Member) -> None:
         """Read a text."""
         path = PurePosixPath(member.path)
         suffix = path.suffix.lower()
-        self._named[str(path.with_suffix("")), suffix] = text = _text(member)
+        self._named[str(path.with_suffix("")), suffix] = text = _Text(member)
         self._keyed.setdefault((_key(path), suffix), []).append(text)
 
-    def of(self, picture: Member) -> dict[str, str]:
+    def of(self, picture: Member) -> "dict[str, _Text]":
         """Return a picture's texts by their suffix, without its dot.
 
         Raises:
@@ -168,7 +248,7 @@ class _SideFiles:
         """
         path = PurePosixPath(picture.path)
         found = {}
-        for suffix in _SIDE_FILES:
+        for suffix in SIDE_FILES:
             text = self._named.get((str(path.with_suffix("")), suffix))
             others = self._keyed.get((_key(path), suffix), [])
             if text is None and len(others) > 1:
@@ -186,17 +266,63 @@ def _key(path: PurePosixPath) -> str:
     return str(path.with_name(path.name.partition(".")[0] or path.name))
 
 
-def _text(member: Member) -> str:
-    if member.size > MAX_SIDE_FILE:
+class _Text:
+    """A text in a shard, which is read at once and decoded when it is used.
+
+    Raises:
+        SourceError: it is too large.
+    """
+
+    def __init__(self, member: Member) -> None:
+        self.place = shown(member.address)
+        if member.size > MAX_SIDE_FILE:
+            raise SourceError(f"{self.place} has {member.size:,} bytes, over {MAX_SIDE_FILE:,}")
+        self._data = member.read()
+
+    def decoded(self) -> str:
+        """Return the text.
+
+        Raises:
+            SourceError: it is not UTF-8.
+        """
+        try:
+            return self._data.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise SourceError(
+                f"{self.place} is not UTF-8 ({error.reason} at byte {error.start}); write it as "
+                "UTF-8"
+            ) from error
+
+
+def _label(text: _Text) -> str:
+    """Return the label in a ``.cls`` file; empty for an empty one.
+
+    Raises:
+        SourceError: its content is no label.
+    """
+    label = text.decoded().strip()
+    if len(label) > MAX_LABEL or not _is_line(label):
         raise SourceError(
-            f"{shown(member.address)} has {member.size:,} bytes, over {MAX_SIDE_FILE:,}"
+            f"{text.place} holds no label ({label[:40]!a}): a .cls file holds one line of text, "
+            f"at most {MAX_LABEL} characters, or a number in digits"
         )
-    return member.read().decode("utf-8-sig", "replace")
+    return label
 
 
-def _json(place: str, text: str, known: Sequence[str]) -> dict[str, Any]:
+def _caption(text: _Text) -> str:
+    """Return the text of a ``.txt`` file if it can name a concept, else an empty one."""
+    caption = text.decoded().strip()
+    return caption if len(caption) <= MAX_CAPTION and _is_line(caption) else ""
+
+
+def _is_line(text: str) -> bool:
+    """Return True for a text without control characters, such as line breaks."""
+    return not any(unicodedata.category(character) == "Cc" for character in text)
+
+
+def _json(place: str, text: _Text, known: Sequence[str]) -> dict[str, Any]:
     try:
-        found = json.loads(text, parse_constant=_no_constant)
+        found = json.loads(text.decoded(), parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise SourceError(f"the JSON beside {place} cannot be read ({error})") from error
     if not isinstance(found, dict):
@@ -220,11 +346,9 @@ def _concept_column(values: Mapping[str, Any], column: str | None) -> str | None
     return next((name for name in wanted if name in values), None)
 
 
-def _column(found: pa.ChunkedArray, classes: Sequence[str] | None) -> list[Any]:
+def _column(cells: pa.Array, classes: Sequence[str] | None) -> list[Any]:
     """Returns a column's values in types that JSON has, class labels by their names."""
-    if pa.types.is_temporal(found.type):
-        found = found.cast(pa.string())
-    values = [plain(value) for value in found.to_pylist()]
+    values = json_values(cells)
     if classes is None:
         return values
     return [

@@ -3,27 +3,37 @@
 import contextlib
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from index.building.contents import METADATA, Contents, local_contents, remote_contents
-from index.building.labels import Labelled, read_parquet, read_tar
+from index.building.labels import MAX_LABEL, Labelled, kept_labels, read_parquet, read_tar
 from index.building.manifests.reading import MANIFESTS, PARQUET, malformed, read_manifest
 from index.building.manifests.records import RecordError, Records
 from index.names import concept_id, distinct_ids, former_id, lower, nfc
-from model.content import PICTURE_SUFFIXES
+from model.content import PICTURE_SUFFIXES, TAR
 from model.errors import SourceError
 from model.folders import NOT_AN_IMAGE, Skip, Skipped, fault, first_of, ignore
 from model.regular_files import shown
+from model.sources.listings import Listings
 from model.sources.local import LocalFile
 from model.sources.parquet import image_column, open_table
 from model.sources.picture import Picture
 from model.sources.places import expand, local_path
-from model.sources.remote import HTTP, RemoteFile, forget, is_url, remote_file, shown_url
-from model.sources.tar import SHARD, find_shard
+from model.sources.remote import (
+    HTTP,
+    RemoteFile,
+    decoded,
+    forget,
+    is_url,
+    remote_file,
+    shown_url,
+    split_url,
+)
+from model.sources.tar import find_shard
 
 COLUMNS = ("path", "concept")
 OTHER_NAMES = {"path": "file_name", "concept": "label"}  # as in folders of Hugging Face
@@ -79,6 +89,7 @@ def read_sources(
     concept_column: str | None = None,
     report: Report | None = None,
     skip: Skip = ignore,
+    listings: Listings | None = None,
 ) -> list[SourceExemplar]:
     """Returns every exemplar of every source, in a stable order.
 
@@ -93,12 +104,13 @@ def read_sources(
             license``; values of other columns become metadata. A manifest's paths are absolute or
             relative to the manifest, and a name or kind in one of a concept's records applies to
             all of them. Braces and wildcards name several.
-        each_image_a_concept: also take images directly in a source folder, each as a concept of
-            its own, named ``<folder>/<file>``.
+        each_image_a_concept: also take images directly in a source folder, and those of a shard
+            that gives them no label, each as a concept of its own, named ``<folder>/<file>``.
         concept_column: the column, or the name in a shard's JSON, that gives the concept.
         report: called with notes for the source's owner: a concept's folder without images, a
             guessed encoding.
         skip: called with each file and folder that is not used.
+        listings: keeps what shards at URLs hold, so that unchanged ones are not read again.
 
     Raises:
         SourceError: a source is missing, empty, malformed or not readable, or one name is given to
@@ -106,7 +118,7 @@ def read_sources(
     """
     forget()
     names = _Names()
-    reader = _Reader(each_image_a_concept, concept_column, report or _silent, names)
+    reader = _Reader(each_image_a_concept, concept_column, report or _silent, names, listings)
     found: list[_Found] = []
     for place, source in _places(sources).items():
         skipped: list[Skipped] = []
@@ -163,9 +175,18 @@ class _Reader:
         column: the column that gives the concept; None for the usual ones.
         report: called with notes for the source's owner.
         names: collects the concepts.
+        listings: keeps what shards at URLs hold.
     """
 
-    def __init__(self, loose: bool, column: str | None, report: Report, names: "_Names") -> None:
+    def __init__(
+        self,
+        loose: bool,
+        column: str | None,
+        report: Report,
+        names: "_Names",
+        listings: Listings | None,
+    ) -> None:
+        self._listings = listings
         self._loose = loose
         self._column = column
         self._report = report
@@ -194,14 +215,14 @@ class _Reader:
             return list(self._read_file(LocalFile(place), skip))
         kinds = ", ".join(sorted(MANIFESTS))
         raise SourceError(
-            f"source {place} is neither a folder nor a manifest ({kinds}) nor a shard ({SHARD})"
+            f"source {place} is neither a folder nor a manifest ({kinds}) nor a shard ({TAR})"
         )
 
     def _read_url(self, url: str, skip: Skip) -> Iterator[_Found]:
         file = RemoteFile(url)
         suffix = PurePosixPath(file.name).suffix.lower()
         try:
-            if suffix == SHARD:
+            if suffix == TAR:
                 yield from self._read_shard(remote_file(url), skip)
             elif suffix in MANIFESTS:
                 yield from self._read_file(remote_file(url), skip)
@@ -214,9 +235,20 @@ class _Reader:
         except OSError as error:
             raise SourceError(f"source {file.address}: {error.strerror or error}") from error
 
-    def _read_file(self, file: Picture, skip: Skip) -> Iterator[_Found]:
-        """Read a manifest, or a Parquet file that holds the images themselves."""
+    def _read_file(self, file: Picture, skip: Skip, *, optional: bool = False) -> Iterator[_Found]:
+        """Read a manifest, or a Parquet file that holds the images themselves.
+
+        Args:
+            file: the file.
+            skip: called with each record that is not used.
+            optional: report a manifest that gives no concepts instead of raising an error.
+        """
         if file.name.lower().endswith(PARQUET):
+            kept = kept_labels(file, skip, self._column, self._listings, each=self._loose)
+            if kept is not None:
+                yield from self._labelled(file, kept)
+                return
+            version = file.stamp.text
             try:
                 table = open_table(file)
             except OSError as error:
@@ -227,7 +259,16 @@ class _Reader:
             column = image_column(table.schema_arrow)
             manifest = headings & {"path", "file_name"} if column and "." not in column else None
             if column and not (manifest or headings >= set(COLUMNS)):
-                found = read_parquet(file, table, skip, KNOWN, self._column)
+                found = read_parquet(
+                    file,
+                    version,
+                    table,
+                    skip,
+                    KNOWN,
+                    self._column,
+                    self._listings,
+                    each=self._loose,
+                )
                 yield from self._labelled(file, found)
                 return
         records = read_manifest(file, KNOWN, self._report)
@@ -237,15 +278,24 @@ class _Reader:
             else OTHER_NAMES[name]
             for name in COLUMNS
         )
-        wanted = (path, self._column or concept)
-        require_columns(records, wanted, f"manifest {shown(file.address)}")
+        wanted, name = (path, self._column or concept), f"manifest {shown(file.address)}"
+        try:
+            require_columns(records, wanted, name)
+        except SourceError as error:
+            if not optional:
+                raise
+            self._report(f"{error}; it is not used, and folders give the concepts")
+            return
         try:
             yield from self._recorded(file, records, wanted)
         except RecordError as error:
             raise malformed(file, error) from error
 
     def _read_shard(self, shard: Picture, skip: Skip) -> Iterator[_Found]:
-        yield from self._labelled(shard, read_tar(shard, skip, KNOWN, self._column))
+        yield from self._labelled(
+            shard,
+            read_tar(shard, skip, KNOWN, self._column, self._listings, each=self._loose),
+        )
 
     def _labelled(self, file: Picture, found: Iterable[Labelled]) -> Iterator[_Found]:
         try:
@@ -287,19 +337,34 @@ class _Reader:
             {column: value for column, value in values.items() if column not in OPTIONAL},
         )
 
-    def _read_contents(self, source: Place, found: Contents, skip: Skip) -> Iterator[_Found]:
+    def _read_contents(
+        self, source: Place, found: Contents, skip: Skip, named: Set[str] = frozenset()
+    ) -> Iterator[_Found]:
+        """Read a folder.
+
+        Args:
+            source: the folder, or one above it.
+            found: its contents.
+            skip: called with everything that is not used.
+            named: keys of pictures that a description of a folder above names.
+        """
         name = shown_url(source) if isinstance(source, str) else str(source)
+        described = list(self._described(found, skip))
+        yield from described
+        named = named | {_key(one.picture) for one in described}
         if found.parts:
             self._report(f"source {name}: the concepts of {', '.join(found.parts)} are joined")
         for part in found.parts.values():
-            yield from self._read_contents(source, part, skip)
-        if found.loose and found.description and not self._loose:
-            yield from self._read_file(found.description, skip)
-        else:
-            yield from self._loose_images(name, found.loose)
+            yield from self._read_contents(source, part, skip, named)
+        whole = bool(described)  # it names all loose images that are used
+        yield from self._loose_images(name, _unnamed(found.loose, named, skip, always=whole))
+        folders: dict[str, list[Picture]] = {}
         for folder, picture in found.pictures:
-            yield _Found(picture, self._names.describe(name, folder))
-        alone = not (found.loose or found.pictures)
+            folders.setdefault(folder, []).append(picture)
+        for folder, pictures in folders.items():
+            for picture in _unnamed(pictures, named, skip):
+                yield _Found(picture, self._names.describe(name, folder))
+        alone = not (found.loose or found.pictures or found.parts)
         for shard in found.shards:
             yield from self._read_own(shard, skip, alone=alone)
         if not alone or not found.shards:
@@ -307,6 +372,14 @@ class _Reader:
                 self._report(
                     f"source {name}: the folder {folder!r} has no images and gives no concept"
                 )
+
+    def _described(self, found: Contents, skip: Skip) -> Iterator[_Found]:
+        """Read the description of a folder, if it has one and it gives concepts."""
+        if found.description and self._loose:
+            reason = "each image is a concept of its own, so that it is not used"
+            skip(Skipped(shown(found.description.address), reason))
+        elif found.description:
+            yield from self._read_file(found.description, skip, optional=not found.loose)
 
     def _read_own(self, shard: Picture, skip: Skip, *, alone: bool) -> Iterator[_Found]:
         """Read a shard in a folder; beside concepts' folders it may be something else.
@@ -316,8 +389,12 @@ class _Reader:
             skip: called with everything that is not used.
             alone: nothing else in the folder gives exemplars.
         """
-        if shard.name.lower().endswith(SHARD):
+        if shard.name.lower().endswith(TAR):
             yield from self._read_shard(shard, skip)
+            return
+        kept = kept_labels(shard, skip, self._column, self._listings, each=self._loose)
+        if kept is not None:
+            yield from self._labelled(shard, kept)
         elif alone or image_column(open_table(shard).schema_arrow):
             yield from self._read_file(shard, skip)
         else:
@@ -341,6 +418,31 @@ class _Reader:
                     f"{image.name} would both be {stem!r}; rename one"
                 )
             yield _Found(image, self._names.describe(source, f"{folder}/{stem}"))
+
+
+def _key(picture: Picture) -> str:
+    """Return a text that is equal for a picture in a folder's listing and in a manifest."""
+    if isinstance(picture, RemoteFile):
+        return decoded(picture.url, split_url(picture.url).path)
+    return os.path.realpath(picture.address)
+
+
+def _unnamed(
+    pictures: Sequence[Picture], named: Set[str], skip: Skip, *, always: bool = False
+) -> Sequence[Picture]:
+    """Returns the pictures of a folder that a description names none of.
+
+    If it names some of them, or if it is to name them ``always``, the others are skipped: they are
+    of no concept.
+    """
+    if not named:
+        return pictures
+    others = [picture for picture in pictures if _key(picture) not in named]
+    if len(others) == len(pictures) and not always:
+        return others
+    for picture in others:
+        skip(Skipped(shown(picture.address), f"its folder's {METADATA} file does not name it"))
+    return []
 
 
 def require_columns(records: Records, columns: Sequence[str], manifest: str) -> None:
@@ -378,15 +480,15 @@ def manifest_picture(manifest: Picture, path: str) -> Picture:
             return RemoteFile(path)
         return LocalFile(manifest_path(manifest.path, path))
     assert isinstance(manifest, RemoteFile)
-    own = urlsplit(manifest.url)
+    own = split_url(manifest.url)
     if ".." in path.split("/"):
         raise SourceError(
             f"manifest {manifest.address} names {shown_url(path) if is_url(path) else path}: a "
             "path with .. may lead out of its place"
         )
     if not is_url(path) and not path.startswith("/"):
-        folder = manifest.url.partition("?")[0].rpartition("/")[0]
-        return RemoteFile(f"{folder}/{quote(path) if own.scheme in HTTP else path}")
+        root = f"{own.scheme}://{own.netloc}{own.path.rpartition('/')[0]}"
+        return RemoteFile(f"{root}/{quote(path) if own.scheme in HTTP else path}")
     if _root(path) != _root(manifest.url):
         raise SourceError(
             f"manifest {manifest.address} names {shown_url(path)}, which is not of its own server; "
@@ -397,7 +499,7 @@ def manifest_picture(manifest: Picture, path: str) -> Picture:
 
 def _root(url: str) -> tuple[str, str, str]:
     """Return the server or bucket of a URL; of ``hf://`` the repository."""
-    parts = urlsplit(url)
+    parts = split_url(url)
     inner = "/".join(parts.path.split("/")[:3]) if parts.scheme == "hf" else ""
     return parts.scheme, parts.netloc, inner
 
@@ -413,9 +515,14 @@ class _Names:
         """Record a concept's name and kind as one record gives them; return the text in NFC.
 
         Raises:
-            SourceError: another record differs.
+            SourceError: another record differs, or the text is too long to be a name.
         """
         text = nfc(text)
+        if len(text) > MAX_LABEL:
+            raise SourceError(
+                f"source {source}: the text of a concept has {len(text):,} characters, over "
+                f"{MAX_LABEL:,}: {text[:40]!r}...; give the column of labels with --concept-column"
+            )
         self._source.setdefault(text, source)
         known = self._columns.setdefault(text, {})
         for column, value in columns.items():

@@ -9,9 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from index.building.embedding import ImageEmbedder
-from index.building.manifests.reading import MANIFESTS, malformed, read_manifest
-from index.building.manifests.records import RecordError
-from index.building.source import manifest_picture
+from index.building.pictures import manifest_at, manifest_pictures
 from index.errors import EvaluationError
 from index.evaluation.abc_release import Split, locate
 from index.evaluation.abc_source import Progress, SplitFeatures, draw
@@ -23,10 +21,9 @@ from model.folders import Skipped, fault, not_an_image
 from model.images import DEFAULT_LIMITS, ImageLimits
 from model.regular_files import shown
 from model.sources.listing import list_pictures
+from model.sources.listings import Listings
 from model.sources.local import LocalFile, local_files
-from model.sources.parquet import image_column, open_table
 from model.sources.picture import Picture
-from model.sources.places import file_at
 from model.sources.remote import is_url
 from model.sources.tar import compression, find_shard
 
@@ -148,12 +145,15 @@ class ImageSource:
             )
 
 
-def list_distractors(sources: Iterable[Path | str], limit: int | None = None) -> list[Picture]:
+def list_distractors(
+    sources: Iterable[Path | str], limit: int | None = None, listings: Listings | None = None
+) -> list[Picture]:
     """List the images of sources: of `model.sources.listing.list_pictures`, or of manifests.
 
     Args:
-        sources: paths or URLs; a manifest has a column ``path``.
+        sources: paths or URLs; a manifest has a column ``path`` or ``file_name``.
         limit: draw so many at random, with a fixed seed.
+        listings: keeps the members of tar shards at URLs.
 
     Raises:
         EvaluationError: a source does not exist or is of another kind, or nothing was found.
@@ -162,7 +162,7 @@ def list_distractors(sources: Iterable[Path | str], limit: int | None = None) ->
     given = [str(source) for source in sources]
     found: dict[tuple[str, int], Picture] = {}
     for source in given:
-        for one in _list(source):
+        for one in _list(source, listings):
             found.setdefault((one.address, getattr(one, "offset", 0)), one)
     if not found:
         raise EvaluationError(
@@ -220,19 +220,15 @@ def listed(text: str, faults: Sequence[Skipped], out: Path) -> str:
     return f"{text}; {out / FAULTS} lists them all:{shown}\n  ..."
 
 
-def _list(source: str) -> Sequence[Picture]:
+def _list(source: str, listings: Listings | None) -> Sequence[Picture]:
     path = None if is_url(source) else Path(source)
-    if Path(source).suffix.lower() in MANIFESTS and (path is None or path.is_file()):
-        file = file_at(source if path is None else str(path.absolute()))
-        if not (
-            file.name.lower().endswith(PARQUET) and image_column(open_table(file).schema_arrow)
-        ):
-            return _manifest(file)
+    if manifest := manifest_at(source):
+        return list(manifest_pictures(manifest))
     if path is not None and path.is_file() and not find_shard(path.parent.resolve() / path.name):
         _require_image(path)
     skipped: list[Skipped] = []
     try:
-        return list_pictures([source], skipped.append)
+        return list_pictures([source], skipped.append, listings)
     except TrainingError as error:
         features = any(one.path.endswith(".pth") for one in skipped)
         hint = "; read features with --features" if features else ""
@@ -255,19 +251,6 @@ def _require_image(source: Path) -> None:
         )
     if source.suffix.lower() != PARQUET and (reason := not_an_image(source)):
         raise EvaluationError(f"--distractors {source}: {reason}, and no manifest by its name")
-
-
-def _manifest(file: Picture) -> list[Picture]:
-    records = read_manifest(file, ("path",))
-    if "path" not in records.columns:
-        raise EvaluationError(
-            f"--distractors {shown(file.address)}: the manifest lacks the column path"
-        )
-    try:
-        paths = [record.text("path") for record in records.records]
-    except RecordError as error:
-        raise malformed(file, error) from error
-    return [manifest_picture(file, path) for path in paths if path]
 
 
 def _alike(

@@ -29,7 +29,7 @@ from model.images import DECODING, DEFAULT_LIMITS, ImageLimits
 from model.preparing import prepare_batches
 from model.regular_files import shown
 from model.sources.hashes import hash_pictures
-from model.sources.picture import Picture, decode_picture
+from model.sources.picture import Picture, Refusal, decode_picture
 
 BATCH = 64  # images between two writes
 BLOCK = 16_384  # rows read at a time
@@ -101,7 +101,8 @@ def embed_images(
     """Embed those images whose content has no embedding yet.
 
     Every batch is written before it is marked as done, so that a killed run loses one batch at
-    most. Files that cannot be read are tried again by each run.
+    most. Images that could not be read or decoded for another reason than their content are tried
+    again by each run.
 
     Args:
         folder: of the embedder's model; holds the embeddings of any number of images.
@@ -118,10 +119,12 @@ def embed_images(
     hashes = hash_pictures(folder, images, limits=limits, workers=workers, progress=progress)
     recipe = hashlib.sha256(f"{DECODING}\0{limits}".encode()).hexdigest()[:16]
     with ContentBank(folder / recipe) as bank:
-        _embed_missing(bank, images, hashes, embedder, workers, limits, progress)
+        failed = _embed_missing(bank, images, hashes, embedder, workers, limits, progress)
         rows = bank.rows(sha256 for sha256 in hashes if sha256)
         arrays = bank.arrays()
-    places = [rows.get(sha256, CHANGED) if sha256 else None for sha256 in hashes]
+    places = [
+        rows.get(sha256, failed.get(sha256, CHANGED)) if sha256 else None for sha256 in hashes
+    ]
     key = hashlib.sha256(recipe.encode())
     for sha256 in hashes:
         key.update(f"{sha256}\n".encode())
@@ -167,7 +170,13 @@ def _embed_missing(
     workers: int,
     limits: ImageLimits,
     progress: Progress | None,
-) -> None:
+) -> dict[str, str]:
+    """Embed the images whose content the bank lacks.
+
+    Returns:
+        The reason for each that could not be decoded now, but may be in another run, by SHA-256.
+    """
+    failed: dict[str, str] = {}
     first = {sha256: place for place, sha256 in reversed(list(enumerate(hashes))) if sha256}
     known = bank.rows(first)
     todo = sorted(place for sha256, place in first.items() if sha256 not in known)
@@ -185,8 +194,8 @@ def _embed_missing(
         for place, item in zip(places, batch, strict=True):
             sha256 = hashes[place]
             assert sha256
-            if isinstance(item, str):
-                reasons[sha256] = item
+            if isinstance(item, Refusal):
+                (reasons if item.lasting else failed)[sha256] = item.reason
             elif item[0] == sha256:  # else it changed, and another image would have its place
                 readable[sha256] = item[1]
         if readable:
@@ -198,6 +207,7 @@ def _embed_missing(
         done += len(batch)
         if progress:
             progress(done, len(images))
+    return failed
 
 
 class _Pixels:
@@ -210,12 +220,12 @@ class _Pixels:
         self._limits = limits
         self._preprocess = embedder.preprocess
 
-    def __call__(self, image: Picture) -> tuple[str, torch.Tensor] | str:
+    def __call__(self, image: Picture) -> tuple[str, torch.Tensor] | Refusal:
         """Read, decode and preprocess one image."""
         try:
             decoded = decode_picture(image, self._limits)
         except ImageError as error:
-            return str(error)
+            return Refusal(str(error), error.lasting)
         return decoded.sha256, self._preprocess(decoded.pixels)
 
 

@@ -43,6 +43,7 @@ from model.errors import (
     ImageError,
     ImageTooCostlyError,
     UndecodableImageError,
+    UnreadableImageError,
 )
 from model.squares import Square
 
@@ -536,7 +537,7 @@ def _named(ended: _EndedError) -> Exception:
             "memory: save the image smaller"
         )
     cause = signal.Signals(number).name if number > 0 else f"exit status {ended.status}"
-    return UndecodableImageError(
+    return UnreadableImageError(
         f"the image could not be decoded: its decoder failed ({cause}); it may be damaged"
     )
 

@@ -1,11 +1,11 @@
 """List the images for pre-training: image files of folders, and members of tar shards."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from model.errors import ImageError, TrainingError
-from model.folders import Skipped, first_of
+from model.folders import Skip, Skipped, first_of
 from model.images import DEFAULT_LIMITS, ImageLimits, read_size
 from model.regular_files import shown
 from model.sources.listing import list_pictures
@@ -42,11 +42,19 @@ class Collection:
 
 
 def collect_images(
-    sources: Sequence[Path | str], limits: ImageLimits = DEFAULT_LIMITS
+    sources: Sequence[Path | str],
+    limits: ImageLimits = DEFAULT_LIMITS,
+    *,
+    listed: Callable[[Sequence[Path | str], Skip], list[Picture]] = list_pictures,
 ) -> Collection:
-    """Returns all images of ``sources``: see `model.sources.listing.list_pictures`.
+    """Returns all images of ``sources``.
 
     Only headers are read. Shards are read in place, never unpacked.
+
+    Args:
+        sources: paths or URLs.
+        limits: limits on an image's size.
+        listed: lists the pictures of sources, as `model.sources.listing.list_pictures` does.
 
     Raises:
         TrainingError: a path does not exist or cannot be read, or there is no readable image at
@@ -55,7 +63,7 @@ def collect_images(
     """
     images: list[ImageRef] = []
     skipped: list[Skipped] = []
-    for found in list_pictures(sources, skipped.append):
+    for found in listed(sources, skipped.append):
         measured = _measured(found, limits)
         if isinstance(measured, Skipped):
             skipped.append(measured)

@@ -11,10 +11,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from model.backbone import Backbone, BackboneFeatures
 from model.config import EngineName, SelectionConfig
-from model.descriptors import DescriptorExtractor, signed_root
+from model.descriptors import DescriptorExtractor, DescriptorModel, signed_root
 from model.engines import choose_engine
 from model.errors import ImageError
-from model.features import DescriptorModel
 from model.images import DEFAULT_LIMITS, ImageLimits
 from model.selection.changes import collage, crop, impose_style
 from model.sources.picture import Picture, decode_picture

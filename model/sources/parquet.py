@@ -16,13 +16,18 @@ from functools import lru_cache
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from model.errors import SourceError
 from model.regular_files import shown
-from model.sources.picture import Picture, Stamp, opened, present
+from model.sources.picture import Picture, Stamp, opened, require_version, unchanged
 
 MAX_PAGE = 2**28  # bytes; a page holds one cell at least
+MAX_CELL = 2**24  # bytes of a cell that is no image
+MAX_LISTS = 2**30  # bytes of all lists of texts in a row group
+AT_ONCE = 2**27  # bytes of a batch of rows, at most
+_ROWS = 8192  # in a batch
 _HEADER = 2**16  # bytes read to find a page's header, which can hold the smallest and largest value
 _BUFFER = 2**20  # bytes of a column read at once
 _RECENT, _RECENT_BYTES = 128, 2**26  # cells kept, and bytes of these
@@ -34,11 +39,13 @@ class Cell:
 
     Args:
         file: the Parquet file.
+        version: text of the file's stamp when its rows were counted.
         column: path of the column of bytes, such as ``image.bytes``.
         row: counted from 0.
     """
 
     file: Picture
+    version: str
     column: str
     row: int
 
@@ -60,8 +67,7 @@ class Cell:
     @property
     def stamp(self) -> Stamp:
         """Return the file's stamp with the row."""
-        with present(self.file):
-            stamp = self.file.stamp
+        stamp = require_version(self.file, self.version)
         return Stamp(f"{stamp.text}#{self.row}" if stamp.text else "", stamp.changed)
 
     @property
@@ -71,8 +77,8 @@ class Cell:
 
     def read(self, size: int | None = None, offset: int = 0) -> bytes:
         """Return the picture's bytes from a position on, all or some of them."""
-        with present(self.file):
-            column = _column(self.file, self.column, self.file.stamp.text, os.getpid())
+        with unchanged(self.file, self.version):
+            column = _column(self.file, self.column, self.version, os.getpid())
             data = column.cell(self.row)
         return data[offset:] if size is None else data[offset : offset + size]
 
@@ -184,18 +190,23 @@ class _Column:
 
 def require_small_pages(
     file: Picture, table: pq.ParquetFile, group: int, columns: Sequence[str]
-) -> None:
+) -> dict[int, int]:
     """Check the pages of some columns in a row group before they are read.
+
+    Returns:
+        The size in bytes of each column's largest page, by the column's place; no cell is larger.
 
     Raises:
         SourceError: a page is larger than `MAX_PAGE`.
         ValueError: a page has no header.
     """
     about = table.metadata.row_group(group)
+    largest: dict[int, int] = {}
     for place in range(about.num_columns):
         chunk = about.column(place)
         if not any(f"{chunk.path_in_schema}.".startswith(f"{name}.") for name in columns):
             continue
+        largest[place] = 0
         start = chunk.data_page_offset
         if chunk.dictionary_page_offset:
             start = min(start, chunk.dictionary_page_offset)
@@ -209,7 +220,73 @@ def require_small_pages(
                     f"more in {chunk.path_in_schema}, over {MAX_PAGE:,}, so a cell may be as "
                     "large; write the file again without it, or with smaller pages"
                 )
+            largest[place] = max(largest[place], size)
             start += length + packed
+    return largest
+
+
+def read_columns(
+    file: Picture, table: pq.ParquetFile, columns: Sequence[str]
+) -> Iterator[pa.RecordBatch]:
+    """Yield some columns in batches of rows that take `AT_ONCE` bytes at most.
+
+    A page can name one long cell for each of its rows, by a dictionary, so that neither the file's
+    size nor its pages' limit what its rows take.
+
+    Raises:
+        SourceError: a page is larger than `MAX_PAGE`, a cell than `MAX_CELL`, or a list may be.
+        ArrowException, ValueError: the file is damaged.
+    """
+    first = 0
+    for group in range(table.metadata.num_row_groups):
+        largest = require_small_pages(file, table, group, columns)
+        about, row_size = table.metadata.row_group(group), 0
+        for place, page in largest.items():
+            chunk, leaf = about.column(place), table.schema.column(place)
+            if chunk.physical_type != "BYTE_ARRAY":
+                continue
+            row_size += page
+            if leaf.max_repetition_level and chunk.num_values * page > MAX_LISTS:
+                raise SourceError(
+                    f"{shown(file.address)}: the lists of {chunk.path_in_schema} in row group "
+                    f"{group} may take {chunk.num_values * page:,} bytes, over {MAX_LISTS:,}; "
+                    "write the file again without them, or with smaller row groups"
+                )
+        rows = max(1, min(_ROWS, AT_ONCE // max(1, row_size)))
+        for batch in table.iter_batches(
+            batch_size=rows, row_groups=[group], columns=list(columns), use_threads=False
+        ):
+            for name, cells in zip(batch.schema.names, batch.columns, strict=True):
+                _require_small_cells(file, name, cells, first)
+            first += batch.num_rows
+            yield batch
+
+
+def _require_small_cells(file: Picture, name: str, cells: pa.Array, first: int) -> None:
+    """Require that no text is longer than `MAX_CELL`.
+
+    Args:
+        file: the Parquet file.
+        name: of the column.
+        cells: some of its cells.
+        first: row of the first of them.
+    """
+    if pa.types.is_dictionary(cells.type):
+        cells = cells.dictionary_decode()  # of few rows: see `AT_ONCE`
+    if not (_is_bytes(cells.type) or pa.types.is_string(cells.type) or _is_other_text(cells.type)):
+        return
+    sizes = pc.binary_length(cells)
+    most = pc.max(sizes).as_py() or 0
+    if most > MAX_CELL:
+        row = first + pc.index(sizes, most).as_py()
+        raise SourceError(
+            f"{shown(file.address)}: row {row} has {most:,} bytes in {name}, over {MAX_CELL:,}; "
+            "write the file again without them"
+        )
+
+
+def _is_other_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 @contextmanager

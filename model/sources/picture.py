@@ -10,9 +10,9 @@ import time
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, NamedTuple, Protocol
 
-from model.errors import ImageTooLargeError, SourceError, UndecodableImageError
+from model.errors import ImageTooLargeError, SourceError, UnreadableImageError
 from model.images import DEFAULT_LIMITS, DecodedImage, ImageLimits, decode_image
 from model.regular_files import shown
 
@@ -41,6 +41,18 @@ class Stamp:
     def settled(self) -> bool:
         """Return True if a later change of the content changes ``text`` for certain."""
         return bool(self.text) and time.time() - self.changed > SETTLED
+
+
+class Refusal(NamedTuple):
+    """A picture that was refused.
+
+    Attributes:
+        reason: why.
+        lasting: its content alone is to blame, so that it will be refused again.
+    """
+
+    reason: str
+    lasting: bool
 
 
 class Picture(Protocol):
@@ -78,18 +90,54 @@ class Picture(Protocol):
 
 
 @contextmanager
-def present(shard: Picture) -> Iterator[None]:
-    """Read from a shard, which must be there: without it, many pictures would silently be left out.
+def unchanged(shard: Picture, version: str) -> Iterator[None]:
+    """Read from a shard, which must be the one that was listed.
+
+    Without it, many pictures would silently be left out; and in another shard, other pictures lie
+    at the places that the labels were read for.
+
+    Args:
+        shard: the shard.
+        version: text of its stamp when it was listed.
 
     Raises:
-        SourceError: there is no such file any more.
+        SourceError: there is no such file any more, or it has changed.
     """
     try:
         yield
     except FileNotFoundError as error:
-        raise SourceError(
-            f"{shown(shard.address)} is not there any more; run the command again once it is"
-        ) from error
+        raise _gone(shard) from error
+    require_version(shard, version)
+
+
+def require_version(shard: Picture, version: str) -> Stamp:
+    """Return a shard's stamp, whose text must still be ``version``.
+
+    Raises:
+        SourceError: as `unchanged`.
+        OSError: its stamp cannot be read.
+    """
+    try:
+        stamp = shard.stamp
+    except FileNotFoundError as error:
+        raise _gone(shard) from error
+    if stamp.text != version:
+        raise changed_error(shown(shard.address))
+    return stamp
+
+
+def _gone(shard: Picture) -> SourceError:
+    return SourceError(
+        f"{shown(shard.address)} is not there any more; run the command again once it is"
+    )
+
+
+def changed_error(address: str) -> SourceError:
+    """Return the error for a file that changed after it was listed."""
+    return SourceError(
+        f"{address} changed after it was listed; nothing was published: run the command again once "
+        "it is whole"
+    )
 
 
 def opened(file: Picture) -> BinaryIO:
@@ -128,7 +176,7 @@ def decode_picture(
     try:
         data = read_picture(picture, limits)
     except OSError as error:
-        raise UndecodableImageError(
+        raise UnreadableImageError(
             f"the file could not be read: {error.strerror or error}"
         ) from error
     return decode_image(data, limits, min_decode_side=min_decode_side)

@@ -24,9 +24,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
+from model.content import SHARDS
 from model.errors import SourceError
 from model.sources.local import LocalFile
-from model.sources.picture import Stamp
+from model.sources.picture import Stamp, changed_error
 
 # The extra that brings the driver of each scheme.
 EXTRAS = {
@@ -72,7 +73,7 @@ class RemoteFile:
     @property
     def size(self) -> int:
         """Return the number of bytes."""
-        length = self.length if self.length is not None else remote_file(self.url).length
+        length = self.described().length
         if length is None:
             raise OSError(errno.EIO, "its server does not tell its size")
         return length
@@ -80,7 +81,7 @@ class RemoteFile:
     @property
     def stamp(self) -> Stamp:
         """Return a stamp of the size and of the version that the server tells, if any."""
-        known = self if self.version else remote_file(self.url)
+        known = self.described()
         text = f"{known.length}-{known.version}" if known.version else ""
         return Stamp(text, known.changed)
 
@@ -89,27 +90,37 @@ class RemoteFile:
         """Return the URL."""
         return self.url
 
+    def described(self) -> "RemoteFile":
+        """Return this file with its length and version, which its server is asked for if need be.
+
+        Raises:
+            FileNotFoundError, SourceError: as `remote_file`.
+        """
+        return self if self.length is not None else remote_file(self.url)
+
     def read(self, size: int | None = None, offset: int = 0) -> bytes:
         """Return its bytes from a position on, all or at most ``size``.
 
         Raises:
             FileNotFoundError: there is no such file any more.
-            SourceError: it cannot be read, after all tries.
+            SourceError: it cannot be read, after all tries, or it is a shard or is read in parts,
+                and has another version now.
         """
-        length = self.size
+        file = self.described()
+        length = file.size
         end = length if size is None else min(length, offset + size)
         if end <= offset:
             return b""
-        if (copy := _copies.get(self.url)) is not None:
+        if (copy := _copies.get(file)) is not None:
             return LocalFile(copy).read(end - offset, offset)
         if length <= BLOCK:
-            return _one_block(self, 0, length)[offset:end]
-        if _scheme(self.url) in HTTP and not _takes_ranges(self):
-            return LocalFile(_copy(self)).read(end - offset, offset)
+            return _one_block(file, 0, length)[offset:end]
+        if _scheme(file.url) in HTTP and not _takes_ranges(file):
+            return LocalFile(_copy(file)).read(end - offset, offset)
         pieces = []
         for number in range(offset // BLOCK, -(-end // BLOCK)):
             start = number * BLOCK
-            block = _one_block(self, start, min(length, start + BLOCK))
+            block = _one_block(file, start, min(length, start + BLOCK))
             pieces.append(block[max(0, offset - start) : end - start])
         return b"".join(pieces)
 
@@ -120,13 +131,26 @@ def is_url(text: str) -> bool:
     return bool(mark) and len(scheme) > 1 and scheme.replace("+", "").isalnum()
 
 
+def split_url(url: str) -> SplitResult:
+    """Returns a URL's parts.
+
+    URLs of HTTP alone have a query and a fragment. In all others, ``?``, ``#`` and ``%`` are
+    characters of a key like any other.
+    """
+    if _scheme(url) in HTTP:
+        return urlsplit(url)
+    scheme, _, rest = url.partition("://")
+    place, slash, path = rest.partition("/")
+    return SplitResult(scheme.lower(), place, slash + path, "", "")
+
+
 def shown_url(url: str) -> str:
     """Returns a URL for messages and catalogs, without its secrets.
 
     A user's name and password are left out, and so are the parameters of its query, which may sign
     it: eight digits of their hash stand for them.
     """
-    parts = urlsplit(url)
+    parts = split_url(url)
     if not _has_port(parts):  # a password with a slash, for example, would be shown
         return f"{parts.scheme}://..."
     query = f"query-{hashlib.sha256(parts.query.encode()).hexdigest()[:8]}" if parts.query else ""
@@ -144,7 +168,7 @@ def _has_port(parts: SplitResult) -> bool:
 
 def name_of(url: str) -> str:
     """Returns the last part of a URL's path, decoded."""
-    return decoded(url, urlsplit(url).path.rstrip("/").rpartition("/")[2])
+    return decoded(url, split_url(url).path.rstrip("/").rpartition("/")[2])
 
 
 def decoded(url: str, part: str) -> str:
@@ -159,7 +183,33 @@ def remote_file(url: str) -> RemoteFile:
         FileNotFoundError: there is none.
         SourceError: the server cannot be reached or refuses to tell, or the driver is missing.
     """
-    return _described(url, _tried(url, lambda: _filesystem(url).info(url)))
+
+    def ask() -> Mapping[str, Any]:
+        filesystem = _filesystem(url)
+        filesystem.invalidate_cache(url)  # else a driver may answer from an earlier listing
+        found: Mapping[str, Any] = filesystem.info(url)
+        return found
+
+    return _described(url, _tried(url, ask))
+
+
+@lru_cache(maxsize=256)
+def known_file(url: str) -> RemoteFile:
+    """Return a file as `remote_file` does, as it was when it was first asked for; see `forget`."""
+    return remote_file(url)
+
+
+def is_there(url: str) -> bool:
+    """Return True if there is a file at a URL.
+
+    Raises:
+        SourceError: as `remote_file`.
+    """
+    try:
+        remote_file(url)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def files_below(url: str) -> Iterator[tuple[str, RemoteFile]]:
@@ -175,9 +225,12 @@ def files_below(url: str) -> Iterator[tuple[str, RemoteFile]]:
         found = {}
     below = {}
     for own, info in found.items():
-        path = urlsplit(own).path.removeprefix(urlsplit(folder).path)
-        if path and not own.endswith("/") and not urlsplit(own).query:
-            below[decoded(own, path)] = _described(own, info)
+        path = split_url(own).path.removeprefix(split_url(folder).path)
+        if path and not own.endswith("/") and not split_url(own).query:
+            file = _described(own, info)
+            # A page with links tells neither the size nor the version.
+            shard = file.length is None and path.lower().endswith(SHARDS)
+            below[decoded(own, path)] = remote_file(own) if shard else file
     if not below:
         raise SourceError(
             f"{shown_url(url)}: there is no such bucket, file or folder, or nothing in it"
@@ -222,7 +275,11 @@ def _one_block(file: RemoteFile, start: int, end: int) -> bytes:
 
 @lru_cache(maxsize=BLOCKS)
 def _block(file: RemoteFile, start: int, end: int) -> bytes:
-    """Read a part of a file."""
+    """Read a part of a file.
+
+    Raises:
+        SourceError: it has another version now, so that its parts would not belong together.
+    """
     whole = start == 0 and end == file.size
 
     def read() -> bytes:
@@ -232,7 +289,22 @@ def _block(file: RemoteFile, start: int, end: int) -> bytes:
             raise _ShortReadError(f"{len(data):,} of {end - start:,} bytes came")
         return bytes(data)
 
-    return _tried(file.url, read)
+    data = _tried(file.url, read)
+    if not whole or file.name.lower().endswith(SHARDS):
+        _require_version(file)
+    return data
+
+
+def _require_version(file: RemoteFile) -> None:
+    """Require that a server still has the version of a file that was described.
+
+    Raises:
+        FileNotFoundError: there is no such file any more.
+        SourceError: it has another one.
+    """
+    now = remote_file(file.url)
+    if (now.length, now.version) != (file.length, file.version):
+        raise changed_error(file.address)
 
 
 class _ShortReadError(Exception):
@@ -257,12 +329,13 @@ def _takes_ranges(file: RemoteFile) -> bool:
     return _tried(file.url, ask)
 
 
-_copies: dict[str, Path] = {}  # URL -> a copy of the file
+_copies: dict[RemoteFile, Path] = {}  # a copy of each file
 
 
 def _copy(file: RemoteFile) -> Path:
     """Copy a file to a folder that this process removes when it ends."""
-    target = _folder(os.getpid()) / hashlib.sha256(file.url.encode()).hexdigest()
+    name = hashlib.sha256(f"{file.url}\0{file.length}\0{file.version}".encode()).hexdigest()
+    target = _folder(os.getpid()) / name
 
     def copy() -> None:
         _filesystem(file.url).get_file(file.url, str(target))
@@ -270,7 +343,8 @@ def _copy(file: RemoteFile) -> Path:
             raise _ShortReadError(f"{target.stat().st_size:,} of {file.size:,} bytes came")
 
     _tried(file.url, copy)
-    _copies[file.url] = target
+    _require_version(file)
+    _copies[file] = target
     return target
 
 
@@ -290,13 +364,14 @@ def forget() -> None:
     """Forget what was read of files, which may have changed since, and remove copies."""
     _block.cache_clear()
     _takes_ranges.cache_clear()
+    known_file.cache_clear()
     for copy in _copies.values():
         copy.unlink(missing_ok=True)
     _copies.clear()
 
 
 def _filesystem(url: str) -> Any:
-    if not _has_port(urlsplit(url)):
+    if not _has_port(split_url(url)):
         raise SourceError(
             "a URL's port is no number; write / and # in a user's name or password as %2F and %23"
         )

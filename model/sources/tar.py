@@ -14,16 +14,23 @@ from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 
-from model.content import HEAD, PICTURE_SUFFIXES
+from model.content import HEAD, PICTURE_SUFFIXES, TAR
 from model.errors import SourceError
 from model.folders import not_an_image_because, unused_name
 from model.images import begins_image
 from model.regular_files import open_file, shown
+from model.sources.listings import Listings
 from model.sources.local import LocalFile
-from model.sources.picture import Picture, Stamp, opened, present
+from model.sources.picture import (
+    Picture,
+    Stamp,
+    changed_error,
+    opened,
+    require_version,
+    unchanged,
+)
 from model.sources.remote import RemoteFile
 
-SHARD = ".tar"
 _PART = re.compile(
     r"(?P<stem>.+\.tar)(?P<mark>[._-]?(?:part)?[._-]?)(?P<place>[0-9]+|[a-z]{2,})", re.I
 )
@@ -36,6 +43,9 @@ _COMPRESSED = {
     b"PK\x03\x04": "zip",
 }
 _CHECKED = 2**20  # bytes hashed, or read behind the last member, at once
+SIDE_FILES = (".json", ".cls", ".txt")  # of a picture's name, in a shard of WebDataset
+_KEPT_TEXT = 2**16  # bytes of such a file that are kept with its shard's listing
+_KIND = "tar 1"  # of listings; another number for another content of their rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +53,14 @@ class Member:
     """A file in a tar shard, such as a picture."""
 
     shard: Picture
+    version: str  # text of the shard's stamp when its members were listed
     path: str  # its name in the shard, with folders
     offset: int  # of its first byte
     size: int
     regular: bool = True  # False for a link or a device
     sha256: str = ""  # of its bytes, if it is known
+    text: bytes | None = None  # all of its bytes, if they are known
+    unusable: str | None = None  # why its bytes are no picture, if they were looked at; "" if so
 
     @property
     def address(self) -> str:
@@ -62,8 +75,7 @@ class Member:
     @property
     def stamp(self) -> Stamp:
         """Return the shard's stamp with the place in it."""
-        with present(self.shard):
-            stamp = self.shard.stamp
+        stamp = require_version(self.shard, self.version)
         text = f"{stamp.text}#{self.offset}+{self.size}" if stamp.text else ""
         return Stamp(text, stamp.changed, self.sha256)
 
@@ -73,27 +85,84 @@ class Member:
         return self.shard.identity, self.offset
 
     def read(self, size: int | None = None, offset: int = 0) -> bytes:
-        """Return the member's bytes from a position on, all or some of them."""
+        """Return the member's bytes from a position on, all or some of them.
+
+        Raises:
+            SourceError: the shard is gone, has changed or was cut short since it was listed.
+        """
         left = max(0, self.size - offset)
         wanted = left if size is None else min(size, left)
-        with present(self.shard):
+        if self.text is not None:
+            return self.text[offset : offset + wanted]
+        with unchanged(self.shard, self.version):
             data = self.shard.read(wanted, self.offset + offset)
         if len(data) < wanted:
             raise SourceError(
                 f"shard {shown(self.shard.address)} ends within {self.path}: it was cut short "
                 "while it was read; run the command again once it is whole"
             )
+        # A server may tell neither a version nor the time of a change.
+        unknown = self.sha256 and not self.version and wanted == self.size
+        if unknown and hashlib.sha256(data).hexdigest() != self.sha256:
+            raise changed_error(shown(self.shard.address))
         return data
 
 
-def members(shard: Picture) -> Iterator[Member]:
+def members(shard: Picture, listings: Listings | None = None) -> Iterator[Member]:
     """Yield the members of a shard that are no folders, in order.
 
+    Args:
+        shard: the tar.
+        listings: keeps the members of a shard at a URL, which is read whole without it.
+
     Raises:
-        SourceError: it is no tar, is compressed or damaged, or is cut short.
+        SourceError: it is no tar, is compressed or damaged, is cut short, or changes meanwhile.
         OSError: it cannot be read.
     """
-    name = shown(shard.address)
+    if not isinstance(shard, RemoteFile):
+        yield from _scanned(shard)
+        return
+    shard = shard.described()
+    version = shard.stamp.text
+    if listings and (rows := listings.get(shard, _KIND)) is not None:
+        for path, offset, size, regular, sha256, text, unusable in rows:
+            content = None if text is None else text.encode("latin-1")
+            yield Member(shard, version, path, offset, size, regular, sha256, content, unusable)
+        return
+    found = []
+    for member in map(_known, _scanned(shard)):
+        found.append(member)
+        yield member
+    if listings:
+        listings.keep(shard, _KIND, map(_row, found))
+
+
+def _row(member: Member) -> list[object]:
+    """Return a member for `Listings`, its bytes as text of Latin-1."""
+    text = None if member.text is None else member.text.decode("latin-1")
+    return [
+        member.path, member.offset, member.size, member.regular, member.sha256, text,
+        member.unusable,
+    ]  # fmt: skip
+
+
+def _known(member: Member) -> Member:
+    """Return a member of a shard at a URL with all that is asked of it later, but for a picture.
+
+    The shard comes by whole, so that a picture is read again only if it was not embedded yet.
+    """
+    if not member.regular:
+        return member
+    member = replace(member, sha256=_hash(member))
+    suffix = Path(member.path).suffix.lower()
+    if suffix in SIDE_FILES:
+        return replace(member, text=member.read()) if member.size <= _KEPT_TEXT else member
+    return member if suffix in PICTURE_SUFFIXES else replace(member, unusable=_unusable(member))
+
+
+def _scanned(shard: Picture) -> Iterator[Member]:
+    """Yield the members that a shard's headers tell of."""
+    name, version = shown(shard.address), shard.stamp.text
     if packed := compression(shard.read(HEAD)):
         raise SourceError(
             f"{name} is compressed ({packed}), so its images cannot be read in place: unpack it, "
@@ -112,25 +181,30 @@ def members(shard: Picture) -> Iterator[Member]:
                     count += 1
                     tar.members.clear()  # type: ignore[attr-defined]  # else it keeps all of them
                     if not member.isdir():
-                        found = Member(
-                            shard, member.name, member.offset_data, member.size, member.isreg()
+                        yield Member(
+                            shard,
+                            version,
+                            member.name,
+                            member.offset_data,
+                            member.size,
+                            member.isreg(),
                         )
-                        # A shard at a URL comes by here whole: its members need not come again.
-                        remote = isinstance(shard, RemoteFile) and member.isreg()
-                        yield replace(found, sha256=_hash(found)) if remote else found
                 end = tar.offset
         except (tarfile.TarError, ValueError, OverflowError, MemoryError, RecursionError) as error:
+            require_version(shard, version)
             raise SourceError(
                 f"shard {name} cannot be read ({error}): it is cut short, damaged or compressed; "
                 "write it again as a plain tar, or leave it out"
             ) from error
         # tarfile takes a damaged or missing header for the end of the archive.
         if not _ends_at(shard, end):
+            require_version(shard, version)
             raise SourceError(
                 f"shard {name} cannot be read (after {count} members, at byte {end:,}, comes "
                 "neither a header nor the end): it is cut short or damaged; write it again as a "
                 "plain tar, or leave it out"
             )
+    require_version(shard, version)
 
 
 def _hash(member: Member) -> str:
@@ -154,8 +228,13 @@ def not_a_picture(member: Member) -> str | None:
         return reason
     if Path(name).suffix.lower() in PICTURE_SUFFIXES:
         return None
+    return (_unusable(member) if member.unusable is None else member.unusable) or None
+
+
+def _unusable(member: Member) -> str:
+    """Return why a member is no picture by its bytes; empty for one that begins like one."""
     head = member.read(HEAD)
-    return None if begins_image(head) else not_an_image_because(head)
+    return "" if begins_image(head) else not_an_image_because(head)
 
 
 def compression(head: bytes) -> str | None:
@@ -184,10 +263,10 @@ def find_parts(source: Path) -> tuple[Path, ...]:
     Raises:
         SourceError: a part is missing.
     """
-    if source.suffix.lower() == SHARD and source.is_file():
+    if source.suffix.lower() == TAR and source.is_file():
         return (source,)
     named = _PART.fullmatch(source.name)
-    if not (named and source.is_file()) and source.suffix.lower() != SHARD:
+    if not (named and source.is_file()) and source.suffix.lower() != TAR:
         return ()
     stem = named["stem"] if named else source.name
     kinds: dict[tuple[str, int], dict[str, Path]] = {}  # (mark, letters) -> parts

@@ -154,9 +154,8 @@ def run_loop(files: list[Path], work: Path, views: int, *, ahead: bool) -> None:
     import torch
 
     from model.checkpoint import load_embedder
-    from model.descriptors import DescriptorExtractor
+    from model.descriptors import DescriptorExtractor, DescriptorModel, identity_of
     from model.engines import choose_engine, export_path, set_threads
-    from model.features import DescriptorModel, identity_of
     from model.memory import keep_freed_memory
     from model.saved import latest_model
     from model.starter import create_starter

@@ -27,9 +27,9 @@ from index.evaluation.pairs import read_pairs
 from model.axes import principal_axes
 from model.backbone import Backbone, create_backbone, create_random_backbone
 from model.config import DescriptorConfig, SelectionConfig, TrainConfig
-from model.descriptors import DescriptorExtractor
+from model.descriptors import DescriptorExtractor, DescriptorModel
 from model.engines import choose_engine
-from model.features import DescriptorModel, build_feature_bank
+from model.features import build_feature_bank
 from model.head import AttributionHead
 from model.selection.choose import told
 from model.selection.questions import (

@@ -1,4 +1,7 @@
+import errno
 import os
+import signal
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,12 +10,22 @@ import pytest
 import torch
 from PIL import Image
 
+from model import features as bank_module
 from model.backbone import Backbone, create_random_backbone
 from model.config import EngineName
-from model.descriptors import DescriptorExtractor
-from model.errors import TrainingError
-from model.features import DescriptorModel, FeatureBank, build_feature_bank
-from model.sources.local import local_files
+from model.content_bank import ContentBank
+from model.decoding import processes
+from model.descriptors import DescriptorExtractor, DescriptorModel
+from model.errors import (
+    ImageTooCostlyError,
+    TrainingError,
+    UnreadableImageError,
+    UnsupportedImageError,
+)
+from model.features import FeatureBank, build_feature_bank
+from model.images import DecodedImage, ImageLimits
+from model.sources.local import LocalFile, local_files
+from model.sources.picture import Picture
 from model.views import RandomViews
 from tests.fakes import patches
 
@@ -259,3 +272,64 @@ def test_features_that_are_not_finite_are_refused_with_the_likely_cause(tmp_path
         broken.backbone.network.conv_stem.weight[0] = float("nan")
     with pytest.raises(TrainingError, match=r"not a finite number.*mean/std"):
         build(tmp_path / "bank", images, broken)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        UnreadableImageError("the file could not be read: Input/output error"),
+        ImageTooCostlyError("the system ended the process that decoded the image, twice"),
+        processes._named(processes._EndedError(-signal.SIGKILL, began=True)),
+        processes._named(processes._EndedError(-signal.SIGALRM, began=True)),
+        processes._named(processes._EndedError(-signal.SIGBUS, began=True)),
+    ],
+    ids=["unreadable", "costly", "killed", "late", "crashed"],
+)
+def test_a_failure_that_passes_is_not_kept(tmp_path, images, counting, monkeypatch, error) -> None:
+    decode = bank_module.decode_picture
+
+    def fail_for_two(picture: Picture, limits: ImageLimits) -> DecodedImage:
+        if picture.name == "3.png":
+            raise error
+        if picture.name == "4.png":
+            raise UnsupportedImageError("no accepted type")
+        return decode(picture, limits)
+
+    monkeypatch.setattr(bank_module, "decode_picture", fail_for_two)
+    bank = build(tmp_path / "bank", images, counting)
+    assert [one.name for one in bank.unreadable] == ["3.png", "4.png"]
+    monkeypatch.setattr(bank_module, "decode_picture", decode)
+    bank = build(tmp_path / "bank", images, counting)
+    assert [one.name for one in bank.unreadable] == ["4.png"]  # by its content, for good
+    assert counting.seen == 9 * (1 + VIEWS)
+
+
+def test_a_file_that_cannot_be_read_is_tried_by_the_next_run(
+    tmp_path, images, counting, monkeypatch
+) -> None:
+    read, count = LocalFile.read, {"3.png": 0}
+
+    def fail_second(self: LocalFile, size: int | None = None, offset: int = 0) -> bytes:
+        if self.name in count:
+            count[self.name] += 1
+            if count[self.name] == 2:  # it was hashed
+                raise OSError(errno.EIO, "Input/output error")
+        return read(self, size, offset)
+
+    monkeypatch.setattr(LocalFile, "read", fail_second)
+    assert [one.name for one in build(tmp_path / "bank", images, counting).unreadable] == ["3.png"]
+    assert build(tmp_path / "bank", images, counting).unreadable == []
+
+
+def test_refusals_of_earlier_versions_are_forgotten_once(tmp_path: Path) -> None:
+    with ContentBank(tmp_path) as bank:
+        bank.add(["a" * 64], {"x": np.ones((1, 2), np.float32)})
+        bank.refuse({"b" * 64: "it cannot be decoded"})
+    with sqlite3.connect(tmp_path / "index.sqlite") as database:
+        database.execute("PRAGMA user_version = 0")
+    database.close()
+    with ContentBank(tmp_path) as bank:
+        assert bank.rows(["a" * 64, "b" * 64]) == {"a" * 64: 0}
+        bank.refuse({"b" * 64: "no accepted type"})
+    with ContentBank(tmp_path) as bank:
+        assert bank.rows(["a" * 64, "b" * 64]) == {"a" * 64: 0, "b" * 64: "no accepted type"}

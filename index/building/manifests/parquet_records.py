@@ -4,15 +4,17 @@ import math
 from collections.abc import Sequence
 from datetime import date, time, timedelta
 from decimal import Decimal
-from typing import Any, BinaryIO
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from index.building.manifests.records import Columns, Note, Record, RecordError, Records, checked
+from model.sources.parquet import read_columns
+from model.sources.picture import Picture, opened
 
 
-def read(file: BinaryIO, known: Sequence[str], note: Note) -> Records:
+def read(file: Picture, known: Sequence[str], note: Note) -> Records:
     """Returns the rows of a Parquet file; null values are left out.
 
     Values without a JSON type become text: dates and times in ISO 8601, decimal fractions with
@@ -25,29 +27,39 @@ def read(file: BinaryIO, known: Sequence[str], note: Note) -> Records:
 
     Raises:
         RecordError: it is no Parquet file, or two columns have one name.
+        SourceError: a cell is too large.
     """
+    records: list[Record] = []
     try:
-        table = pq.ParquetFile(file).read()
-        names = Columns(known).names(table.column_names, "the schema")
-        kept = []
-        for name, column in zip(names, table.columns, strict=True):
-            if holds_bytes(column.type):
+        table = pq.ParquetFile(opened(file), pre_buffer=False)
+        headings = table.schema_arrow.names
+        names = Columns(known).names(headings, "the schema")
+        kept = {}
+        for heading, name, field in zip(headings, names, table.schema_arrow, strict=True):
+            if holds_bytes(field.type):
                 note(f"the column {name} holds bytes and is left out")
             else:
-                text = pa.types.is_temporal(column.type)
-                kept.append((name, column.cast(pa.string()) if text else column))
-        columns = [(name, column.to_pylist()) for name, column in kept]
+                kept[heading] = name
+        for batch in read_columns(file, table, list(kept)):
+            columns = {kept[name]: json_values(batch.column(name)) for name in kept}
+            for row in range(batch.num_rows):
+                place = f"row {len(records) + 1}"
+                present = {
+                    name: cells[row] for name, cells in columns.items() if cells[row] is not None
+                }
+                records.append(Record(place, checked(present, place)))
     except (pa.ArrowException, ValueError, OSError) as error:
         if isinstance(error, RecordError):
             raise
         raise RecordError(str(error)) from error
-    records = []
-    for row in range(table.num_rows):
-        place = f"row {row + 1}"
-        values = {name: plain(column[row]) for name, column in columns}
-        present = {name: value for name, value in values.items() if value is not None}
-        records.append(Record(place, checked(present, place)))
-    return Records([name for name, _ in kept], records)
+    return Records(list(kept.values()), records)
+
+
+def json_values(cells: pa.Array) -> list[Any]:
+    """Returns a column's cells in types that JSON has."""
+    if pa.types.is_temporal(cells.type):
+        cells = cells.cast(pa.string())
+    return [plain(value) for value in cells.to_pylist()]
 
 
 def holds_bytes(kind: pa.DataType) -> bool:

@@ -34,9 +34,9 @@ def read_manifest(file: Picture, known: Sequence[str], note: Note | None = None)
 
     name, suffix = shown(file.address), Path(file.name).suffix.lower()
     try:
+        if suffix == PARQUET:
+            return parquet_records.read(file, known, tell)
         with opened(file) as reading:
-            if suffix == PARQUET:
-                return parquet_records.read(reading, known, tell)
             text = decode(reading.read(), tell)
         if suffix in DELIMITED:
             return delimited.read(text, known)

@@ -1,5 +1,6 @@
 """``whence pretrain``: what it says, what it leaves, and what it refuses."""
 
+import json
 import re
 import tarfile
 from pathlib import Path
@@ -61,10 +62,16 @@ def test_guided_by_a_teacher(usual, teacher: Path, tmp_path: Path, capsys) -> No
 
 
 def test_what_it_leaves_is_what_train_takes(usual, pictures: Path, tmp_path: Path, capsys) -> None:
-    assert run(*usual) == 0
+    manifest = tmp_path / "list.csv"  # of the loose pictures
+    names = [str(path) for path in sorted(pictures.glob("*.png"))]
+    manifest.write_text("\n".join(["file_name", *names]))
+    sources = ["--images", manifest, "--images", pictures / "more.tar"]
+    [command, _, _, *more] = usual
+    assert run(command, *sources, *more, "--json", tmp_path / "told.json") == 0
+    assert json.loads((tmp_path / "told.json").read_text())["images"] == 24
     weights = capsys.readouterr().out.split()[-1]
     taken = run(
-        "train", "--images", pictures, "--backbone", STUDENT, "--weights", weights,
+        "train", *sources, "--backbone", STUDENT, "--weights", weights,
         "--backbone-option", "input_size=32", "--data", tmp_path, "--workers", 0,
     )  # fmt: skip
     assert taken == 0

@@ -8,7 +8,7 @@ import shutil
 import signal
 import tarfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +19,7 @@ import torch
 
 from index.building import rebuild as rebuild_module
 from index.building.embedding_cache import EmbeddingCache
+from index.building.pictures import list_images
 from index.building.rebuild import RebuildOptions, rebuild
 from index.building.source import SourceExemplar, manifest_picture, read_sources
 from index.layout import DataFolder
@@ -28,7 +29,7 @@ from model.errors import SourceError, TrainingError
 from model.folders import Skipped
 from model.sources import parquet, remote
 from model.sources.listing import list_pictures
-from model.sources.places import picture_at
+from model.sources.places import expand, picture_at
 from tests.fakes import FakeEmbedder, patches
 from tests.remote import (
     BUSY,
@@ -40,6 +41,7 @@ from tests.remote import (
     object_store,
     times,
 )
+from tests.shards import encoded, tar_of, write_tar
 
 CONCEPTS, EACH = 3, 4
 PARTS = 2  # shards
@@ -134,15 +136,6 @@ def write_shards(folder: Path, files: Sequence[Path]) -> None:
             else:
                 members[f"{key}.json"] = json.dumps({"label": label, "year": 1843}).encode()
         write_tar(folder / f"part-{part:03}.tar", members)
-
-
-def write_tar(path: Path, members: dict[str, bytes]) -> Path:
-    with tarfile.open(path, "w") as shard:
-        for name, data in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            shard.addfile(info, io.BytesIO(data))
-    return path
 
 
 def write_tables(folder: Path, files: Sequence[Path]) -> None:
@@ -425,12 +418,6 @@ def test_a_large_member_of_a_shard_is_not_read(tmp_path: Path) -> None:
 # Labels and layouts
 
 
-def encoded(seed: int) -> bytes:
-    buffer = io.BytesIO()
-    patches(seed, side=64).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
 def named(sources: Sequence[Path | str], **options: object) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for exemplar in read_sources(sources, **options):  # type: ignore[arg-type]
@@ -534,6 +521,233 @@ def test_a_folder_with_metadata_is_read_by_it(store: ObjectStore, tmp_path, wher
     assert named([source]) == {"Ada": ["a.png"]}
 
 
+@pytest.fixture
+def laid_out(tmp_path: Path, store: ObjectStore) -> Callable[[str, dict[str, bytes]], str]:
+    """Writes files by their paths, here or to the bucket; returns their folder's place."""
+
+    def write(where: str, files: dict[str, bytes]) -> str:
+        root = tmp_path / "set"
+        for path, data in files.items():
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            (root / path).write_bytes(data)
+        return store.put(root, f"{tmp_path.name}/set/") if where == "s3" else str(root)
+
+    return write
+
+
+WHERE = pytest.mark.parametrize("where", ["here", "s3"])
+
+
+@WHERE
+def test_metadata_names_files_of_sub_folders(laid_out, where: str) -> None:
+    rows = "file_name,label\nimages/a.png,Ada\nimages/deep/b.png,Bea\nc.png,Cleo\n"
+    source = laid_out(
+        where,
+        {
+            "metadata.csv": rows.encode(),
+            "images/a.png": encoded(0),
+            "images/deep/b.png": encoded(1),
+            "images/left.png": encoded(2),
+            "c.png": encoded(3),
+            "d.png": encoded(4),
+            "Dora/e.png": encoded(5),
+        },
+    )
+    told: list[Skipped] = []
+    found = named([source], skip=told.append)
+    assert found == {"Ada": ["a.png"], "Bea": ["b.png"], "Cleo": ["c.png"], "Dora": ["e.png"]}
+    assert {one.path.rpartition("/")[2]: one.reason for one in told} == {
+        "left.png": "its folder's metadata file does not name it",
+        "d.png": "its folder's metadata file does not name it",
+    }
+
+
+@WHERE
+def test_metadata_names_files_of_train_and_test(laid_out, where: str) -> None:
+    rows = "file_name,label\ntrain/x/a.png,Ada\ntest/x/b.png,Bea\n"
+    files = {"train/x/a.png": encoded(0), "test/x/b.png": encoded(1), "test/Cleo/c.png": encoded(2)}
+    source = laid_out(where, {"metadata.csv": rows.encode(), **files})
+    assert named([source]) == {"Ada": ["a.png"], "Bea": ["b.png"], "Cleo": ["c.png"]}
+
+
+@WHERE
+def test_metadata_without_labels_leaves_the_folders_their_concepts(laid_out, where: str) -> None:
+    rows = b"file_name,text\nAda/a.png,a caption\n"
+    source = laid_out(where, {"metadata.csv": rows, "Ada/a.png": encoded(0)})
+    told: list[str] = []
+    assert named([source], report=told.append) == {"Ada": ["a.png"]}
+    [note] = told
+    assert "metadata.csv lacks the column concept" in note
+    assert note.endswith("it is not used, and folders give the concepts")
+
+
+@WHERE
+def test_a_second_metadata_file_is_named(laid_out, where: str) -> None:
+    lines = b'{"file_name": "a.png", "label": "Ada"}\n'
+    source = laid_out(where, {"metadata.csv": b"file_name,label\na.png,Bea\n",
+                              "metadata.jsonl": lines, "a.png": encoded(0)})  # fmt: skip
+    told: list[Skipped] = []
+    assert named([source], skip=told.append) == {"Bea": ["a.png"]}
+    assert [one.reason for one in told] == ["metadata.csv describes its folder already"]
+    told.clear()
+    assert named([source], skip=told.append, each_image_a_concept=True) == {"set/a": ["a.png"]}
+    assert "so that it is not used" in told[-1].reason
+
+
+@WHERE
+def test_shards_beside_train_and_test_are_read(laid_out, where: str) -> None:
+    files = {
+        "train/Ada/a.png": encoded(0),
+        "test/Bea/b.png": encoded(1),
+        "more.tar": tar_of({"c.png": encoded(2), "c.cls": b"Cleo"}),
+        "README.md": b"# About",
+    }
+    found = named([laid_out(where, files)])
+    assert found == {"Ada": ["a.png"], "Bea": ["b.png"], "Cleo": ["c.png"]}
+
+
+@WHERE
+def test_shards_below_a_shard_are_read_and_those_below_pictures_named(laid_out, where) -> None:
+    one, two = (
+        tar_of({"a.png": encoded(n), "a.cls": label}) for n, label in enumerate((b"A", b"B"))
+    )
+    source = laid_out(where, {"one.tar": one, "more/two.tar": two})
+    assert sorted(named([source])) == ["A", "B"]
+    source = laid_out(where, {"Ada/x.png": encoded(3)})
+    told: list[Skipped] = []
+    assert sorted(named([source], skip=told.append)) == ["A", "Ada"]
+    [skipped] = told
+    assert skipped.path.endswith("more/two.tar")
+    assert "name it as a source of its own" in skipped.reason
+
+
+KEYS = [
+    "a?b.png", "a#b.png", "a%20b.png", "a b.png", "é ü.png", "a[1].png", "{a}.png", "100%.png",
+    "q?x=1#y.png", "葛飾 北斎.png", "plus+and&.png",
+]  # fmt: skip
+
+
+def test_any_key_of_a_bucket_is_read(store: ObjectStore) -> None:
+    for number, key in enumerate(KEYS):
+        store.write(f"odd/A & B?/{key}", encoded(number))
+    assert len(list_pictures(["s3://pictures/odd/A & B?/*.png"])) == len(KEYS)
+    for source in ("s3://pictures/odd", "s3://pictures/odd/"):
+        found = read_sources([source])
+        assert {one.picture.name: one.picture.read() for one in found} == {
+            key: encoded(number) for number, key in enumerate(KEYS)
+        }
+        assert {one.concept.name for one in found} == {"A & B?"}
+    for one in found:
+        assert picture_at(one.picture.address).read() == one.picture.read()
+    for number, key in enumerate(KEYS):
+        [alone] = list_pictures([f"s3://pictures/odd/A & B?/{key}"])
+        assert alone.read() == encoded(number)
+
+
+@pytest.mark.parametrize("name", ["a?b", "a#b", "a%20b", "a b", "é", "a[1]", "s.tar#t"])
+def test_shards_and_manifests_of_any_key_are_read(store: ObjectStore, name: str) -> None:
+    folder = f"s3://pictures/set {name}"
+    store.write(f"set {name}/{name}.tar", tar_of({"x/a.png": encoded(0)}))
+    store.write(f"set {name}/{name}.png", encoded(1))
+    store.write(f"set {name}/list {name}.csv", f"path,concept\n{name}.png,Bea\n".encode())
+    sources = [f"{folder}/{name}.tar", f"{folder}/list {name}.csv"]
+    found = read_sources(sources)
+    assert [one.concept.name for one in found] == ["x", "Bea"]
+    assert [one.picture.read() for one in found] == [encoded(0), encoded(1)]
+    for one in found:
+        assert picture_at(one.picture.address).read() == one.picture.read()
+    if "#" in name:  # a picture whose own key looks like that of a member
+        store.write("odd.tar#a.png", encoded(2))
+        assert picture_at("s3://pictures/odd.tar#a.png").read() == encoded(2)
+
+
+def test_hosts_and_queries_have_no_wildcards() -> None:
+    for url in (
+        "http://[::1]:9000/x.tar",
+        "http://[::1]:9000/part-1.tar?sign=a*b[c]",
+        "https://host/x.tar?a=*",
+        "s3://bucket",
+    ):
+        assert list(expand(url)) == [url]
+    assert list(expand("http://[::1]/p-{0..1}.tar")) == [f"http://[::1]/p-{n}.tar" for n in (0, 1)]
+
+
+@pytest.mark.parametrize(
+    ("label", "reason"),
+    [
+        (b"\xff\xfe\x00", "is not UTF-8"),
+        (b"Caf\xe9", "is not UTF-8"),
+        (b"one\ntwo", "holds no label"),
+        (b"\x00\x00\x00\x07", "holds no label"),
+        (b"x" * 2000, "holds no label"),
+    ],
+)
+def test_what_is_no_label_is_named(tmp_path: Path, label: bytes, reason: str) -> None:
+    shard = write_tar(tmp_path / "s.tar", {"a.png": encoded(0), "a.cls": label})
+    with pytest.raises(SourceError, match=rf"s\.tar#a\.cls {reason}"):
+        read_sources([shard])
+    # A caption that is not needed does not matter.
+    members = {"a.png": encoded(0), "a.cls": "Béa\u00a0X\r\n".encode(), "a.txt": label}
+    assert list(named([write_tar(tmp_path / "t.tar", members)])) == ["Béa\u00a0X"]
+
+
+def test_a_text_that_is_too_long_names_no_concept(tmp_path: Path) -> None:
+    long = "a" * 1001
+    table = pa.table({"image": [{"bytes": encoded(0), "path": ""}], "label": [long]})
+    pq.write_table(table, tmp_path / "t.parquet")
+    (tmp_path / "m.csv").write_text(f"path,concept\na.png,{long}\n")
+    about = json.dumps({"label": long}).encode()
+    shard = write_tar(tmp_path / "s.tar", {"a.png": encoded(0), "a.json": about})
+    for source in (tmp_path / "t.parquet", tmp_path / "m.csv", shard):
+        with pytest.raises(SourceError, match="has 1,001 characters, over 1,000"):
+            read_sources([source])
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("column", ["path", "file_name"])
+@WHERE
+def test_manifests_can_be_trained_on(
+    laid_out, tmp_path, where: str, kind: str, column: str
+) -> None:
+    names = ["a b.png", "x/c.png"]
+    files = {name: encoded(number) for number, name in enumerate(names)}
+    match kind:
+        case "csv":
+            data = "\n".join([column, *names]).encode()
+        case "jsonl":
+            data = "\n".join(json.dumps({column: name, "n": 1}) for name in names).encode()
+        case _:
+            buffer = io.BytesIO()
+            pq.write_table(pa.table({column: names}), buffer)
+            data = buffer.getvalue()
+    source = laid_out(where, {**files, f"list.{kind}": data})
+    found = list_images([f"{source}/list.{kind}", f"{source}/x", f"{source}/list.{kind}"])
+    assert [one.read() for one in found] == [encoded(0), encoded(1)]
+    (tmp_path / "no.csv").write_text("image\na.png\n")
+    with pytest.raises(SourceError, match="lacks the column path"):
+        list_images([tmp_path / "no.csv"])
+    with pytest.raises(TrainingError, match=r"no\.csv: there is no such file"):
+        list_images([tmp_path / "none" / "no.csv"])
+
+
+def test_a_server_that_fails_is_named_by_verification(
+    places: dict[str, str], store: ObjectStore, tmp_path: Path
+) -> None:
+    data, embedder = DataFolder(tmp_path), FakeEmbedder()
+    for kind in ("s3 tar", "s3 folder"):
+        rebuild(data, read_sources([places[kind]]), embedder, RebuildOptions(canary_rate=0))
+        forget()
+        for fault, reason in (
+            (times(10**6, "503 Slow Down", BUSY), "the server answered 503"),
+            (times(10**6, "403 Forbidden", REFUSED), "access was refused"),
+        ):
+            store.fault = fault
+            told = verify(data, embedder=embedder, remote=True).checks[-1]
+            assert (told.name, told.passed) == ("embeddings", False)
+            assert reason in told.text
+        store.fault = None
+
+
 def test_one_concept_in_several_sources_is_joined(tmp_path: Path) -> None:
     (tmp_path / "folder" / "Ada").mkdir(parents=True)
     (tmp_path / "folder" / "Ada" / "a.png").write_bytes(encoded(0))
@@ -554,6 +768,10 @@ def test_a_shard_without_labels_is_refused_for_exemplars_alone(tmp_path: Path) -
     with pytest.raises(SourceError, match=r"holds no exemplars.*its shard gives it no label"):
         read_sources([shard])
     assert len(list_pictures([shard])) == 1
+    table = pa.table({"image": [{"bytes": encoded(1), "path": ""}], "style": ["cubism"]})
+    pq.write_table(table, tmp_path / "t.parquet")
+    found = named([shard, tmp_path / "t.parquet"], each_image_a_concept=True)
+    assert found == {"s/a": ["a.png"], "t/0": ["0"]}
 
 
 def test_a_manifest_here_may_name_urls_and_one_elsewhere_only_its_own_server(

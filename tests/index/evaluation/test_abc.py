@@ -29,6 +29,7 @@ from index.evaluation.abc_report import AbcReport, read_ranks, score
 from index.evaluation.metrics import AbcProtocol
 from model.config import Facet
 from model.content_bank import ContentBank
+from model.errors import ImageTooCostlyError, WhenceError
 from model.images import read_image
 from model.regular_files import open_file
 from model.sources.local import LocalFile
@@ -536,7 +537,7 @@ def test_wrong_distractors_are_named(abc_set: AbcSet, tmp_path: Path) -> None:
         feats.parent: "no images were found .* 1 files .* read features with --features",
         packed: "7z files are not read; unpack it",
     }.items():
-        with pytest.raises(EvaluationError, match=message):
+        with pytest.raises(WhenceError, match=message):
             list_distractors([source])
 
 
@@ -580,6 +581,24 @@ def test_only_unreadable_distractors_are_named(abc_set: AbcSet, tmp_path: Path) 
     images = list_distractors([abc_set.distractors / "broken.jpg"])
     with pytest.raises(EvaluationError, match=r"none of the 1 distractors could be read, .*broken"):
         abc_set.run(tmp_path / "out", images=images)
+
+
+def test_a_distractor_whose_decoding_failed_is_tried_by_the_next_run(
+    abc_set: AbcSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode = features.decode_picture
+
+    def fail(picture: Picture, *given: Any) -> Any:
+        if picture == images[0]:
+            raise ImageTooCostlyError("it took too long")
+        return decode(picture, *given)
+
+    images = abc_set.images()[:4]
+    monkeypatch.setattr(features, "decode_picture", fail)
+    found = features.embed_images(tmp_path, images, SteadyEmbedder())
+    assert [one.reason for one in found.unreadable] == ["it took too long"]
+    monkeypatch.setattr(features, "decode_picture", decode)
+    assert features.embed_images(tmp_path, images, SteadyEmbedder()).unreadable == []
 
 
 def test_a_limit_draws_the_same_distractors_each_time(abc_set: AbcSet) -> None:

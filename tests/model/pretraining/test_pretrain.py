@@ -261,7 +261,7 @@ def test_an_image_with_damaged_pixels_does_not_stop_a_run(
 
 
 def ref(side: int, number: int = 0) -> ImageRef:
-    member = Member(LocalFile(Path("x.tar")), f"{number}.jpg", 512 * number, 100)
+    member = Member(LocalFile(Path("x.tar")), "", f"{number}.jpg", 512 * number, 100)
     return ImageRef(member, member.size, side, side * side)
 
 
