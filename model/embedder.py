@@ -12,8 +12,8 @@ from torch import nn
 
 from model.backbone import Backbone, BackboneFeatures
 from model.config import Descriptor, EngineName, Facet, ModelConfig
-from model.descriptors import DescriptorExtractor, DescriptorModel, identity_of
-from model.engines import Part, batch_limit, choose_engine, export_path, precision
+from model.descriptors import DescriptorExtractor
+from model.engines import batch_limit, choose_engine, export_path, precision
 from model.errors import ModelError
 from model.explain import Patches, facet_contributions
 from model.head import AttributionHead
@@ -87,7 +87,7 @@ class Embedder:
         device: see `choose_device`.
         batch_size: images in a forward pass, at most; by default `engines.batch_limit`.
         engine: see `model.engines`.
-        engines: folder where an engine's export of the backbone is kept for the next time.
+        engines: folder where an engine's export of the model is kept for the next time.
 
     Raises:
         ModelError: the device or the engine cannot be used here.
@@ -107,14 +107,11 @@ class Embedder:
         self.model_id = model_id
         self.batch_size = batch_size or batch_limit(self.device)
         self._model = model.to(self.device).eval()
-        # Heads differ from model to model, and take little time: the export is of all before them.
-        core = DescriptorModel(self._model.backbone, self._model.extractor).eval()
         self.engine, self._run = choose_engine(
             self._model,
             engine,
             self.device,
-            export=export_path(engines, identity_of(core)) if engines else None,
-            part=Part(core, self._model.combine),
+            export=export_path(engines, model_id) if engines else None,
         )
 
     @property

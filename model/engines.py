@@ -16,10 +16,9 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeAlias, TypeVar, get_args
+from typing import Any, Protocol, TypeAlias, TypeVar, get_args
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -71,26 +70,8 @@ class Model(Protocol[Name]):
         """Compute the outputs of backbone features: name -> (B, ...)."""
 
 
-@dataclass(frozen=True)
-class Part(Generic[Name]):
-    """A part of a model that an engine runs alone.
-
-    Attributes:
-        model: the part.
-        finish: computes the whole model's outputs from those of the part, in PyTorch.
-    """
-
-    model: Model[Any]
-    finish: Callable[[dict[Any, torch.Tensor]], dict[Name, torch.Tensor]]
-
-
 def choose_engine(
-    model: Model[Name],
-    name: EngineName,
-    device: torch.device,
-    *,
-    export: Path | None = None,
-    part: Part[Name] | None = None,
+    model: Model[Name], name: EngineName, device: torch.device, *, export: Path | None = None
 ) -> tuple[EngineName, Engine[Name]]:
     """Choose an engine; ``auto`` takes the fastest that is installed and agrees with eager.
 
@@ -98,8 +79,7 @@ def choose_engine(
         model: in evaluation mode, on ``device``.
         name: of the engine.
         device: where the model lies.
-        export: where to keep the model, or its part, in ONNX's format, for the next start.
-        part: of the model, which the engine runs alone; the whole model's outputs are compared.
+        export: where to keep the model in ONNX's format, for the next start.
 
     Returns:
         The engine's name, never ``auto``, and the engine, which has run once.
@@ -112,11 +92,7 @@ def choose_engine(
         if candidate == "eager":
             break
         try:
-            engine: Engine[Name] = build_engine(
-                part.model if part else model, candidate, device, export
-            )
-            if part:
-                engine = partial(_finished, part, engine)
+            engine = build_engine(model, candidate, device, export)
             _require_agreement(model, engine, candidate, device)
             return candidate, engine
         except ImportError as error:
@@ -136,12 +112,6 @@ def choose_engine(
             )
         log.log(level, "engine %s is left out: %s", candidate, problem)
     return "eager", model
-
-
-def _finished(
-    part: Part[Name], engine: Engine[Any], pixels: torch.Tensor
-) -> dict[Name, torch.Tensor]:
-    return part.finish(engine(pixels))
 
 
 def export_path(folder: Path, model_id: str) -> Path:

@@ -239,8 +239,10 @@ def read_columns(
     """
     first = 0
     for group in range(table.metadata.num_row_groups):
-        largest = require_small_pages(file, table, group, columns)
         about, row_size = table.metadata.row_group(group), 0
+        if not about.num_rows:  # nor pages
+            continue
+        largest = require_small_pages(file, table, group, columns)
         for place, page in largest.items():
             chunk, leaf = about.column(place), table.schema.column(place)
             if chunk.physical_type != "BYTE_ARRAY":
