@@ -18,12 +18,14 @@ FOLDER = ROOT / "deploy/kubernetes"
 BASE = FOLDER / "base"
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
 KUBECTL = shutil.which("kubectl")
+KUSTOMIZATION = yaml.safe_load((BASE / "kustomization.yaml").read_text(encoding="utf-8"))
+IMAGE = "{newName}:{newTag}".format_map(KUSTOMIZATION["images"][0])
 needs_kubectl = pytest.mark.skipif(KUBECTL is None, reason="no kubectl on this machine")
 
 
 def resources() -> Iterator[dict[str, Any]]:
-    """Every resource in the base."""
-    for name in yaml.safe_load((BASE / "kustomization.yaml").read_text())["resources"]:
+    """Yield every resource of the base as it is written: the jobs lack the patch of their pods."""
+    for name in KUSTOMIZATION["resources"]:
         if name.endswith(".yaml"):
             yield from yaml.safe_load_all((BASE / name).read_text(encoding="utf-8"))
 
@@ -32,7 +34,7 @@ RESOURCES = {f"{one['kind']}/{one['metadata']['name']}": one for one in resource
 
 
 def pods(every: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The pod of each resource that starts one."""
+    """Return the pod of each resource that starts one."""
     found = {}
     for name, one in every.items():
         spec = one.get("spec", {})
@@ -43,10 +45,11 @@ def pods(every: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 PODS = pods(RESOURCES)
+DEPLOYMENTS = [name for name in PODS if name.startswith("Deployment/")]
 
 
 def rendered(overlay: str) -> dict[str, dict[str, Any]]:
-    """The resources that `kubectl apply -k` would send."""
+    """Return the resources that `kubectl apply -k` would send."""
     command = [str(KUBECTL), "kustomize", str(FOLDER / overlay)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -94,9 +97,22 @@ def test_kustomize_builds_what_fits_the_schemas(overlay: str) -> None:
     assert config["nginx.conf"] == (ROOT / "deploy/nginx/nginx.conf").read_text(encoding="utf-8")
     assert config.keys() == {"nginx.conf", "servers.conf", "listen.conf"}
     for name, pod in pods(every).items():
+        check_restricted(pod)
         gpu = overlay == "gpu" and "proxy" not in name
         assert ("nvidia.com/gpu" in pod["containers"][0]["resources"]["limits"]) == gpu
         assert ("tolerations" in pod) == gpu
+
+
+@needs_kubectl
+def test_jobs_differ_by_their_commands_alone() -> None:
+    rebuild, train = (
+        pods(rendered("base"))[f"CronJob/{name}"] for name in ("whence-rebuild", "whence-train")
+    )
+    commands = [pod["containers"][0].pop("args")[0] for pod in (rebuild, train)]
+    assert commands == ["rebuild", "train"]
+    assert rebuild == train
+    mounted = {volume["name"] for volume in rebuild["containers"][0]["volumeMounts"]}
+    assert mounted == {volume["name"] for volume in rebuild["volumes"]}
 
 
 def test_what_the_folder_brings() -> None:
@@ -109,9 +125,8 @@ def test_what_the_folder_brings() -> None:
     assert {"PersistentVolumeClaim/whence-data", "NetworkPolicy/whence-default"} <= RESOURCES.keys()
 
 
-@pytest.mark.parametrize("name", PODS)
-def test_every_pod_is_restricted(name: str) -> None:
-    pod = PODS[name]
+def check_restricted(pod: dict[str, Any]) -> None:
+    """Check that a pod has no privileges, and bounds on what it takes."""
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     assert pod["automountServiceAccountToken"] is False
@@ -123,9 +138,14 @@ def test_every_pod_is_restricted(name: str) -> None:
         assert context["capabilities"] == {"drop": ["ALL"]}
         assert container["resources"]["requests"].keys() == {"cpu", "memory"}
         assert "memory" in container["resources"]["limits"]
-        assert container["image"] in {"whence", COMPOSE["services"]["proxy"]["image"]}
+        assert container["image"] in {"whence", IMAGE, COMPOSE["services"]["proxy"]["image"]}
     for volume in pod["volumes"]:
         assert "sizeLimit" in volume.get("emptyDir", {"sizeLimit": None})
+
+
+@pytest.mark.parametrize("name", DEPLOYMENTS)
+def test_pods_of_deployments_are_restricted(name: str) -> None:
+    check_restricted(PODS[name])
 
 
 def test_probes_and_ports_are_those_of_the_server() -> None:
@@ -152,7 +172,7 @@ def test_the_proxy_asks_the_headless_service() -> None:
     spec = RESOURCES[f"Service/{service}"]["spec"]
     assert spec["clusterIP"] == "None"
     assert int(port) in {one["port"] for one in spec["ports"]}
-    assert yaml.safe_load((BASE / "kustomization.yaml").read_text())["namespace"] == namespace
+    assert KUSTOMIZATION["namespace"] == namespace
     # The pause before a server stops is longer than the proxy remembers its address.
     [seconds] = re.findall(r"resolver \S+ valid=(\d+)s;", text)
     [container] = PODS["Deployment/whence-server"]["containers"]
