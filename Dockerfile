@@ -28,12 +28,11 @@ RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb')); \
     > /requirements.txt
 
 
-FROM base AS dependencies
+FROM base AS packages
 COPY constraints.txt constraints-image.txt /
 COPY --from=requirements /requirements.txt /
 # Each package must have the hash that was recorded when it was pinned. PyTorch's CPU builds have the same
-# version numbers and other hashes, so that this build is pinned by version alone. Headers, tests and
-# their programs, which nothing uses at run time, are some 200 MB.
+# version numbers and other hashes, so that this build is pinned by version alone.
 ARG TORCH_INDEX=
 RUN python -m venv /opt/venv \
     && if [ -z "$TORCH_INDEX" ]; then \
@@ -42,19 +41,24 @@ RUN python -m venv /opt/venv \
     grep -E '^torch(vision)?==' /constraints.txt > /torch.txt \
     && /opt/venv/bin/pip install --no-cache-dir --no-deps --index-url "$TORCH_INDEX" -r /torch.txt \
     && /opt/venv/bin/pip install --no-cache-dir -r /requirements.txt -c /constraints.txt; \
-    fi \
-    && rm -rf /opt/venv/lib/python3.*/site-packages/torch/include \
-    /opt/venv/lib/python3.*/site-packages/torch/test \
-    /opt/venv/lib/python3.*/site-packages/pyarrow/include \
-    /opt/venv/lib/python3.*/site-packages/onnx/backend/test \
-    /opt/venv/lib/python3.*/site-packages/onnxruntime/transformers \
-    && find /opt/venv/lib/python3.*/site-packages/torch/bin -type f ! -name torch_shm_manager -delete \
-    && find /opt/venv/lib -type d -name tests -regex '.*/\(networkx\|pandas\|pyarrow\|sympy\)/.*' \
-    -prune -exec rm -rf {} +
+    fi
+
+
+# Without what nothing uses at run time: headers and sources of C++, tests and their programs, Arrow's
+# own S3 and network services, descriptions of Amazon's services but storage and logins, and pip.
+FROM packages AS dependencies
+RUN /opt/venv/bin/pip uninstall --yes pip \
+    && find /opt/venv/lib -regextype posix-extended -regex ".*/site-packages/(\
+torch/(include|test)|onnx/backend/test|onnxruntime/transformers|\
+pyarrow/(include|src|_(s3fs|flight)\..*|libarrow_(s3|flight|python_flight)\..*)|\
+(networkx|numpy|pandas|pyarrow|sympy)/(.*/)?tests)" -prune -exec rm -rf {} + \
+    && find /opt/venv/lib -path '*/torch/bin/*' ! -name torch_shm_manager -delete \
+    && find /opt/venv/lib -regextype posix-extended -type d -regex '.*/botocore/data/[^/]*' \
+    ! -regex '.*/(s3|sts|sso|sso-oidc|signin)' -prune -exec rm -rf {} +
 
 
 # The project's code, installed outside the environment, so that it becomes a small layer.
-FROM dependencies AS code
+FROM packages AS code
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
 COPY model model

@@ -73,7 +73,10 @@ write_override() { # the resolver's address is known once there is a network
 x-job: &job { image: $image, pull_policy: $pull, env_file: !reset [] }
 x-ours: &ours { image: $image, pull_policy: $pull, env_file: !override [deploy/server.env] }
 services:
-  whence: *ours
+  whence:
+    <<: *ours
+    environment: { WHENCE_REBUILD_OPTIONS: --source /images --nice 0 }
+    volumes: ["$work/images:/images:ro"]
   whence-1: *ours
   whence-2: *ours
   train: *job
@@ -191,6 +194,15 @@ records=$(compose exec -T whence sh -c 'wc -l < /data/takedowns.jsonl')
 [ "$records" -eq 1 ] || { echo "$records records of one takedown" >&2; exit 1; }
 done_ "$concept is hidden, 1 record"
 
+step "rebuild over HTTP"
+expect "$(ask -X POST -H "$auth" "$url/admin/rebuild")" "202 application/json"
+expect "$(ask -X POST -H "$auth" "$url/admin/rebuild")" "409 $problem"
+while expect "$(ask -H "$auth" "$url/admin/rebuild")" "200 application/json" && grep -q '"running"' "$work/answer"; do
+  sleep 1
+done
+grep -q '"succeeded"' "$work/answer" || { cat "$work/answer" >&2; exit 1; }
+done_ "$(python3 -c 'import json,sys; print(json.load(open(sys.argv[1]))["message"])' "$work/answer")"
+
 if [ "$milvus" != none ]; then
   step "Milvus, until healthy"
   compose --profile scale up -d --no-build milvus
@@ -221,10 +233,11 @@ ready_in() { # until a server answers its own health check
 ready_in whence-1 && ready_in whence-2
 done_ "three servers"
 
-# Eight clients ask without a pause; the file `stop` ends them.
+# Clients ask without a pause; the file `stop` ends them.
 cat >"$work/load.py" <<'PY'
 import collections, http.client, json, pathlib, sys, threading, time
-port, key, picture, stop = int(sys.argv[1]), sys.argv[2], sys.argv[3], pathlib.Path(sys.argv[4])
+port, key, picture, stop, clients = sys.argv[1:]
+stop = pathlib.Path(stop)
 form = (b'--x\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n'
         + pathlib.Path(picture).read_bytes() + b"\r\n--x--\r\n")
 headers = {"Content-Type": "multipart/form-data; boundary=x", "Authorization": f"Bearer {key}"}
@@ -233,45 +246,52 @@ def client():
     while not stop.exists():
         began = time.monotonic()
         try:
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=90)
+            connection = http.client.HTTPConnection("127.0.0.1", int(port), timeout=90)
             connection.request("POST", "/attribute?top_k=1", form, headers)
             answer = connection.getresponse()
             body, kind = answer.read(), answer.headers["content-type"]
             seen[answer.status] += 1
             if kind != ("application/json" if answer.status == 200 else "application/problem+json"):
-                odd.append((answer.status, kind, body[:80]))
+                odd.append((answer.status, kind, str(body[:80])))
             if answer.status in (429, 503):
+                if not answer.headers["retry-after"]:
+                    odd.append((answer.status, "no Retry-After"))
                 time.sleep(0.1)
             connection.close()
         except OSError as error:
             seen[type(error).__name__] += 1
         times.append(time.monotonic() - began)
-threads = [threading.Thread(target=client) for _ in range(8)]
+threads = [threading.Thread(target=client) for _ in range(int(clients))]
 [t.start() for t in threads]; [t.join() for t in threads]
 times.sort()
 print(json.dumps({"answers": {str(k): v for k, v in seen.items()}, "longest_s": round(times[-1], 2),
-                  "p50_s": round(times[len(times) // 2], 2), "not_problem": odd[:3]}))
+                  "p50_s": round(times[len(times) // 2], 2), "odd": odd[:3]}))
 PY
-under_load() { # a step's name, and the commands to run under load
+under_load() { # a step's name, the number of clients, their answers, and the commands to run meanwhile
   step "$1"
-  shift
+  local wanted=$3
   rm -f "$work/stop"
-  python3 "$work/load.py" $port "$key" "$query" "$work/stop" >"$work/load.json" &
+  python3 "$work/load.py" $port "$key" "$query" "$work/stop" "$2" >"$work/load.json" &
   clients=$!
+  shift 3
   sleep 4
   for command in "$@"; do eval "$command"; sleep 4; done
   touch "$work/stop"
   wait $clients
-  python3 -c 'import json, sys; found = json.load(open(sys.argv[1])); sys.exit(set(found["answers"]) != {"200"} or found["longest_s"] > 3)' "$work/load.json" ||
-    { cat "$work/load.json" >&2; exit 1; }
+  python3 -c 'import json, sys
+found = json.load(open(sys.argv[1]))
+sys.exit(" ".join(sorted(found["answers"])) != sys.argv[2] or found["longest_s"] > 3 or found["odd"] != [])' \
+    "$work/load.json" "$wanted" || { cat "$work/load.json" >&2; exit 1; }
   done_ "$(cat "$work/load.json")"
 }
-under_load "8 clients, calm" true
-under_load "8 clients, a server stops" "$engine stop --time 60 \$(id_of whence-1) >/dev/null" \
+under_load "8 clients, calm" 8 200 true
+under_load "8 clients, a server stops" 8 200 "$engine stop --time 60 \$(id_of whence-1) >/dev/null" \
   "compose --profile scale start whence-1" "ready_in whence-1"
-under_load "8 clients, a server is killed" "$engine kill \$(id_of whence-2) >/dev/null" \
+under_load "8 clients, a server is killed" 8 200 "$engine kill \$(id_of whence-2) >/dev/null" \
   "compose --profile scale start whence-2" "ready_in whence-2"
-under_load "8 clients, the proxy's own restarts" "$engine exec \$(id_of proxy) nginx -s reload 2>/dev/null"
+under_load "8 clients, the proxy's own restarts" 8 200 "$engine exec \$(id_of proxy) nginx -s reload 2>/dev/null"
+
+under_load "60 clients of one address" 60 "200 429" true
 
 step "restart of everything"
 compose --profile scale restart --timeout 60 whence whence-1 whence-2

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.benchmarks import cuda_serving
+from tests.benchmarks import cuda_serving, proxy_flood
 from tests.benchmarks.load import Asked, Tally, merged, reached
 
 
@@ -33,3 +33,29 @@ def test_a_client_that_falls_behind_is_noticed() -> None:
 def test_each_part_of_the_time_has_its_own_p99() -> None:
     asked = [Asked(200, due=n / 10, sent=n / 10, ended=n / 10 + n // 30) for n in range(90)]
     assert Tally(asked).report(parts=9)["p99_ms_by_third"] == [0, 1000, 2000]
+
+
+def test_refusals_without_a_problem_are_counted() -> None:
+    asked = [
+        Asked(200, due=0, sent=0, ended=1),
+        Asked(503, due=0, sent=0, ended=1, retry_after=True),
+        Asked(429, due=0, sent=0, ended=1, problem=True),
+        Asked(0, due=0, sent=0, ended=1),
+    ]
+    report = Tally(asked).report()
+    assert report["refused_without_problem"] == 1
+    assert report["refused_without_retry_after"] == 1
+    flood = {**report, "statuses": {"200": 1, "429": 1}}
+    faults = proxy_flood.missed(
+        {
+            "large_bodies": {"413 application/problem+json": 3},
+            "one_address": {**flood, "refused_without_problem": 0},
+            "many_addresses": {**flood, "refused_without_retry_after": 0},
+            "restarts": {**report, "refused_without_problem": 0, "refused_without_retry_after": 0},
+        }
+    )
+    assert faults == [
+        "one_address: no Retry-After",
+        "many_addresses: no problem",
+        "restarts: other answers than 200, 429 and 503",
+    ]

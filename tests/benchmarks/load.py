@@ -5,12 +5,14 @@
 Sends the files of the folder IMAGES in turn as ``POST /attribute`` over connections that are kept.
 In the open loop requests are due at Poisson times whatever becomes of those before, as crowds do,
 and a request's time runs from when it was due, so that neither the server's waiting nor the
-client's own goes unseen. ``--processes`` share the work. Prints JSON: requests a second, wanted
-and sent, latencies of answers and of refusals, over all and over parts of the time.
+client's own goes unseen. ``--processes`` share the work; connections come from ``--addresses``
+addresses of the loopback network, as those of so many callers. Prints JSON: requests a second,
+wanted and sent, latencies of answers and of refusals, over all and over parts of the time.
 """
 
 import argparse
 import asyncio
+import itertools
 import json
 import multiprocessing
 import random
@@ -41,6 +43,7 @@ class Asked:
         sent: when it was.
         ended: when the answer was there.
         retry_after: whether the answer said when to try again.
+        problem: whether the answer was application/problem+json.
     """
 
     status: int
@@ -48,6 +51,7 @@ class Asked:
     sent: float
     ended: float
     retry_after: bool = False
+    problem: bool = False
 
 
 @dataclass
@@ -72,6 +76,9 @@ class Tally:
             "sent_late_p99_ms": quantile([1000 * (one.sent - one.due) for one in self.asked], 0.99),
             "refused_without_retry_after": sum(
                 one.status in (429, 503) and not one.retry_after for one in self.asked
+            ),
+            "refused_without_problem": sum(
+                one.status not in (0, 200) and not one.problem for one in self.asked
             ),
             "drain_seconds": round(ended - sent, 2),
             "statuses": {str(s): len(self.latencies(s)) for s in statuses},
@@ -126,11 +133,18 @@ def request_bytes(url: str, image: bytes) -> bytes:
 
 
 class Client:
-    """Asks over connections that are kept and used again, and notes what comes back."""
+    """Asks over connections that are kept and used again, and notes what comes back.
 
-    def __init__(self, url: str) -> None:
+    Args:
+        url: of the server.
+        addresses: the number of loopback addresses from which connections come in turn.
+    """
+
+    def __init__(self, url: str, addresses: int = 1) -> None:
         parts = urlsplit(url)
         self.address = parts.hostname, parts.port
+        sources = [(f"127.0.0.{n + 1}", 0) for n in range(addresses)]
+        self.sources = itertools.cycle(sources if addresses > 1 else [None])
         self.idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter, float]] = []
         self.tally = Tally()
         self.began = time.perf_counter()
@@ -155,7 +169,8 @@ class Client:
             self.tally.asked.append(Asked(0, due, sent, self.now))
             return
         told = b"\r\nretry-after:" in lower
-        self.tally.asked.append(Asked(int(head[9:12]), due, sent, self.now, told))
+        problem = b"\r\ncontent-type: application/problem+json" in lower
+        self.tally.asked.append(Asked(int(head[9:12]), due, sent, self.now, told, problem))
         if b"connection: close" in lower:
             writer.close()
         else:
@@ -168,12 +183,13 @@ class Client:
             return reader, writer
         while self.idle:
             self.idle.pop()[1].close()
-        return await asyncio.open_connection(*self.address)
+        return await asyncio.open_connection(*self.address, local_addr=next(self.sources))
 
 
-async def closed_loop(url: str, requests: list[bytes], in_flight: int, seconds: float) -> Tally:
-    """Each of ``in_flight`` clients sends when it has its answer."""
-    client = Client(url)
+async def closed_loop(
+    client: Client, requests: list[bytes], in_flight: int, seconds: float
+) -> Tally:
+    """Send again from each of ``in_flight`` clients when it has its answer."""
 
     async def one(number: int) -> None:
         while client.now < seconds:
@@ -185,10 +201,10 @@ async def closed_loop(url: str, requests: list[bytes], in_flight: int, seconds: 
 
 
 async def open_loop(
-    url: str, requests: list[bytes], rate: float, seconds: float, seed: int
+    client: Client, requests: list[bytes], rate: float, seconds: float, seed: int
 ) -> Tally:
-    """Requests come at Poisson times."""
-    client, chance = Client(url), random.Random(seed)
+    """Send at Poisson times."""
+    chance = random.Random(seed)
     tasks: set[asyncio.Task[None]] = set()
     due, number = 0.0, seed
     while due < seconds:
@@ -203,15 +219,16 @@ async def open_loop(
 
 
 def run_share(given: argparse.Namespace, number: int) -> Tally:
-    """What one of the processes does."""
+    """Send the share of one of the processes."""
     url = given.url.rstrip("/") + "/attribute"
+    client = Client(url, given.addresses)
     requests = [request_bytes(url, path.read_bytes()) for path in sorted(given.images.iterdir())]
     if given.rate:
         share = given.rate / given.processes
-        return asyncio.run(open_loop(url, requests, share, given.seconds, number))
+        return asyncio.run(open_loop(client, requests, share, given.seconds, number))
     clients = len(range(number, given.in_flight, given.processes))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:  # it takes less of the cores
-        return runner.run(closed_loop(url, requests, clients, given.seconds))
+        return runner.run(closed_loop(client, requests, clients, given.seconds))
 
 
 def merged(tallies: Iterable[Tally]) -> Tally:
@@ -242,6 +259,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float)
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--addresses", type=int, default=1)
     parser.add_argument("--parts", type=int, default=0, help="tell the p99 of each, too")
     given = parser.parse_args()
     if given.processes == 1:

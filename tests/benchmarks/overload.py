@@ -5,11 +5,12 @@
 Finds the rate at which `whence serve` is saturated, then sends at Poisson times: 80% of it, ten
 times of it for ``--seconds``, 80% again at once after; then, for ``--soak-minutes``, 80% from one
 client. Prints JSON, with what was missed of the following, and then exit status 1: the client sent
-at 90% or more of the rates wanted; every answer is 200, or 429 or 503 with Retry-After, the latter
-two, but in the flood, to one in a hundred at most; accepted requests' p99 grows threefold at most;
-refusals take a second at most, at p99; memory stays flat; it answers as before within five seconds
-of the flood's last request. In the soak, after its first sixth: memory grows by 20 MiB an hour at
-most, open files do not, and the last third's p99 is at most 1.5 times the first's.
+at 90% or more of the rates wanted; every answer is 200, or a problem with Retry-After, 429 or 503,
+the latter two, but in the flood, to one in a hundred at most; accepted requests' p99 grows
+threefold at most; refusals take a second at most, at p99; memory stays flat; it answers as before
+within five seconds of the flood's last request. In the soak, after its first sixth: memory grows
+by 20 MiB an hour at most, open files do not, and the last third's p99 is at most 1.5 times the
+first's.
 """
 
 import argparse
@@ -127,12 +128,13 @@ def well_answered(report: dict[str, Any]) -> bool:
 
 
 def well_refused(report: dict[str, Any]) -> bool:
-    """Whether some were answered, and all others told when to try again."""
+    """Return whether some were answered, and all others refused by a problem with Retry-After."""
     statuses = set(report["statuses"])
     return (
         "200" in statuses
         and statuses <= {"200", "429", "503"}
         and not report["refused_without_retry_after"]
+        and not report["refused_without_problem"]
     )
 
 

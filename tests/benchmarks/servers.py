@@ -2,7 +2,6 @@
 
 import os
 import platform
-import socket
 import subprocess
 import sys
 import tempfile
@@ -13,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+
+from tests.ports import free_port
 
 COMMAND = "from app.cli.main import main; main()"
 START_SECONDS = 300  # the first start exports the model, on a busy machine in a minute or two
@@ -44,15 +45,21 @@ class Server:
 
 
 @contextmanager
-def serving(*command: str, ready: str = "/health/ready", **environment: str) -> Iterator[Server]:
+def serving(
+    *command: str, ready: str = "/health/ready", port: int = 0, **environment: str
+) -> Iterator[Server]:
     """Run ``python *command --port PORT`` until the block ends; it logs as usual, into a file.
+
+    Args:
+        command: the program and its options.
+        ready: the path that answers once the server can be asked.
+        port: to listen on; 0 takes a free one.
+        environment: further variables.
 
     Raises:
         RuntimeError: it does not start; the end of its log says why.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = port or free_port()
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(
             [sys.executable, *command, "--port", str(port)],
@@ -75,9 +82,10 @@ def serving(*command: str, ready: str = "/health/ready", **environment: str) -> 
 
 
 @contextmanager
-def whence_serving(data: Path, **environment: str) -> Iterator[Server]:
-    """`whence serve` on a data folder."""
-    with serving("-c", COMMAND, "serve", "--data", str(data), **environment) as server:
+def whence_serving(data: Path, port: int = 0, **environment: str) -> Iterator[Server]:
+    """Run `whence serve` on a data folder."""
+    command = ("-c", COMMAND, "serve", "--data", str(data))
+    with serving(*command, port=port, **environment) as server:
         yield server
 
 

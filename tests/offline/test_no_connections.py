@@ -15,7 +15,7 @@ from tests.fakes import patches
 from tests.offline.witness import namespace, watched
 
 ROOT = Path(__file__).parents[2]
-# `compile` takes most of a minute; its compiler opens no connection of its own.
+# Not `compile`: it takes 50 seconds of processor time (docs/deployment.md).
 ENGINES: list[EngineName] = ["eager", "eager-bf16", "onnx"]
 CONNECTS = """
 import socket
