@@ -6,7 +6,7 @@
 #
 # docker-compose.yml adds the training and rebuild jobs, docker-compose.gpu.yml the GPU.
 #
-# Most of the image, 6.4 GB, is CUDA. Without it, the image has some 1.5 GB:
+# Most of the image, 6.4 GB, is CUDA. Without it, the image has some 1.4 GB:
 #
 #   docker build -t whence --build-arg TORCH_INDEX=URL .     PyTorch's index of CPU builds
 #

@@ -216,7 +216,7 @@ if [ "$milvus" != none ]; then
   replicas="whence-1 whence-2"
   step "two more servers, until healthy"
   # shellcheck disable=SC2086 # two words
-  compose --profile scale up -d --no-build $replicas
+  compose --profile scale up -d --no-build --no-recreate $replicas
 else
   step "two more servers, until healthy"
   compose --profile scale up -d --no-build --no-deps whence-1 whence-2
