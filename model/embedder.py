@@ -1,6 +1,7 @@
 """The embedder: images to one unit-norm matrix per facet, in one forward pass."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -12,8 +13,8 @@ from torch import nn
 
 from model.backbone import Backbone, BackboneFeatures
 from model.config import Descriptor, EngineName, Facet, ModelConfig
-from model.descriptors import DescriptorExtractor
-from model.engines import batch_limit, choose_engine, export_path, precision
+from model.descriptors import DescriptorExtractor, DescriptorModel, identity_of
+from model.engines import Part, batch_limit, choose_engine, export_path, precision
 from model.errors import ModelError
 from model.explain import Patches, facet_contributions
 from model.head import AttributionHead
@@ -87,7 +88,7 @@ class Embedder:
         device: see `choose_device`.
         batch_size: images in a forward pass, at most; by default `engines.batch_limit`.
         engine: see `model.engines`.
-        engines: folder where an engine's export of the model is kept for the next time.
+        engines: folder where an engine's export of the backbone is kept for the next time.
 
     Raises:
         ModelError: the device or the engine cannot be used here.
@@ -107,11 +108,14 @@ class Embedder:
         self.model_id = model_id
         self.batch_size = batch_size or batch_limit(self.device)
         self._model = model.to(self.device).eval()
+        # Heads differ from model to model, so that the export is of all before them.
+        core = DescriptorModel(self._model.backbone, self._model.extractor).eval()
         self.engine, self._run = choose_engine(
             self._model,
             engine,
             self.device,
-            export=export_path(engines, model_id) if engines else None,
+            export=export_path(engines, identity_of(core)) if engines else None,
+            part=Part(core, partial(_with_heads, self._model)),
         )
 
     @property
@@ -222,6 +226,14 @@ class Embedder:
             # Copies from pinned memory are faster.
             return batch.pin_memory().to(self.device, non_blocking=True)
         return batch.to(self.device)
+
+
+def _with_heads(model: AttributionModel, data: bytes) -> bytes:
+    # Imported late, as most engines and commands do not need it.
+    from model.exported_heads import with_heads
+
+    heads = {name: cast("AttributionHead", model.heads[name]) for name in model.extractor.names}
+    return with_heads(data, heads, model.config.facets)
 
 
 def choose_device(name: str = "auto") -> torch.device:

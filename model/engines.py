@@ -16,6 +16,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, TypeVar, get_args
@@ -70,8 +71,26 @@ class Model(Protocol[Name]):
         """Compute the outputs of backbone features: name -> (B, ...)."""
 
 
+@dataclass(frozen=True)
+class Part:
+    """The part of a model that is exported, to serve other models that share it.
+
+    Attributes:
+        model: the part.
+        extend: adds the rest of the whole model to the part's export.
+    """
+
+    model: Model[Any]
+    extend: Callable[[bytes], bytes]
+
+
 def choose_engine(
-    model: Model[Name], name: EngineName, device: torch.device, *, export: Path | None = None
+    model: Model[Name],
+    name: EngineName,
+    device: torch.device,
+    *,
+    export: Path | None = None,
+    part: Part | None = None,
 ) -> tuple[EngineName, Engine[Name]]:
     """Choose an engine; ``auto`` takes the fastest that is installed and agrees with eager.
 
@@ -79,7 +98,8 @@ def choose_engine(
         model: in evaluation mode, on ``device``.
         name: of the engine.
         device: where the model lies.
-        export: where to keep the model in ONNX's format, for the next start.
+        export: where to keep the model, or its part, in ONNX's format, for the next start.
+        part: exported in the model's place; by default the whole model is.
 
     Returns:
         The engine's name, never ``auto``, and the engine, which has run once.
@@ -92,7 +112,7 @@ def choose_engine(
         if candidate == "eager":
             break
         try:
-            engine = build_engine(model, candidate, device, export)
+            engine = build_engine(model, candidate, device, export, part)
             _require_agreement(model, engine, candidate, device)
             return candidate, engine
         except ImportError as error:
@@ -116,7 +136,7 @@ def choose_engine(
 
 def export_path(folder: Path, model_id: str) -> Path:
     """Returns the path of a model's ONNX export, named by all that its content depends on."""
-    return folder / f"{model_id}-descriptors{EDITION}-torch{torch.__version__}.onnx"
+    return folder / f"{model_id}-descriptors{EDITION}-named-torch{torch.__version__}.onnx"
 
 
 def set_threads(count: int = 0) -> int:
@@ -208,7 +228,11 @@ class _Exportable(nn.Module):
 
 
 def build_engine(
-    model: Model[Name], name: EngineName, device: torch.device, export: Path | None
+    model: Model[Name],
+    name: EngineName,
+    device: torch.device,
+    export: Path | None,
+    part: Part | None = None,
 ) -> Engine[Name]:
     """Build the named engine without comparing its results.
 
@@ -219,7 +243,7 @@ def build_engine(
     if name in {"onnx", "openvino"}:
         if device.type != "cpu":
             raise EngineError(f"it runs on the CPU, and the device is {device}")
-        return (_onnx if name == "onnx" else _openvino)(model, export)
+        return (_onnx if name == "onnx" else _openvino)(model, export, part)
     engine: Any = _Bfloat16(model, device) if is_bfloat16(name) else model
     return _compiled(engine) if name.startswith("compile") else engine
 
@@ -239,7 +263,7 @@ def _compiled(engine: Engine[Name]) -> Engine[Name]:
     return run
 
 
-def _onnx(model: Model[Name], export: Path | None) -> Engine[Name]:
+def _onnx(model: Model[Name], export: Path | None, part: Part | None) -> Engine[Name]:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -251,14 +275,16 @@ def _onnx(model: Model[Name], export: Path | None) -> Engine[Name]:
     session = _loaded(
         model,
         export,
+        part,
         partial(
             onnxruntime.InferenceSession, sess_options=options, providers=["CPUExecutionProvider"]
         ),
     )
-    return partial(_run, model.outputs, lambda pixels: session.run(None, {"pixels": pixels}))
+    names = [str(name) for name in model.outputs]
+    return partial(_run, model.outputs, lambda pixels: session.run(names, {"pixels": pixels}))
 
 
-def _openvino(model: Model[Name], export: Path | None) -> Engine[Name]:
+def _openvino(model: Model[Name], export: Path | None, part: Part | None) -> Engine[Name]:
     # OpenVINO reports each import to its maker, unless this package of its own is missing.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     import openvino  # an extra
@@ -267,6 +293,7 @@ def _openvino(model: Model[Name], export: Path | None) -> Engine[Name]:
     compiled = _loaded(
         model,
         export,
+        part,
         lambda data: core.compile_model(
             core.read_model(data, b""),
             "CPU",
@@ -277,7 +304,12 @@ def _openvino(model: Model[Name], export: Path | None) -> Engine[Name]:
             },
         ),
     )
-    return partial(_run, model.outputs, lambda pixels: compiled([pixels]).values())
+
+    def infer(pixels: Any) -> list[Any]:
+        found = compiled([pixels])
+        return [found[str(name)] for name in model.outputs]
+
+    return partial(_run, model.outputs, infer)
 
 
 def _run(
@@ -289,14 +321,20 @@ def _run(
     }
 
 
-def _loaded(model: Model[Any], export: Path | None, load: Callable[[bytes], Any]) -> Any:
+def _loaded(
+    model: Model[Any], export: Path | None, part: Part | None, load: Callable[[bytes], Any]
+) -> Any:
     """Load the exported model, and export it again if the kept file is damaged."""
+
+    def whole(data: bytes) -> Any:
+        return load(part.extend(data) if part else data)
+
     if export and export.is_file():
         try:
-            return load(export.read_bytes())
+            return whole(export.read_bytes())
         except Exception as error:  # each library has its own; a new export settles it
             log.warning("%s cannot be used (%s) and is made again", export.name, error)
-    return load(_export(model, export))
+    return whole(_export(part.model if part else model, export))
 
 
 def _export(model: Model[Any], path: Path | None) -> bytes:
@@ -308,6 +346,7 @@ def _export(model: Model[Any], path: Path | None) -> bytes:
             dynamo=True,
             dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=4096)},),
             input_names=["pixels"],
+            output_names=[str(name) for name in model.outputs],
             verbose=False,
         )
     data: bytes = program.model_proto.SerializeToString()

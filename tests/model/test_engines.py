@@ -13,6 +13,7 @@ from model import engines
 from model.backbone import BackboneFeatures
 from model.checkpoint import load_embedder, save_model
 from model.config import Facet
+from model.descriptors import DescriptorModel, identity_of
 from model.embedder import AttributionModel, Embedder
 from model.engines import (
     COSINE,
@@ -256,7 +257,29 @@ def test_a_saved_model_keeps_its_id_with_every_engine(tmp_path: Path) -> None:
     assert (eager.engine, other.engine) == ("eager", "onnx")
     assert eager.model_id == other.model_id == model_id
     assert least_cosine(other.embed(IMAGES), eager.embed(IMAGES)) >= COSINE
-    assert export_path(tmp_path / "engines", model_id).is_file()
+
+
+def test_one_export_serves_all_models_of_a_backbone(tmp_path: Path, monkeypatch) -> None:
+    folder = tmp_path / "engines"
+    model = tiny_model()
+    core = DescriptorModel(model.backbone, model.extractor).eval()
+    choose_engine(core, "onnx", CPU, export=export_path(folder, identity_of(core)))  # as training
+    monkeypatch.setattr(engines, "_export", lambda *_: pytest.fail("it was exported twice"))
+    for seed in (0, 1):
+        with torch.no_grad():
+            for head in model.heads.values():
+                head.weight.copy_(torch.randn(head.weight.shape, generator=seeded(seed)))
+        model_id = save_model(tmp_path / "models", model, {})
+        embedder = load_embedder(
+            tmp_path / "models", model_id, device="cpu", engine="onnx", engines=folder
+        )
+        eager = load_embedder(tmp_path / "models", model_id, device="cpu")
+        assert least_cosine(embedder.embed(IMAGES), eager.embed(IMAGES)) >= COSINE
+    assert len(list(folder.iterdir())) == 1
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
 
 
 def test_the_probe_has_something_at_every_scale() -> None:
