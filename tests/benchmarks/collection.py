@@ -55,7 +55,9 @@ def run(*arguments: object) -> tuple[float, Peaks]:
         RuntimeError: it failed.
     """
     began = time.monotonic()
-    process = subprocess.Popen([sys.executable, "-c", COMMAND, *map(str, arguments)])
+    process = subprocess.Popen(
+        [sys.executable, "-c", COMMAND, *map(str, arguments)], stdout=sys.stderr
+    )
     peaks, ended = Peaks(), threading.Event()
     watcher = threading.Thread(target=_watch, args=(process.pid, peaks, ended))
     watcher.start()
