@@ -1,6 +1,7 @@
 """Add heads to an exported backbone, so that one export serves all models of it."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -31,7 +32,7 @@ def with_heads(
         graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
         return name
 
-    def node(kind: str, inputs: Sequence[str], name: str, **attributes: int) -> str:
+    def node(kind: str, inputs: Sequence[str], name: str, **attributes: Any) -> str:
         graph.node.append(helper.make_node(kind, inputs, [name], **attributes))
         return name
 
