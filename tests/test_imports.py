@@ -83,9 +83,8 @@ EXTRAS = [
 ]
 ALL = RUNTIME + [entry for extra in PROJECT["optional-dependencies"].values() for entry in extra]
 DISTRIBUTIONS = packages_distributions()
-# uvicorn imports uvloop for its event loop, and PyTorch the
-# others to export a model.
-USED_UNSEEN = {"onnx", "onnxscript", "uvloop"}
+# uvicorn imports uvloop for its event loop, and PyTorch onnxscript to export a model.
+USED_UNSEEN = {"onnxscript", "uvloop"}
 
 
 def canonical(requirement: str) -> str:
