@@ -133,7 +133,9 @@ class Snapshot:
         if concept_numbers is None:
             concept_numbers = np.asarray(catalog.concept_numbers(), dtype=np.int64)
         self._concept_numbers = concept_numbers
-        self.ranker = Ranker(vectors, concept_numbers, cohort, neighbours, self.hidden)
+        self.ranker = Ranker(
+            vectors, concept_numbers, cohort, neighbours, self.hidden, calibration.scaling
+        )
 
     def masked(self, hidden_rows: HiddenRows) -> "Snapshot":
         """Return the same version with the rows hidden that takedowns in force hide.

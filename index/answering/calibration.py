@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, PrivateAttr
 
-from model.config import Frozen
+from model.config import Facet, Frozen
 
 Doubles = NDArray[np.float64]
 Verdict = Literal["attributed", "uncertain", "no_match"]
@@ -29,17 +29,61 @@ MIN_SUPPORT = 2  # likelihood ratio from which on a score supports a source in t
 CREDIBLE = 0.9  # part of the concepts' shares that the candidates hold together
 
 
+class Scaling(Frozen):
+    """Brings the statistics of a concept to one scale, that of the null distribution.
+
+    The tail of a statistic's best lead is exponential above the upper quartile; a score is the
+    largest, over statistics, of minus the logarithm of that tail probability. This is Tippett's
+    combination of p-values by their minimum. Statistics of one concept depend on each other, so the
+    score's own null distribution is kept (`Calibration.null_scores`) in place of a correction.
+
+    Attributes:
+        quartiles: upper quartile of each statistic's best leads.
+        scales: of the exponential tails, between the median and the upper quartile. Statistics
+            beyond those listed do not count: in a version built before there were several, a score
+            is the lead of the sum.
+        deviations: of each facet, the unit of standardised similarities. Without it, as in such a
+            version, the unit is the deviation of the query's own cosines with the cohort.
+    """
+
+    quartiles: tuple[float, ...] = (0.0,)
+    scales: tuple[float, ...] = (1.0,)
+    deviations: dict[Facet, float] = Field(default_factory=dict)
+
+    def fitted(self, leads: Doubles) -> "Scaling":
+        """Return this with tails fitted to the best leads (S, N) of N null queries."""
+        tails = [_tail(one) for one in leads]
+        return Scaling(
+            quartiles=tuple(quartile for quartile, _ in tails),
+            scales=tuple(scale for _, scale in tails),
+            deviations=self.deviations,
+        )
+
+    def scores(self, leads: Doubles) -> Doubles:
+        """Return the scores (...) of leads (S, ...), or of the first statistics alone."""
+        scores: Doubles = leads[0]
+        if len(self.scales) > 1:
+            scaled = [
+                (lead - quartile) / scale - math.log(TAIL)
+                for lead, quartile, scale in zip(leads, self.quartiles, self.scales, strict=False)
+            ]
+            scores = np.maximum.reduce(scaled)
+        return scores
+
+
 class Calibration(Frozen):
     """The null distribution of a snapshot's best scores.
 
     Attributes:
+        scaling: of the statistics that make a score.
         null_scores: best score of each null query, highest first; empty if the index has fewer than
             two concepts, of which none can be left out. Then every p-value is 1.
         group_scores: group size -> best score of each null group of that size, highest first. A
             version built before there were any has none.
     """
 
-    format: Literal[2, 3] = 3
+    format: Literal[2, 3, 4] = 4
+    scaling: Scaling = Scaling()
     null_scores: tuple[float, ...]
     group_scores: dict[int, tuple[float, ...]] = Field(default_factory=dict)
     _tries: int = PrivateAttr(1)
@@ -204,11 +248,16 @@ class Calibration(Frozen):
 
     @cached_property
     def _quartile(self) -> float:
-        return float(np.quantile(self._null, 1 - TAIL)) if len(self._null) else 0.0
+        return _tail(self._null)[0]
 
     @cached_property
     def _scale(self) -> float:
-        if not len(self._null):
-            return 1.0
-        spread = self._quartile - float(np.quantile(self._null, MEDIAN))
-        return max(spread / math.log(MEDIAN / TAIL), 1e-3)
+        return _tail(self._null)[1]
+
+
+def _tail(values: Doubles) -> tuple[float, float]:
+    """Return the upper quartile of null values, and the scale of an exponential tail above it."""
+    if not len(values):
+        return 0.0, 1.0
+    median, quartile = np.quantile(values, [MEDIAN, 1 - TAIL]).tolist()
+    return quartile, max((quartile - median) / math.log(MEDIAN / TAIL), 1e-3)

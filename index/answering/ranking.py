@@ -2,15 +2,20 @@
 
 For each query:
 
-1. The *standardised similarity* of an exemplar in a facet is its cosine in standard deviations
-   above the mean cosine with a fixed cohort of exemplars stored in the snapshot. This makes queries
-   comparable, some of which are near all exemplars.
+1. The *standardised similarity* of an exemplar in a facet is its cosine above the query's mean
+   cosine with a fixed cohort of exemplars stored in the snapshot, since some queries are near all
+   exemplars. The unit is the usual deviation of such cosines, one number of each facet
+   (`index.answering.calibration.Scaling`): a query's own deviation grows with its strongest
+   likenesses, and dividing by it would hide them.
 2. In each facet the part above the exemplar's *usual level*, the standardised usual similarity
    (`index.answering.neighbours`), counts twice, since an exemplar near all of its category is
    weaker evidence. An exemplar's evidence is the weighted mean of that over facets.
-3. A concept adds up its best exemplars with decreasing weights, since exemplars of a concept are
-   redundant. Its *score* is that sum less the mean of the query's third to eighth concepts: a
-   typical error is another concept of the same category, and then several have similar sums.
+3. Two statistics of a concept are computed: the sum of its best exemplars with decreasing weights,
+   since exemplars of a concept are redundant, and its best exemplar alone. The *lead* of each is
+   its value less the mean of the query's third to eighth concepts: a typical error is another
+   concept of the same category, and then several have similar values.
+4. A concept's *score* is the larger of its leads, each expressed as the logarithm of a tail
+   probability of the null distribution (`index.answering.calibration.Scaling`).
 
 Candidates are the concepts of each facet's nearest exemplars. Their similarities are all computed
 exactly, so a sum does not depend on the search that found the candidates.
@@ -23,6 +28,7 @@ from typing import overload
 import numpy as np
 from numpy.typing import NDArray
 
+from index.answering.calibration import Scaling
 from index.answering.neighbours import Neighbours
 from index.stores.lists import is_large
 from index.stores.vectors import Floats, Mask, Rows, Scan, VectorStore, Visible
@@ -53,7 +59,7 @@ class RankedConcept:
     """A concept's place in one query's ranking."""
 
     number: int  # in the catalog
-    score: float  # over facets and exemplars, above the query's rivals
+    score: float  # over facets and exemplars, above the query's rivals; see `Scaling`
     facets: dict[Facet, float]  # highest standardised similarity in each
     found_by: tuple[Facet, ...]  # facets with a notable part of its lead, the stronger first
     rows: Rows  # its exemplars, the one with the most evidence first
@@ -72,7 +78,8 @@ class Ranking(Sequence[RankedConcept]):
 
     Attributes:
         numbers: (C,) the concepts' numbers.
-        sums: (C,) sums of their exemplars' evidence, descending.
+        scores: (C,) descending.
+        statistics: (S, C) the sum of their exemplars' evidence, and the highest.
         starts: (C,) position of each concept's first exemplar in the arrays below.
         sizes: (C,) number of each concept's exemplars.
         rows: (R,) exemplars.
@@ -80,11 +87,13 @@ class Ranking(Sequence[RankedConcept]):
         levels: facet -> (R,) the same, standardised.
         evidence: (R,) all facets together.
         rivals: facet -> the mean level of the third to eighth highest concepts in it.
-        rival: the mean sum of the third to eighth concept.
+        rival: (S,) of each statistic, the mean of its third to eighth highest value.
+        query: facet -> (D,) the query's unit vector.
     """
 
     numbers: Numbers
-    sums: Doubles
+    scores: Doubles
+    statistics: Doubles
     starts: Rows
     sizes: Rows
     rows: Rows
@@ -92,17 +101,20 @@ class Ranking(Sequence[RankedConcept]):
     levels: Mapping[Facet, Doubles]
     evidence: Doubles
     rivals: Mapping[Facet, float] = field(default_factory=dict)
-    rival: float = 0.0
+    rival: Doubles = field(default_factory=lambda: np.zeros(2))
+    query: Mapping[Facet, Floats] = field(default_factory=dict)
 
     @property
-    def scores(self) -> Doubles:
-        """Return the concepts' scores (C,), descending: their sums less the rivals' mean."""
-        scores: Doubles = self.sums - self.rival
-        return scores
+    def leads(self) -> Doubles:
+        """Return the concepts' leads (S, C): their statistics less the rivals' means."""
+        leads: Doubles = self.statistics - self.rival[:, None]
+        return leads
 
-    def in_order(self) -> "Ranking":
-        """Return the concepts best first, those of equal sums by number, with their rivals."""
-        order = np.lexsort((self.numbers, -self.sums))
+    def in_order(self, scaling: Scaling) -> "Ranking":
+        """Return the concepts best first, those of equal scores by number, with their rivals."""
+        rival = np.array([rivals_mean(np.sort(values)[::-1]) for values in self.statistics])
+        scores = scaling.scores(self.statistics - rival[:, None])
+        order = np.lexsort((self.numbers, -self.statistics[0], -scores))
         best = (
             {facet: np.maximum.reduceat(level, self.starts) for facet, level in self.levels.items()}
             if len(order)
@@ -111,11 +123,12 @@ class Ranking(Sequence[RankedConcept]):
         return replace(
             self,
             numbers=self.numbers[order],
-            sums=self.sums[order],
+            scores=scores[order],
+            statistics=self.statistics[:, order],
             starts=self.starts[order],
             sizes=self.sizes[order],
             rivals={facet: rivals_mean(np.sort(one)[::-1]) for facet, one in best.items()},
-            rival=rivals_mean(self.sums[order]),
+            rival=rival,
         )
 
     def __len__(self) -> int:
@@ -135,7 +148,7 @@ class Ranking(Sequence[RankedConcept]):
         best = {facet: float(level.max()) for facet, level in levels.items()}
         return RankedConcept(
             number=int(self.numbers[place]),
-            score=float(self.sums[place] - self.rival),
+            score=float(self.scores[place]),
             facets=best,
             found_by=notable_facets({facet: best[facet] - self.rivals[facet] for facet in best}),
             rows=self.rows[own][order],
@@ -227,6 +240,7 @@ class Ranker:
         cohort: exemplars that standardise similarities.
         neighbours: each exemplar's nearest exemplars of other concepts.
         hidden: (H,) hidden rows.
+        scaling: of the statistics; by default a concept's score is the lead of its sum.
     """
 
     def __init__(
@@ -236,7 +250,9 @@ class Ranker:
         cohort: Cohort,
         neighbours: Neighbours,
         hidden: Rows | None = None,
+        scaling: Scaling | None = None,
     ) -> None:
+        self._scaling = scaling or Scaling()
         self._vectors = vectors
         self._concept_of_row: Numbers = np.asarray(concept_of_row, dtype=np.int32)
         if hidden is None:
@@ -296,8 +312,12 @@ class Ranker:
                 self._views(facet, vectors[part], depth + extra)
                 for facet, vectors in queries.items()
             ]
-            for own, numbers in zip(zip(*views, strict=True), own_excluded, strict=True):
-                yield self._rank_one(dict(zip(queries, own, strict=True)), numbers, depth, concepts)
+            for place, (own, numbers) in enumerate(
+                zip(zip(*views, strict=True), own_excluded, strict=True), start
+            ):
+                seen = dict(zip(queries, own, strict=True))
+                vectors = {facet: matrix[place] for facet, matrix in queries.items()}
+                yield replace(self._rank_one(seen, numbers, depth, concepts), query=vectors)
 
     def _views(
         self, facet: Facet, queries: Floats, depth: int
@@ -382,7 +402,9 @@ class Ranker:
         if not self._large:
             rows = self._rows(numbers)
             similarities = {facet: view.cosines(rows) for facet, view in query.items()}
-            return self._compare(similarities, rows, sizes, sizes, cohort, excluded).in_order()
+            return self._compare(similarities, rows, sizes, sizes, cohort, excluded).in_order(
+                self._scaling
+            )
         counts = np.diff(starts, append=len(rows))
         rounds = np.repeat(np.arange(len(found)), [len(part) for part in found])[order[starts]]
         rows = rows[order]
@@ -390,7 +412,7 @@ class Ranker:
         missing = np.where(sizes <= MAX_COMPLETED, sizes - counts, 0)
         chosen = missing > 0
         if missing.sum() > MAX_ADDED:
-            sums = self._compare(similarities, rows, counts, sizes, cohort, excluded).sums
+            sums = self._compare(similarities, rows, counts, sizes, cohort, excluded).statistics[0]
             first = np.lexsort((numbers, -sums, rounds))
             chosen[first] &= np.cumsum(missing[first]) <= MAX_ADDED
         if chosen.any():
@@ -403,7 +425,9 @@ class Ranker:
                 for facet, cosines in similarities.items()
             }
             counts = np.where(chosen, sizes, counts)
-        return self._compare(similarities, rows, counts, sizes, cohort, excluded).in_order()
+        return self._compare(similarities, rows, counts, sizes, cohort, excluded).in_order(
+            self._scaling
+        )
 
     def _compare(
         self,
@@ -431,6 +455,7 @@ class Ranker:
         large = sizes.max(initial=0) > COUNTED
         for facet, cosines in similarities.items():
             mean, deviation = cohort_moments(cohort[facet])
+            deviation = np.asarray(self._scaling.deviations.get(facet, deviation))
             levels[facet] = (cosines - mean) / deviation
             # Without neighbours the usual level is the cohort's mean.
             level = (usual[facet] - mean) / deviation
@@ -438,7 +463,7 @@ class Ranker:
             if large:
                 background.append(np.sort((cohort[facet] - mean) / deviation))
         evidence = combine(levels)
-        sums = score_concepts(
+        statistics = score_concepts(
             np.array(list(levels.values())),
             np.array(near),
             counts,
@@ -448,7 +473,10 @@ class Ranker:
         )
         starts = np.cumsum(counts) - counts
         numbers = self._concept_of_row[rows[starts]]
-        return Ranking(numbers, sums, starts, counts, rows, similarities, levels, evidence)
+        scores = statistics[0]
+        return Ranking(
+            numbers, scores, statistics, starts, counts, rows, similarities, levels, evidence
+        )
 
     def _usual_similarities(self, rows: Rows, excluded: Numbers) -> Mapping[Facet, Doubles]:
         """Return the usual similarity of exemplars, without hidden rows and excluded concepts."""
@@ -512,6 +540,19 @@ def cohort_moments(cosines: Doubles) -> tuple[Doubles, Doubles]:
     return cosines.mean(axis=-1), np.maximum(cosines.std(axis=-1), 1e-6)
 
 
+def usual_deviation(cohort: Floats) -> float:
+    """Return the median over a cohort's vectors (C, D) of the deviation of cosines with the others.
+
+    It is at least 10^-6; 1 for a single vector.
+    """
+    count = len(cohort)
+    if count < 2:
+        return 1.0
+    cosines = (cohort @ cohort.T).astype(np.float64)
+    others = cosines[~np.eye(count, dtype=np.bool_)].reshape(count, count - 1)
+    return float(np.median(cohort_moments(others)[1]))
+
+
 def combine(levels: Mapping[Facet, Doubles]) -> Doubles:
     """Return each exemplar's evidence: the mean of its standardised similarities over facets."""
     return np.asarray(sum(levels.values()) / len(levels), dtype=np.float64)
@@ -525,15 +566,15 @@ def score_concepts(
     sizes: Rows | None = None,
     weights: Sequence[float] | None = None,
 ) -> Doubles:
-    """Return each concept's sum of evidence.
+    """Return two statistics of each concept: the sum of its evidence, and its highest evidence.
 
     The sum is over k = 1 ... `COUNTED` of DECAY^(k-1) g_k, where g_k is the k-th highest value of g
     over its exemplars: the weighted mean over facets of max(0, e) + max(0, e - u), e being the
     evidence in the facet and u the usual level. By chance the k-th best of n unrelated exemplars
     rises with n, from the background's quantile at 1 - k / (`COUNTED` + 1) to that at
     1 - k / (n + 1). For n above `COUNTED` this difference is subtracted from e, so that large
-    concepts have no advantage. 10^-3 of the highest mean of e over facets is added, to order
-    concepts whose sums are 0.
+    concepts have no advantage. The highest evidence is g_1. To both, 10^-3 of the highest mean of e
+    over facets is added, to order concepts whose sums are 0.
 
     Args:
         evidence: (F, R) of some exemplars of concept 0, then some of concept 1, ..., by facet.
@@ -545,20 +586,19 @@ def score_concepts(
         weights: (F,) of the facets; by default equal.
 
     Returns:
-        (C,) float64.
+        (2, C) float64.
     """
     if not len(counts):
-        return np.empty(0)
+        return np.empty((2, 0))
     given = np.ones(len(evidence)) if weights is None else np.asarray(weights)
     shares = given / given.sum()
     mean = evidence.mean(axis=0)
     starts = np.cumsum(counts) - counts
     weight: Doubles = shares @ (np.maximum(evidence, 0) + np.maximum(evidence - usual, 0))
     sizes = counts if sizes is None else sizes
-    total: Doubles
     if counts.max() == 1 and sizes.max() <= COUNTED:
-        total = weight + 1e-3 * mean
-        return total
+        alone = weight + 1e-3 * mean
+        return np.stack([alone, alone])
     order = np.lexsort((-weight, np.repeat(np.arange(len(counts)), counts)))
     # The exemplars that count, with their rank k = 0, 1, ... in their concept.
     counted = np.minimum(counts, COUNTED)
@@ -574,8 +614,7 @@ def score_concepts(
         rest = evidence[:, rows] - by_chance + _quantile(background, 1 - rank / (COUNTED + 1))
         excess[large] = shares @ (np.maximum(rest, 0) + np.maximum(rest - usual[:, rows], 0))
     highest = np.maximum.reduceat(mean, starts)
-    total = np.add.reduceat(excess * DECAY**k, first) + 1e-3 * highest
-    return total
+    return np.stack([np.add.reduceat(excess * DECAY**k, first), excess[first]]) + 1e-3 * highest
 
 
 def rivals_mean(descending: Doubles) -> float:

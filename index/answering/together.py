@@ -1,9 +1,10 @@
 """Attribute a group of images that share a source, such as outputs of one prompt, in one answer.
 
-A concept's sum of evidence is averaged over the images (first over the squares of a long image).
-Its score is that mean less the mean of the group's third to eighth concepts, as for one image.
-Chance likenesses differ from image to image and average out; a shared source does not. The images
-are not independent, so the null distribution is of groups that share an absent source
+In each facet the images' vectors are averaged (first over the squares of a long image), and the
+mean, brought to unit length, is ranked as one image. What the images share stays, and what they do
+not share averages out, the more the more they differ, as in speaker recognition with several
+recordings (Rajan et al. 2014). A concept's score is the lead of its sum.
+The images are not independent, so the null distribution is of groups that share an absent source
 (`Calibration.of_size`).
 
 A control group, such as outputs of the same prompts without an artist's name, is compared pair by
@@ -17,18 +18,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from index.answering.attribution import Attributor, ExemplarEvidence, exemplar_evidence
-from index.answering.calibration import Calibration, Verdict
-from index.answering.ranking import (
-    Doubles,
-    Numbers,
-    RankedConcept,
-    Ranking,
-    notable_facets,
-    rivals_mean,
-)
+from index.answering.attribution import Attributor, ExemplarEvidence
+from index.answering.calibration import Calibration, Scaling, Verdict
+from index.answering.ranking import Doubles, Embeddings, Numbers, RankedConcept, Ranking
 from index.answering.support import are_all, statement
 from index.catalog import Concept
+from index.stores.vectors import Floats, Rows
 from model.config import Facet
 
 LEVEL = 0.05  # p-value up to which a group draws on a concept more than its control group
@@ -90,7 +85,7 @@ class GroupConceptEvidence:
     share: float
     p_value: float
     likelihood_ratio: float
-    facets: dict[Facet, float]  # mean over the images in which it is a candidate
+    facets: dict[Facet, float]  # of the images' mean
     found_by: tuple[Facet, ...]
     exemplars: tuple[GroupExemplar, ...]
     parts: tuple[Part, ...]  # one an image
@@ -135,32 +130,63 @@ class GroupRanking:
     """The candidate concepts of a group, best first.
 
     Attributes:
-        numbers: (C,) the concepts' numbers.
-        scores: (C,) descending.
-        sums: (N, C) each image's sums of evidence; 0 where the concept is no candidate.
-        rivals: (N,) the mean sum of the image's third to eighth concept.
+        ranking: of the mean of the images.
+        places: (C,) each concept's place in it.
+        scores: (C,) descending, of the concepts' sums alone.
     """
 
-    numbers: Numbers
+    ranking: Ranking
+    places: Rows
     scores: Doubles
-    sums: Doubles
-    rivals: Doubles
 
     @classmethod
-    def of(cls, images: Sequence[Squares]) -> "GroupRanking":
-        """Combine the rankings of N images, each of one square or more."""
-        squares = [ranking for image in images for ranking in image]
-        empty = np.empty(0, dtype=np.int32)
-        numbers = np.unique(np.concatenate([empty, *(one.numbers for one in squares)]))
-        sums = np.zeros((len(images), len(numbers)))
-        for own, image in zip(sums, images, strict=True):
-            for ranking in image:
-                own[np.searchsorted(numbers, ranking.numbers)] += ranking.sums / len(image)
-        rivals = np.array([np.mean([ranking.rival for ranking in image]) for image in images])
-        mean = sums.mean(axis=0)
-        order = np.lexsort((numbers, -mean))
-        scores = mean[order] - rivals_mean(mean[order])
-        return cls(numbers[order], scores, sums[:, order], rivals)
+    def of(cls, ranking: Ranking, scaling: Scaling) -> "GroupRanking":
+        """Order the concepts of the ranking of a group's mean by their sums."""
+        scores = scaling.scores(ranking.leads[:1])
+        places = np.lexsort((ranking.numbers, -scores))
+        return cls(ranking, places, scores[places])
+
+    @property
+    def numbers(self) -> Numbers:
+        """Return the concepts' numbers (C,)."""
+        numbers: Numbers = self.ranking.numbers[self.places]
+        return numbers
+
+
+def mean_of(images: Sequence[Embeddings]) -> Embeddings:
+    """Return the mean of N images, of unit length in each facet: facet -> (1, D).
+
+    Args:
+        images: facet -> (S, D) unit vectors of an image's squares, each.
+    """
+    means: dict[Facet, Floats] = {}
+    for facet in images[0]:
+        mean = np.mean([_unit(image[facet].mean(axis=0)) for image in images], axis=0)
+        means[facet] = _unit(mean)[None]
+    return means
+
+
+def _unit(vector: Floats) -> Floats:
+    """Return a vector at unit length; 0 stays 0."""
+    scaled: Floats = vector / max(float(np.linalg.norm(vector)), 1e-12)
+    return scaled.astype(np.float32)
+
+
+def scores_alone(images: Sequence[Squares], numbers: Numbers, scaling: Scaling) -> Doubles:
+    """Return each image's own scores (N, C) of concepts (C,), ascending by number.
+
+    The statistics of squares are averaged; those of a concept that is no candidate count as 0.
+    """
+    scores = []
+    for image in images:
+        statistics = np.zeros((len(image[0].statistics), len(numbers)))
+        for ranking in image:
+            known = np.isin(ranking.numbers, numbers)
+            places = np.searchsorted(numbers, ranking.numbers[known])
+            statistics[:, places] += ranking.statistics[:, known] / len(image)
+        rival = np.mean([ranking.rival for ranking in image], axis=0)
+        scores.append(scaling.scores(statistics - rival[:, None]))
+    return np.array(scores)
 
 
 def compare_pairs(differences: Doubles) -> Doubles:
@@ -210,20 +236,23 @@ def attribute_together(
     if control and len(control) != len(images):
         raise ValueError(f"{len(images)} images cannot be paired with {len(control)} controls")
     snapshot, rate = attributor.snapshot, attributor.rate
-    group = GroupRanking.of(images)
+    queries = [_queries(image) for image in images]
+    [ranking] = attributor.rankings(mean_of(queries), top_k=top_k)
+    group = GroupRanking.of(ranking, snapshot.calibration.scaling)
     calibration = snapshot.calibration.of_size(len(images))
     shares, no_source = calibration.shares(group.scores)
-    compared = _compare(images, control) if control else {}
+    compared = _compare(images, control, snapshot.calibration.scaling) if control else {}
     numbers = [int(number) for number in group.numbers[:top_k]]
     more = sorted(
         (number for number, comparison in compared.items() if comparison.more),
         key=lambda number: (compared[number].p_value, -compared[number].difference, number),
     )[:top_k]
     known = snapshot.catalog.concepts_by_number([*numbers, *more])
+    ordered = np.unique(np.asarray(numbers, dtype=np.int32))
+    alone = scores_alone(images, ordered, snapshot.calibration.scaling)
     found = []
     for place, number in enumerate(numbers):
-        alone = [_concept_in(image, number) for image in images]
-        facets, found_by = _facets(alone)
+        ranked = group.ranking[int(group.places[place])]
         found.append(
             GroupConceptEvidence(
                 rank=place + 1,
@@ -232,10 +261,10 @@ def attribute_together(
                 share=float(shares[place]),
                 p_value=calibration.p_value(float(group.scores[place])),
                 likelihood_ratio=calibration.likelihood_ratio(float(group.scores[place])),
-                facets=facets,
-                found_by=found_by,
-                exemplars=_exemplars(attributor, alone, exemplars),
-                parts=_parts(snapshot.calibration, group.sums[:, place] - group.rivals),
+                facets=ranked.facets,
+                found_by=ranked.found_by,
+                exemplars=_exemplars(attributor, ranked, queries, exemplars),
+                parts=_parts(snapshot.calibration, alone[:, int(np.searchsorted(ordered, number))]),
                 control=compared.get(number, Comparison(0.0, 1.0)) if control else None,
             )
         )
@@ -251,37 +280,25 @@ def attribute_together(
     )
 
 
-def _compare(images: Sequence[Squares], control: Sequence[Squares]) -> dict[int, Comparison]:
+def _compare(
+    images: Sequence[Squares], control: Sequence[Squares], scaling: Scaling
+) -> dict[int, Comparison]:
     """Compare all candidates of both groups, pair by pair; by number."""
-    both = GroupRanking.of([*images, *control])
-    scores = both.sums - both.rivals[:, None]
-    differences = scores[: len(images)] - scores[len(images) :]
+    every = [ranking.numbers for image in [*images, *control] for ranking in image]
+    numbers = np.unique(np.concatenate(every))
+    first, second = (scores_alone(one, numbers, scaling) for one in (images, control))
+    differences = first - second
     p_values = compare_pairs(differences)
     means = differences.mean(axis=0)
     return {
         int(number): Comparison(float(mean), float(p_value))
-        for number, mean, p_value in zip(both.numbers, means, p_values, strict=True)
+        for number, mean, p_value in zip(numbers, means, p_values, strict=True)
     }
 
 
-def _concept_in(image: Squares, number: int) -> RankedConcept | None:
-    """Return a concept as an image's best square ranks it, or None if it is no candidate."""
-    found = [
-        ranking[int(place)]
-        for ranking in image
-        for place in np.flatnonzero(ranking.numbers == number)
-    ]
-    return max(found, key=lambda ranked: ranked.score, default=None)
-
-
-def _facets(
-    alone: Sequence[RankedConcept | None],
-) -> tuple[dict[Facet, float], tuple[Facet, ...]]:
-    """Return the means of a concept's facets and the facets with a notable part of its lead."""
-    some = [one for one in alone if one is not None]
-    levels = {f: float(np.mean([one.facets[f] for one in some])) for f in some[0].facets}
-    leads = {f: levels[f] - float(np.mean([one.rivals[f] for one in some])) for f in levels}
-    return levels, notable_facets(leads)
+def _queries(image: Squares) -> Embeddings:
+    """Return the vectors of an image's squares: facet -> (S, D)."""
+    return {facet: np.stack([one.query[facet] for one in image]) for facet in image[0].query}
 
 
 def _parts(calibration: Calibration, scores: Doubles) -> tuple[Part, ...]:
@@ -295,25 +312,20 @@ def _parts(calibration: Calibration, scores: Doubles) -> tuple[Part, ...]:
 
 
 def _exemplars(
-    attributor: Attributor, alone: Sequence[RankedConcept | None], count: int
+    attributor: Attributor, ranked: RankedConcept, queries: Sequence[Embeddings], count: int
 ) -> tuple[GroupExemplar, ...]:
-    """Return the exemplars of a concept with the most evidence over all images."""
-    total: dict[int, float] = {}
-    best: dict[int, tuple[float, int, int]] = {}  # cosine, -image, place in that image's ranking
-    for image, ranked in enumerate(alone):
-        if ranked is None:
-            continue
-        for place, row in enumerate(ranked.rows.tolist()):
-            evidence = float(np.mean([level[place] for level in ranked.levels.values()]))
-            total[row] = total.get(row, 0.0) + max(0.0, evidence)
-            cosine = float(np.mean([own[place] for own in ranked.similarities.values()]))
-            best[row] = max(best.get(row, (-np.inf, 0, 0)), (cosine, -image, place))
-    rows = sorted(total, key=lambda row: (-total[row], row))[:count]
-    images = attributor.snapshot.catalog.exemplars_by_row(rows)
+    """Return the exemplars of a concept with the most evidence, each with its nearest image."""
+    rows = ranked.rows[:count]
+    images = attributor.snapshot.catalog.exemplars_by_row(rows.tolist())
+    nearest: dict[Facet, Doubles] = {}
+    for facet in ranked.levels:
+        vectors = attributor.snapshot.vectors.vectors(facet, rows)
+        nearest[facet] = np.array([(image[facet] @ vectors.T).max(axis=0) for image in queries])
+    image_of = np.mean(list(nearest.values()), axis=0).argmax(axis=0)
     shown = []
-    for row in rows:
-        _, image, place = best[row]
-        ranked = alone[-image]
-        assert ranked is not None
-        shown.append(GroupExemplar(-image, exemplar_evidence(ranked, place, images[row])))
+    for place, (row, image) in enumerate(zip(rows.tolist(), image_of.tolist(), strict=True)):
+        facet = ranked.dominant_facet(place)
+        # In single precision the cosine of equal vectors can be 1.0000001.
+        similarity = min(1.0, max(-1.0, float(nearest[facet][image, place])))
+        shown.append(GroupExemplar(image, ExemplarEvidence(images[row], similarity, facet)))
     return tuple(shown)

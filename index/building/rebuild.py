@@ -57,7 +57,7 @@ from index.versions import erase_withdrawn, named_failures, prune, rebuild_lock,
 from model.folders import Skipped
 from model.images import DEFAULT_LIMITS, ImageLimits
 
-METHOD = 3  # increase it with any change that gives another index of the same images and options
+METHOD = 4  # increase it with any change that gives another index of the same images and options
 NULL_QUERIES = 1500  # images ranked without their own concept, half of them unaugmented
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from index.answering.calibration import Calibration
+from index.answering.calibration import Calibration, Scaling
 from index.answering.neighbours import Lists, Neighbours, read_neighbours, write_neighbours
-from index.answering.ranking import DEPTH, Cohort, Ranker, Ranking
-from index.answering.together import GroupRanking
+from index.answering.ranking import Cohort, Doubles, Embeddings, Ranker, usual_deviation
+from index.answering.together import mean_of
 from index.building.embedding import ImageFile
 from index.building.embedding_cache import EmbeddingCache
 from index.building.neighbours import Known, find_neighbours, known_lists, sample_rows
@@ -248,50 +248,95 @@ def _calibrate(
     near: Neighbours,
     cache: EmbeddingCache,
 ) -> Calibration:
-    """Rank the null queries, each without all concepts of its image.
+    """Rank the null queries, each without all concepts of its images.
 
-    Views of one exemplar, in twos and fours, are the null groups: they share a source that is not
-    in the index. They are more alike than works of one source, so that their means spread more. Of
-    each four the first counts as a single image, since the others repeat it; all count in an index
-    so small that fewer than `FEWEST_SINGLE` would be left.
+    Exemplars are the null of single images. Their views are easier to tell from other concepts than
+    generated pictures are, and count only if there are fewer than `FEWEST_SINGLE` exemplars.
     """
-    number = {concept.id: concept.number for concept in content.concepts}
-    numbers = [number[exemplar.concept_id] for exemplar in content.exemplars]
-    owners: dict[str, set[int]] = {}
-    for exemplar, own in zip(content.exemplars, numbers, strict=True):
-        owners.setdefault(exemplar.sha256, set()).add(own)
+    null = _NullRanker(store, content, cohort, near, cache)
     keys = [file.key for file in content.null_files]
-    rankings = Ranker(store, numbers, cohort, near).rank(
-        {facet: cache.vectors(facet, keys) for facet in cohort.vectors},
-        depth=DEPTH,
-        excluded=[frozenset(owners[file.sha256]) for file in content.null_files],
-    )
-    scores: list[float] = []
-    repeated: list[float] = []
-    group_scores: dict[int, list[float]] = {size: [] for size in GROUP_SIZES}
-    views: dict[str, list[Ranking]] = defaultdict(list)
-    for file, ranking in zip(content.null_files, rankings, strict=True):
-        if not len(ranking):
-            continue
-        first = file.view is None or file.view % GROUP_VIEWS == 0
-        (scores if first else repeated).append(float(ranking.scores[0]))
-        if file.view is None:
-            continue
-        of_file = views[file.sha256]
-        of_file.append(ranking)
-        for size, found in group_scores.items():
-            if len(of_file) % size == 0:
-                group = GroupRanking.of([[one] for one in of_file[-size:]])
-                found.append(float(group.scores[0]))
-        if len(of_file) == GROUP_VIEWS:
-            of_file.clear()
-    if len(scores) < FEWEST_SINGLE:
-        scores += repeated
+    clean = [[file.key] for file in content.null_files if file.view is None]
+    single = null.best_leads(clean if len(clean) >= FEWEST_SINGLE else [[key] for key in keys])
+    if not single.shape[1]:
+        return Calibration(scaling=null.scaling, null_scores=())
+    # The highest score over concepts and statistics is that of each statistic's highest lead.
+    scaling = null.scaling.fitted(single)
+    groups = {
+        size: scaling.scores(null.best_leads(_null_groups(content, size))[:1])
+        for size in GROUP_SIZES
+    }
     return Calibration(
-        null_scores=_descending(scores),
-        group_scores={size: _descending(found) for size, found in group_scores.items() if found},
+        scaling=scaling,
+        null_scores=_descending(scaling.scores(single)),
+        group_scores={size: _descending(scores) for size, scores in groups.items() if len(scores)},
     )
 
 
-def _descending(scores: list[float]) -> tuple[float, ...]:
-    return tuple(sorted(scores, reverse=True))
+def _null_groups(content: VersionContent, size: int) -> list[list[str]]:
+    """Return groups of images that share a source, by their keys.
+
+    They are views of one exemplar, and exemplars of one concept, drawn at random; of the latter as
+    many as of the former at most.
+    """
+    views: dict[str, list[str]] = defaultdict(list)
+    for file in content.null_files:
+        if file.view is not None:
+            views[file.sha256].append(file.key)
+    of_views = [
+        keys[start : start + size]
+        for keys in views.values()
+        for start in range(0, len(keys) - size + 1, size)
+    ]
+    members: dict[str, list[str]] = defaultdict(list)
+    for exemplar in content.exemplars:
+        members[exemplar.concept_id].append(exemplar.sha256)
+    large = [concept for concept, keys in members.items() if len(keys) >= size]
+    drawn = random_order(large, "groups")[: len(of_views)]
+    return of_views + [members[large[place]][:size] for place in drawn]
+
+
+class _NullRanker:
+    """Ranks images and groups without their own concepts.
+
+    Attributes:
+        scaling: of the ranking, without tails.
+    """
+
+    def __init__(
+        self,
+        store: VectorStore,
+        content: VersionContent,
+        cohort: Cohort,
+        near: Neighbours,
+        cache: EmbeddingCache,
+    ) -> None:
+        units = {facet: usual_deviation(vectors) for facet, vectors in cohort.vectors.items()}
+        self.scaling = Scaling(deviations=units)
+        self._cache = cache
+        number = {concept.id: concept.number for concept in content.concepts}
+        numbers = [number[exemplar.concept_id] for exemplar in content.exemplars]
+        self._owners: dict[str, frozenset[int]] = defaultdict(frozenset)
+        for exemplar, own in zip(content.exemplars, numbers, strict=True):
+            self._owners[exemplar.sha256] |= {own}
+        self._ranker = Ranker(store, numbers, cohort, near, scaling=self.scaling)
+
+    def best_leads(self, groups: Sequence[Sequence[str]]) -> Doubles:
+        """Return the best leads (S, G) of the means of groups of images, given by their keys."""
+        if not groups:
+            return np.empty((2, 0))
+        means = [mean_of([self._vectors(key) for key in group]) for group in groups]
+        left_out = [
+            frozenset().union(*(self._owners[key.partition("/")[0]] for key in group))
+            for group in groups
+        ]
+        queries = {facet: np.concatenate([mean[facet] for mean in means]) for facet in means[0]}
+        rankings = self._ranker.rank(queries, excluded=left_out)
+        best = [ranking.leads.max(axis=1) for ranking in rankings if len(ranking)]
+        return np.reshape(best, (-1, 2)).T
+
+    def _vectors(self, key: str) -> Embeddings:
+        return {facet: self._cache.vectors(facet, [key]) for facet in self.scaling.deviations}
+
+
+def _descending(scores: Doubles) -> tuple[float, ...]:
+    return tuple(np.sort(scores)[::-1].tolist())

@@ -52,7 +52,7 @@ def concept_scores(
     # As one facet: the mean evidence over facets, of which a few highest are known.
     evidence = np.concatenate([*concepts, singles])[None]
     counts = np.array([*map(len, concepts), *[1] * len(singles)])
-    sums = score_concepts(evidence, np.zeros_like(evidence), counts, background[None])
+    sums, _ = score_concepts(evidence, np.zeros_like(evidence), counts, background[None])
     rivals = -np.sort(-sums)[RIVALS]
     scores: Doubles = sums - (rivals.mean() if len(rivals) else 0.0)
     return scores

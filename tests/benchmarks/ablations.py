@@ -412,13 +412,14 @@ def changed(**constants: object) -> Iterator[None]:
 
 
 def by_concept(reduce: Callable[[np.ndarray], float]) -> Callable[..., np.ndarray]:
-    """A stand-in for `ranking.score_concepts`: one number of each concept's evidence."""
+    """A stand-in for `ranking.score_concepts`: one number of each concept's evidence, twice."""
 
     def score_concepts(
         evidence: np.ndarray, _: np.ndarray, sizes: np.ndarray, *__: Any, **___: Any
     ) -> np.ndarray:
         mean = evidence.mean(axis=0)
-        return np.array([reduce(part) for part in np.split(mean, np.cumsum(sizes)[:-1])])
+        values = [reduce(part) for part in np.split(mean, np.cumsum(sizes)[:-1])]
+        return np.array([values, values])
 
     return score_concepts
 

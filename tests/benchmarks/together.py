@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index.answering.attribution import Attributor, open_attributor
-from index.answering.calibration import Calibration
+from index.answering.calibration import Calibration, Scaling
 from index.answering.ranking import Embeddings, Ranking
-from index.answering.together import GroupRanking
+from index.answering.together import GroupRanking, mean_of
 from index.errors import NotFoundError
 from index.evaluation.metrics import cllr, min_cllr
 from index.evaluation.pairs import Pair, read_pairs
@@ -58,9 +58,9 @@ def numbers_of(attributor: Attributor, pair: Pair) -> set[int]:
     return numbers
 
 
-def best(images: Sequence[Sequence[Ranking]], calibration: Calibration) -> tuple[int, float, float]:
-    """Return the first concept of a group, its p-value and its likelihood ratio."""
-    group = GroupRanking.of(images)
+def best(ranking: Ranking, calibration: Calibration, scaling: Scaling) -> tuple[int, float, float]:
+    """Return the first concept of the ranking of a group, its p-value and likelihood ratio."""
+    group = GroupRanking.of(ranking, scaling)
     score = float(group.scores[0])
     return int(group.numbers[0]), calibration.p_value(score), calibration.likelihood_ratio(score)
 
@@ -78,6 +78,7 @@ def measure(name: str, pairs_file: Path, data: Path) -> dict[str, object]:
     """Measure one set, print its tables, and return the figures."""
     attributor = open_attributor(DataFolder(data))
     ranker, calibration = attributor.snapshot.ranker, attributor.snapshot.calibration
+    scaling = calibration.scaling
     pairs = read_pairs(pairs_file)
     vectors = embed(attributor, pairs)
     truth = [numbers_of(attributor, pair) for pair in pairs]
@@ -86,10 +87,15 @@ def measure(name: str, pairs_file: Path, data: Path) -> dict[str, object]:
     sources: dict[int, set[int]] = defaultdict(set)
     for own, concept in zip(truth, first.tolist(), strict=True):
         sources[concept] |= own
-    present = list(ranker.rank(vectors))
-    absent = list(
-        ranker.rank(vectors, excluded=[frozenset(sources[one]) for one in first.tolist()])
-    )
+
+    def means(groups: Sequence[NDArray[np.int64]]) -> Embeddings:
+        """Return the means of groups of queries: facet -> (G, D)."""
+        each = [
+            mean_of([{facet: matrix[[i]] for facet, matrix in vectors.items()} for i in group])
+            for group in groups
+        ]
+        return {facet: np.concatenate([one[facet] for one in each]) for facet in vectors}
+
     random = np.random.default_rng(0)
     rows = []
     print(f"\n{name}: {len(pairs)} queries, {len(sources)} first concepts; nominal {RATE:.0%}")
@@ -109,8 +115,9 @@ def measure(name: str, pairs_file: Path, data: Path) -> dict[str, object]:
         if not groups:
             continue
         owners, style = np.array(owner), np.array([kinds[group[0]] == "style" for group in groups])
-        there = [best([[present[i]] for i in group], of_size) for group in groups]
-        gone = [best([[absent[i]] for i in group], of_size) for group in groups]
+        queries, out = means(groups), [frozenset(sources[one]) for one in owner]
+        there = [best(ranking, of_size, scaling) for ranking in ranker.rank(queries)]
+        gone = [best(ranking, of_size, scaling) for ranking in ranker.rank(queries, excluded=out)]
         right = np.array(
             [
                 found in set.union(*(truth[i] for i in g))
@@ -123,12 +130,9 @@ def measure(name: str, pairs_file: Path, data: Path) -> dict[str, object]:
         for _ in range(MIXED if size > 1 else 0):
             chosen = random.choice(len(sources), size, replace=False)
             members = [int(random.choice(np.flatnonzero(first == one))) for one in chosen]
-            out = frozenset(set.union(*(sources[one] for one in chosen.tolist())))
-            some = {facet: matrix[members] for facet, matrix in vectors.items()}
-            mixed.append(
-                best([[one] for one in ranker.rank(some, excluded=[out] * size)], of_size)[1]
-                <= RATE
-            )
+            left_out = frozenset(set.union(*(sources[one] for one in chosen.tolist())))
+            [ranking] = ranker.rank(means([np.array(members)]), excluded=[left_out])
+            mixed.append(best(ranking, of_size, scaling)[1] <= RATE)
         ratios = (
             [r for (_, _, r), ok in zip(there, right, strict=True) if ok],
             [r for _, _, r in gone],

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from index.answering.calibration import Calibration
+from index.answering.calibration import Calibration, Scaling
 
 finite = st.floats(-100, 100)
 rates = st.floats(0.001, 0.999)
@@ -216,3 +216,19 @@ def test_a_calibration_of_another_form_is_refused(content: str) -> None:
 
 def test_a_calibration_survives_json() -> None:
     assert Calibration.model_validate_json(THOUSAND.model_dump_json()) == THOUSAND
+
+
+def test_a_score_is_minus_the_logarithm_of_the_smaller_tail_probability() -> None:
+    random = np.random.default_rng(0)
+    leads = np.stack([3 + 2 * random.exponential(size=4000), random.exponential(size=4000) / 2])
+    scaling = Scaling(deviations={"style": 0.1}).fitted(leads)
+    assert scaling.deviations == {"style": 0.1}
+    assert scaling.scales == pytest.approx((2, 0.5), rel=0.1)
+    asked = np.array([[3 + 2 * np.log(50), 3], [0, 0.5 * np.log(200)]])
+    np.testing.assert_allclose(scaling.scores(asked), np.log([50, 200]), atol=0.5)
+
+
+def test_a_version_of_one_statistic_is_scored_by_it() -> None:
+    leads = np.array([[1.0, 2.0], [7.0, 8.0]])
+    old = Calibration.model_validate_json('{"format": 3, "null_scores": [3, 2, 1]}')
+    assert old.scaling.scores(leads).tolist() == [1, 2]

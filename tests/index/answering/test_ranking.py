@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from index.answering import ranking
+from index.answering.calibration import Scaling
 from index.answering.neighbours import NEIGHBOURS
 from index.answering.ranking import (
     Cohort,
@@ -44,7 +45,7 @@ class World:
         self.cohort = {f: x[COHORT] for f, x in self.exemplars.items()}
         self.queries = vectors(QUERIES, seed=2)
 
-    def ranker(self, keep: Sequence[int] | None = None) -> Ranker:
+    def ranker(self, keep: Sequence[int] | None = None, scaling: Scaling | None = None) -> Ranker:
         rows = np.arange(COUNT) if keep is None else np.asarray(keep)
         folder = self.folder / str(len(rows))
         folder.mkdir(exist_ok=True)
@@ -55,7 +56,13 @@ class World:
         vectors = {f: x[rows[members]] for f, x in self.exemplars.items()}
         exemplars = {f: x[rows] for f, x in self.exemplars.items()}
         near = neighbours_of(exemplars, self.concept_of_row[rows])
-        return Ranker(store, self.concept_of_row[rows].tolist(), Cohort(members, vectors), near)
+        return Ranker(
+            store,
+            self.concept_of_row[rows].tolist(),
+            Cohort(members, vectors),
+            near,
+            scaling=scaling,
+        )
 
     def rank(self, **options: object) -> list[Ranking]:
         return list(self.ranker().rank(self.queries, **options))
@@ -90,7 +97,7 @@ class World:
             size = np.array([len(rows)])
             total = score_concepts(
                 each[:, rows], strangers[:, rows], size, np.sort(unrelated), weights=weights
-            )[0]
+            )[0, 0]
             best = {facet: max(level[rows]) for facet, level in levels.items()}
             rows.sort(key=lambda row: -evidence[row])
             found.append((number, float(total), best, rows))
@@ -123,10 +130,10 @@ def test_a_sum_does_not_depend_on_how_its_concept_was_found(world: World, depth:
     whole = ranker.rank(world.queries, depth=COUNT)
     found = ranker.rank(world.queries, depth=depth, concepts=1)
     for all_concepts, some in zip(whole, found, strict=True):
-        sums = dict(zip(all_concepts.numbers.tolist(), all_concepts.sums, strict=True))
+        sums = dict(zip(all_concepts.numbers.tolist(), all_concepts.statistics[0], strict=True))
         assert 1 <= len(some) <= 2 * depth
         for place, number in enumerate(some.numbers.tolist()):
-            assert some.sums[place] == pytest.approx(sums[number], abs=1e-6)
+            assert some.statistics[0][place] == pytest.approx(sums[number], abs=1e-6)
             assert len(some[place].rows) == SIZES[number]
 
 
@@ -147,9 +154,9 @@ def test_concepts_left_out_are_as_if_they_were_not_in_the_index(world: World, go
         ranked = world.rank(depth=depth, excluded=without)[0]
         queries = {facet: matrix[:1] for facet, matrix in world.queries.items()}
         [expected] = world.ranker(keep).rank(queries, depth=len(keep))
-        sums = dict(zip(expected.numbers.tolist(), expected.sums, strict=True))
+        sums = dict(zip(expected.numbers.tolist(), expected.statistics[0], strict=True))
         assert not gone & set(ranked.numbers.tolist())
-        for number, total in zip(ranked.numbers.tolist(), ranked.sums, strict=True):
+        for number, total in zip(ranked.numbers.tolist(), ranked.statistics[0], strict=True):
             assert total == pytest.approx(sums[number], abs=1e-6)
         assert ranked[0].number == expected[0].number
     assert [concept.number for concept in ranked] == [concept.number for concept in expected]
@@ -222,8 +229,8 @@ def test_in_a_large_index_sums_do_not_depend_on_how_many_concepts_are_wanted(lar
     ranker, _, queries = large
     few, many = (list(ranker.rank(queries, concepts=wanted)) for wanted in (8, 100))
     for one, other in zip(few, many, strict=True):
-        sums = dict(zip(other.numbers.tolist(), other.sums.tolist(), strict=True))
-        assert [sums[number] for number in one.numbers.tolist()] == one.sums.tolist()
+        sums = dict(zip(other.numbers.tolist(), other.statistics[0].tolist(), strict=True))
+        assert [sums[number] for number in one.numbers.tolist()] == one.statistics[0].tolist()
         assert one.numbers[0] == other.numbers[0]
 
 
@@ -271,10 +278,11 @@ def test_more_evidence_never_lowers_a_sum_and_nearer_neighbours_never_raise_it()
         start = 0
         for place, size in enumerate(sizes):
             if size <= ranking.COUNTED and start <= row < start + size:
-                assert more[place] >= before[place] - 1e-12
-                assert nearer[place] <= before[place] + 1e-12
+                assert (more[:, place] >= before[:, place] - 1e-12).all()
+                assert (nearer[:, place] <= before[:, place] + 1e-12).all()
             elif not start <= row < start + size:
-                assert more[place] == nearer[place] == before[place]
+                assert (more[:, place] == before[:, place]).all()
+                assert (nearer[:, place] == before[:, place]).all()
             start += size
 
 
@@ -285,7 +293,7 @@ def test_a_sum_follows_its_formula() -> None:
     evidence, usual = random.normal(1, 2, (2, sum(sizes))), random.normal(1, 1, (2, sum(sizes)))
     found = score_concepts(evidence, usual, np.array(sizes), background, weights=(1, 3))
     start = 0
-    for score, size in zip(found, sizes, strict=True):
+    for (score, best), size in zip(found.T, sizes, strict=True):
         own = list(zip(evidence.T, usual.T, strict=True))[start : start + size]
 
         def weight(e: np.ndarray, u: np.ndarray) -> float:
@@ -293,25 +301,64 @@ def test_a_sum_follows_its_formula() -> None:
             return float(0.25 * one + 0.75 * other)
 
         own.sort(key=lambda one: -weight(*one))
-        total = 1e-3 * max(e.mean() for e, _ in own)
+        highest = []
         for k, (e, u) in enumerate(own[: ranking.COUNTED], start=1):
             rise = np.zeros(2)
             if size > ranking.COUNTED:
                 by_chance = background[:, int((1 - k / (size + 1)) * 49)]
                 rise = by_chance - background[:, int((1 - k / (ranking.COUNTED + 1)) * 49)]
-            total += ranking.DECAY ** (k - 1) * weight(e - rise, u)
-        assert score == pytest.approx(total, abs=1e-12)
+            highest.append(weight(e - rise, u))
+        trace = 1e-3 * max(e.mean() for e, _ in own)
+        total = sum(ranking.DECAY**k * each for k, each in enumerate(highest))
+        assert score == pytest.approx(total + trace, abs=1e-12)
+        assert best == pytest.approx(highest[0] + trace, abs=1e-12)
         start += size
 
 
 def test_an_exemplar_that_is_near_everything_says_less() -> None:
     """Two concepts as near to a query: the one that strangers are near, too, comes after."""
     evidence, sizes = np.array([[4.0, 4.0]]), np.array([1, 1])
-    lonely, crowded = score_concepts(evidence, np.array([[0.5, 3.5]]), sizes, np.zeros((1, 9)))
-    assert lonely > crowded
+    found = score_concepts(evidence, np.array([[0.5, 3.5]]), sizes, np.zeros((1, 9)))
+    assert (found[:, 0] > found[:, 1]).all()
 
 
 def test_found_by_names_the_facet_that_leads_the_rivals() -> None:
     assert ranking.notable_facets({"subject": 0.5, "style": 6.0}) == ("style",)
     assert ranking.notable_facets({"subject": 3.0, "style": 4.0}) == ("style", "subject")
     assert ranking.notable_facets({"subject": -1.0, "style": -2.0}) == ("subject",)
+
+
+def test_a_score_is_the_larger_of_the_scaled_leads(world: World) -> None:
+    scaling = Scaling(
+        quartiles=(2.0, 1.0), scales=(3.0, 0.5), deviations={"subject": 0.2, "style": 0.3}
+    )
+    for ranked in world.ranker(scaling=scaling).rank(world.queries, depth=COUNT):
+        leads = ranked.leads
+        for lead, statistic in zip(leads, ranked.statistics, strict=True):
+            np.testing.assert_allclose(lead, statistic - np.mean(np.sort(statistic)[::-1][2:8]))
+        expected = np.maximum((leads[0] - 2) / 3, (leads[1] - 1) / 0.5) + np.log(4)
+        np.testing.assert_allclose(ranked.scores, expected)
+        assert (np.diff(ranked.scores) <= 0).all()
+
+
+def test_the_unit_of_similarities_is_the_same_for_all_queries(world: World) -> None:
+    scaling = Scaling(deviations={"subject": 0.2, "style": 0.3})
+    own, usual = (
+        list(world.ranker(scaling=one).rank(world.queries, depth=COUNT)) for one in (None, scaling)
+    )
+    for query, (before, after) in enumerate(zip(own, usual, strict=True)):
+        rows = {int(row): place for place, row in enumerate(before.rows)}
+        order = [rows[int(row)] for row in after.rows]
+        for facet, unit in scaling.deviations.items():
+            cosines = world.cohort[facet] @ world.queries[facet][query]
+            ratio = cosines.std() / unit
+            np.testing.assert_allclose(
+                after.levels[facet], ratio * before.levels[facet][order], atol=1e-5
+            )
+
+
+def test_the_usual_deviation_is_of_cosines_with_others() -> None:
+    cohort = np.eye(3, dtype=np.float32)[[0, 0, 1]]
+    # The cosines with the others are 1 and 0, 1 and 0, 0 and 0.
+    assert ranking.usual_deviation(cohort) == pytest.approx(0.5)
+    assert ranking.usual_deviation(cohort[:1]) == 1

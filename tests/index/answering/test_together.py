@@ -7,9 +7,15 @@ import pytest
 from PIL import Image
 
 from index.answering.attribution import Attributor
-from index.answering.calibration import Calibration
-from index.answering.ranking import Ranking
-from index.answering.together import GroupRanking, attribute_together, compare_pairs
+from index.answering.calibration import Calibration, Scaling
+from index.answering.ranking import Embeddings, Ranking
+from index.answering.together import (
+    GroupRanking,
+    attribute_together,
+    compare_pairs,
+    mean_of,
+    scores_alone,
+)
 from index.snapshot import Snapshot
 from tests.fakes import FakeEmbedder, build_snapshot, patches
 
@@ -31,32 +37,75 @@ def rank(attributor: Attributor, images: Sequence[Image.Image]) -> list[list[Ran
     return [[one] for one in attributor.rankings(attributor.embedder.embed(images))]
 
 
+def queries(images: Sequence[Sequence[Ranking]]) -> list[Embeddings]:
+    """Return the vectors of the squares of images."""
+    return [
+        {f: np.stack([one.query[f] for one in image]) for f in image[0].query} for image in images
+    ]
+
+
 def test_squares_of_an_image_count_as_their_mean(attributor: Attributor) -> None:
     one, other, third = rank(attributor, [PICTURES[f"Concept {n}"][0] for n in (1, 2, 3)])
-    group = GroupRanking.of([[*one, *other], third])
-    apart = GroupRanking.of([one, other])
-    known = dict(zip(apart.numbers.tolist(), apart.sums.mean(axis=0).tolist(), strict=True))
-    expected = [known.get(number, 0.0) for number in group.numbers.tolist()]
-    np.testing.assert_allclose(group.sums[0], expected)
+    mean = mean_of(queries([[*one, *other], third]))
+    for facet, vector in mean.items():
+        first = one[0].query[facet] + other[0].query[facet]
+        expected = first / np.linalg.norm(first) + third[0].query[facet]
+        np.testing.assert_allclose(vector[0], expected / np.linalg.norm(expected), atol=1e-6)
 
 
 def test_a_group_of_equal_images_scores_as_one(attributor: Attributor) -> None:
     image = PICTURES["Concept 2"][1]
     (alone,) = attributor.rankings(attributor.embedder.embed([image]))
-    group = GroupRanking.of(rank(attributor, [image] * 3))
-    assert group.numbers.tolist() == alone.numbers.tolist()
-    np.testing.assert_allclose(group.scores, alone.scores, atol=1e-5)
+    (mean,) = attributor.rankings(mean_of(queries(rank(attributor, [image] * 3))))
+    group = GroupRanking.of(mean, Scaling())
+    np.testing.assert_allclose(group.scores, np.sort(alone.leads[0])[::-1], atol=1e-4)
+    assert group.numbers[0] == alone.numbers[np.argmax(alone.leads[0])]
+
+
+def test_vectors_that_cancel_out_have_no_direction() -> None:
+    opposite = {"style": np.array([[1, 0], [-1, 0]], np.float32)}
+    assert mean_of([opposite])["style"].tolist() == [[0, 0]]
+
+
+def test_images_that_differ_tell_more_of_what_they_share() -> None:
+    """Each of the images is a source and something else, and the mean is nearer to the source."""
+    random = np.random.default_rng(0)
+    source, rest = random.standard_normal(64), random.standard_normal((8, 64))
+    images = [source + one for one in rest]
+    units = [{"style": (one / np.linalg.norm(one))[None].astype(np.float32)} for one in images]
+    mean = mean_of(units)["style"][0]
+    source /= np.linalg.norm(source)
+    assert source @ mean > max(float(source @ one["style"][0]) for one in units)
 
 
 def test_a_concept_that_an_image_does_not_find_has_no_evidence_in_it(
     attributor: Attributor,
 ) -> None:
     rankings = rank(attributor, PICTURES["Concept 1"])
-    group = GroupRanking.of(rankings)
-    for own, [ranking] in zip(group.sums, rankings, strict=True):
-        known = dict(zip(ranking.numbers.tolist(), ranking.sums.tolist(), strict=True))
-        expected = [known.get(number, 0.0) for number in group.numbers.tolist()]
+    numbers = np.array([*rankings[0][0].numbers[:2], 99], dtype=np.int32)
+    numbers.sort()
+    scores = scores_alone(rankings, numbers, Scaling())
+    for own, [ranking] in zip(scores, rankings, strict=True):
+        known = dict(zip(ranking.numbers.tolist(), ranking.leads[0].tolist(), strict=True))
+        expected = [known.get(number, -ranking.rival[0]) for number in numbers.tolist()]
         np.testing.assert_allclose(own, expected)
+
+
+def test_an_answer_names_the_nearest_image_of_each_exemplar(attributor: Attributor) -> None:
+    images = [PICTURES["Concept 3"][n] for n in (2, 0)]
+    answer = attribute_together(attributor, rank(attributor, images))
+    first = answer.concepts[0]
+    assert first.concept.id == "concept-3"
+    embedded = attributor.embedder.embed(images)
+    for shown in first.exemplars:
+        row = np.array([shown.evidence.exemplar.row])
+        cosines = {
+            facet: vectors @ attributor.snapshot.vectors.vectors(facet, row)[0]
+            for facet, vectors in embedded.items()
+        }
+        assert shown.image == np.argmax(np.mean(list(cosines.values()), axis=0))
+        similarity = cosines[shown.evidence.facet][shown.image]
+        assert shown.evidence.similarity == pytest.approx(similarity, abs=1e-5)
 
 
 def test_taken_down_concepts_are_not_in_the_answer(

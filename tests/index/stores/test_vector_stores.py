@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from index.answering.attribution import Attributor, open_attributor
+from index.answering.calibration import Scaling
 from index.answering.ranking import Cohort, Ranker
-from index.answering.together import GroupRanking
+from index.answering.together import GroupRanking, mean_of
 from index.building.rebuild import RebuildOptions, rebuild
 from index.building.source import read_sources
 from index.errors import RebuildError, SnapshotError, VectorStoreError, VectorStoreUnavailableError
@@ -197,8 +198,9 @@ def test_a_group_is_ranked_alike_by_every_store(engine: VectorEngine, tmp_path: 
         (tmp_path / str(number)).mkdir()
         store = written(one, tmp_path / str(number), vectors)
         hidden = np.arange(9)
-        rankings = Ranker(store, numbers, cohort, near, hidden).rank(queries, depth=30)
-        groups.append(GroupRanking.of([[ranking] for ranking in rankings]))
+        images = [{f: matrix[[place]] for f, matrix in queries.items()} for place in range(4)]
+        [mean] = Ranker(store, numbers, cohort, near, hidden).rank(mean_of(images), depth=30)
+        groups.append(GroupRanking.of(mean, Scaling()))
     found, expected = groups
     assert found.numbers.tolist() == expected.numbers.tolist()
     assert not {0, 1, 2} & set(found.numbers.tolist())  # taken down
@@ -229,11 +231,11 @@ def test_an_answer_has_as_many_concepts_as_asked_for_however_large_they_are(
         again = list(ranker.rank(queries, concepts=10))
         for place, every in enumerate(whole):
             assert len(every) == there
-            scores = dict(zip(every.numbers.tolist(), every.sums.tolist(), strict=True))
+            scores = dict(zip(every.numbers.tolist(), every.statistics[0].tolist(), strict=True))
             for top, rankings in found.items():
                 one = rankings[place]
                 assert len(one) >= min(top, there)
-                for number, score in zip(one.numbers.tolist(), one.sums, strict=True):
+                for number, score in zip(one.numbers.tolist(), one.statistics[0], strict=True):
                     assert score == pytest.approx(scores[number], abs=1e-5)
             assert found[99][place].numbers.tolist() == every.numbers.tolist()
             assert found[10][place].numbers.tolist() == again[place].numbers.tolist()
