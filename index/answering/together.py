@@ -172,12 +172,12 @@ def _unit(vector: Floats) -> Floats:
     return scaled.astype(np.float32)
 
 
-def scores_alone(images: Sequence[Squares], numbers: Numbers, scaling: Scaling) -> Doubles:
-    """Return each image's own scores (N, C) of concepts (C,), ascending by number.
+def leads_alone(images: Sequence[Squares], numbers: Numbers) -> Doubles:
+    """Return each image's own leads (S, N, C) of concepts (C,), ascending by number.
 
     The statistics of squares are averaged; those of a concept that is no candidate count as 0.
     """
-    scores = []
+    leads = []
     for image in images:
         statistics = np.zeros((len(image[0].statistics), len(numbers)))
         for ranking in image:
@@ -185,8 +185,8 @@ def scores_alone(images: Sequence[Squares], numbers: Numbers, scaling: Scaling) 
             places = np.searchsorted(numbers, ranking.numbers[known])
             statistics[:, places] += ranking.statistics[:, known] / len(image)
         rival = np.mean([ranking.rival for ranking in image], axis=0)
-        scores.append(scaling.scores(statistics - rival[:, None]))
-    return np.array(scores)
+        leads.append(statistics - rival[:, None])
+    return np.stack(leads, axis=1)
 
 
 def compare_pairs(differences: Doubles) -> Doubles:
@@ -249,7 +249,7 @@ def attribute_together(
     )[:top_k]
     known = snapshot.catalog.concepts_by_number([*numbers, *more])
     ordered = np.unique(np.asarray(numbers, dtype=np.int32))
-    alone = scores_alone(images, ordered, snapshot.calibration.scaling)
+    alone = snapshot.calibration.scaling.scores(leads_alone(images, ordered))
     found = []
     for place, number in enumerate(numbers):
         ranked = group.ranking[int(group.places[place])]
@@ -286,8 +286,8 @@ def _compare(
     """Compare all candidates of both groups, pair by pair; by number."""
     every = [ranking.numbers for image in [*images, *control] for ranking in image]
     numbers = np.unique(np.concatenate(every))
-    first, second = (scores_alone(one, numbers, scaling) for one in (images, control))
-    differences = first - second
+    first, second = (leads_alone(one, numbers)[:1] for one in (images, control))
+    differences = scaling.scores(first) - scaling.scores(second)
     p_values = compare_pairs(differences)
     means = differences.mean(axis=0)
     return {

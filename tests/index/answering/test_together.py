@@ -13,8 +13,8 @@ from index.answering.together import (
     GroupRanking,
     attribute_together,
     compare_pairs,
+    leads_alone,
     mean_of,
-    scores_alone,
 )
 from index.snapshot import Snapshot
 from tests.fakes import FakeEmbedder, build_snapshot, patches
@@ -84,7 +84,7 @@ def test_a_concept_that_an_image_does_not_find_has_no_evidence_in_it(
     rankings = rank(attributor, PICTURES["Concept 1"])
     numbers = np.array([*rankings[0][0].numbers[:2], 99], dtype=np.int32)
     numbers.sort()
-    scores = scores_alone(rankings, numbers, Scaling())
+    scores = leads_alone(rankings, numbers)[0]
     for own, [ranking] in zip(scores, rankings, strict=True):
         known = dict(zip(ranking.numbers.tolist(), ranking.leads[0].tolist(), strict=True))
         expected = [known.get(number, -ranking.rival[0]) for number in numbers.tolist()]
