@@ -696,7 +696,7 @@ def test_both_stores_give_the_same_answers(tmp_path: Path) -> None:
         assert one.verdict == other.verdict
         assert [c.concept for c in one.concepts] == [c.concept for c in other.concepts]
         for a, b in zip(one.concepts, other.concepts, strict=True):
-            assert (a.score, a.share) == pytest.approx((b.score, b.share), rel=1e-5, abs=1e-5)
+            assert (a.score, a.share) == pytest.approx((b.score, b.share), abs=1e-4)
             assert [e.exemplar.id for e in a.exemplars] == [e.exemplar.id for e in b.exemplars]
 
 
