@@ -125,7 +125,7 @@ class AnswerGoneError(NotFoundError):
     title = "The answer is no longer kept"
     example = (
         "this answer is not kept or has expired: answers with keep=true are kept for at most 1800 "
-        "seconds; ask again"
+        "seconds, and while there is memory for them; ask again"
     )
 
 

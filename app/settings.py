@@ -175,7 +175,7 @@ class Settings(StoreSettings):
         500,
         ge=1,
         description="Upper limit of top_k times exemplars of a report, which holds a thumbnail of "
-        "each.",
+        "each, and of an answer that is kept for one.",
     )
     upload_seconds: Seconds = Field(
         60, description="Time limit for a request body to arrive; later ones get 408."

@@ -21,6 +21,7 @@ FORM = "multipart/form-data"
 MAX_PREAMBLE = 65_536  # bytes before the first boundary
 EXTRA_PARTS = 16  # parsed beyond the allowed ones, so that a message can name the wrong part
 MAX_NAME = 200  # characters of a file's name that are kept
+UNNAMED = "blob"  # the name that browsers give to a file without one
 EMPTY = "is empty: the file has 0 bytes"
 
 
@@ -66,7 +67,7 @@ def _coded_name(value: bytes) -> str | None:
     coded = message.get_param("filename", header="content-disposition")
     if coded is None:
         return None
-    return file_name(collapse_rfc2231_value(coded)) or FIELD
+    return file_name(collapse_rfc2231_value(coded)) or UNNAMED
 
 
 class NamedImage(NamedTuple):
@@ -106,11 +107,14 @@ async def read_image_fields(request: Request, *, limit: int) -> list[bytes]:
 
 
 def file_name(text: str | None) -> str | None:
-    """Return a file's name as it may be shown: without folders and control characters."""
+    """Return a file's name as it may be shown: without folders and control characters.
+
+    It is None for a file without a name: a form's part must have one, which is then `UNNAMED`.
+    """
     name = re.split(r"[/\\]", text or "")[-1]
     # Category C: control characters, and such as change the direction of text.
     shown = "".join(one for one in name if unicodedata.category(one)[0] != "C").strip()
-    return shown[:MAX_NAME] or None
+    return None if shown in {"", UNNAMED} else shown[:MAX_NAME]
 
 
 async def _read_named_images(request: Request, *, limit: int) -> list[NamedImage]:

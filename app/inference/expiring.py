@@ -3,19 +3,35 @@
 import secrets
 import threading
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
+from typing import NamedTuple
 
 OVERHEAD = 512  # approximate bytes of an entry beside its content
+SHARE = 4  # one caller's entries take this part of the memory, one in so many
 
 
 def random_id() -> str:
-    """Return an identifier of 192 random bits, safe in a URL."""
-    return secrets.token_urlsafe(24)
+    """Return an identifier of 192 random bits, safe in a URL.
+
+    It begins with a letter or digit, since tables take a text that begins with a sign for a
+    formula.
+    """
+    identifier = secrets.token_urlsafe(24)
+    return identifier if identifier[0].isalnum() else random_id()
+
+
+class _Entry(NamedTuple):
+    content: bytes
+    expires: float
+    caller: str | None
 
 
 class ExpiringStore:
     """Stores bytes under identifiers for a limited time. Thread-safe.
+
+    The entries of one caller take at most a part of the memory (`SHARE`), so that no caller drops
+    those of all others. This machine may take all, since a proxy here stands for many callers.
 
     Args:
         seconds: lifetime of each entry.
@@ -32,13 +48,28 @@ class ExpiringStore:
         self._lock = threading.Lock()
         self._bytes = 0
         # All lifetimes are equal, so insertion order is the order of expiry.
-        self._entries: OrderedDict[str, tuple[bytes, float]] = OrderedDict()
+        self._entries: OrderedDict[str, _Entry] = OrderedDict()
+        self._of_callers: dict[str, deque[tuple[str, int]]] = {}  # identifiers and sizes
 
-    def store(self, identifier: str, content: bytes) -> None:
-        """Store bytes under a new identifier."""
+    def store(self, identifier: str, content: bytes, caller: str | None = None) -> None:
+        """Store bytes under a new identifier.
+
+        Args:
+            identifier: from `random_id`.
+            content: the bytes.
+            caller: whom the entry is for; None for this machine.
+        """
+        size = len(content) + OVERHEAD
         with self._lock:
-            self._bytes += len(content) + OVERHEAD
-            self._entries[identifier] = (content, self._clock() + self.seconds)
+            self._bytes += size
+            self._entries[identifier] = _Entry(content, self._clock() + self.seconds, caller)
+            if caller:
+                own = self._of_callers.setdefault(caller, deque())
+                own.append((identifier, size))
+                taken = sum(one for _, one in own)
+                while taken > self._max_bytes // SHARE and len(own) > 1:
+                    taken -= own[0][1]
+                    self._drop(own[0][0])
             self._drop_old()
 
     def find(self, identifier: str) -> tuple[bytes, float] | None:
@@ -47,16 +78,24 @@ class ExpiringStore:
             self._drop_old()
             entry = self._entries.get(identifier)
             now = self._clock()
-        return entry and (entry[0], entry[1] - now)
+        return entry and (entry.content, entry.expires - now)
 
     def _drop_old(self) -> None:
         while self._entries:
-            identifier, (content, expires) = next(iter(self._entries.items()))
-            if expires > self._clock() and self._bytes <= self._max_bytes:
+            identifier, entry = next(iter(self._entries.items()))
+            if entry.expires > self._clock() and self._bytes <= self._max_bytes:
                 break
-            del self._entries[identifier]
-            self._dropped(identifier)
-            self._bytes -= len(content) + OVERHEAD
+            self._drop(identifier)
+
+    def _drop(self, identifier: str) -> None:
+        """Drop an entry, the oldest of its caller."""
+        content, _, caller = self._entries.pop(identifier)
+        self._bytes -= len(content) + OVERHEAD
+        if caller:
+            self._of_callers[caller].popleft()
+            if not self._of_callers[caller]:
+                del self._of_callers[caller]  # the number of callers is not bounded
+        self._dropped(identifier)
 
     def _dropped(self, identifier: str) -> None:
         """Forget further data of an entry that was dropped."""

@@ -26,18 +26,19 @@ class HeatmapStore(ExpiringStore):
         super().__init__(*args, **options)
         self._exemplars: dict[str, str] = {}  # identifier -> exemplar that it explains
 
-    def put(self, png: bytes, exemplar: str | None = None) -> str:
+    def put(self, png: bytes, exemplar: str | None = None, caller: str | None = None) -> str:
         """Store a PNG and return its identifier of 192 random bits.
 
         Args:
             png: its bytes.
             exemplar: id of the exemplar that it explains.
+            caller: as of `ExpiringStore.store`.
         """
         identifier = random_id()
         if exemplar is not None:
             with self._lock:
                 self._exemplars[identifier] = exemplar
-        self.store(identifier, png)
+        self.store(identifier, png, caller)
         return identifier
 
     def get(self, identifier: str) -> tuple[bytes, float]:
@@ -59,13 +60,20 @@ class HeatmapStore(ExpiringStore):
         with self._lock:
             return self._exemplars.get(identifier)
 
-    def put_all(self, explanations: Mapping[str, Explanation]) -> dict[str, HeatmapPair]:
-        """Draw and store the heatmaps of an answer; return their identifiers by exemplar id."""
+    def put_all(
+        self, explanations: Mapping[str, Explanation], caller: str | None = None
+    ) -> dict[str, HeatmapPair]:
+        """Draw and store the heatmaps of an answer; return their identifiers by exemplar id.
+
+        Args:
+            explanations: by exemplar id.
+            caller: as of `ExpiringStore.store`.
+        """
         expires_at = datetime.now(UTC) + timedelta(seconds=self.seconds)
         return {
             exemplar: HeatmapPair(
-                self.put(explanation.query.png(), exemplar),
-                self.put(explanation.exemplar.png(), exemplar),
+                self.put(explanation.query.png(), exemplar, caller),
+                self.put(explanation.exemplar.png(), exemplar, caller),
                 expires_at,
             )
             for exemplar, explanation in explanations.items()

@@ -116,7 +116,8 @@ class Pipeline:
         )
         await self.process(job, image)
         if job.explanations:
-            job.heatmaps = await anyio.to_thread.run_sync(self.heatmaps.put_all, job.explanations)
+            put_all = self.heatmaps.put_all
+            job.heatmaps = await anyio.to_thread.run_sync(put_all, job.explanations, job.caller)
             job.end("explain")
         job.complete()
         self._record(job)

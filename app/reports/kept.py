@@ -13,7 +13,10 @@ from index.answering.attribution import Attributor
 from index.snapshot import Snapshot
 from whence_client.models import GroupAnswer
 
-MAX_BYTES = 16 * 2**20  # of all kept answers; one has about 6 kB
+# Of all kept answers. One of 5 concepts with 3 exemplars each has about 6 kB, so that one caller's
+# part, a quarter, holds 1,000 of 16 kB.
+MAX_BYTES = 64 * 2**20
+MAX_PARTS = 4096  # of a group's kept answer: images times concepts
 
 
 class Kept(BaseModel):
@@ -120,9 +123,14 @@ K = TypeVar("K", bound=Kept)
 class AnswerStore(ExpiringStore):
     """Stores answers, not their images."""
 
-    def keep(self, kept: Kept) -> None:
-        """Store an answer under its id."""
-        self.store(f"{kept.KIND}/{kept.key[0]}", kept.model_dump_json().encode())
+    def keep(self, kept: Kept, caller: str | None) -> None:
+        """Store an answer under its id.
+
+        Args:
+            kept: the answer.
+            caller: who asked; None for this machine.
+        """
+        self.store(f"{kept.KIND}/{kept.key[0]}", kept.model_dump_json().encode(), caller)
 
     def get(self, kind: type[K], identifier: str, attributor: Attributor) -> K:
         """Return the kept answer of an id, to be reported on.
@@ -139,7 +147,7 @@ class AnswerStore(ExpiringStore):
         if found is None:
             raise AnswerGoneError(
                 "this answer is not kept or has expired: answers with keep=true are kept for at "
-                f"most {self.seconds:.0f} seconds; ask again"
+                f"most {self.seconds:.0f} seconds, and while there is memory for them; ask again"
             )
         kept = kind.model_validate_json(found[0])
         snapshot = attributor.snapshot

@@ -114,7 +114,7 @@ class Texts:
 
     def resembles(self, facets: Sequence[Facet]) -> str:
         """Return a sentence on the facets that hold the evidence."""
-        return self.say(f"resembles.{'_'.join(sorted(facets, reverse=True))}")
+        return self.say(f"resembles.{'_'.join(sorted(set(facets), reverse=True))}")
 
     def limit(self, text: str) -> str:
         """Return a fixed statement of a report's data in this language; others as they are."""

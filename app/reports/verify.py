@@ -191,7 +191,7 @@ def _is_page_of(report: AnyReport, text: str) -> bool:
     """Return True if rendering the report's data in a language gives the page."""
     try:
         return any(as_html(report, language) == text for language in LANGUAGES)
-    except (TemplateError, ArithmeticError):
+    except (TemplateError, ArithmeticError, LookupError):
         return False
 
 
@@ -209,7 +209,10 @@ def _statements(report: AnyReport) -> Finding:
             f"the time named, {report.created_at:%Y-%m-%d %H:%M} UTC, lies before the index was "
             "built or in the future"
         )
-    return Finding("statements", not wrong, wrong or "its limits are told, its times can be")
+    elif any(len({*one.found_by}) < len(one.found_by) for one in report.answer.concepts):
+        wrong = "a concept was found by one facet twice"
+    right = "the limits are worded as reports word them, and the times are possible"
+    return Finding("statements", not wrong, wrong or right)
 
 
 def _pictures(report: AnyReport, limits: ImageLimits) -> Finding:

@@ -121,12 +121,14 @@ async def attribute(
     that were compared; `region` asks about a part of it.
     """
     check_caps(parameters, settings)
+    if parameters.keep:
+        check_size(parameters.top_k, parameters.exemplars, settings)
     image, name = await read_named_image(request)
     async with service.permit(request, explain=parameters.explain) as permit:
         work = service.pipeline.attribute(permit, image, parameters, preview=parameters.preview)
         job = await permit.run(work)
     if parameters.keep:
-        service.answers.keep(kept_answer(job, parameters, name))
+        service.answers.keep(kept_answer(job, parameters, name), permit.caller)
     body = attribution_response(job, metadata=parameters.metadata)
     response.headers["Server-Timing"] = _server_timing(body.timing_ms)
     response.headers["Cache-Control"] = "no-store"
@@ -222,6 +224,21 @@ def check_caps(parameters: ListParameters, settings: Settings) -> None:
     ]
     if faults:
         raise InvalidRequestError(*faults)
+
+
+def check_size(top_k: int, exemplars: int, settings: Settings) -> None:
+    """Refuse a report, or an answer that is kept for one, of more exemplars than the limit.
+
+    Raises:
+        InvalidRequestError: ``top_k`` times ``exemplars`` exceeds it.
+    """
+    asked = top_k * exemplars
+    if asked > settings.max_report_exemplars:
+        detail = (
+            f"top_k times exemplars is {asked:,}; a report holds at most "
+            f"{settings.max_report_exemplars:,} exemplars, and so does an answer that is kept for one"
+        )
+        raise InvalidRequestError(Fault(place="query", name="exemplars", detail=detail))
 
 
 def _server_timing(timing: TimingMs) -> str:

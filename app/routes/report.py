@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Request, Response, status
 from pydantic import Field
 
 from app.deps import ServiceDep, SettingsDep
-from app.errors import AnswerGoneError, InvalidRequestError, OtherImageError
+from app.errors import AnswerGoneError, OtherImageError
 from app.http.forms import read_named_image
 from app.http.problems import responses
 from app.inference.permit import Permit
@@ -17,9 +17,15 @@ from app.reports.kept import AnswerStore, KeptAnswer
 from app.reports.rendering import as_html
 from app.reports.report import Report, as_json, report_on
 from app.reports.together import GroupReport
-from app.routes.attribute import IMAGE, REFUSALS_OF_ONE, check_caps, kept_answer, upload
-from app.settings import Settings
-from whence_client.models import AttributeParameters, Fault, Language, RequestModel
+from app.routes.attribute import (
+    IMAGE,
+    REFUSALS_OF_ONE,
+    check_caps,
+    check_size,
+    kept_answer,
+    upload,
+)
+from whence_client.models import AttributeParameters, Language, RequestModel
 
 router = APIRouter(tags=["attribution"])
 
@@ -47,7 +53,8 @@ class ReportParameters(AttributeParameters, FormatParameter):
         "",
         max_length=100,
         description="The `id` of an answer to this image with `keep`: the report is on that "
-        "answer, whatever the other parameters are. By default the image is attributed anew.",
+        "answer, and `top_k`, `exemplars`, `explain`, `metadata` and `region` have no effect. By "
+        "default the image is attributed anew.",
     )
 
 
@@ -77,8 +84,9 @@ async def report(
     of model, index and calibration, a SHA-256 over all of it and, if the server has a key for it, a
     signature. `whence verify-report` checks it against the index.
     """
-    check_caps(parameters, settings)
-    check_size(parameters.top_k, parameters.exemplars, settings)
+    if not parameters.answer:
+        check_caps(parameters, settings)
+        check_size(parameters.top_k, parameters.exemplars, settings)
     image, name = await read_named_image(request)
     explain = parameters.explain and not parameters.answer
     async with service.permit(request, explain=explain) as permit:
@@ -144,18 +152,3 @@ def _report(
         key=request.app.state.report_key,
         limits=request.app.state.settings.image_limits,
     )
-
-
-def check_size(top_k: int, exemplars: int, settings: Settings) -> None:
-    """Refuse a report of more exemplars than the server's limit.
-
-    Raises:
-        InvalidRequestError: ``top_k`` times ``exemplars`` exceeds it.
-    """
-    asked = top_k * exemplars
-    if asked > settings.max_report_exemplars:
-        detail = (
-            f"top_k times exemplars is {asked:,}; a report holds at most "
-            f"{settings.max_report_exemplars:,} exemplars"
-        )
-        raise InvalidRequestError(Fault(place="query", name="exemplars", detail=detail))

@@ -15,11 +15,11 @@ from app.http.forms import FORM, NamedImage, read_image_groups
 from app.http.problems import responses
 from app.inference.permit import Permit
 from app.inference.together import CONTROL, GROUP, GroupJob
-from app.reports.kept import AnswerStore, KeptGroup
+from app.reports.kept import MAX_PARTS, AnswerStore, KeptGroup
 from app.reports.report import Parameters
 from app.reports.together import GroupReport, NamedFile, group_report_on
-from app.routes.attribute import IMAGE, REFUSALS_OF_ONE, check_caps
-from app.routes.report import FormatParameter, check_size, report_file
+from app.routes.attribute import IMAGE, REFUSALS_OF_ONE, check_caps, check_size
+from app.routes.report import FormatParameter, report_file
 from app.schemas import answer_to, together_response
 from app.service import Service
 from app.settings import Settings
@@ -76,12 +76,17 @@ async def attribute_together(
     the two groups are compared pair by pair. An image that cannot be used fails the request. By
     default a request may have 64 MiB. An answer with `keep` can be reported on by its id.
     """
-    files = await _read(request, parameters, settings)
+    check_caps(parameters, settings)
+    if parameters.keep:
+        check_size(parameters.top_k, parameters.exemplars, settings)
+    files = await _read(request)
+    if parameters.keep:
+        _check_parts(len(files[GROUP]), parameters.top_k)
     previews = _numbers(parameters.previews, len(files[GROUP]))
     async with service.permit(request, images=sum(map(len, files.values()))) as permit:
         job = await _answer(permit, files, parameters, service, previews)
     if parameters.keep:
-        service.answers.keep(_kept(job, parameters, files))
+        service.answers.keep(_kept(job, parameters, files), permit.caller)
     response.headers["Cache-Control"] = "no-store"
     return together_response(job)
 
@@ -93,8 +98,8 @@ class GroupReportParameters(ListParameters, FormatParameter):
         "",
         max_length=100,
         description="The `id` of an answer to these images with `keep`: the report is on that "
-        "answer, whatever the other parameters are. The files may come in any order. By default "
-        "the images are attributed anew.",
+        "answer, and `top_k` and `exemplars` have no effect. The files may come in any order. By "
+        "default the images are attributed anew.",
     )
 
 
@@ -124,8 +129,10 @@ async def report_together(
     identities of model, index and calibration, a SHA-256 over all of it and, if the server has a
     key for it, a signature. `whence verify-report` checks it against the index.
     """
-    check_size(parameters.top_k, parameters.exemplars, settings)
-    files = await _read(request, parameters, settings)
+    if not parameters.answer:
+        check_caps(parameters, settings)
+        check_size(parameters.top_k, parameters.exemplars, settings)
+    files = await _read(request)
     async with service.permit(request, images=sum(map(len, files.values()))) as permit:
         if parameters.answer:
             find = partial(_kept_files, service.answers, parameters.answer, permit, files)
@@ -142,15 +149,12 @@ async def report_together(
     return await report_file(report, parameters, "whence-group")
 
 
-async def _read(
-    request: Request, parameters: ListParameters, settings: Settings
-) -> dict[str, list[NamedImage]]:
+async def _read(request: Request) -> dict[str, list[NamedImage]]:
     """Read the images by field.
 
     Raises:
-        InvalidRequestError: a parameter exceeds its limit, or the groups have other sizes.
+        InvalidRequestError: the groups have other sizes.
     """
-    check_caps(parameters, settings)
     files = await read_image_groups(request, COUNTS)
     images, control = files[GROUP], files[CONTROL]
     if control and len(control) != len(images):
@@ -163,6 +167,20 @@ async def _read(
             )
         )
     return files
+
+
+def _check_parts(images: int, top_k: int) -> None:
+    """Refuse to keep an answer that tells of more parts, one of each image for each concept.
+
+    Raises:
+        InvalidRequestError: they are more than `MAX_PARTS`.
+    """
+    if images * top_k > MAX_PARTS:
+        detail = (
+            f"{images} images times top_k is {images * top_k:,}; an answer that is kept has at "
+            f"most {MAX_PARTS:,}: ask for {MAX_PARTS // images} concepts at most, or without keep"
+        )
+        raise InvalidRequestError(Fault(place="query", name="top_k", detail=detail))
 
 
 def _numbers(text: str, images: int) -> set[int]:

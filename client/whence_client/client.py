@@ -48,6 +48,7 @@ RETRIES = 4
 Box = tuple[int, int, int, int]  # x, y, width, height in pixels
 ReportFormat = Literal["html", "json"]
 Files = list[tuple[str, tuple[str, bytes]]]  # form fields: name, file name, bytes
+UNNAMED = "blob"  # stands for no name, as in browsers; the server takes it for none
 T = TypeVar("T")
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -70,7 +71,7 @@ class _Call(Generic[T]):
         """Read and encode the images as form fields; this can take long."""
         fields = {"image": self.images, "control": self.control}
         return [
-            (name, (_name_of(image) if self.named else "image", image_bytes(image)))
+            (name, (_name_of(image) if self.named else UNNAMED, image_bytes(image)))
             for name, some in fields.items()
             for image in some
         ]
@@ -291,7 +292,7 @@ class Whence:
             exemplars: exemplars to list for each concept, at most.
             region: x, y, width and height of a part of the upright image to ask about, in pixels.
             answer: `id` of an answer to this image with ``keep``, which the report is then on;
-                the parameters above are then without effect.
+                ``top_k``, ``exemplars`` and ``region`` then have no effect.
             form: ``html`` or ``json``.
             language: of the HTML page.
         """
@@ -360,7 +361,7 @@ class Whence:
             top_k: largest number of concepts to list.
             exemplars: largest number of exemplars to list for each concept.
             answer: `id` of an answer to these images with ``keep``, which the report is then on;
-                they may then come in any order, and the parameters above are without effect.
+                they may then come in any order, and ``top_k`` and ``exemplars`` have no effect.
             form: ``html`` or ``json``.
             language: of the HTML page.
         """
@@ -716,8 +717,8 @@ def _reporting(
 
 
 def _name_of(image: ImageInput) -> str:
-    """Return the name of an image's file, or ``image``."""
-    return Path(image).name if isinstance(image, str | os.PathLike) else "image"
+    """Return the name of an image's file; a form's part needs one, so `UNNAMED` without one."""
+    return Path(image).name if isinstance(image, str | os.PathLike) else UNNAMED
 
 
 def _as(model: type[Model]) -> Callable[[httpx.Response], Model]:

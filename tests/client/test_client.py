@@ -190,7 +190,7 @@ def test_reports_are_files_on_the_answers_that_were_given(served, tmp_path: Path
         check(whence.report(works[0], answer=answer.id), answer, ["first.png"])
         whole = whence.report(works[0].read_bytes(), form="json", top_k=2, region=(0, 0, 32, 32))
         told = json.loads(whole)
-        assert (told["parameters"]["top_k"], told["query"]["name"]) == (2, "image")
+        assert (told["parameters"]["top_k"], told["query"]["name"]) == (2, None)
         assert told["answer"]["region"]["width"] == 32
         group = whence.attribute_together(works, keep=True)
         html = whence.report_together(works[::-1], answer=group.id)

@@ -168,6 +168,8 @@ def test_a_preamble_means_nothing_and_a_coded_name_makes_a_file(
         (b'filename="a\x1b[2J\x00.png"', "a[2J.png"),
         (b'filename="%s.png"' % (b"n" * 300), "n" * 200),
         (b'filename="/"', None),
+        (b'filename="blob"', None),  # of browsers and clients that know no name
+        (b"filename*=utf-8''%00", None),
     ],
 )
 def test_a_report_has_the_files_name_as_text(

@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from app.errors import HeatmapGoneError
-from app.inference.expiring import OVERHEAD
+from app.inference.expiring import OVERHEAD, random_id
 from app.inference.heatmaps import HeatmapStore
 from app.main import create_app
 from app.settings import Settings
@@ -54,6 +54,27 @@ def test_expired_pictures_take_no_memory() -> None:
     kept = store.put(b"new")
     assert list(store._entries) == [kept]
     assert store._bytes == 3 + OVERHEAD
+
+
+def test_one_caller_drops_its_own_only() -> None:
+    store = HeatmapStore(60, 12 * (1000 + OVERHEAD))
+    others = [store.put(bytes(1000), caller=caller) for caller in ("address 10.0.0.1", None)]
+    mine = [store.put(bytes(1000), caller="key mine") for _ in range(20)]
+    assert [one for one in mine if store.find(one)] == mine[-3:]  # a quarter
+    assert all(store.find(one) for one in others)
+    large = store.put(bytes(5000), caller="key mine")
+    assert store.find(large)
+    for _ in range(20):  # this machine stands for many callers
+        last = store.put(bytes(1000))
+    assert not any(store.find(one) for one in (*others, *mine, large))
+    assert store.find(last)
+    assert not store._of_callers
+
+
+def test_identifiers_are_no_formulas(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = iter(["-abc", "_abc", "9-_c"])
+    monkeypatch.setattr("app.inference.expiring.secrets.token_urlsafe", lambda _: next(drawn))
+    assert random_id() == "9-_c"
 
 
 def test_when_it_is_full_the_oldest_go_first() -> None:

@@ -142,6 +142,13 @@ def test_other_files_are_refused(
     assert "'control'" in problem["detail"]
 
 
+def test_parameters_of_a_kept_answer_have_no_effect(
+    client: TestClient, answer: dict[str, Any], record: dict[str, Any]
+) -> None:
+    assert report(client, answer, format="json", top_k=5000, exemplars=50).json() == record
+    assert send(client, "/report", top_k=5000).status_code == 422
+
+
 def test_answers_of_the_two_kinds_are_not_mixed_up(
     client: TestClient, answer: dict[str, Any], check_problem: CheckProblem
 ) -> None:

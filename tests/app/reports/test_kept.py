@@ -18,7 +18,7 @@ from index.building.rebuild import RebuildOptions, rebuild
 from index.building.source import read_sources
 from index.layout import DataFolder
 from index.takedowns.withdrawal import withdraw
-from tests.app.conftest import CheckProblem
+from tests.app.conftest import CheckProblem, write_keys
 from tests.fakes import FakeEmbedder, patches
 from tests.pictures import encode
 from tests.waiting import wait_until
@@ -39,12 +39,16 @@ def data(tmp_path: Path) -> DataFolder:
     return folder
 
 
-@pytest.fixture
-def client(data: DataFolder) -> Iterator[TestClient]:
+def serve(data: DataFolder) -> TestClient:
     def load(settings: Settings, _: object) -> Attributor:
         return open_attributor(DataFolder(settings.data), embedder=FakeEmbedder())
 
-    with TestClient(create_app(Settings(data=data.root), load=load)) as client:
+    return TestClient(create_app(Settings(data=data.root), load=load))
+
+
+@pytest.fixture
+def client(data: DataFolder) -> Iterator[TestClient]:
+    with serve(data) as client:
         yield client
 
 
@@ -83,6 +87,47 @@ def test_every_format_reports_on_the_answer_that_was_given(
     found = verify_report(file, data, embedder=FakeEmbedder())
     assert found.complete
     assert found.passed, found.findings
+
+
+def test_kept_answers_have_a_size(client: TestClient, check_problem: CheckProblem) -> None:
+    files = {"image": ("q.png", QUERY)}
+    large: dict[str, Any] = {"top_k": 1000, "exemplars": 50}
+    response = client.post("/attribute", files=files, params={**large, "keep": True})
+    [fault] = check_problem(response, 422, "invalid-request")["errors"]
+    assert (fault["name"], "50,000" in fault["detail"]) == ("exemplars", True)
+    assert client.post("/attribute", files=files, params=large).status_code == 200
+    group = [("image", ("q.png", QUERY))] * 5
+    for params, name in ((large, "exemplars"), ({"top_k": 820, "exemplars": 0}, "top_k")):
+        response = client.post(
+            "/attribute/together", files=group, params={**params, "keep": True}
+        )
+        [fault] = check_problem(response, 422, "invalid-request")["errors"]
+        assert fault["name"] == name
+        response = client.post("/attribute/together", files=group, params=params)
+        assert response.status_code == 200
+    assert "at most 4,096: ask for 819 concepts at most" in fault["detail"]
+
+
+def test_a_caller_drops_no_answers_of_others(
+    data: DataFolder, monkeypatch: pytest.MonkeyPatch, check_problem: CheckProblem
+) -> None:
+    monkeypatch.setattr("app.service.MAX_BYTES", 60_000)
+    write_keys(data.root, {"mine": "attribute", "others": "attribute"})
+    with serve(data) as client:
+        client.headers["Authorization"] = "Bearer others"
+        other = ask(client, keep=True)["id"]
+        client.headers["Authorization"] = "Bearer mine"
+        mine = [ask(client, keep=True)["id"] for _ in range(20)]
+        assert report(client, mine[-1]).status_code == 200
+        check_problem(report(client, mine[0]), 404, "answer-gone")
+        assert report(client, other).status_code == 200
+
+
+@pytest.mark.parametrize("answer", ["", "kept"])
+def test_only_a_new_answer_is_checked_for_its_size(client: TestClient, answer: str) -> None:
+    kept = ask(client, keep=True)["id"] if answer else ""
+    parameters: dict[str, Any] = {"top_k": 100_000, "exemplars": 50, "answer": kept}
+    assert report(client, **parameters).status_code == (200 if answer else 422)
 
 
 def test_the_name_is_the_one_that_came_with_the_question(client: TestClient) -> None:

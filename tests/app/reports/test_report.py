@@ -535,6 +535,7 @@ def _first(record: dict[str, Any]) -> dict[str, Any]:
         ("scores", _exchange_concepts),
         ("scores", _exchange_exemplars),
         ("scores", lambda r: _first(r).update(found_by=[])),
+        ("statements", lambda r: _first(r).update(found_by=["style", "style"])),
         ("scores", _exchange_facet),
         ("scores", lambda r: _first(r)["facets"].update(style=None)),
         ("scores", lambda r: _first(r).update(added=1)),
