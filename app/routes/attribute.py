@@ -236,7 +236,7 @@ def check_size(top_k: int, exemplars: int, settings: Settings) -> None:
     if asked > settings.max_report_exemplars:
         detail = (
             f"top_k times exemplars is {asked:,}; a report holds at most "
-            f"{settings.max_report_exemplars:,} exemplars, and so does an answer that is kept for one"
+            f"{settings.max_report_exemplars:,} exemplars, as does an answer kept for one"
         )
         raise InvalidRequestError(Fault(place="query", name="exemplars", detail=detail))
 

@@ -22,7 +22,6 @@ from app.routes.attribute import IMAGE, REFUSALS_OF_ONE, check_caps, check_size
 from app.routes.report import FormatParameter, report_file
 from app.schemas import answer_to, together_response
 from app.service import Service
-from app.settings import Settings
 from index.answering.attribution import Attributor
 from index.defaults import LARGEST_GROUP, SMALLEST_GROUP
 from whence_client.models import Fault, ListParameters, TogetherParameters, TogetherResponse

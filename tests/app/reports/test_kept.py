@@ -98,9 +98,7 @@ def test_kept_answers_have_a_size(client: TestClient, check_problem: CheckProble
     assert client.post("/attribute", files=files, params=large).status_code == 200
     group = [("image", ("q.png", QUERY))] * 5
     for params, name in ((large, "exemplars"), ({"top_k": 820, "exemplars": 0}, "top_k")):
-        response = client.post(
-            "/attribute/together", files=group, params={**params, "keep": True}
-        )
+        response = client.post("/attribute/together", files=group, params={**params, "keep": True})
         [fault] = check_problem(response, 422, "invalid-request")["errors"]
         assert fault["name"] == name
         response = client.post("/attribute/together", files=group, params=params)
