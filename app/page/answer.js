@@ -28,12 +28,9 @@ export function answerView(id, askPart) {
 
 const titleOf = (entry) => ({ done: () => headline(entry.answer), failed: () => plainTitle(entry.problem) })[entry.state]?.() ?? t("asking.title");
 
-/** Draw the answers again after the settings changed; ask again where a key was missing. */
-export function redraw({ keyGiven = false } = {}) {
-  for (const entry of all()) {
-    if (entry.state === "done") views.get(entry)?.showResult();
-    else if (keyGiven && entry.problem?.status === 401) run(entry);
-  }
+/** Draw the answers again after the settings changed. */
+export function redraw() {
+  for (const entry of all()) if (entry.state === "done") views.get(entry)?.showResult();
 }
 
 /** Build the views anew, in another language. */

@@ -16,9 +16,14 @@ export class Problem extends Error {
     Object.assign(this, { status, type, title, detail, errors, own, retryAfter });
   }
 
+  /** True if a request about any other image would fail alike: no key, no server, no index. */
+  get concernsAll() {
+    return [0, 401, 403, 502, 503, 504].includes(this.status);
+  }
+
   /** True if the same request may succeed later. */
   get passing() {
-    return [0, 401, 408, 429].includes(this.status) || this.status >= 500;
+    return this.concernsAll || [408, 429].includes(this.status) || this.status >= 500;
   }
 }
 
@@ -48,7 +53,7 @@ export function upload(path, files, { signal, onProgress = () => {} } = {}) {
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest(); // fetch does not tell how much was sent
     const form = new FormData();
-    files.forEach((file) => form.append("image", file, file.name || "image"));
+    files.forEach((file) => form.append("image", file, file.name || "blob")); // as browsers name what has no name
     request.open("POST", path);
     for (const [name, value] of Object.entries(headers())) request.setRequestHeader(name, value);
     request.responseType = "blob";

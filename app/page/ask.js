@@ -6,6 +6,9 @@ import { picture } from "./picture.js";
 import { titleOf } from "./problem.js";
 import { t } from "./texts.js";
 
+const INVENTED = "image.png"; // the name that browsers give to a picture from the clipboard
+const nameless = (blob) => new File([blob], "", { type: blob.type });
+
 const at = (id) => document.getElementById(id);
 
 /** Say something above the place where an image is given; nothing clears it. */
@@ -31,7 +34,7 @@ export function installAsk(give, home) {
 
   document.addEventListener("paste", (event) => {
     if (event.target.closest?.("input, textarea")) return;
-    take(event.clipboardData.files, "ask.empty_clipboard");
+    take([...event.clipboardData.files].map((file) => (file.name === INVENTED ? nameless(file) : file)), "ask.empty_clipboard");
   });
   if (navigator.clipboard?.read) {
     at("paste").hidden = false;
@@ -39,7 +42,7 @@ export function installAsk(give, home) {
       try {
         for (const item of await navigator.clipboard.read()) {
           const type = item.types.find((name) => name.startsWith("image/"));
-          if (type) return take([new File([await item.getType(type)], t("query.pasted"), { type })]);
+          if (type) return take([nameless(await item.getType(type))]);
         }
         take([], "ask.empty_clipboard");
       } catch {

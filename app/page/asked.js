@@ -108,14 +108,15 @@ function tell(entry, changes) {
   entry.watchers.forEach((watcher) => watcher(entry));
 }
 
-/** Ask; the entry's `state` becomes done or failed. Never throws. */
+/** Ask; the entry's `state` becomes done or failed. One that has its answer, or is being asked about, is left alone. Never throws. */
 export async function run(entry) {
+  if (["working", "done"].includes(entry.state)) return;
   const stop = new AbortController();
   tell(entry, { state: "working", problem: null, progress: { step: "sending", part: 0 }, stop });
   const { signal } = stop;
   try {
-    const shape = await entry.shape;
-    await check(entry.file, shape);
+    const shape = await unlessStopped(signal, entry.shape);
+    await unlessStopped(signal, check(entry.file, shape));
     const query = new URLSearchParams({ top_k: settings.concepts, exemplars: settings.exemplars, explain: settings.regions, keep: true });
     if (entry.region) query.set("region", entry.region.join(","));
     if (!shape) query.set("preview", true);
@@ -131,6 +132,26 @@ export async function run(entry) {
     tell(entry, { state: "failed", problem: error });
   }
   tellAnswered(entry);
+}
+
+/** The outcome of a promise; throws at once where the reader stops it. */
+function unlessStopped(signal, promise) {
+  return new Promise((resolve, reject) => {
+    const stop = () => reject(signal.reason);
+    if (signal.aborted) stop();
+    signal.addEventListener("abort", stop, { once: true });
+    promise.then(resolve, reject);
+  });
+}
+
+/** Ask about images one after another while `goesOn(entry)`; a problem that concerns all of them ends it, and is given back. */
+export async function runEach(entries, goesOn = () => true) {
+  for (const entry of entries) {
+    if (!goesOn(entry)) return null;
+    await run(entry);
+    if (entry.problem?.concernsAll) return entry.problem;
+  }
+  return null;
 }
 
 /** Take up what the server saw of an image: {width, height, compared, preview}. */

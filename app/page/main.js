@@ -11,7 +11,7 @@ import { restore, showHistory } from "./history.js";
 import { limits } from "./limits.js";
 import { plainTitle, titleOf } from "./problem.js";
 import { installSettings, redrawSettings, setLimits } from "./settings.js";
-import { createGroup, forgetGroups, forgetGroupViews, groupTitle, groupView, tables } from "./several.js";
+import { askWithKey, createGroup, forgetGroups, forgetGroupViews, groupTitle, groupView, tables } from "./several.js";
 import { rich, t, translate } from "./texts.js";
 import { count, date, headline } from "./words.js";
 
@@ -120,7 +120,7 @@ function present(title) {
 
 /** Ask about images that were given at once. */
 function give(files) {
-  if (files.length > AT_ONCE) return home(), notice(...rich("ask.too_many", { n: files.length, most: AT_ONCE }));
+  if (files.length > AT_ONCE) return home(), notice(...rich("ask.too_many", { n: files.length, most: AT_ONCE, address: new URL(".", location).href }));
   if (files.length > 1) return go(`#/several/${createGroup(files)}`);
   begin(create(files[0]));
 }
@@ -151,7 +151,7 @@ addEventListener("popstate", () => {
   notice();
   show();
 });
-addEventListener("beforeunload", (event) => tables().some(({ running }) => running) && event.preventDefault());
+addEventListener("beforeunload", (event) => tables().some(({ loop }) => loop) && event.preventDefault());
 document.querySelector(".skip").addEventListener("click", (event) => {
   event.preventDefault(); // the address is taken by the views
   at("main").focus();
@@ -168,7 +168,8 @@ document.addEventListener("language-changed", () => {
   redrawSettings();
 });
 document.addEventListener("key-given", () => {
-  redraw({ keyGiven: true });
+  redraw();
+  askWithKey();
   here.retry?.();
   showSamples(give);
 });

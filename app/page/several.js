@@ -1,6 +1,6 @@
 // Images that were given at once: the choice between one by one and one body of work.
 
-import { Addresses, create, pictureOf } from "./asked.js";
+import { Addresses, all, create, pictureOf, runEach } from "./asked.js";
 import { h } from "./dom.js";
 import { knownLimits } from "./limits.js";
 import { plainTitle } from "./problem.js";
@@ -33,6 +33,16 @@ export const bodiesOfWork = () => groups.all().filter((group) => group.answer &&
 
 /** The groups that were asked about one by one. */
 export const tables = () => groups.all().filter((group) => group.state === "each" && !isForgotten(group));
+
+const needsKey = ({ problem, halted }) => (problem ?? halted)?.status === 401;
+
+/** Ask again where a key was missing: images by themselves first, then the tables, one image at a time. */
+export async function askWithKey() {
+  const halted = tables().filter(needsKey);
+  const theirs = new Set(halted.flatMap(({ entries }) => entries));
+  if (await runEach(all().filter((entry) => needsKey(entry) && !theirs.has(entry)))) return;
+  for (const group of halted) if (await askEach(group)) return;
+}
 
 /** True if the tab has given up images of a group, to take others. */
 const isForgotten = ({ entries }) => entries.some(({ forgotten }) => forgotten);

@@ -1,13 +1,13 @@
 // Several images one by one: a table of their answers, which can be saved as CSV.
 
-import { run } from "./asked.js";
+import { runEach } from "./asked.js";
 import { breakable, h, speak } from "./dom.js";
 import { plainTitle, titleOf } from "./problem.js";
 import { t } from "./texts.js";
 import { chance, degree, headline, named } from "./words.js";
 
 const isStopped = ({ state, problem }) => state === "failed" && problem.name === "AbortError";
-const statusOf = (entry) => (isStopped(entry) ? "stopped" : { done: "answered", failed: "failed" }[entry.state] ?? "waiting");
+const statusOf = (entry) => (isStopped(entry) ? "stopped" : { done: "answered", failed: "failed" }[entry.state] ?? "not asked");
 const isOver = (entry) => ["answered", "failed"].includes(statusOf(entry));
 
 /** True if asking about an image can still give an answer. */
@@ -20,17 +20,18 @@ export function counted(entries) {
   return t(failed ? "several.counts_failed" : "several.counts", { n, of: entries.length, failed });
 }
 
-/** Ask about a group's images, one after another. */
+/** Ask about a group's images, one after another; gives back what ended it early: `group.halted`, a problem or null. */
 export async function askEach(group) {
-  Object.assign(group, { running: true, stopped: false });
+  if (group.loop) return null;
+  const loop = {};
+  Object.assign(group, { loop, halted: null });
   group.update();
-  for (const entry of group.entries.filter(canBeAsked)) {
-    if (group.stopped || entry.forgotten) break;
-    await run(entry);
-  }
-  group.running = false;
+  const halted = await runEach(group.entries.filter(canBeAsked), ({ forgotten }) => group.loop === loop && !forgotten);
+  if (group.loop && group.loop !== loop) return null; // stopped, and continued since
+  Object.assign(group, { loop: null, halted });
   group.update();
   speak(counted(group.entries));
+  return halted;
 }
 
 /** The parts of the table's view, which are changed in place as answers come: a focus stays where it is. */
@@ -45,9 +46,9 @@ export function tableView(group, heading, thumbnail) {
 
   group.update = () => {
     const over = entries.filter(isOver).length;
-    const working = group.running && !group.stopped;
+    const working = Boolean(group.loop);
     const counts = counted(entries);
-    status.textContent = working ? t("several.so_far", { counts }) : `${counts}.`;
+    status.textContent = working ? t("several.so_far", { counts }) : `${counts}.${group.halted ? ` ${plainTitle(group.halted)}.` : ""}`;
     bar.value = over;
     bar.hidden = !working;
     if (over) csv.removeAttribute("aria-disabled");
@@ -81,7 +82,7 @@ export function tableView(group, heading, thumbnail) {
 }
 
 function stopAll(group) {
-  group.stopped = true;
+  group.loop = null;
   group.entries.find(({ state }) => state === "working")?.stop.abort();
   group.update();
 }

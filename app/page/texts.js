@@ -59,7 +59,7 @@ export function rich(key, values = {}) {
     .map((part) => {
       const defined = /^\[\[(\w+)\|([^\]]+)\]\]$/.exec(part);
       if (defined) return term(defined[1], filled(defined[2]));
-      if (part.startsWith("`")) return h("code", {}, part.slice(1, -1));
+      if (part.startsWith("`")) return h("code", {}, filled(part.slice(1, -1)));
       const value = /^\{(\w+)\}$/.exec(part);
       return value ? shown(values[value[1]]) : part;
     });

@@ -88,11 +88,22 @@ def copy(page: Page, image: Path) -> None:
 def test_an_image_is_pasted(page: Page, context: BrowserContext, images: Images, way: str) -> None:
     context.grant_permissions(["clipboard-read", "clipboard-write"])
     copy(page, images("known.png"))
+    page.evaluate(
+        """() => {
+            const append = FormData.prototype.append;
+            FormData.prototype.append = function (...part) {
+                window.sent = part[2];
+                append.apply(this, part);
+            };
+        }"""
+    )
     if way == "keys":
         page.keyboard.press("Control+V")
     else:
         page.get_by_role("button", name="Paste").click()
     expect(page.get_by_role("heading", level=1)).to_contain_text("Amber Vale")
+    expect(page.locator(".query .file")).to_have_text("Pasted image")
+    assert page.evaluate("window.sent") == "blob"  # it has no name
 
 
 def test_a_paste_without_an_image_says_so(page: Page, context: BrowserContext) -> None:

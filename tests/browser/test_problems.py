@@ -256,6 +256,61 @@ def test_a_key_is_asked_for_and_kept_for_the_tab(
     expect(other.get_by_role("dialog").get_by_role("alert")).to_contain_text("needs a key")
 
 
+def test_a_table_without_a_key_waits_for_it_and_goes_on_one_by_one(
+    context: BrowserContext, locked: tuple[Site, str], images: Images
+) -> None:
+    site, token = locked
+    page = context.new_page()
+    page.add_init_script(
+        """(() => {
+            const send = XMLHttpRequest.prototype.send;
+            Object.assign(window, { sent: 0, open: 0, most: 0 });
+            XMLHttpRequest.prototype.send = function (...body) {
+                window.sent += 1;
+                window.most = Math.max(window.most, (window.open += 1));
+                this.addEventListener("load", () => (window.open -= 1));
+                send.apply(this, body);
+            };
+        })()"""
+    )
+    page.goto(site.url)
+    give(page, images("known.png"), images("strange.png"), images("shared.png"))
+    page.get_by_role("button", name="Ask one by one").click()
+    drawer = page.get_by_role("dialog", name="Settings")
+    field = drawer.get_by_label("Key", exact=True)
+    for key, said in (("whence_wrong", "needs a key"), (token, "is not accepted")):
+        expect(drawer.get_by_role("alert")).to_contain_text(said)
+        expect(page.locator("tbody tr.failed")).to_have_count(1)
+        expect(page.locator("tbody tr.new")).to_have_count(2)
+        field.fill(key)
+        field.press("Enter")
+    expect(page.get_by_text("3 of 3 answered.")).to_be_visible()
+    assert page.evaluate("[window.sent, window.most]") == [5, 1]
+
+
+@pytest.mark.parametrize("status", [None, 403, 503])
+def test_a_problem_of_every_image_stops_a_table(
+    page: Page, images: Images, status: int | None
+) -> None:
+    asked: list[Route] = []
+    fail = problem(status, "Not now", "ask later") if status else Route.abort
+
+    def answer(route: Route) -> None:
+        asked.append(route)
+        fail(route)
+
+    page.route(ATTRIBUTE, answer)
+    give(page, images("known.png"), images("strange.png"), images("shared.png"))
+    page.get_by_role("button", name="Ask one by one").click()
+    said = "Not now" if status else "The server does not answer"
+    expect(page.get_by_text(f"0 of 3 answered, 1 failed. {said}.")).to_be_visible()
+    expect(page.locator("tbody tr").last).to_contain_text("Not asked yet")
+    assert len(asked) == 1
+    page.unroute(ATTRIBUTE)
+    page.get_by_role("button", name="Continue").click()
+    expect(page.get_by_text("3 of 3 answered.")).to_be_visible()
+
+
 def test_nothing_is_asked_for_before_it_is_needed(
     context: BrowserContext, locked: tuple[Site, str]
 ) -> None:
