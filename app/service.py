@@ -141,8 +141,8 @@ class Service:
         queue = self.pipeline.queue
         explained = self._settings.max_explained if explain else 0
         places = min(1 + explained, queue.capacity)
-        at_once = queue.share(images, places)
         caller = caller_of(request.scope)
+        at_once = queue.share(images, places, caller)
         with ExitStack() as resources:
             resources.enter_context(queue.hold(at_once * places, caller))
             attributor = resources.enter_context(self.served.lease())

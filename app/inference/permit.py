@@ -46,16 +46,19 @@ class Queue:
             return self.capacity
         return max(math.ceil(self.capacity / 3), int(self.longest_wait / self.seconds))
 
-    def share(self, images: int, places: int) -> int:
+    def share(self, images: int, places: int, caller: str | None = None) -> int:
         """Return how many images of one request may be processed at the same time.
 
-        They take at most half of the places that may be taken, so that other requests find some.
+        They and the caller's other requests take at most half of the places that may be taken, so
+        that other callers find some; one image may always be processed.
 
         Args:
             images: of the request.
             places: that each of them takes.
+            caller: who sent the request; None for this machine.
         """
-        return min(images, max(1, self.places // 2 // places))
+        left = self.places // 2 - (self._by_caller[caller] if caller else 0)
+        return max(1, min(images, left // places))
 
     def require(self, places: int = 1) -> None:
         """Raise an error unless so many places are free.
@@ -110,9 +113,18 @@ class Queue:
             f"{reason}; try again in {seconds} second{'s' * (seconds > 1)}", retry_after=seconds
         )
 
-    def record(self, seconds: float) -> None:
-        """Record the seconds of work on a place."""
-        self.seconds += (seconds - self.seconds) / 8 if self.seconds else seconds
+    def record(self, seconds: float, *, full: bool) -> None:
+        """Record the seconds of work on a place.
+
+        A full queue is worked off in full batches. The images of a smaller batch take longer each:
+        it counts only if they took less time than the average says.
+
+        Args:
+            seconds: of a batch, for each of its places.
+            full: whether the batch was full.
+        """
+        if full or seconds < self.seconds:
+            self.seconds += (seconds - self.seconds) / 8 if self.seconds else seconds
 
 
 class Permit:

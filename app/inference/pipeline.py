@@ -206,11 +206,10 @@ class Pipeline:
 
     def _search(self, jobs: list[ImageJob]) -> None:
         search(jobs, self._batcher.forward_lock)
-        if len(jobs) < self._full:
-            return  # a full queue is worked off in full batches, whose images take less time each
         places = sum(1 + job.explained for job in jobs)
         [began, *_] = [begin for stage, begin, _ in jobs[0].spans if stage == "embed"]
-        self.queue.record((time.perf_counter() - began) / places)
+        seconds = (time.perf_counter() - began) / places
+        self.queue.record(seconds, full=len(jobs) >= self._full)
 
     def _record(self, job: ImageJob) -> None:
         """Record the duration of each step in metrics and traces."""

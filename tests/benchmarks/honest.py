@@ -5,6 +5,7 @@ The process that attacks is busy making its requests; times taken in it would co
 
 import contextlib
 import itertools
+import math
 import multiprocessing
 import threading
 import time
@@ -32,17 +33,20 @@ class Asked:
             "requests": len(self.seconds),
             "failed": len(self.failures),
             "first_failures": self.failures[:5],
-            "p50_ms": round(1000 * quantile(self.seconds, 0.5)),
-            "p99_ms": round(1000 * quantile(self.seconds, 0.99)),
-            "longest_ms": round(1000 * max(self.seconds)),
+            "p50_ms": round(1000 * quantile(self.seconds, 0.5), 1),
+            "p99_ms": round(1000 * quantile(self.seconds, 0.99), 1),
+            "longest_ms": round(1000 * quantile(self.seconds, 1), 1),
             "health_asked": len(self.health),
-            "health_longest_ms": round(1000 * max(self.health)),
+            "health_longest_ms": round(1000 * quantile(self.health, 1), 1),
         }
 
 
 def quantile(values: list[float], share: float) -> float:
-    """Return the smallest value that at least ``share`` of the values do not exceed."""
-    ranked = sorted(values)
+    """Return the smallest value that at least ``share`` of the values do not exceed.
+
+    Infinity if there are no values: no request was answered.
+    """
+    ranked = sorted(values) or [math.inf]
     return ranked[min(len(ranked) - 1, int(share * len(ranked)))]
 
 
@@ -53,6 +57,7 @@ def honest_clients(url: str, key: str, images: list[bytes]) -> Iterator[Asked]:
     ours, theirs = spawn.Pipe()
     process = spawn.Process(target=ask_until_told, args=(url, key, images, theirs), daemon=True)
     process.start()
+    theirs.close()  # if the process dies, recv() raises EOFError
     asked = Asked()
     try:
         ours.recv()  # the process has started

@@ -55,3 +55,24 @@ def test_one_caller_takes_half_of_the_places() -> None:
         assert queue.taken == 4
     with queue.hold(6, "key a"):  # one image with explanations may need more than half
         assert queue.taken == 6
+
+
+def test_a_request_with_several_images_takes_what_is_left_of_its_callers_half() -> None:
+    queue = Queue(8)
+    with queue.hold(1, "key a"):
+        assert queue.share(8, 1, "key a") == 3
+        assert queue.share(8, 1, "key b") == 4
+        with queue.hold(3, "key a"):
+            assert queue.share(8, 1, "key a") == 1
+
+
+def test_a_reduced_queue_recovers_without_full_batches() -> None:
+    queue = Queue(32)
+    queue.longest_wait = 0.4
+    queue.record(0.02, full=False)  # no measure of a full queue
+    assert queue.places == 32
+    queue.record(0.05, full=True)
+    assert queue.places == 11
+    for _ in range(30):
+        queue.record(0.01, full=False)
+    assert queue.places == 32
