@@ -171,6 +171,12 @@ class Settings(StoreSettings):
     )
     max_top_k: int = Field(1000, ge=1, description="Upper limit of the parameter top_k.")
     max_exemplars: int = Field(50, ge=0, description="Upper limit of the parameter exemplars.")
+    max_answer_exemplars: int = Field(
+        10_000,
+        ge=1,
+        description="Upper limit of the exemplars in an answer: top_k times exemplars, times "
+        "the images of a batch. In an answer to a body of work each image counts as an exemplar.",
+    )
     max_report_exemplars: int = Field(
         500,
         ge=1,

@@ -121,6 +121,7 @@ async def attribute(
     that were compared; `region` asks about a part of it.
     """
     check_caps(parameters, settings)
+    check_listed(parameters.top_k * parameters.exemplars, settings)
     if parameters.keep:
         check_size(parameters.top_k, parameters.exemplars, settings)
     image, name = await read_named_image(request)
@@ -156,6 +157,7 @@ async def attribute_batch(
     """
     check_caps(parameters, settings)
     images = await read_image_fields(request, limit=settings.max_batch_images)
+    check_listed(len(images) * parameters.top_k * parameters.exemplars, settings)
     async with service.permit(request, images=len(images), explain=parameters.explain) as permit:
         outcomes = await permit.run(_attribute_each(service.pipeline, permit, images, parameters))
     response.headers["Cache-Control"] = "no-store"
@@ -224,6 +226,21 @@ def check_caps(parameters: ListParameters, settings: Settings) -> None:
     ]
     if faults:
         raise InvalidRequestError(*faults)
+
+
+def check_listed(exemplars: int, settings: Settings) -> None:
+    """Refuse a request whose answer could list more exemplars than the server's limit.
+
+    Raises:
+        InvalidRequestError: ``exemplars``, the most that the answer could list, exceed it.
+    """
+    limit = settings.max_answer_exemplars
+    if exemplars > limit:
+        detail = (
+            f"the answer could list {exemplars:,} exemplars, and the limit is {limit:,}: lower "
+            "top_k or exemplars, or send fewer images"
+        )
+        raise InvalidRequestError(Fault(place="query", name="top_k", detail=detail))
 
 
 def check_size(top_k: int, exemplars: int, settings: Settings) -> None:

@@ -18,7 +18,7 @@ from app.inference.together import CONTROL, GROUP, GroupJob
 from app.reports.kept import MAX_PARTS, AnswerStore, KeptGroup
 from app.reports.report import Parameters
 from app.reports.together import GroupReport, NamedFile, group_report_on
-from app.routes.attribute import IMAGE, REFUSALS_OF_ONE, check_caps, check_size
+from app.routes.attribute import IMAGE, REFUSALS_OF_ONE, check_caps, check_listed, check_size
 from app.routes.report import FormatParameter, report_file
 from app.schemas import answer_to, together_response
 from app.service import Service
@@ -79,6 +79,7 @@ async def attribute_together(
     if parameters.keep:
         check_size(parameters.top_k, parameters.exemplars, settings)
     files = await _read(request)
+    check_listed(parameters.top_k * (parameters.exemplars + len(files[GROUP])), settings)
     if parameters.keep:
         _check_parts(len(files[GROUP]), parameters.top_k)
     previews = _numbers(parameters.previews, len(files[GROUP]))

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
+from fastapi.testclient import TestClient
 from PIL import Image
 
 from app.main import create_app
@@ -193,3 +194,30 @@ def test_concurrent_requests_get_their_own_answers(
 def test_the_documented_example_is_an_answer() -> None:
     [example] = AttributionResponse.model_json_schema()["examples"]
     AttributionResponse.model_validate(example, extra="forbid")
+
+
+@pytest.mark.parametrize(
+    ("path", "images", "accepted", "refused"),
+    [
+        ("/attribute", 1, {"top_k": 4, "exemplars": 5}, {"top_k": 7, "exemplars": 3}),
+        ("/attribute/batch", 2, {"top_k": 2, "exemplars": 5}, {"top_k": 4, "exemplars": 5}),
+        ("/attribute/together", 3, {"top_k": 4, "exemplars": 2}, {"top_k": 4, "exemplars": 3}),
+    ],
+)
+def test_the_exemplars_of_an_answer_have_a_limit(
+    settings: Settings,
+    attributor: Attributor,
+    query: bytes,
+    check_problem: CheckProblem,
+    path: str,
+    images: int,
+    accepted: dict[str, int],
+    refused: dict[str, int],
+) -> None:
+    app = create_app(settings.model_copy(update={"max_answer_exemplars": 20}), attributor)
+    files = [("image", query)] * images
+    with TestClient(app) as client:
+        assert client.post(path, files=files, params=accepted).status_code == 200
+        response = client.post(path, files=files, params=refused)
+    problem = check_problem(response, 422, "invalid-request")
+    assert "the limit is 20: lower top_k or exemplars" in problem["errors"][0]["detail"]
