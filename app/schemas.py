@@ -169,11 +169,14 @@ def group_evidence_of(
     snapshot: "Snapshot", images_sha256: Sequence[str], created_at: "datetime"
 ) -> GroupEvidence:
     """Return the identities of a group's answer's model, index, calibration and images."""
+    calibration = snapshot.calibration
     return GroupEvidence(
         model_id=snapshot.model_id,
         index_version=snapshot.version,
         calibration=snapshot.calibration_id,
-        test_groups=len(snapshot.calibration.of_size(len(images_sha256)).null_scores),
+        test_groups=len(calibration.of_size(len(images_sha256)).null_scores)
+        if calibration.group_scores
+        else 0,
         images_sha256=list(images_sha256),
         created_at=created_at,
     )

@@ -65,8 +65,10 @@ def statement_in(answer: "ReportedAnswer | GroupAnswer", texts: Texts) -> str:
             sentences += _sharing(answer, texts)
     if isinstance(first, GroupConcept) and first.control:
         more = "more" if first.control.p_value <= LEVEL else "no_more"
-        p_value = texts.number(first.control.p_value, ".2g")
-        sentences.append(texts.say(f"{more}_than_control", count=images, p=p_value))
+        p_value = texts.number(first.control.p_value, ".3g")
+        sentences.append(
+            texts.say(f"{more}_than_control", count=images, name=first.name, p=p_value)
+        )
     return " ".join(sentences)
 
 

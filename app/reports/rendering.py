@@ -13,7 +13,7 @@ from jinja2 import Environment
 from app.reports.finding import headline, statement_in
 from app.reports.templating import TEMPLATES, environment
 from app.reports.texts import Texts, fingerprint, texts
-from index.answering.calibration import MIN_SUPPORT
+from index.answering.calibration import MIN_FITTED, MIN_SUPPORT
 from whence_client.models import Language
 
 if TYPE_CHECKING:
@@ -102,6 +102,7 @@ def _templates(language: Language) -> Environment:
         "facet_scores": partial(_facet_scores, words),
         "headline": lambda answer: headline(answer, words),
         "language": language,
+        "min_fitted": MIN_FITTED,
         "min_support": MIN_SUPPORT,
         "picture_id": PICTURE_ID,
         "resembles": words.resembles,

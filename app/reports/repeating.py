@@ -14,8 +14,8 @@ from index.answering.attribution import Attributor
 from index.answering.calibration import Calibration
 from index.answering.ranking import Ranking
 from index.answering.squares import embed_squares
-from index.answering.support import are_all, statement, support_for
-from index.answering.together import LEVEL, attribute_together, control_statement
+from index.answering.support import support_for
+from index.answering.together import LEVEL, attribute_together
 from model.errors import ImageError
 from model.images import ImageLimits, decode_image
 from model.regions import Region, parts_of, tries
@@ -44,6 +44,11 @@ class Finding:
     text: str
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun in the singular or the plural."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 def check_scores(
     report: AnyReport, record: dict[str, Any], attributor: Attributor, limits: ImageLimits
 ) -> Finding:
@@ -63,7 +68,7 @@ def check_scores(
 def _outcome(report: Report | GroupReport, wrong: Sequence[str], again: str) -> Finding:
     """Return the finding on an answer that was computed again; ``again`` begins its sentence."""
     verdict = report.answer.verdict.replace("_", " ")
-    text = f"{again} the same answer: {verdict}, {len(report.answer.concepts)} concepts"
+    text = f"{again} the same answer: {verdict}, {counted(len(report.answer.concepts), 'concept')}"
     return Finding("scores", not wrong, "; ".join(wrong) or text)
 
 
@@ -159,8 +164,6 @@ def _common_differences(
     )
     concepts: Sequence[RankedConcept | GroupConcept] = report.answer.concepts
     again: Sequence[RankedConcept | GroupConcept] = repeated.answer.concepts
-    if report.answer.statement != _statement(report):
-        yield "the sentence does not follow from the figures"
     if [one.rank for one in concepts] != list(range(1, len(concepts) + 1)):
         yield "the ranks are not in order"
     by_id = {concept.id: concept for concept in again}
@@ -361,27 +364,6 @@ def _fits(concept: RankedConcept | GroupConcept | ImagePart, calibration: Calibr
         and ratio_min - 1e-9 <= concept.likelihood_ratio <= ratio_max + 1e-9
         and concept.support == support_for(concept.likelihood_ratio)
     )
-
-
-def _statement(report: AnyReport) -> str:
-    """Return the sentence that follows from a report's figures."""
-    answer = report.answer
-    images = len(report.images) if isinstance(report, GroupReport) else 1
-    if not answer.concepts:
-        return statement([], 1, images=images)
-    first = answer.concepts[0]
-    named = {concept.id: concept.name for concept in answer.concepts}
-    names = [named.get(candidate, "") for candidate in answer.candidates]
-    shares = [concept.share for concept in answer.concepts]
-    text = statement(
-        names or [first.name],
-        first.likelihood_ratio,
-        images=images,
-        all_named=are_all(len(names), shares, answer.no_source_share),
-    )
-    if isinstance(first, GroupConcept) and first.control:
-        text += f" {control_statement(images, first.control.p_value)}"
-    return text
 
 
 def _similar(stated: Sequence[ExemplarHit], actual: Sequence[ExemplarHit]) -> bool:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jinja2 import TemplateError
 
+from app.reports.finding import statement_in
 from app.reports.reading import AnyReport, read_report
 from app.reports.rendering import as_html, layout
-from app.reports.repeating import Finding, check_scores
+from app.reports.repeating import Finding, check_scores, counted
 from app.reports.report import Picture, Query, Report, ReportError, content_hash, preview_of
 from app.reports.signing import SigningError, is_signed, public_text
 from app.reports.texts import LANGUAGES, texts
@@ -211,8 +212,18 @@ def _statements(report: AnyReport) -> Finding:
         )
     elif any(len({*one.found_by}) < len(one.found_by) for one in report.answer.concepts):
         wrong = "a concept was found by one facet twice"
+    elif not _follows(report):
+        wrong = "the sentence on the evidence does not follow from the figures"
     right = "the limits are worded as reports word them, and the times are possible"
     return Finding("statements", not wrong, wrong or right)
+
+
+def _follows(report: AnyReport) -> bool:
+    """Return True if the answer's sentence is the one that its figures give."""
+    try:
+        return report.answer.statement == statement_in(report.answer, texts("en"))
+    except ArithmeticError:  # a ratio beyond numbers
+        return False
 
 
 def _pictures(report: AnyReport, limits: ImageLimits) -> Finding:
@@ -437,8 +448,8 @@ def _catalog(report: AnyReport, catalog: Catalog) -> Finding:
             != exemplar_hit(ExemplarEvidence(exemplar, hit.similarity, hit.facet)).model_dump()
         ]
     text = (
-        f"{len(report.answer.concepts)} concepts and {len(report.exemplars)} exemplars are in the "
-        "index as they are shown, to the byte"
+        f"{counted(len(report.answer.concepts), 'concept')} and "
+        f"{counted(len(report.exemplars), 'exemplar')} are in the index as shown, to the byte"
     )
     return Finding("exemplars", not wrong, "; ".join(wrong) or text)
 

@@ -517,7 +517,8 @@ class GroupEvidence(Wire):
     test_groups: int = Field(
         ge=0,
         description="Test groups of the calibration: groups of two and of four altered views of "
-        "one work each, asked without their source; other sizes are derived from these.",
+        "one work each, asked without their source; other sizes are derived from these. 0 in an "
+        "index version that has none, whose groups are compared with single test images.",
     )
     images_sha256: list[str] = Field(
         description="SHA-256 of each uploaded file, hexadecimal, in the order they came."

@@ -64,15 +64,19 @@ class Comparison:
         return self.p_value <= LEVEL
 
 
-def control_statement(pairs: int, p_value: float) -> str:
+def control_statement(pairs: int, name: str, p_value: float) -> str:
     """Return a sentence on a concept's evidence in a group and in its control group.
 
     Args:
         pairs: of a group's and a control group's image.
+        name: of the concept.
         p_value: of the `Comparison`.
     """
-    draws = "draw on it more" if p_value <= LEVEL else "are not shown to draw on it more"
-    return f"Compared pair by pair with {pairs} control images, they {draws} (p = {p_value:.2g})."
+    draw = "draw" if p_value <= LEVEL else "are not shown to draw"
+    return (
+        f"Compared pair by pair with {pairs} control images, the images {draw} on {name} more than "
+        f"the control images do (p = {p_value:.3g})."
+    )
 
 
 @dataclass(frozen=True)
@@ -122,7 +126,8 @@ class GroupAttribution:
         )
         if first.control is None:
             return text
-        return f"{text} {control_statement(self.compared, first.control.p_value)}"
+        control = control_statement(self.compared, first.concept.name, first.control.p_value)
+        return f"{text} {control}"
 
 
 @dataclass(frozen=True, eq=False)

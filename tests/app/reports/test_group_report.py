@@ -1,5 +1,6 @@
 """Reports on a body of work: one answer, one hash, and what verifying them finds out."""
 
+import html
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -11,10 +12,12 @@ import pytest
 from fastapi.testclient import TestClient
 
 from app.main import create_app
+from app.reports.finding import statement_in
 from app.reports.reading import read_report
 from app.reports.rendering import as_html
 from app.reports.report import content_hash
 from app.reports.signing import make_key_pair, read_public_key
+from app.reports.texts import LANGUAGES, texts
 from app.reports.together import GroupReport
 from app.reports.verify import ReportVerification, verify_report
 from app.settings import Settings
@@ -25,6 +28,7 @@ from index.layout import DataFolder
 from tests.app.conftest import CheckProblem
 from tests.fakes import FakeEmbedder, patches
 from tests.pictures import encode
+from whence_client.models import MoreThanControl
 
 SIZE = 6  # of the body of work; fewer pairs than five are no difference
 WORKS = [encode(patches(number, side=64)) for number in range(SIZE)]
@@ -194,6 +198,13 @@ def _swap(images: list[dict[str, Any]]) -> None:
     images[0], images[1] = images[1], images[0]
 
 
+def said_anew(record: dict[str, Any]) -> dict[str, Any]:
+    """A report whose forger makes the sentence follow from the figures."""
+    answer = GroupReport.model_validate(record).answer
+    record["answer"]["statement"] = statement_in(answer, texts("en"))
+    return record
+
+
 CHANGES: dict[str, tuple[str, Callable[[dict[str, Any]], object]]] = {
     "another verdict": ("scores", lambda r: r["answer"].update(verdict="uncertain")),
     "a higher ratio": ("scores", lambda r: _first(r).update(likelihood_ratio=1e6)),
@@ -224,7 +235,7 @@ def test_a_forged_report_with_a_right_hash_is_found_out(
     change(forged)
     assert forged != record
     forged["signature"] = None
-    forged["sha256"] = content_hash(forged)
+    forged["sha256"] = content_hash(said_anew(forged))
     found = verify(json.dumps(forged), data, tmp_path)
     assert where in {finding.name for finding in found.findings if finding.passed is False}
 
@@ -245,6 +256,46 @@ def test_a_page_in_german_has_the_same_data_and_is_verified(
     assert verify(page, data, tmp_path).complete
     found = verify(page.replace("Werkgruppe", "Gruppe", 1), data, tmp_path)
     assert "page" in {finding.name for finding in found.findings if finding.passed is False}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_page_tells_what_is_drawn_on_more(record: dict[str, Any], language: Any) -> None:
+    said = texts(language)
+    some = GroupReport.model_validate(record)
+    assert some.answer.control is not None
+    more = [MoreThanControl(id="c9", name="Ninth", difference=1.25, p_value=0.03125)]
+    some.answer.control.more = more
+    page = as_html(some, language)
+    told = said.say(
+        "control_more_one",
+        name="Ninth",
+        difference=said.number(1.25, ".3f"),
+        p=said.number(0.0312, ".3g"),
+    )
+    assert f"<li>{told}</li>" in page
+    some.answer.control.more = []
+    page = as_html(some, language)
+    assert said.say("control_more_none") in page
+    assert f'alt="{said.say("alt_control", number=1)}"' in page
+    assert page.count(f'alt="{said.say("alt_images", number=1)}"') == 1
+
+
+def test_the_method_is_that_of_the_null(record: dict[str, Any]) -> None:
+    some = GroupReport.model_validate(record)
+    said = texts("en").say
+    for groups, null, method in (
+        (50, 50, ["group_method_2", "p_fitted"]),
+        (39, 39, ["group_method_2", "p_counted"]),
+        (0, 50, ["group_method_2_single", "p_fitted"]),
+        (0, 0, ["method_no_images"]),
+    ):
+        some.answer.evidence.test_groups, some.calibration.null_queries = groups, null
+        page = html.unescape(as_html(some))
+        keys = ["group_method_2", "group_method_2_single", "method_no_images"]
+        keys += ["p_fitted", "p_counted", "chance.group_none"]
+        p_value = f"{some.answer.concepts[0].p_value:.3g}"
+        found = [key for key in keys if said(key, count=null, p=p_value) in page]
+        assert found == method + ["chance.group_none"] * (not groups)
 
 
 def test_a_page_that_shows_something_else_is_found_out(

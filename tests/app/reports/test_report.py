@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 
 from app.cli.main import cli
 from app.main import create_app
+from app.reports.finding import statement_in
 from app.reports.reading import read_report
 from app.reports.rendering import as_html, layout, web_link
 from app.reports.report import Report, ReportError, content_hash
@@ -132,6 +133,13 @@ def changed(record: dict[str, Any], change: Callable[[dict[str, Any]], object]) 
     copy: dict[str, Any] = json.loads(json.dumps(record))
     change(copy)
     return copy
+
+
+def said_anew(record: dict[str, Any]) -> dict[str, Any]:
+    """A report whose forger makes the sentence follow from the figures."""
+    answer = Report.model_validate(record).answer
+    record["answer"]["statement"] = statement_in(answer, texts("en"))
+    return record
 
 
 # What it holds
@@ -304,7 +312,7 @@ def test_every_verdict_is_said_in_words(whole: Gallery) -> None:
         ("attributed", [], "Closest match:"),  # at a high rate, without support
         ("uncertain", two, "Closest matches:"),
         ("uncertain", two[:1], "Several concepts match about as closely"),
-        ("no_match", two[:1], "this does not"),
+        ("no_match", two[:1], "This server reports a match at p of at most 0.1; here p is "),
         ("no_match", [], "No match in this collection"),
     ):
         answer = {"verdict": verdict, "candidates": candidates}
@@ -319,6 +327,26 @@ def test_every_verdict_is_said_in_words(whole: Gallery) -> None:
         record, lambda r: r["answer"].update(verdict="no_match", concepts=[], candidates=[])
     )
     assert "No concept was listed" in Reader(as_html(Report.model_validate(empty))).text
+
+
+def test_the_page_counts_and_measures_in_words(record: dict[str, Any]) -> None:
+    def text(**calibration: Any) -> str:
+        said = json.loads(json.dumps(record))
+        said["parameters"] = {"top_k": 1, "exemplars": 1}
+        said["query"] |= {"width": 1400, "height": 254}
+        said["answer"]["concepts"][0]["p_value"] = 0.0123456
+        said["calibration"] |= calibration
+        return Reader(as_html(Report.model_validate(said))).text
+
+    many = text(null_queries=40)
+    for words in ("1 concept, 1 exemplar of each", "1400 × 254 pixels", "p = 0.0123."):
+        assert words in many
+    assert "exponential tail fitted to them" in many
+    few = text(null_queries=39)
+    assert "p is counted among the scores compared with, which are too few" in few
+    assert "exponential tail" not in few
+    assert "too small for test images" in text(null_queries=0)
+    assert "1 test image, a work of" in text(null_queries=1)
 
 
 @pytest.mark.parametrize(
@@ -392,7 +420,7 @@ def test_a_region_is_told_drawn_and_verified(whole: Gallery) -> None:
     canvas.paste(patches(3, side=64), (30, 20))
     response = whole.report(encode(canvas), region="30,20,64,64")
     assert "Dashed: the part that was asked about." in response.text
-    assert "the part of 64 x 64 pixels, 30 from the left and 20 from the top" in response.text
+    assert "the part of 64 × 64 pixels, 30 from the left and 20 from the top" in response.text
     assert whole.verify(response.content).complete
     record = whole.report(encode(canvas), region="30,20,64,64", format="json").json()
     for region in (None, {"x": 0, "y": 0, "width": 64, "height": 64},
@@ -415,7 +443,8 @@ def test_the_page_is_german_and_the_data_are_not(whole: Gallery, record: dict[st
     text = Reader(response.text).text
     for words in (
         f"Nächste Übereinstimmung: {NASTY}", "Stützung: ", "Likelihood-Quotient",
-        "Ähnlichkeit 1,000 im Motiv", "Er beweist nicht", "nominale Rate 10\u00a0%",
+        "Ähnlichkeit 1,000 im Motiv", "Er beweist nicht",
+        "zugelassene Rate falscher Zuordnungen 10\u00a0%",
     ):  # fmt: skip
         assert words in text
     for words in (" the ", " and ", "{", "Exemplars", "support"):
@@ -567,7 +596,7 @@ def _first(record: dict[str, Any]) -> dict[str, Any]:
         ("scores", lambda r: r["answer"]["concepts"][-1].update(p_value=0.001)),
         ("scores", lambda r: r["answer"]["concepts"][0].update(likelihood_ratio=1e6)),
         ("scores", lambda r: r["answer"]["concepts"][0].update(support="extremely strong")),
-        ("scores", lambda r: r["answer"].update(statement="It is stolen.")),
+        ("statements", lambda r: r["answer"].update(statement="It is stolen.")),
         ("scores", lambda r: r["answer"].update(candidates=["nobody"])),
         ("scores", lambda r: r["answer"]["concepts"][0]["facets"].update(style=50.0)),
         ("scores", lambda r: r["answer"]["concepts"][-1]["exemplars"][0].update(similarity=0.99)),
@@ -578,7 +607,8 @@ def _first(record: dict[str, Any]) -> dict[str, Any]:
 def test_a_forged_report_with_a_right_hash_is_found_out(
     whole: Gallery, record: dict[str, Any], name: str, change: Callable[[dict[str, Any]], object]
 ) -> None:
-    found = whole.verify(rehashed(changed(record, change)))
+    forged = changed(record, change)
+    found = whole.verify(rehashed(forged if name == "statements" else said_anew(forged)))
     assert states(found)["hash"] is True
     assert states(found)[name] is False, found
     assert not found.passed

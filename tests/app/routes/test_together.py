@@ -107,14 +107,16 @@ def test_a_control_group_tells_what_is_drawn_on_more(client: TestClient) -> None
     assert by_id["navy-blue"]["difference"] < 0
     assert answer["control"]["more"][0]["id"] == "emerald"
     assert len(answer["control"]["images_sha256"]) == 6
-    assert f"draw on it more (p = {by_id['emerald']['p_value']:.2g})" in answer["statement"]
+    p_value = f"(p = {by_id['emerald']['p_value']:.3g})"
+    told = f"the images draw on Emerald more than the control images do {p_value}."
+    assert answer["statement"].endswith(told)
 
 
 def test_a_control_group_like_the_images_shows_no_difference(client: TestClient) -> None:
     answer = send(client, EMERALDS, EMERALDS).json()
     assert answer["control"]["more"] == []
     assert all(concept["control"]["p_value"] == 1 for concept in answer["concepts"])
-    assert "not shown to draw on it more" in answer["statement"]
+    assert "not shown to draw on Emerald more" in answer["statement"]
 
 
 @pytest.mark.parametrize(
