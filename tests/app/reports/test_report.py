@@ -339,7 +339,7 @@ def test_the_page_counts_and_measures_in_words(record: dict[str, Any]) -> None:
         return Reader(as_html(Report.model_validate(said))).text
 
     many = text(null_queries=40)
-    for words in ("1 concept, 1 exemplar of each", "1400 × 254 pixels", "p = 0.0123."):
+    for words in ("1 concept, 1 exemplar of each", "1400 \u00d7 254 pixels", "p = 0.0123."):
         assert words in many
     assert "exponential tail fitted to them" in many
     few = text(null_queries=39)
@@ -420,7 +420,7 @@ def test_a_region_is_told_drawn_and_verified(whole: Gallery) -> None:
     canvas.paste(patches(3, side=64), (30, 20))
     response = whole.report(encode(canvas), region="30,20,64,64")
     assert "Dashed: the part that was asked about." in response.text
-    assert "the part of 64 × 64 pixels, 30 from the left and 20 from the top" in response.text
+    assert "the part of 64 \u00d7 64 pixels, 30 from the left and 20 from the top" in response.text
     assert whole.verify(response.content).complete
     record = whole.report(encode(canvas), region="30,20,64,64", format="json").json()
     for region in (None, {"x": 0, "y": 0, "width": 64, "height": 64},
