@@ -34,7 +34,7 @@ def configure(folder: Path, *servers: str, changes: dict[str, str] | None = None
     """
     port = free_port()
     upstream = "\n".join(f"server {server} max_fails=0;" for server in servers)
-    paths = {" /tmp/": f" {folder}/", "/dev/stderr": f"{folder}/error.log", **(changes or {})}
+    paths = {" /tmp/": f" {folder}/", **(changes or {})}
     # nginx before 1.27 cannot resolve the servers' names again while it runs.
     servers_changes = {
         "resolver 127.0.0.11 valid=5s;": "",
@@ -62,7 +62,7 @@ def command(folder: Path, *options: str) -> list[str]:
     # As root, nginx's workers would run as a user who cannot read a test's folder.
     user = " user root;" if os.geteuid() == 0 else ""
     return [
-        str(NGINX), "-p", str(folder), "-e", f"{folder}/error.log", "-c", "nginx.conf",
+        str(NGINX), "-p", str(folder), "-e", "stderr", "-c", "nginx.conf",
         "-g", f"daemon off;{user}", *options,
     ]  # fmt: skip
 
@@ -80,7 +80,8 @@ def proxy(
 @contextmanager
 def running(folder: Path, url: str) -> Iterator[subprocess.Popen[bytes]]:
     """Run nginx with the configuration in a folder; yield its process once ``url`` answers."""
-    process = subprocess.Popen(command(folder))
+    with (folder / "error.log").open("wb") as errors:
+        process = subprocess.Popen(command(folder), stderr=errors)
     try:
         until = time.monotonic() + START_SECONDS
         while not _answers(url):

@@ -73,6 +73,9 @@ def test_the_pod_that_fills_the_volume_of_images() -> None:
     pod = yaml.safe_load((FOLDER / "images.yaml").read_text(encoding="utf-8"))
     validate(pod)
     [container], [volume] = pod["spec"]["containers"], pod["spec"]["volumes"]
+    job = yaml.safe_load((BASE / "jobs-pod.yaml").read_text(encoding="utf-8"))
+    template = job["spec"]["jobTemplate"]["spec"]["template"]
+    assert pod["spec"]["affinity"] == template["spec"]["affinity"]
     assert f"PersistentVolumeClaim/{volume['persistentVolumeClaim']['claimName']}" in RESOURCES
     [proxy] = PODS["Deployment/whence-proxy"]["containers"]
     assert container["image"] == proxy["image"]
@@ -99,8 +102,12 @@ def test_kustomize_builds_what_fits_the_schemas(overlay: str) -> None:
     for name, pod in pods(every).items():
         check_restricted(pod)
         gpu = overlay == "gpu" and "proxy" not in name
-        assert ("nvidia.com/gpu" in pod["containers"][0]["resources"]["limits"]) == gpu
+        # One GPU of a machine is the server's: jobs that asked for another would wait for ever.
+        limits = pod["containers"][0]["resources"]["limits"]
+        assert ("nvidia.com/gpu" in limits) == (gpu and name == "Deployment/whence-server")
         assert ("tolerations" in pod) == gpu
+        named = {one["name"]: one["value"] for one in pod["containers"][0].get("env", [])}
+        assert named == ({"WHENCE_DEVICE": "cuda"} if "nvidia.com/gpu" in limits else {})
 
 
 @needs_kubectl
@@ -113,6 +120,11 @@ def test_jobs_differ_by_their_commands_alone() -> None:
     assert rebuild == train
     mounted = {volume["name"] for volume in rebuild["containers"][0]["volumeMounts"]}
     assert mounted == {volume["name"] for volume in rebuild["volumes"]}
+
+
+def test_jobs_end_at_some_time() -> None:
+    for name in ("whence-rebuild", "whence-train"):
+        assert RESOURCES[f"CronJob/{name}"]["spec"]["jobTemplate"]["spec"]["activeDeadlineSeconds"]
 
 
 def test_what_the_folder_brings() -> None:
@@ -173,11 +185,11 @@ def test_the_proxy_asks_the_headless_service() -> None:
     assert spec["clusterIP"] == "None"
     assert int(port) in {one["port"] for one in spec["ports"]}
     assert KUSTOMIZATION["namespace"] == namespace
-    # The pause before a server stops is longer than the proxy remembers its address.
+    # The pause before a server stops is longer than DNS (30 s) and the proxy remember its address.
     [seconds] = re.findall(r"resolver \S+ valid=(\d+)s;", text)
     [container] = PODS["Deployment/whence-server"]["containers"]
     [_, pause] = container["lifecycle"]["preStop"]["exec"]["command"]
-    assert int(pause) > int(seconds)
+    assert int(pause) > 30 + int(seconds)
     grace = PODS["Deployment/whence-server"]["terminationGracePeriodSeconds"]
     assert grace >= int(pause) + Settings.model_fields["deadline_seconds"].default + 15
 

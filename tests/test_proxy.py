@@ -100,9 +100,22 @@ def test_uploads_of_one_address_fit_into_the_proxys_memory() -> None:
 @needs_nginx
 def test_nginx_accepts_it(tmp_path: Path) -> None:
     configure(tmp_path, "127.0.0.1:1")
-    done = subprocess.run([*command(tmp_path), "-t"], capture_output=True, check=False)
+    # With as few open files as a shell's or systemd's usual limit.
+    limited = ["sh", "-c", 'ulimit -S -n 1024; exec "$@"', "sh", *command(tmp_path), "-t"]
+    done = subprocess.run(limited, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
     assert b"warn" not in done.stderr
+
+
+@needs_nginx
+def test_nginx_writes_its_log_to_a_socket_such_as_the_journal(tmp_path: Path) -> None:
+    configure(tmp_path, "127.0.0.1:1")
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        done = subprocess.run([*command(tmp_path), "-t"], stderr=theirs, check=False)
+        told = ours.recv(10_000)
+    assert done.returncode == 0, told
+    assert b"test is successful" in told
 
 
 # Behaviour
@@ -111,26 +124,29 @@ def test_nginx_accepts_it(tmp_path: Path) -> None:
 class Echo:
     """A server that tells what reaches it, and how often."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        self.name = name
         self.app = FastAPI()
         self.asked: list[str] = []
         self.app.add_api_route(
             "/{path:path}", self.answer, methods=["GET", "HEAD", "POST", "DELETE"]
         )
 
-    async def answer(self, request: Request, status: int = 200) -> JSONResponse:
+    async def answer(self, request: Request, status: int = 200, held_by: str = "") -> JSONResponse:
+        if held_by not in {"", self.name}:
+            status = 404
         self.asked.append(f"{request.method} {request.url.path}")
         told = {"headers": dict(request.headers), "bytes": len(await request.body())}
         return JSONResponse(told, status)
 
 
 @pytest.fixture(scope="module")
-def echoes() -> tuple[Echo, Echo]:
-    return Echo(), Echo()
+def echoes() -> tuple[Echo, Echo, Echo]:
+    return Echo("a"), Echo("b"), Echo("c")
 
 
 @pytest.fixture
-def asked(echoes: tuple[Echo, Echo]) -> list[str]:
+def asked(echoes: tuple[Echo, Echo, Echo]) -> list[str]:
     """Every request that reached a server in this test, once it has run."""
     every: list[str] = []
     for echo in echoes:
@@ -139,22 +155,16 @@ def asked(echoes: tuple[Echo, Echo]) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def url(echoes: tuple[Echo, Echo], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of a proxy before two servers, with short times."""
+def url(echoes: tuple[Echo, Echo, Echo], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of a proxy before three servers, as in the profile scale, with short times."""
     settings = Settings(data=tmp_path_factory.mktemp("data"))
     changes = {"client_header_timeout 10s": "client_header_timeout 1s"}
     changes |= {"client_body_timeout 20s": "client_body_timeout 1s"}
-    first, second = echoes
-    with (
-        listening(first.app, settings) as one,
-        listening(second.app, settings) as other,
-        proxy(
-            tmp_path_factory.mktemp("nginx"),
-            f"127.0.0.1:{one}",
-            f"127.0.0.1:{other}",
-            changes=changes,
-        ) as (url, _),
-    ):
+    with contextlib.ExitStack() as stack:
+        ports = [stack.enter_context(listening(echo.app, settings)) for echo in echoes]
+        servers = [f"127.0.0.1:{port}" for port in ports]
+        folder = tmp_path_factory.mktemp("nginx")
+        url, _ = stack.enter_context(proxy(folder, *servers, changes=changes))
         yield url
 
 
@@ -299,15 +309,17 @@ def test_an_offer_of_another_protocol_ends_at_the_proxy(url: str) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "times"),
     [
-        ("POST", "/attribute?status=503", 2),
-        ("POST", "/attribute/batch?status=429", 2),
+        ("POST", "/attribute?status=503", 3),
+        ("POST", "/attribute/batch?status=429", 3),
         ("POST", "/attribute?status=400", 1),
-        ("GET", "/heatmaps/a.png?status=404", 2),
-        ("GET", "/concepts?status=503", 2),
+        ("POST", "/attribute/report?answer=a&status=404", 3),
+        ("GET", "/heatmaps/a.png?status=404", 3),
+        ("GET", "/concepts?status=503", 3),
+        ("GET", "/concepts/a?status=404", 1),  # one that this server hides
         ("POST", "/takedowns?status=503", 1),
         ("DELETE", "/concepts/a?status=503", 1),
         ("DELETE", "/concepts/a?status=404", 1),
-        ("HEAD", "/concepts?status=503", 2),
+        ("HEAD", "/concepts?status=503", 3),
         ("POST", "/admin/reload?status=503", 1),
     ],
 )
@@ -317,6 +329,16 @@ def test_another_server_is_asked_where_that_changes_nothing(
     response = httpx.request(method, url + path)
     assert response.status_code == int(path[-3:])
     assert len(asked) == times
+
+
+@needs_nginx
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("GET", "/heatmaps/a.png?"), ("POST", "/attribute/report?answer=a&")],
+)
+def test_the_one_server_that_holds_it_is_found(url: str, method: str, path: str) -> None:
+    statuses = [httpx.request(method, f"{url}{path}held_by=b").status_code for _ in range(9)]
+    assert statuses == [200] * 9
 
 
 @needs_nginx
@@ -350,7 +372,9 @@ openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhost
 
 @needs_nginx
 @pytest.mark.skipif(not shutil.which("openssl"), reason="no openssl on this machine")
-def test_tls_of_the_example_with_a_certificate(tmp_path: Path, echoes: tuple[Echo, Echo]) -> None:
+def test_tls_of_the_example_with_a_certificate(
+    tmp_path: Path, echoes: tuple[Echo, Echo, Echo]
+) -> None:
     subprocess.run(CERTIFICATE.split(), cwd=tmp_path, check=True, capture_output=True)
     settings = Settings(data=tmp_path / "data")
     with listening(echoes[0].app, settings) as port:

@@ -27,9 +27,11 @@ def address(
     there = "" if request.param == "kept" else "/"
     changes = {
         "location / {": f"location {ROOT}/ {{",
-        "proxy_pass http://whence;\n      proxy_next_upstream error timeout http_503 http_404;": (
+        "proxy_pass http://whence;\n      proxy_next_upstream error timeout http_503;": (
             f"proxy_pass http://whence{there};"
         ),
+        "location /heatmaps/ {\n      proxy_pass http://whence;": f"location {ROOT}/heatmaps/ {{\n"
+        f"      proxy_pass http://whence{there}{'heatmaps/' if there else ''};",
         "location /attribute {": f"location {ROOT}/attribute {{",
         "limit_conn images 20;\n      proxy_pass http://whence;": "limit_conn images 20;\n"
         f"      proxy_pass http://whence{there}{'attribute' if there else ''};",
