@@ -3,7 +3,7 @@
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,12 +71,23 @@ def remedy(error: sqlite3.Error, cache: Path) -> str:
     return f"it is damaged: delete {cache}, and the next rebuild creates it anew"
 
 
+def _require_unlocked(status: int, _remaining: int, _total: int) -> None:
+    """Stop a copy into a database that another process writes; `backup` would wait for ever.
+
+    Raises:
+        sqlite3.OperationalError: SQLite reports that the database is locked.
+    """
+    if status in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
+        raise sqlite3.OperationalError("another process writes to the embedding cache")
+
+
 class EmbeddingCache:
     """Stores a model's embeddings in one SQLite file; each `add` is one transaction."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            self._path = path
             self._db = sqlite3.connect(path)
             with ExitStack() as until_open:
                 until_open.callback(self._db.close)
@@ -150,9 +161,21 @@ class EmbeddingCache:
     def compact(self) -> None:
         """Rewrite the file without freed space, so that deleted data cannot be recovered from it.
 
-        ``secure_delete`` overwrites data deleted while it is on; this removes all freed data.
+        ``secure_delete`` overwrites data deleted while it is on; this removes all freed data. The
+        copy lies beside the file, where there is room for it: `VACUUM` alone would write it to the
+        folder of temporary files, which may be small. It replaces the content in one transaction.
+
+        Raises:
+            sqlite3.OperationalError: the disk is full, or another process uses the cache.
         """
-        self._db.execute("VACUUM")
+        copy = self._path.with_name(f"{self._path.name}.compact")
+        copy.unlink(missing_ok=True)  # of a process that was killed
+        try:
+            self._db.execute("VACUUM INTO ?", (str(copy),))
+            with closing(sqlite3.connect(copy)) as compacted:
+                compacted.backup(self._db, progress=_require_unlocked)
+        finally:
+            copy.unlink(missing_ok=True)
         [busy] = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[:1]
         if busy:
             raise sqlite3.OperationalError("another process reads the embedding cache")

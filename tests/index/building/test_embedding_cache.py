@@ -2,7 +2,7 @@ import shutil
 import sqlite3
 import subprocess
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -196,3 +196,43 @@ def test_what_an_earlier_decoding_made_is_looked_at_once_more(tmp_path: Path) ->
         keys = ["a" * 64, "b" * 64, f"{'b' * 64}/view-0"]
         assert cache.missing(keys) == keys[1:]
         assert cache.fingerprints().keys() == {"a" * 64}
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="this system has no /proc")
+def test_compacting_writes_nothing_to_the_folder_of_temporary_files(
+    cache: EmbeddingCache, path: Path
+) -> None:
+    for number in range(4):
+        thumbnail = np.random.default_rng(number).bytes(5_000_000)
+        cache.add([replace(embedded(f"{number}"), thumbnail=thumbnail)])
+    cache.forget(["0"])
+    before = path.stat().st_size
+    opened: set[Path] = set()
+
+    def look() -> None:
+        for file in Path("/proc/self/fd").iterdir():
+            with suppress(OSError):
+                opened.add(file.readlink())
+
+    cache._db.set_progress_handler(look, 1)
+    cache.compact()
+    cache._db.set_progress_handler(None, 0)
+    assert path in opened
+    # SQLite's temporary files have this prefix.
+    assert [file for file in opened if file.name.startswith("etilqs_")] == []
+    assert sorted(cache.sizes()) == ["1", "2", "3"]
+    assert path.stat().st_size < before - 4_000_000
+    assert not list(path.parent.glob("*.compact"))
+
+
+def test_compacting_does_not_wait_for_another_writer(cache: EmbeddingCache, path: Path) -> None:
+    cache.add([embedded("a")])
+    cache._db.execute("PRAGMA busy_timeout = 1")
+    other = sqlite3.connect(path, isolation_level=None)
+    with closing(other):
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(sqlite3.OperationalError, match="another process writes"):
+            cache.compact()
+        other.execute("ROLLBACK")
+    cache.compact()
+    assert cache.thumbnail("a") == b"jpeg of a"
