@@ -3,7 +3,7 @@
 import { add, addressOf, all, forgetAll, pictureOf } from "./asked.js";
 import { h } from "./dom.js";
 import { addGroup, bodiesOfWork, groupTitle, tables } from "./several.js";
-import { t } from "./texts.js";
+import { language, t } from "./texts.js";
 import { headline } from "./words.js";
 
 const STORE = "whence-answers"; // in the session's storage: gone when the tab is closed
@@ -12,6 +12,7 @@ const SIDE_OF_MANY = 200; // of one of a body of work
 const SHOWN = 24;
 
 const place = document.getElementById("history");
+let parts = null; // {language, strip}: what stays while answers come
 
 const kept = () => sessionStorage.getItem(STORE) !== null;
 
@@ -88,35 +89,32 @@ export function showHistory(visible, current = null) {
   const done = [...tables(), ...answered().reverse()];
   const focused = place.contains(document.activeElement) ? document.activeElement : null;
   place.hidden = !visible || !done.length;
-  if (place.hidden) return;
-  const box = h("input", { type: "checkbox", checked: kept(), onchange: ({ target }) => (target.checked ? (sessionStorage.setItem(STORE, "[]"), keep()) : sessionStorage.removeItem(STORE)) });
-  place.replaceChildren(
-    h("h2", {}, t("history.title")),
-    h(
-      "ul",
-      { class: "strip" },
-      done.map((asked) =>
+  if (place.hidden) return (parts = null);
+  if (parts?.language !== language) parts = build();
+  parts.strip.replaceChildren(
+    ...done.map((asked) =>
+      h(
+        "li",
+        {},
         h(
-          "li",
-          {},
-          h(
-            "a",
-            { href: addressOf(asked), "aria-current": asked.id === current ? "page" : null, title: titleOf(asked) },
-            h("img", { src: pictureOf(asked.entries?.[0] ?? asked), alt: "", loading: "lazy" }),
-            asked.entries ? h("span", { class: "badge", "aria-hidden": "true" }, asked.entries.length) : null,
-            h("span", { class: "unseen" }, `${asked.entries ? t("several.title", { n: asked.entries.length }) : asked.name || t("query.pasted")}: ${titleOf(asked)}`),
-          ),
+          "a",
+          { href: addressOf(asked), "aria-current": asked.id === current ? "page" : null, title: titleOf(asked) },
+          h("img", { src: pictureOf(asked.entries?.[0] ?? asked), alt: "", loading: "lazy" }),
+          asked.entries ? h("span", { class: "badge", "aria-hidden": "true" }, asked.entries.length) : null,
+          h("span", { class: "unseen" }, `${asked.entries ? t("several.title", { n: asked.entries.length }) : asked.name || t("query.pasted")}: ${titleOf(asked)}`),
         ),
       ),
     ),
-    h(
-      "div",
-      { class: "row" },
-      h("label", { class: "option" }, box, t("history.keep")),
-      clearing(),
-    ),
   );
-  if (focused) [...place.querySelectorAll(focused.localName)].find(({ href }) => href === focused.href)?.focus({ preventScroll: true });
+  if (focused) (place.contains(focused) ? focused : [...parts.strip.querySelectorAll("a")].find(({ href }) => href === focused.href))?.focus({ preventScroll: true });
+}
+
+function build() {
+  const strip = h("ul", { class: "strip" });
+  const box = h("input", { type: "checkbox", checked: kept(), onchange: ({ target }) => (target.checked ? (sessionStorage.setItem(STORE, "[]"), keep()) : sessionStorage.removeItem(STORE)) });
+  const row = h("div", { class: "row" }, h("label", { class: "option" }, box, t("history.keep", { n: SHOWN })), clearing());
+  place.replaceChildren(h("h2", {}, t("history.title")), strip, row);
+  return { language, strip };
 }
 
 const titleOf = (asked) => (asked.entries ? groupTitle(asked) : headline(asked.answer));

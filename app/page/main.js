@@ -115,7 +115,7 @@ function entitle(title) {
 /** Give the view that is shown another title, and go to its heading. */
 function present(title) {
   entitle(title);
-  document.querySelector("#view h1")?.focus({ preventScroll: true });
+  if (!at("history").contains(document.activeElement)) document.querySelector("#view h1")?.focus({ preventScroll: true });
 }
 
 /** Ask about images that were given at once. */

@@ -4,7 +4,7 @@ import { runEach } from "./asked.js";
 import { breakable, h, speak } from "./dom.js";
 import { plainTitle, titleOf } from "./problem.js";
 import { t } from "./texts.js";
-import { chance, degree, headline, named } from "./words.js";
+import { chance, headline, named, verdict } from "./words.js";
 
 const isStopped = ({ state, problem }) => state === "failed" && problem.name === "AbortError";
 const statusOf = (entry) => (isStopped(entry) ? "stopped" : { done: "answered", failed: "failed" }[entry.state] ?? "not asked");
@@ -99,26 +99,30 @@ function row(entry, thumbnail) {
     shown = state;
     if (entry.preview) who.firstChild.replaceWith(thumbnail(entry)); // of what the browser cannot show
     const best = answer?.concepts[0];
+    const told = answer && verdict(answer);
     element.className = state;
     const parts = {
-      done: () => [h("a", { href: `#/answers/${entry.id}` }, answerOf(answer))],
+      done: () => [h("a", { href: `#/answers/${entry.id}` }, answerOf(answer, told))],
       failed: () => [h("span", { class: "wrong" }, isStopped(entry) ? t("asking.stopped") : titleOf(entry.problem), " ", h("a", { href: `#/answers/${entry.id}` }, t("several.more")))],
       working: () => [t("asking.comparing")],
       new: () => [t("several.waiting")],
     }[state]();
     found.replaceChildren(...parts);
-    support.textContent = best && named(answer).length ? degree(best.support) : "";
+    support.textContent = told?.degree ?? "";
     unrelated.textContent = best ? chance(best, answer) : "";
   };
   return { element, update };
 }
 
-function answerOf(answer) {
-  const names = named(answer);
-  return names.length ? names.map(({ name }, place) => [place ? ", " : "", breakable(name)]) : headline(answer);
+function answerOf(answer, { before, name }) {
+  const names = closest(answer);
+  return names.length ? names.map((one, place) => [place ? ", " : "", breakable(one)]) : [before, name ? [" ", breakable(name)] : null];
 }
 
-const COLUMNS = ["file", "status", "sha256", "verdict", "headline", "closest", "support", "likelihood_ratio", "p_value", "scored_as_high", "test_images", "squares", "answer", "created_at", "index", "model", "error"];
+/** The names of the closest matches; none where the verdict is that nothing matches. */
+const closest = (answer) => (answer.verdict === "no_match" ? [] : named(answer).map(({ name }) => name));
+
+const COLUMNS = ["file", "status", "sha256", "verdict", "headline", "closest", "figures_of", "support", "likelihood_ratio", "p_value", "scored_as_high", "test_images", "squares", "answer", "created_at", "index", "model", "error"];
 
 /** The table as a CSV file (RFC 4180), with a byte order mark for spreadsheets. */
 function saveCsv(entries) {
@@ -130,8 +134,7 @@ function saveCsv(entries) {
     if (status !== "answered") return [name, status, ...Array(COLUMNS.length - 3).fill(""), error];
     const [best] = answer.concepts;
     const { image_sha256, test_images, created_at, index_version, model_id } = answer.evidence;
-    const closest = named(answer).map((concept) => concept.name).join("; "); // none where nothing matches
-    return [name, status, image_sha256, answer.verdict, headline(answer), closest, best?.support, best?.likelihood_ratio, best?.p_value, best?.scored_as_high, test_images, answer.compared.length, answer.id, created_at, index_version, model_id, ""];
+    return [name, status, image_sha256, answer.verdict, headline(answer), closest(answer).join("; "), best?.name, best?.support, best?.likelihood_ratio, best?.p_value, best?.scored_as_high, test_images, answer.compared.length, answer.id, created_at, index_version, model_id, ""];
   });
   const text = [COLUMNS, ...lines].map((cells) => cells.map(cell).join(",")).join("\r\n");
   const url = URL.createObjectURL(new Blob(["\ufeff", text, "\r\n"], { type: "text/csv" }));
@@ -142,6 +145,6 @@ function saveCsv(entries) {
 /** A cell; a text that a spreadsheet would compute begins with an apostrophe. */
 function cell(value) {
   let text = String(value ?? "");
-  if (typeof value === "string" && /^[=+\-@\t\r]/.test(text)) text = `'${text}`;
+  if (typeof value === "string" && /^[=+\-@＝＋－＠\t\r\n]/.test(text)) text = `'${text}`;
   return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
 }

@@ -54,7 +54,7 @@ export function ratio(value) {
 export function chance(concept, { evidence, compared = [] }, set = t) {
   const [n, of] = [concept.scored_as_high, evidence.test_images];
   const squares = compared.length;
-  if ("test_groups" in evidence) return set(evidence.test_groups ? "chance.group" : "chance.group_none", { p: decimal(concept.p_value, concept.p_value < 0.01 ? 4 : 2), of: evidence.test_groups });
+  if ("test_groups" in evidence) return set(evidence.test_groups ? "chance.group" : "chance.group_none", { p: significant(concept.p_value), of: evidence.test_groups });
   if (!of) return set("chance.unknown");
   if (squares > 1) return n ? set("chance.some_squares", { n, of, squares }) : set("chance.none_squares", { of, squares });
   return n ? set("chance.some", { n, of }) : set("chance.none", { of });
@@ -120,7 +120,7 @@ export function verdict(answer) {
   const kind = answer.verdict === "no_match" && names.length ? "possible" : answer.verdict;
   const parts = {
     attributed: "verdict.closest",
-    possible: "verdict.closest",
+    possible: "verdict.none_nearest",
     uncertain: names.length ? "verdict.closest_of" : "verdict.several",
     no_match: "verdict.none",
   };

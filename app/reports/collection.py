@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,15 +11,19 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
+from app.reports.finding import number_named
 from app.reports.templating import environment
 
 Row = Mapping[str, Any]  # "image", "bytes", "modified", and an answer's fields or "error"
 
 LEVEL = 0.01  # p-value up to which a picture counts as drawing on a concept
 COLUMNS = (
-    "image", "verdict", "concept", "concept_id", "score", "share", "p_value", "found_by",
-    "second_concept", "second_p_value", "unattributed_share", "index_version", "sha256", "error",
+    "file", "status", "sha256", "verdict", "closest", "figures_of", "figures_of_id", "support",
+    "likelihood_ratio", "p_value", "scored_as_high", "test_images", "squares", "score", "share",
+    "found_by", "second_concept", "second_p_value", "unattributed_share", "answer", "created_at",
+    "index", "model", "error",
 )  # fmt: skip
+COMPUTED = re.compile("[=+\\-@＝＋－＠\t\r\n]")  # beginnings of formulas in spreadsheets  # noqa: RUF001
 
 
 def file_state(path: Path) -> dict[str, int | None]:
@@ -189,7 +194,7 @@ def binomial_tail(count: int, trials: int, chance: float) -> float:
 
 
 def write_csv(path: Path, rows: Iterable[Row]) -> None:
-    """Write one line a picture, its first concept and the second one's name; atomically.
+    """Write one line a picture, atomically; `table.js` has the same names for the same columns.
 
     Text that a spreadsheet would take for a formula begins with an apostrophe.
     """
@@ -204,27 +209,44 @@ def write_csv(path: Path, rows: Iterable[Row]) -> None:
 
 def _flat(row: Row) -> dict[str, Any]:
     if "error" in row:
-        return {"image": row["image"], "error": row["error"]}
-    first, second = [*row["concepts"], {}, {}][:2]
+        return {"file": row["image"], "status": "failed", "error": row["error"]}
+    concepts, evidence = row["concepts"], row["evidence"]
+    first, second = [*concepts, {}, {}][:2]
+    figures = ("support", "likelihood_ratio", "p_value", "scored_as_high", "score", "share")
     return {
-        "image": row["image"],
+        "file": row["image"],
+        "status": "answered",
+        "sha256": evidence["image_sha256"],
         "verdict": row["verdict"],
-        "concept": first.get("name", ""),
-        "concept_id": first.get("id", ""),
-        "score": first.get("score", ""),
-        "share": first.get("share", ""),
-        "p_value": first.get("p_value", ""),
+        "closest": "; ".join(_closest(row)),
+        "figures_of": first.get("name", ""),
+        "figures_of_id": first.get("id", ""),
+        **{name: first.get(name, "") for name in figures},
+        "test_images": evidence["test_images"],
+        "squares": len(row["compared"]),
         "found_by": " ".join(first.get("found_by", [])),
         "second_concept": second.get("name", ""),
         "second_p_value": second.get("p_value", ""),
         "unattributed_share": row["unattributed_share"],
-        "index_version": row["evidence"]["index_version"],
-        "sha256": row["evidence"]["image_sha256"],
+        "answer": row["id"],
+        "created_at": evidence["created_at"],
+        "index": evidence["index_version"],
+        "model": evidence["model_id"],
     }
 
 
+def _closest(row: Row) -> list[str]:
+    """Return the names of the closest matches, as in the headline; none where nothing matches."""
+    if row["verdict"] == "no_match":
+        return []
+    concepts = row["concepts"]
+    shares = [concept["share"] for concept in concepts]
+    count = number_named(row["verdict"], len(row["candidates"]), shares, row["no_source_share"])
+    return [concept["name"] for concept in concepts[:count]]
+
+
 def _cell(value: object) -> object:
-    formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
+    formula = isinstance(value, str) and COMPUTED.match(value)
     return f"'{value}" if formula else value
 
 

@@ -1,5 +1,6 @@
 """The finding of an answer in words, as `words.js` says it on the page."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from app.reports.texts import Texts
@@ -20,12 +21,28 @@ def named_concepts(
     fewer concepts than share it. At a high false-attribution rate an attributed answer names the
     first concept even without support.
     """
-    if answer.verdict == "attributed":
-        return answer.concepts[:1]
-    shared = answer.concepts[: len(answer.candidates)]
-    if answer.verdict != "uncertain":
-        return shared[:1]
-    return shared if _are_all(answer) and 2 <= len(shared) <= NAMED else []
+    shares = [concept.share for concept in answer.concepts]
+    count = number_named(answer.verdict, len(answer.candidates), shares, answer.no_source_share)
+    return answer.concepts[:count]
+
+
+def number_named(
+    verdict: str, candidates: int, shares: Sequence[float], no_source_share: float
+) -> int:
+    """Return how many of the first concepts the headline names.
+
+    Args:
+        verdict: of the answer.
+        candidates: number of the concepts that share the evidence.
+        shares: of the listed concepts, best first.
+        no_source_share: of the image having no source in the index.
+    """
+    if verdict == "attributed":
+        return 1
+    if verdict != "uncertain":
+        return min(candidates, 1)
+    whole = are_all(candidates, shares, no_source_share)
+    return candidates if whole and 2 <= min(candidates, len(shares)) <= NAMED else 0
 
 
 def headline(answer: "ReportedAnswer | GroupAnswer", texts: Texts) -> str:
@@ -33,6 +50,8 @@ def headline(answer: "ReportedAnswer | GroupAnswer", texts: Texts) -> str:
     names = [concept.name for concept in named_concepts(answer)]
     if names:
         kind = "closest" if len(names) == 1 else "closest_of"
+        if answer.verdict == "no_match":
+            kind = "none_nearest"
         return f"{texts.say(f'verdict.{kind}')} {texts.listed(names)}"
     return texts.say("verdict.several" if answer.verdict == "uncertain" else "verdict.none")
 

@@ -106,6 +106,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         "heavy.bmp": encode(Image.new("RGB", (900, 900)), "BMP"),
         "known.tiff": encode(picture(0), "TIFF"),
         "long.png": encode(_beside(picture(0), 4)),
+        "double.png": encode(_beside(picture(0), 2)),
         "page.pdf": b"%PDF-1.7 no image",
         "empty.png": b"",
     }

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, Route, expect
 
 from app.reports.verify import verify_report
 from index.layout import DataFolder
@@ -466,7 +466,7 @@ def test_answers_of_the_tab_are_kept_if_wanted(page: Page, images: Images) -> No
     give(page, images("shared.png"))
     strip = page.locator(".strip a")
     expect(strip).to_have_count(2)
-    keep = page.get_by_label("Keep them when the page is reloaded")
+    keep = page.get_by_label("when the page is reloaded")
     assert not keep.is_checked()
     assert page.evaluate("sessionStorage.length") == 0
     keep.check()
@@ -488,6 +488,24 @@ def test_answers_of_the_tab_are_kept_if_wanted(page: Page, images: Images) -> No
     expect(page.get_by_role("heading", level=1)).to_have_text("Where does this image come from?")
     expect(page.locator("#history")).to_be_hidden()
     assert page.evaluate("sessionStorage.length") == 0
+
+
+def test_an_answer_leaves_the_question_whether_to_clear_open(page: Page, images: Images) -> None:
+    give(page, images("known.png"))
+    page.get_by_role("link", name="Ask about another image").click()
+    held: list[Route] = []
+    page.route(re.compile(r"/attribute\?"), lambda route: held.append(route))
+    page.set_input_files("#file", images("shared.png"))
+    expect(page.get_by_role("progressbar")).to_be_visible()
+    page.get_by_role("button", name="Clear", exact=True).click()
+    sure = page.get_by_role("button", name="Clear them")
+    expect(sure).to_be_focused()
+    held[0].continue_()
+    expect(page.locator(".strip a")).to_have_count(2)
+    expect(page.locator(".verdict")).to_be_visible()
+    expect(sure).to_be_focused()
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.get_by_text("Latest answers in this tab")).to_be_visible()
 
 
 def test_a_thousand_concepts_are_browsed(page: Page) -> None:

@@ -177,7 +177,7 @@ def test_after_a_reload_the_report_wants_the_same_file(
     watch.errors_expected = True
     give(page, images("known.png"))
     answer = page.url.rpartition("/")[2]
-    page.get_by_label("Keep them when the page is reloaded").check()
+    page.get_by_label("when the page is reloaded").check()
     until(page, "JSON.parse(sessionStorage.getItem('whence-answers')).length === 1")
     page.reload()
     expect(page.get_by_text("choose the same files again")).to_be_visible()

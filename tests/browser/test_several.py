@@ -61,6 +61,8 @@ def test_several_images_become_a_table_and_a_csv(
     assert found[0]["closest"] == "Amber Vale"
     assert found[2]["closest"] == "Painter 0003; Painter 0004; Painter 0005"
     assert found[3]["closest"] == ""  # the nearest concept is no match
+    assert found[2]["figures_of"] == "Painter 0003"
+    assert found[3]["figures_of"]  # so that the figures have their name
     assert [row["squares"] for row in found] == ["1", "", "1", "1"]
     assert re.fullmatch(r"[0-9a-f]{64}", found[0]["sha256"])
     assert "It holds text" in found[1]["error"]
@@ -77,16 +79,66 @@ def test_several_images_become_a_table_and_a_csv(
 def test_a_cell_that_a_spreadsheet_would_compute_is_text(
     page: Page, images: Images, tmp_path: Path
 ) -> None:
-    for name in ("=1+1.png", '"quoted", name.png'):
-        (tmp_path / name).write_bytes(images("known.png").read_bytes())
-    give(page, tmp_path / "=1+1.png", tmp_path / '"quoted", name.png')
+    names = ["=1+1.png", '"quoted", name.png', "\uff1d1+1.png", "\n=1.png"]
+    for name in names:
+        (tmp_path / name).write_bytes(b"no image: it fails on the page")
+    give(page, *[tmp_path / name for name in names])
     page.get_by_role("button", name="Ask one by one").click()
-    expect(page.get_by_text("2 of 2 answered.")).to_be_visible()
+    expect(page.get_by_text("0 of 4 answered, 4 failed.")).to_be_visible()
     with page.expect_download() as download:
         page.get_by_role("button", name="Save as CSV").click()
     download.value.save_as(tmp_path / "answers.csv")
     found = [row["file"] for row in rows_of(tmp_path / "answers.csv")]
-    assert found == ["'=1+1.png", '"quoted", name.png']
+    assert found == ["'=1+1.png", '"quoted", name.png', "'\uff1d1+1.png", "'\n=1.png"]
+
+
+def answer_below_the_level(page: Page) -> None:
+    """Let answers be as those of a server with a lower rate: support, and no match all the same."""
+    page.evaluate(
+        """() => {
+            const parse = JSON.parse;
+            JSON.parse = (text) => {
+                const answer = parse(text);
+                if (!answer.verdict) return answer;
+                const [best] = answer.concepts;
+                best.p_value = 0.012345;
+                return { ...answer, verdict: "no_match", candidates: [best.id] };
+            };
+        }"""
+    )
+
+
+NEAREST = "No match; nearest with some support: Amber Vale"
+
+
+def test_support_below_the_level_is_no_closest_match_in_a_table(
+    page: Page, images: Images, tmp_path: Path
+) -> None:
+    answer_below_the_level(page)
+    give(page, images("known.png"), images("words.png"))
+    page.get_by_role("button", name="Ask one by one").click()
+    row = page.locator("tbody tr").first
+    expect(row.get_by_role("link")).to_have_text(NEAREST)
+    expect(row.locator("td").nth(1)).to_contain_text("support")
+    expect(page.get_by_text("1 of 2 answered, 1 failed.")).to_be_visible()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save as CSV").click()
+    download.value.save_as(tmp_path / "answers.csv")
+    found = rows_of(tmp_path / "answers.csv")[0]
+    assert (found["verdict"], found["closest"]) == ("no_match", "")
+    assert found["figures_of"] == "Amber Vale"
+    row.get_by_role("link").click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text(NEAREST)
+
+
+def test_support_below_the_level_is_no_closest_match_of_a_body_of_work(
+    page: Page, images: Images
+) -> None:
+    answer_below_the_level(page)
+    give(page, images("known.png"), images("known.tiff"))
+    page.get_by_role("button", name="Ask as one body of work").click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text(NEAREST)
+    expect(page.locator(".verdict .lead")).to_contain_text("p = 0.0123,")
 
 
 def test_asking_one_by_one_can_be_stopped_and_continued(page: Page, images: Images) -> None:
@@ -143,7 +195,7 @@ def test_several_images_have_one_answer_together(
         page.get_by_role("button", name="Ask as one body of work").click()
     answer = answered.value.json()
     expect(page.locator(".verdict .lead")).to_contain_text(answer["statement"])
-    expect(page.get_by_role("heading", level=1)).to_contain_text("Closest match: Amber Vale")
+    expect(page.get_by_role("heading", level=1)).to_contain_text(NEAREST)
     card = page.locator(".card").first
     expect(card.locator("tbody tr")).to_have_count(2)
     expect(card.locator("tbody")).to_contain_text("copy.png")
@@ -151,7 +203,7 @@ def test_several_images_have_one_answer_together(
     dialog = page.get_by_role("dialog")
     shows(dialog.locator(".stage img"))
     page.keyboard.press("Escape")
-    expect(page).to_have_title(re.compile("^Closest match: Amber Vale"))
+    expect(page).to_have_title(re.compile(f"^{NEAREST}"))
     assert page.url.endswith(f"#/several/{answer['id']}")
     html = save(page, "Save evidence report", tmp_path)
     told = json.loads(save(page, "as JSON", tmp_path).read_text(encoding="utf-8"))
@@ -163,10 +215,10 @@ def test_several_images_have_one_answer_together(
     assert found.complete
     assert all(finding.passed for finding in found.findings), found
     # It stands in the tab's history, and there is no other report after a reload.
-    page.get_by_label("Keep them when the page is reloaded").check()
+    page.get_by_label("when the page is reloaded").check()
     until(page, "JSON.parse(sessionStorage.getItem('whence-answers')).length === 1")
     page.reload()
-    expect(page.get_by_role("heading", level=1)).to_contain_text("Closest match: Amber Vale")
+    expect(page.get_by_role("heading", level=1)).to_contain_text(NEAREST)
     expect(page.locator("#history .badge")).to_have_text("2")
     expect(page.get_by_text("choose the same files again")).to_be_visible()
     with page.expect_file_chooser() as chooser, page.expect_download() as download:
@@ -194,7 +246,7 @@ def test_a_body_of_work_is_shown_with_what_was_compared(page: Page, images: Imag
     path = drawn.locator(".edge").get_attribute("d") or ""
     assert path.count("M") == len(seen[2]["compared"]) > 1
     assert drawn.locator(".outlines").bounding_box() == drawn.locator("img").bounding_box()
-    page.get_by_label("Keep them when the page is reloaded").check()
+    page.get_by_label("when the page is reloaded").check()
     until(page, "JSON.parse(sessionStorage.getItem('whence-answers')).length === 1")
     page.reload()
     expect(strip.locator(".outlines")).to_have_count(1)
@@ -208,7 +260,7 @@ def test_what_was_compared_of_a_body_of_work_is_drawn_in_the_viewer(
     give(page, images("known.tiff"), images("known.png"))
     page.get_by_role("button", name="Ask as one body of work").click()
     shows(page.locator(".card tbody img").first)  # the preview
-    page.get_by_label("Keep them when the page is reloaded").check()
+    page.get_by_label("when the page is reloaded").check()
     until(page, "JSON.parse(sessionStorage.getItem('whence-answers')).length === 1")
     page.evaluate(
         """() => {
@@ -344,11 +396,11 @@ def test_images_that_cannot_be_answered_together_can_be_chosen_again(
 
 def test_the_compared_squares_are_drawn_on_a_long_picture(page: Page, images: Images) -> None:
     with page.expect_response(re.compile("/attribute")) as answered:
-        page.set_input_files("#file", images("long.png"))
+        page.set_input_files("#file", images("double.png"))
     squares = answered.value.json()["compared"]
     assert len(squares) > 1
     expect(page.get_by_text(f"Compared in the {len(squares)} outlined squares")).to_be_visible()
-    expect(page.get_by_role("heading", level=1)).to_have_text(AMBER)
+    expect(page.get_by_role("heading", level=1)).to_contain_text("Amber Vale")
     whole = page.locator(".query .frame > img").bounding_box()
     assert page.locator(".query .outlines").bounding_box() == whole
     expect(page.locator(".query-tools")).not_to_contain_text("What lies between")

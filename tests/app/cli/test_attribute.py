@@ -5,13 +5,14 @@ import dataclasses
 import io
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
 
 from app.cli import ask
 from app.cli import attribute as command
-from app.reports.collection import binomial_tail, summarise, write_html
+from app.reports.collection import COLUMNS, binomial_tail, summarise, write_csv, write_html
 from model.errors import WhenceError
 from tests.app.cli.test_main import run
 from tests.app.conftest import shade
@@ -46,8 +47,9 @@ def test_a_folder_is_answered_row_by_row(served, folder: Path, tmp_path: Path, c
     assert len(answers) == 11
     assert [row["image"] for row in answers if "error" in row] == [str(folder / "broken.png")]
     table = list(csv.DictReader(io.StringIO(files["csv"].read_text())))
-    assert [row["image"] for row in table] == [row["image"] for row in answers]
-    assert {row["concept_id"] for row in table if not row["error"]} == {"emerald"}
+    assert [row["file"] for row in table] == [row["image"] for row in answers]
+    assert {row["figures_of_id"] for row in table if row["status"] == "answered"} == {"emerald"}
+    assert all(row["error"] for row in table if row["status"] == "failed")
     page = files["html"].read_text()
     assert "Closest matches of 10 pictures" in page
     assert "<script" not in page
@@ -56,6 +58,27 @@ def test_a_folder_is_answered_row_by_row(served, folder: Path, tmp_path: Path, c
         rows = [{**row, "verdict": verdict}]
         write_html(files["html"], rows, dataclasses.replace(summarise(rows), concepts=()))
         assert ("Emerald" in files["html"].read_text()) is named
+        write_csv(files["csv"], rows)
+        [line] = csv.DictReader(io.StringIO(files["csv"].read_text()))
+        assert line["closest"] == ("Emerald" if named else "")
+        assert line["figures_of"] == "Emerald"
+        assert line["answer"] == row["id"]
+
+
+def test_the_columns_have_the_names_that_they_have_on_the_page() -> None:
+    source = (Path(__file__).parents[3] / "app/page/table.js").read_text(encoding="utf-8")
+    [listed] = re.findall(r"^const COLUMNS = (\[.*\]);$", source, re.MULTILINE)
+    own = [name for name in json.loads(listed) if name != "headline"]
+    assert [name for name in COLUMNS if name in own] == own
+
+
+@pytest.mark.parametrize(
+    "name", ["=1", "+1", "-1", "@1", "\t=1", "\r=1", "\n=1", "\uff1d1", "\uff201"]
+)
+def test_no_cell_is_computed(name: str, tmp_path: Path) -> None:
+    write_csv(tmp_path / "o.csv", [{"image": name, "error": "x"}])
+    with (tmp_path / "o.csv").open(encoding="utf-8", newline="") as file:
+        assert [row["file"] for row in csv.DictReader(file)] == [f"'{name}"]
 
 
 def test_a_part_of_each_image_can_be_asked_about(

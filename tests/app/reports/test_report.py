@@ -312,6 +312,7 @@ def test_every_verdict_is_said_in_words(whole: Gallery) -> None:
         ("attributed", [], "Closest match:"),  # at a high rate, without support
         ("uncertain", two, "Closest matches:"),
         ("uncertain", two[:1], "Several concepts match about as closely"),
+        ("no_match", two[:1], "No match; nearest with some support:"),
         ("no_match", two[:1], "This server reports a match at p of at most 0.1; here p is "),
         ("no_match", [], "No match in this collection"),
     ):
