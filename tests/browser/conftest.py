@@ -96,7 +96,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     folder = tmp_path_factory.mktemp("images")
     files = {
         "known.png": encode(picture(0)),
-        "tall.png": encode(picture(1).resize((60, 240))),
+        "tall.png": encode(picture(1).resize((60, 120))),
         "shared.png": encode(picture(TRIPLETS[0])),
         "strange.png": encode(noise(SIDE, SIDE, seed=7)),
         "damaged.png": encode(picture(0, side=400))[:700],
