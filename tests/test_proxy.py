@@ -337,7 +337,7 @@ def test_another_server_is_asked_where_that_changes_nothing(
     [("GET", "/heatmaps/a.png?"), ("POST", "/attribute/report?answer=a&")],
 )
 def test_the_one_server_that_holds_it_is_found(url: str, method: str, path: str) -> None:
-    asks = [f"{url}{path}held_by={name}" for name in "abc" * 3]
+    asks = [f"{url}{path}held_by={name}" for name in "aaabbbccc"]
     assert [httpx.request(method, ask).status_code for ask in asks] == [200] * 9
 
 
