@@ -25,7 +25,8 @@ from app.http.problems import problem_response
 LINES = 2_000  # of a request, and one more for each `LINE_BYTES`; a body of known length has none
 LINE_BYTES = 256
 SURPLUS = 50  # connections above the limit that are told so; more are closed without a word
-WRITE_SECONDS = 30.0  # without progress of the client's reading, as in deploy/nginx/nginx.conf
+WRITE_SECONDS = 30.0  # in which a client reads `READ_BYTES` of an answer, or the rest of it
+READ_BYTES = 2**18
 _BLANK = re.compile(rb"\n\r?\n")  # ends a head; a line may end without \r, as h11 reads them
 _SEAM = 2  # bytes of a blank line that may have come before the rest of it
 
@@ -133,7 +134,7 @@ class BoundedConnection(asyncio.Protocol):
         return self._inner.eof_received()
 
     def pause_writing(self) -> None:
-        """Close the connection once the client reads nothing for `WRITE_SECONDS`."""
+        """Close the connection once the client reads under `READ_BYTES` in `WRITE_SECONDS`."""
         self._watch_reading()
         self._inner.pause_writing()
 
@@ -209,7 +210,7 @@ class BoundedConnection(asyncio.Protocol):
 
     def _watch_reading(self, before: int | None = None) -> None:
         unread = self._transport.get_write_buffer_size()
-        if before is not None and unread >= before:
+        if before is not None and unread > max(0, before - READ_BYTES):
             self.abort()
             return
         loop = asyncio.get_running_loop()

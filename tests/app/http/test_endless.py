@@ -304,3 +304,20 @@ def test_a_client_that_reads_slowly_gets_all(port: int, monkeypatch: pytest.Monk
         while received < LARGE:
             received += len(connection.recv(2**20))
             time.sleep(0.02)
+
+
+def test_a_client_that_reads_next_to_nothing_is_closed(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "WRITE_SECONDS", 0.2)
+    received = 0
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**12)
+        connection.settimeout(NEVER)
+        connection.connect(("127.0.0.1", port))
+        connection.sendall(GET.replace(b"/health/live", b"/large"))
+        with suppress(OSError):
+            while part := connection.recv(2**10):
+                received += len(part)
+                time.sleep(0.01)
+    assert received < LARGE
