@@ -503,7 +503,7 @@ class Decoders:
         except OSError as error:
             raise DecodersUnavailableError(
                 f"no process that decodes images could be started ({error.strerror or error}); "
-                "free memory or processes on this machine"
+                "make room for memory, shared memory and processes on this machine, and try again"
             ) from error
 
 
