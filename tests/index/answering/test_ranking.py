@@ -230,7 +230,8 @@ def test_in_a_large_index_sums_do_not_depend_on_how_many_concepts_are_wanted(lar
     few, many = (list(ranker.rank(queries, concepts=wanted)) for wanted in (8, 100))
     for one, other in zip(few, many, strict=True):
         sums = dict(zip(other.numbers.tolist(), other.statistics[0].tolist(), strict=True))
-        assert [sums[number] for number in one.numbers.tolist()] == one.statistics[0].tolist()
+        # The number of rows multiplied at once changes the last digits.
+        assert [sums[number] for number in one.numbers.tolist()] == pytest.approx(one.statistics[0])
         assert one.numbers[0] == other.numbers[0]
 
 
