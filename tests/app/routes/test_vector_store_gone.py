@@ -49,7 +49,7 @@ class Milvus:
         code = "from milvus_lite.cmdline import main; main()"
         self._process = subprocess.Popen(
             [
-                sys.executable, "-c", code, "server", "--data-dir", self._folder,
+                sys.executable, "-u", "-c", code, "server", "--data-dir", self._folder,
                 "--host", "127.0.0.1", "--port", str(self._port),
             ],
             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
