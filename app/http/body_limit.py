@@ -1,13 +1,13 @@
 """Limits the size, time and memory of request bodies."""
 
 import asyncio
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.auth.holdings import Holdings
 from app.auth.security import caller_of
 from app.errors import BodyTooLargeError, BodyTooSlowError, QueueFullError
 from app.http.paths import route_path
@@ -27,7 +27,7 @@ class UploadMemory:
     def __init__(self, limit: int, largest: int) -> None:
         self.taken = 0
         self._limit, self._caller_limit = limit, max(limit // 4, largest)
-        self._by_caller: Counter[str | None] = Counter()
+        self._by_caller = Holdings()
 
     @contextmanager
     def hold(self, caller: str | None, size: int) -> Iterator[None]:
@@ -51,9 +51,7 @@ class UploadMemory:
 
     def _add(self, caller: str | None, size: int) -> None:
         self.taken += size
-        self._by_caller[caller] += size
-        if not self._by_caller[caller]:
-            del self._by_caller[caller]  # the number of callers is not bounded
+        self._by_caller.add(caller, size)
 
 
 class BodyLimit:

@@ -7,6 +7,8 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import NamedTuple
 
+from app.auth.holdings import Holdings
+
 OVERHEAD = 512  # approximate bytes of an entry beside its content
 SHARE = 4  # one caller's entries take this part of the memory, one in so many
 
@@ -49,7 +51,8 @@ class ExpiringStore:
         self._bytes = 0
         # All lifetimes are equal, so insertion order is the order of expiry.
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
-        self._of_callers: dict[str, deque[tuple[str, int]]] = {}  # identifiers and sizes
+        self._of_callers: dict[str, deque[str]] = {}  # identifiers, the oldest first
+        self._taken = Holdings()  # bytes of callers
 
     def store(self, identifier: str, content: bytes, caller: str | None = None) -> None:
         """Store bytes under a new identifier.
@@ -65,11 +68,10 @@ class ExpiringStore:
             self._entries[identifier] = _Entry(content, self._clock() + self.seconds, caller)
             if caller:
                 own = self._of_callers.setdefault(caller, deque())
-                own.append((identifier, size))
-                taken = sum(one for _, one in own)
-                while taken > self._max_bytes // SHARE and len(own) > 1:
-                    taken -= own[0][1]
-                    self._drop(own[0][0])
+                own.append(identifier)
+                self._taken.add(caller, size)
+                while self._taken[caller] > self._max_bytes // SHARE and len(own) > 1:
+                    self._drop(own[0])
             self._drop_old()
 
     def find(self, identifier: str) -> tuple[bytes, float] | None:
@@ -90,8 +92,10 @@ class ExpiringStore:
     def _drop(self, identifier: str) -> None:
         """Drop an entry, the oldest of its caller."""
         content, _, caller = self._entries.pop(identifier)
-        self._bytes -= len(content) + OVERHEAD
+        size = len(content) + OVERHEAD
+        self._bytes -= size
         if caller:
+            self._taken.add(caller, -size)
             self._of_callers[caller].popleft()
             if not self._of_callers[caller]:
                 del self._of_callers[caller]  # the number of callers is not bounded

@@ -2,13 +2,13 @@
 
 import asyncio
 import math
-from collections import Counter
 from collections.abc import Coroutine, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, Self, TypeVar
 
 from starlette.requests import Request
 
+from app.auth.holdings import Holdings
 from app.errors import QueueFullError
 from app.inference.deadline import Deadline
 from index.answering.attribution import Attributor
@@ -31,7 +31,7 @@ class Queue:
         self.capacity = capacity
         self.longest_wait = math.inf  # seconds
         self.taken = 0
-        self._by_caller: Counter[str] = Counter()
+        self._by_caller = Holdings()
         self.seconds = 0.0  # of work per place, a moving average
 
     @property
@@ -87,16 +87,15 @@ class Queue:
         self.require(places)
         if caller:
             self._require_share(places, caller)
-            self._by_caller[caller] += places
-        self.taken += places
+        self._add(caller, places)
         try:
             yield
         finally:
-            self.taken -= places
-            if caller:
-                self._by_caller[caller] -= places
-                if not self._by_caller[caller]:
-                    del self._by_caller[caller]  # the number of callers is not bounded
+            self._add(caller, -places)
+
+    def _add(self, caller: str | None, places: int) -> None:
+        self.taken += places
+        self._by_caller.add(caller, places)
 
     def _require_share(self, places: int, caller: str) -> None:
         taken, share = self._by_caller[caller], self.places // 2

@@ -1,4 +1,4 @@
-"""What was read of shards at URLs, kept so that an unchanged shard is not read again."""
+"""Keeps the listings of shards at URLs, so that an unchanged shard is not read again."""
 
 import json
 import sqlite3
